@@ -1,0 +1,332 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+r"""The variational bound on the negative log-likelihood, in bits per dimension (Ho et al. 2020, Eq. 5):
+
+    −log p_θ(x_0) ≤ L_T + Σ_{t > 1} L_{t−1} + L_0
+        L_T     = KL(q(x_T | x_0) ‖ N(0, I))
+        L_{t−1} = KL(q(x_{t−1} | x_t, x_0) ‖ p_θ(x_{t−1} | x_t))
+        L_0     = −log p_θ(x_0 | x_1)
+
+over the visited times of a chain. Since both means of L_{t−1} are c₁ x_0 + c₂ x_t with another x_0, it is written in
+their difference, which loses no digits where c₁ is small:
+
+    L_{t−1} = ½ (β̃/σ² − 1 − log(β̃/σ²)) + c₁² (x_0 − x̂_0)² / (2σ²)
+
+L_0 is the probability that a Gaussian gives to the bin of the observed level, for data of K levels in [−1, 1] (Eq.
+13), or its density, for continuous data.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .noise_schedule import NoiseSchedule
+from .numerics import (
+    expand_like,
+    log1mexp,
+    mean_flat,
+    nats_to_bits,
+    promote,
+    require_samples,
+    to_float64,
+)
+from .reverse_process import ReverseCoefficients, ReverseProcess, ReverseStep
+
+
+LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+
+
+def prior_kl(schedule: NoiseSchedule, x_0: Tensor, t: int) -> Tensor:
+    """L_T = KL(q(x_t | x_0) ‖ N(0, I)) at the last visited time, nats per dimension, `[B]`.
+
+    ½ (ᾱ x_0² − ᾱ − log(1 − ᾱ)), the last two terms together so that nothing cancels where ᾱ is tiny.
+    """
+    require_samples(original_samples=x_0)
+    alpha_cumprod = math.exp(schedule.log_alpha_cumprod(t))
+    if alpha_cumprod > 0.01:
+        constant = -math.log1p(-alpha_cumprod) - alpha_cumprod
+    else:
+        constant = sum(alpha_cumprod**k / k for k in range(2, 10))
+    return 0.5 * (alpha_cumprod * mean_flat(to_float64(x_0) ** 2) + constant)
+
+
+def posterior_kl(row: ReverseCoefficients, p: ReverseStep, x_0: Tensor) -> Tensor:
+    """L_{t−1} = KL(q(x_s | x_t, x_0) ‖ p_θ(x_s | x_t)), nats per dimension, `[B]`.
+
+    Args:
+        row: coefficients of the pairs (s, t), s ≥ 1, float64 `[]` or `[B]`.
+        p: the reverse step; x_0: `[B, *anything]`.
+    """
+    # The variances meet in float64 where they are fixed: their ratio is next to one on most of the chain.
+    log_ratio = expand_like(row.posterior_log_variance, to_float64(p.mean)) - to_float64(p.log_variance)
+    variance_term = 0.5 * (torch.expm1(log_ratio) - log_ratio)
+    weight = 0.5 * expand_like(row.mean_coef_x0, p.mean) ** 2 * torch.exp(-p.log_variance)
+    error_term = weight * (promote(x_0) - p.pred_original_sample) ** 2
+    return mean_flat(variance_term.expand_as(error_term)) + mean_flat(error_term)
+
+
+def discretized_gaussian_log_likelihood(x_0: Tensor, mean: Tensor, log_variance: Tensor, num_levels: int) -> Tensor:
+    r"""log P(the bin of x_0) under N(mean, e^log_variance), for data of `num_levels` levels in [−1, 1]; nats,
+    elementwise.
+
+    The bins are 2/(num_levels − 1) wide with the levels in their middle, the two outer ones reaching to ±∞ (Ho et al.
+    2020, Eq. 13). Computed in float64 with relative accuracy 1e-12 however far in the tail: by log Φ with both
+    arguments in the same tail, and for bins that are narrow against the Gaussian by a series. Differentiable in
+    `mean` and `log_variance`.
+
+    Args:
+        x_0: levels in [−1, 1] (a value between levels counts as the nearest), any shape.
+        mean, log_variance: broadcastable to x_0.
+        num_levels: K ≥ 2, such as 256 for 8-bit images.
+
+    Returns:
+        float64 tensor of the common shape.
+    """
+    check_num_levels(num_levels)
+    intervals = num_levels - 1
+    level = torch.round((to_float64(x_0) + 1) / 2 * intervals).clamp(0, intervals)
+    # In half-bins, (level − mean) is exact: the mean is cut in two parts whose products with an int do not round.
+    mean = to_float64(mean)
+    coarse = mean.detach().float().to(mean.dtype)
+    distance = (2 * level - intervals - coarse * intervals) - (mean - coarse) * intervals
+    half_width = torch.exp(-0.5 * to_float64(log_variance)) / intervals
+    middle, half_width = torch.broadcast_tensors(distance * half_width, half_width)
+    inner = _log_gaussian_interval(middle, half_width)
+    lowest = torch.special.log_ndtr(middle + half_width)  # everything below the bin's upper edge
+    highest = torch.special.log_ndtr(half_width - middle)  # everything above its lower edge
+    return torch.where(level == 0, lowest, torch.where(level == intervals, highest, inner))
+
+
+def _log_gaussian_interval(middle: Tensor, half_width: Tensor) -> Tensor:
+    """log(Φ(m + h) − Φ(m − h)) for h > 0."""
+    m = middle.abs()  # by symmetry; now the upper edge is the one deeper in the tail
+    narrow = half_width * m.clamp(min=1) < 0.05
+    # Each branch sees harmless numbers where the other is used, so that no NaN reaches a gradient.
+    m_series, h_series = torch.where(narrow, m, 0.0), torch.where(narrow, half_width, 0.01)
+    # ∫ φ over [m − h, m + h] = 2h φ(m) Σ_k He_2k(m) h^2k / (2k + 1)!, up to k = 3
+    m2, h2 = m_series**2, h_series**2
+    series = h2 * ((m2 - 1) / 6 + h2 * ((m2 * (m2 - 6) + 3) / 120 + h2 * (m2 * (m2 * (m2 - 15) + 45) - 15) / 5040))
+    log_series = torch.log(2 * h_series) - 0.5 * m2 - LOG_SQRT_2PI + torch.log1p(series)
+    m_wide, h_wide = torch.where(narrow, 0.0, m), torch.where(narrow, 1.0, half_width)
+    log_near, log_far = torch.special.log_ndtr(h_wide - m_wide), torch.special.log_ndtr(-h_wide - m_wide)
+    return torch.where(narrow, log_series, log_near + log1mexp(log_far - log_near))
+
+
+def gaussian_log_density(x_0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """log N(x_0; mean, e^log_variance), nats, elementwise; shapes broadcast."""
+    x_0, mean, log_variance = to_float64(x_0), to_float64(mean), to_float64(log_variance)
+    return -0.5 * ((x_0 - mean) ** 2 * torch.exp(-log_variance) + log_variance) - LOG_SQRT_2PI
+
+
+def decoder_nll(p: ReverseStep, x_0: Tensor, num_levels: int | None) -> Tensor:
+    """L_0 = −log p_θ(x_0 | x_1), nats/dim, `[B]`: of the level's bin, or of the density if `num_levels` is None."""
+    if num_levels is None:
+        return -mean_flat(gaussian_log_density(x_0, p.mean, p.log_variance))
+    return -mean_flat(discretized_gaussian_log_likelihood(x_0, p.mean, p.log_variance, num_levels))
+
+
+def vlb_terms(
+    process: ReverseProcess, model_output: Tensor, x_0: Tensor, x_t: Tensor, index: Tensor, num_levels: int | None
+) -> Tensor:
+    """The term of the bound that belongs to each example's pair: L_{t−1}, or L_0 for the first; bits/dim, `[B]`.
+
+    Args:
+        process: the chain.
+        model_output, x_0, x_t: as in `ReverseProcess.p_mean_variance`.
+        index: 0 … K − 1, the pair of each example, `[]` or `[B]`.
+        num_levels: levels of the data, None for continuous data.
+    """
+    require_samples(noisy_samples=x_t, original_samples=x_0)
+    p = process.p_mean_variance(model_output, x_t, index)
+    first = index == 0
+    known = index.device.type == "cpu"  # looking costs no synchronisation: compute only what is used
+    if len(process.times) == 1 or (known and bool(first.all())):
+        return nats_to_bits(decoder_nll(p, x_0, num_levels)).expand(len(x_0))
+    # β̃ of the first pair is 0; a finite one stands in for it, so that the term not used passes on no NaN.
+    kl = posterior_kl(process.coefficients(index.clamp(min=1)), p, x_0)
+    if known and not bool(first.any()):
+        return nats_to_bits(kl)
+    return nats_to_bits(torch.where(first.to(kl.device), decoder_nll(p, x_0, num_levels), kl))
+
+
+def check_num_levels(num_levels: int | None) -> None:
+    """Raise ValueError unless `num_levels` is an int ≥ 2 or None."""
+    if num_levels is not None and (isinstance(num_levels, bool) or not isinstance(num_levels, int) or num_levels < 2):
+        raise ValueError(f"`num_levels` must be an int >= 2, or None for continuous data, but is {num_levels!r}.")
+
+
+# --- over a data set ------------------------------------------------------------------------------------------------
+
+Denoiser = Callable[..., Tensor]
+"""denoise(x_t, timesteps, **conditioning) -> model output; timesteps are diffusers' indices, int64 `[B]`."""
+
+
+class BoundedScheduler(Protocol):
+    """What `bits_per_dim` asks of a scheduler; `DDPMPaperScheduler` has it all."""
+
+    timesteps: Tensor
+    num_levels: int | None
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
+    def vlb_loss(
+        self, model_output: Tensor, original_samples: Tensor, noisy_samples: Tensor, timesteps: Tensor
+    ) -> Tensor: ...
+    def prior_loss(self, original_samples: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class BitsPerDim:
+    """The bound over a data set; every figure but the last three in bits/dim.
+
+    Attributes:
+        total: prior + rate + decoder, an upper bound on the mean negative log-likelihood.
+        prior: L_T.
+        rate: Σ L_{t−1} over the visited times but the first.
+        decoder: L_0.
+        standard_error: of `total` as an estimate for the population that the examples were drawn from; it contains the
+            spread of the examples, of the noise, and, in an estimate from few model calls, of the times drawn.
+        per_timestep: the term of each of `timesteps`; in an estimate each is the mean over its stratum.
+        timesteps: the visited timesteps (diffusers' indices, ascending).
+        num_examples: examples scored.
+        num_model_evaluations: images that went through the model, in total.
+    """
+
+    total: float
+    prior: float
+    rate: float
+    decoder: float
+    standard_error: float
+    per_timestep: list[float]
+    timesteps: list[int]
+    num_examples: int
+    num_model_evaluations: int
+
+
+@torch.no_grad()
+def bits_per_dim(
+    denoise: Denoiser,
+    scheduler: BoundedScheduler,
+    batches: Iterable[Tensor | tuple[Tensor, Mapping[str, Any]]],
+    *,
+    num_evaluations: int | None = None,
+    generator: torch.Generator | None = None,
+    progress: Callable[[Iterable[Tensor]], Iterable[Tensor]] | None = None,
+) -> BitsPerDim:
+    """The variational bound of a model over a data set, in bits/dim (Ho et al. 2020, Eq. 5 and section 4.3).
+
+    Follows the scheduler's visited timesteps, so `scheduler.set_timesteps(50)` first gives the bound of the 50-step
+    chain.
+
+    Args:
+        denoise: `denoise(x_t, timesteps, **conditioning)`, the model in evaluation mode.
+        scheduler: a `DDPMPaperScheduler`.
+        batches: tensors `[B, *anything]` in [−1, 1] on the model's device, or pairs of one and its conditioning.
+        num_evaluations: None for the full sum, K model calls per example; or M in 2 … K for an unbiased estimate from
+            M
+            calls: L_0 always, the other terms cut into M − 1 strata of which each example draws one time, spread
+            evenly over the batch.
+        generator: for the noise and the times; on the device of the batches, or the CPU.
+        progress: wraps the iteration over batches, such as `tqdm.tqdm`.
+
+    Raises:
+        ValueError: for no examples, for a `num_evaluations` outside 2 … K, or for values that are not levels of the
+            data.
+    """
+    timesteps = torch.sort(scheduler.timesteps.cpu()).values
+    times_generator = _host_generator(generator)
+    strata = _strata(len(timesteps), num_evaluations)
+    sums = torch.zeros(len(strata), dtype=torch.float64)
+    priors, totals = [], []
+    for batch in batches if progress is None else progress(batches):
+        x_0, conditioning = batch if isinstance(batch, (tuple, list)) else (batch, {})
+        check_levels(x_0, scheduler.num_levels)
+        terms = []
+        for stratum in strata:
+            t = timesteps[_draw_times(stratum, len(x_0), times_generator)]
+            noise = _randn_like(x_0, generator)
+            x_t = scheduler.add_noise(x_0, noise, t)
+            model_output = denoise(x_t, t.to(x_0.device, non_blocking=True), **conditioning)
+            terms.append(len(stratum) * to_float64(scheduler.vlb_loss(model_output, x_0, x_t, t)))
+        terms, prior = torch.stack(terms), to_float64(scheduler.prior_loss(x_0))  # [M, B], [B]
+        sums += terms.sum(dim=1).cpu()
+        priors.append(prior.cpu())
+        totals.append((terms.sum(dim=0) + prior).cpu())
+    if not totals:
+        raise ValueError("`batches` holds no examples.")
+    return _summary(sums, torch.cat(priors), torch.cat(totals), strata, timesteps)
+
+
+def _summary(sums: Tensor, priors: Tensor, totals: Tensor, strata: list[range], timesteps: Tensor) -> BitsPerDim:
+    n = len(totals)
+    means = (sums / n).tolist()
+    return BitsPerDim(
+        total=totals.mean().item(),
+        prior=priors.mean().item(),
+        rate=sum(means[1:]),
+        decoder=means[0],
+        standard_error=totals.std().item() / math.sqrt(n) if n > 1 else math.inf,
+        per_timestep=[mean / len(stratum) for mean, stratum in zip(means, strata, strict=True) for _ in stratum],
+        timesteps=timesteps.tolist(),
+        num_examples=n,
+        num_model_evaluations=n * len(strata),
+    )
+
+
+def _strata(num_terms: int, num_evaluations: int | None) -> list[range]:
+    """The terms 0 … K − 1 cut into contiguous strata: the first alone, the others into M − 1 of nearly equal size."""
+    if num_evaluations is None:
+        return [range(k, k + 1) for k in range(num_terms)]
+    if (
+        isinstance(num_evaluations, bool)
+        or not isinstance(num_evaluations, int)
+        or not 2 <= num_evaluations <= num_terms
+    ):
+        raise ValueError(
+            f"`num_evaluations` must be an int in 2 ... {num_terms} (the number of visited timesteps) or None, but is"
+            f" {num_evaluations!r}."
+        )
+    count = num_evaluations - 1
+    edges = [1 + (num_terms - 1) * m // count for m in range(count + 1)]
+    return [range(1)] + [range(low, high) for low, high in itertools.pairwise(edges)]
+
+
+def _draw_times(stratum: range, batch_size: int, generator: torch.Generator | None) -> Tensor:
+    """One term of the stratum per example, each uniformly, the batch as a whole covering the stratum evenly."""
+    if len(stratum) == 1:
+        return torch.full((batch_size,), stratum.start)
+    u = (torch.randperm(batch_size, generator=generator) + torch.rand((), generator=generator)) / batch_size
+    return stratum.start + (u * len(stratum)).long().clamp(max=len(stratum) - 1)
+
+
+def _host_generator(generator: torch.Generator | None) -> torch.Generator | None:
+    """A generator in main memory that follows from the given one: times are drawn where tables are looked up."""
+    if generator is None or generator.device.type == "cpu":
+        return generator
+    seed = torch.randint(2**62, (), generator=generator, device=generator.device)
+    return torch.Generator().manual_seed(int(seed))
+
+
+def _randn_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    device = x.device if generator is None else generator.device
+    return torch.randn(x.shape, generator=generator, device=device, dtype=promote(x).dtype).to(x)
+
+
+def check_levels(x_0: Tensor, num_levels: int | None) -> None:
+    """Raise ValueError unless every value of x_0 is (nearly) one of `num_levels` levels in [−1, 1]."""
+    require_samples(original_samples=x_0)
+    if num_levels is None:
+        return
+    check_num_levels(num_levels)
+    level = (to_float64(x_0) + 1) / 2 * (num_levels - 1)
+    distance = (level - level.round().clamp(0, num_levels - 1)).abs().max()
+    if not distance < 0.1:  # NaN included
+        raise ValueError(
+            f"The examples must take {num_levels} evenly spaced levels in [-1, 1], but a value lies"
+            f" {distance.item():.3g} levels off; set `num_levels` to that of the data, or to None for continuous data."
+        )

@@ -1,0 +1,234 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+r"""The noise schedule: how much of the data is left at every time.
+
+The forward process of DDPM (Ho et al. 2020, Eq. 2 and 4) adds noise of variance β_t at the times t = 1 … T, so that
+
+    ᾱ_t = Π_{i ≤ t} (1 − β_i),    q(x_t | x_0) = N(√ᾱ_t x_0, (1 − ᾱ_t) I),    ᾱ_0 = 1.
+
+One number per time is stored, log ᾱ_t in float64, and everything else is computed from it for any pair of times s < t:
+
+    β_{t|s} = 1 − ᾱ_t / ᾱ_s = −expm1(log ᾱ_t − log ᾱ_s),    SNR_t = ᾱ_t / (1 − ᾱ_t).
+
+Stored that way 1 − ᾱ_t keeps all its digits next to the data, where ᾱ_t rounds to one and float32 tables are off by up
+to 3e-3 relative.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .numerics import Times, log1mexp, move_coefficients
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseSchedule:
+    """A discrete variance-preserving noise schedule over the times t = 0 … T, where t = 0 is the data.
+
+    Args:
+        log_alphas_cumprod: log ᾱ_t, float64 `[T + 1]`; starts at 0, strictly decreasing, finite but for the last
+            entry, which may be −inf (zero terminal signal-to-noise ratio).
+
+    Raises:
+        ValueError: if `log_alphas_cumprod` is anything else.
+    """
+
+    log_alphas_cumprod: Tensor
+
+    def __post_init__(self) -> None:
+        log_alphas_cumprod = self.log_alphas_cumprod
+        if log_alphas_cumprod.dtype != torch.float64 or log_alphas_cumprod.ndim != 1 or len(log_alphas_cumprod) < 2:
+            raise ValueError(
+                "`log_alphas_cumprod` must be a float64 tensor [T + 1] with T >= 1, but is"
+                f" {log_alphas_cumprod.dtype} {list(log_alphas_cumprod.shape)}."
+            )
+        if log_alphas_cumprod[0] != 0 or not bool((log_alphas_cumprod.diff() < 0).all()):
+            raise ValueError(
+                "`log_alphas_cumprod` must start at 0 and decrease strictly at every time; only its last entry may"
+                " be -inf. A step whose beta is below the resolution of float64 cannot be told from no step."
+            )
+
+    # --- constructors -------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_betas(cls, betas: Tensor | Sequence[float]) -> NoiseSchedule:
+        """The schedule with the given β_1 … β_T, each in (0, 1]; only β_T may be 1.
+
+        Raises:
+            ValueError: if `betas` is not a non-empty list of such numbers.
+        """
+        betas = torch.as_tensor(betas, dtype=torch.float64, device="cpu")
+        if betas.ndim != 1 or len(betas) == 0:
+            raise ValueError(f"`betas` must be a list of T >= 1 numbers, but has shape {list(betas.shape)}.")
+        wrong = torch.nonzero(~((betas > 0) & (betas <= 1)))
+        if len(wrong) == 0:
+            wrong = torch.nonzero(betas[:-1] == 1)  # after a step that leaves nothing there is nothing to diffuse
+        if len(wrong) > 0:
+            t = int(wrong[0])
+            raise ValueError(
+                f"`betas` must lie in (0, 1], and only the last may be 1, but betas[{t}] is {betas[t].item()}."
+            )
+        return cls._from_log_alphas(torch.log1p(-betas))
+
+    @classmethod
+    def linear(cls, T: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
+        """β_t in T equal steps from `beta_start` to `beta_end` (Ho et al. 2020, section 4)."""
+        _check_beta_range(T, beta_start, beta_end)
+        return cls.from_betas(torch.linspace(beta_start, beta_end, T, dtype=torch.float64))
+
+    @classmethod
+    def scaled_linear(cls, T: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
+        """√β_t in T equal steps (Rombach et al. 2022, the schedule of latent diffusion)."""
+        _check_beta_range(T, beta_start, beta_end)
+        return cls.from_betas(torch.linspace(beta_start**0.5, beta_end**0.5, T, dtype=torch.float64) ** 2)
+
+    @classmethod
+    def sigmoid(cls, T: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
+        """β_t along a logistic curve over (−6, 6) from `beta_start` to `beta_end` (Xu et al. 2022, GeoDiff)."""
+        _check_beta_range(T, beta_start, beta_end)
+        curve = torch.sigmoid(torch.linspace(-6, 6, T, dtype=torch.float64))
+        return cls.from_betas(beta_start + (beta_end - beta_start) * curve)
+
+    @classmethod
+    def cosine(cls, T: int, s: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
+        """ᾱ(u) = cos²(π/2 · (u + s)/(1 + s)) at u = t/T, β capped at `max_beta` (Nichol & Dhariwal 2021, Eq. 17)."""
+        _check_T(T)
+        _check_number("s", s, 0 < s < math.inf, "positive")
+        _check_number("max_beta", max_beta, 0 < max_beta <= 1, "in (0, 1]")
+        angles = (torch.arange(T + 1, dtype=torch.float64) / T + s) / (1 + s) * (math.pi / 2)
+        step = math.pi / 2 / (T * (1 + s))
+        # cos(a + d)/cos(a) − 1 = −2 sin²(d/2) − tan(a) sin(d): no cancellation, where the quotient itself has one.
+        ratio = -2 * math.sin(step / 2) ** 2 - torch.tan(angles[:-1]) * math.sin(step)
+        return cls._from_log_alphas((2 * torch.log1p(ratio.clamp(min=-1))).clamp(min=_log1m(max_beta)))
+
+    @classmethod
+    def laplace(cls, T: int, max_beta: float = 0.999) -> NoiseSchedule:
+        """Stock diffusers' "laplace" curve: ᾱ(u) = √(SNR/(1 + SNR)), log SNR = −½ sign(½ − u) log(1 − 2|½ − u| +
+        1e-6).
+
+        Hang & Gu (2024) propose log-SNRs that follow a Laplace distribution; the constants, the square root and the
+        cap on β (`max_beta`) are those of diffusers, so that its configurations mean the same here.
+        """
+        _check_T(T)
+        _check_number("max_beta", max_beta, 0 < max_beta <= 1, "in (0, 1]")
+        u = torch.arange(T + 1, dtype=torch.float64) / T
+        sign = torch.where(u > 0.5, -1.0, 1.0).to(torch.float64)
+        log_snr = -0.5 * sign * torch.log(1 - 2 * (0.5 - u).abs() + 1e-6)
+        log_curve = 0.5 * torch.nn.functional.logsigmoid(log_snr)
+        return cls._from_log_alphas(log_curve.diff().clamp(min=_log1m(max_beta)))
+
+    @classmethod
+    def linear_log_snr(cls, T: int, log_snr_max: float, log_snr_min: float) -> NoiseSchedule:
+        """log SNR_t in T equal steps from `log_snr_max` at t = 1 to `log_snr_min` at t = T.
+
+        On this schedule L_simple weighs every noise level as the likelihood does (Kingma et al. 2021, Eq. 17). Choose
+        `log_snr_max` so that the first noise level fits the data: with K levels in [−1, 1], σ_1 = e^(−log_snr_max/2)
+        should be a few times smaller than the half-bin 1/(K − 1).
+
+        Raises:
+            ValueError: unless `log_snr_max` > `log_snr_min`, both finite.
+        """
+        _check_T(T)
+        if not (math.isfinite(log_snr_max) and math.isfinite(log_snr_min) and log_snr_max > log_snr_min):
+            raise ValueError(
+                f"`log_snr_max` must exceed `log_snr_min`, both finite, but they are {log_snr_max} and {log_snr_min}."
+            )
+        log_snr = torch.linspace(log_snr_max, log_snr_min, T, dtype=torch.float64)
+        log_alphas_cumprod = torch.nn.functional.logsigmoid(log_snr)  # ᾱ = sigmoid(log SNR)
+        return cls(torch.cat([torch.zeros(1, dtype=torch.float64), log_alphas_cumprod]))
+
+    @classmethod
+    def _from_log_alphas(cls, log_alphas: Tensor) -> NoiseSchedule:
+        return cls(torch.cat([torch.zeros(1, dtype=torch.float64), torch.cumsum(log_alphas, dim=0)]))
+
+    def rescale_zero_terminal_snr(self) -> NoiseSchedule:
+        """The schedule shifted and scaled in √ᾱ so that √ᾱ_T = 0 and √ᾱ_1 is kept (Lin et al. 2024, Algorithm 1).
+
+        Raises:
+            ValueError: if T = 1, where both cannot hold.
+        """
+        if self.T == 1:
+            raise ValueError("`rescale_betas_zero_snr` needs at least 2 timesteps, but there is 1.")
+        log_a = 0.5 * self.log_alphas_cumprod[1:]  # log √ᾱ_t
+        first, last = log_a[0], log_a[-1]
+        # √ᾱ'_t = √ᾱ_1 (1 + (√ᾱ_t − √ᾱ_1) / (√ᾱ_1 − √ᾱ_T)), the differences taken by expm1
+        shrink = torch.expm1(log_a - first) / -torch.expm1(last - first)
+        log_alphas_cumprod = 2 * (first + torch.log1p(shrink.clamp(min=-1)))
+        return NoiseSchedule(torch.cat([self.log_alphas_cumprod[:1], log_alphas_cumprod]))
+
+    def to(self, device: torch.device | str) -> NoiseSchedule:
+        """The same schedule with its table on another device."""
+        schedule = object.__new__(
+            NoiseSchedule
+        )  # what was valid stays valid: checking again would wait for the device
+        object.__setattr__(
+            schedule, "log_alphas_cumprod", move_coefficients(self.log_alphas_cumprod, torch.device(device))
+        )
+        return schedule
+
+    # --- what follows from log ᾱ --------------------------------------------------------------------------------
+
+    @property
+    def T(self) -> int:
+        """Number of diffusion steps."""
+        return len(self.log_alphas_cumprod) - 1
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """ᾱ_0 … ᾱ_T, `[T + 1]`."""
+        return torch.exp(self.log_alphas_cumprod)
+
+    @property
+    def betas(self) -> Tensor:
+        """β_1 … β_T, `[T]`."""
+        return -torch.expm1(self.log_alphas_cumprod.diff())
+
+    @property
+    def log_snr(self) -> Tensor:
+        """log SNR_t = log ᾱ_t − log(1 − ᾱ_t) for t = 0 … T, `[T + 1]`; +inf at t = 0."""
+        return self.log_alphas_cumprod - log1mexp(self.log_alphas_cumprod)
+
+    @property
+    def has_zero_terminal_snr(self) -> bool:
+        """Whether nothing of the data is left at t = T."""
+        return bool(torch.isneginf(self.log_alphas_cumprod[-1]))
+
+    def log_alpha_cumprod(self, t: Times) -> Tensor:
+        """log ᾱ_t at the given times: `[]` for an int, the shape of `t` for an integer tensor.
+
+        Raises:
+            ValueError: if a time is outside 0 … T (of tensors, only those in main memory are looked at).
+        """
+        if isinstance(t, Tensor):
+            if t.is_floating_point() or t.dtype == torch.bool:
+                raise ValueError(f"Times must be integers, but are {t.dtype}.")
+            if t.device.type == "cpu" and t.numel() > 0 and not 0 <= int(t.min()) <= int(t.max()) <= self.T:
+                raise ValueError(f"Times must lie in 0 ... {self.T}, but {int(t.min())} ... {int(t.max())} was given.")
+            return self.log_alphas_cumprod.to(t.device)[t]
+        if isinstance(t, bool) or not isinstance(t, int) or not 0 <= t <= self.T:
+            raise ValueError(f"A time must be an int in 0 ... {self.T}, but is {t!r}.")
+        return self.log_alphas_cumprod[t]
+
+
+def _check_T(T: int) -> None:
+    if isinstance(T, bool) or not isinstance(T, int) or T < 1:
+        raise ValueError(f"`num_train_timesteps` must be an int >= 1, but is {T!r}.")
+
+
+def _check_number(name: str, value: float, holds: bool, allowed: str) -> None:
+    if not holds:
+        raise ValueError(f"`{name}` must be {allowed}, but is {value}.")
+
+
+def _check_beta_range(T: int, beta_start: float, beta_end: float) -> None:
+    _check_T(T)
+    for name, beta in (("beta_start", beta_start), ("beta_end", beta_end)):
+        _check_number(name, beta, 0 < beta <= 1, "in (0, 1]")
+
+
+def _log1m(beta: float) -> float:
+    return math.log1p(-beta) if beta < 1 else -math.inf

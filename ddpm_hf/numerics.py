@@ -1,0 +1,101 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Small numerical pieces that the mathematics of every other module rests on."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+# A coefficient of the process: a float (one time for the whole batch) or a float64 tensor, `[]` or `[B]`.
+Coefficient = float | Tensor
+
+# A time of the process: an int, or an integer tensor, `[]` or `[B]`.
+Times = int | Tensor
+
+LOG_2 = math.log(2.0)
+
+
+def log1mexp(x: Tensor) -> Tensor:
+    """log(1 − eˣ) for x ≤ 0, to full relative precision (Mächler 2012, "Accurately computing log(1 − exp(−|a|))").
+
+    Args:
+        x: floating tensor of any shape, values ≤ 0. x = 0 gives −inf, x = −inf gives 0.
+    """
+    near_zero = x > -LOG_2
+    # Each branch only sees values at which it is finite and differentiable, so that `where` passes no NaN backwards.
+    small = torch.log(-torch.expm1(torch.where(near_zero, x, -LOG_2)))
+    large = torch.log1p(-torch.exp(torch.where(near_zero, -LOG_2, x)))
+    return torch.where(near_zero, small, large)
+
+
+def require_samples(**tensors: Tensor) -> None:
+    """Raise ValueError unless all named arguments are floating tensors `[B, *anything]` of one shape."""
+    first_name, first = next(iter(tensors.items()))
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise ValueError(
+                f"`{name}` must be a floating-point tensor, but is {kind}; scale images to [-1, 1] first."
+            )
+        if tensor.ndim == 0 or tensor.shape != first.shape:
+            raise ValueError(
+                f"`{name}` of shape {list(tensor.shape)} does not fit: expected [batch, ...] with the shape of"
+                f" `{first_name}`, {list(first.shape)}."
+            )
+
+
+def promote(sample: Tensor) -> Tensor:
+    """The sample in the precision that its arithmetic is done in: float32 for half precision, otherwise unchanged."""
+    return sample.float() if sample.dtype in (torch.bfloat16, torch.float16) else sample
+
+
+def demote(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The result in the dtype of the samples that it came from."""
+    return x if x.dtype == dtype else x.to(dtype)
+
+
+def to_float64(x: Tensor) -> Tensor:
+    """The tensor in float64, or in float32 on a device (Apple's MPS) that has no float64."""
+    return x.to(torch.float32 if x.device.type == "mps" else torch.float64)
+
+
+def move_coefficients(table: Tensor, device: torch.device) -> Tensor:
+    """A table of float64 coefficients on another device, without waiting for the copy."""
+    table = table.float() if device.type == "mps" else table
+    return table.to(device, non_blocking=True)
+
+
+def expand_like(coefficient: Coefficient, sample: Tensor) -> Coefficient:
+    """A coefficient ready to multiply `sample`: a float as it is, `[B]` as `[B, 1, …, 1]` in the sample's dtype.
+
+    Coefficients arrive here in float64 and are cast as the last thing that happens to them.
+
+    Args:
+        coefficient: float, or tensor of shape `[]`, `[1]` or `[B]`.
+        sample: tensor `[B, *anything]`.
+
+    Raises:
+        ValueError: if the coefficient has another shape.
+    """
+    if not isinstance(coefficient, Tensor):
+        return coefficient
+    if coefficient.ndim > 1 or (coefficient.ndim == 1 and coefficient.shape[0] not in (1, sample.shape[0])):
+        raise ValueError(
+            f"One value per example is needed: shape {list(coefficient.shape)} does not broadcast over the batch of"
+            f" `sample`, whose shape is {list(sample.shape)}; expected [] or [{sample.shape[0]}]."
+        )
+    coefficient = coefficient.to(sample.dtype).to(sample.device, non_blocking=True)
+    return coefficient.reshape(-1, *[1] * (sample.ndim - 1))
+
+
+def mean_flat(x: Tensor) -> Tensor:
+    """Mean over every dimension but the batch: `[B, *anything]` → `[B]`."""
+    return x.flatten(start_dim=1).mean(dim=1) if x.ndim > 1 else x
+
+
+def nats_to_bits(nats: Tensor) -> Tensor:
+    """Information in bits, from nats."""
+    return nats / LOG_2

@@ -1,0 +1,158 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""`DDPMPaperPipeline`: unconditional generation with a `UNet2DModel` and a `DDPMPaperScheduler`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline, ImagePipelineOutput, UNet2DModel
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+from torch import Tensor
+
+from .gaussian_process import unknown
+from .scheduling_ddpm_paper import DDPMPaperScheduler
+
+
+OUTPUT_TYPES = ("pil", "np", "pt")
+PIL_CHANNELS = (1, 3, 4)  # modes "L", "RGB" and "RGBA"
+
+Generators = torch.Generator | list[torch.Generator] | None
+
+
+@dataclass(frozen=True)
+class DenoisingStep:
+    """One reverse step of a batch, as `DDPMPaperPipeline.iterate` yields it.
+
+    Attributes:
+        timestep: the diffusers timestep that the step started from.
+        sample: x_s, what it arrived at, `[B, C, H, W]`; the image itself after the last step.
+        pred_original_sample: x̂_0 as the model saw it from x_t, `[B, C, H, W]`.
+    """
+
+    timestep: int
+    sample: Tensor
+    pred_original_sample: Tensor
+
+
+class DDPMPaperPipeline(DiffusionPipeline):
+    """Image generation by ancestral sampling (Ho et al. 2020, Algorithm 2).
+
+    Loads what `diffusers.DDPMPipeline` saved, from a folder or the Hub, and gives the same images for the same
+    generator; saves what `diffusers.DDPMPipeline` loads.
+
+    Args:
+        unet (`UNet2DModel`): predicts what the scheduler's `prediction_type` says, with twice the channels where it
+            learns the variance.
+        scheduler (`SchedulerMixin`): a `DDPMPaperScheduler`, or any compatible one, which is converted.
+    """
+
+    model_cpu_offload_seq = "unet"
+
+    def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin):
+        super().__init__()
+        if not isinstance(scheduler, DDPMPaperScheduler):
+            scheduler = DDPMPaperScheduler.from_config(scheduler.config)
+        self.register_modules(unet=unet, scheduler=scheduler)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Save in stock diffusers' own layout, which needs no ddpm_hf to be read; arguments as in diffusers.
+
+        What stock schedulers have no argument for travels in their configuration and is found again by this class.
+        """
+        stock = DDPMPipeline(unet=self.unet, scheduler=DDPMScheduler.from_config(self.scheduler.config))
+        stock.save_pretrained(save_directory, *args, **kwargs)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        batch_size: int = 1,
+        generator: Generators = None,
+        num_inference_steps: int | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        timesteps: Sequence[int] | None = None,
+    ) -> ImagePipelineOutput | tuple:
+        """Draw images.
+
+        Args:
+            batch_size: how many, ≥ 1.
+            generator: one for the batch, as stock draws it; or a list of one per image, so that an image depends on
+                its own generator alone and not on the batch around it.
+            num_inference_steps: K in 1 … T; all training timesteps if not given.
+            output_type: "pil", a list of images (mode "L" for one channel, "RGB" for three, "RGBA" for four); "np",
+                an array `[B, H, W, C]`, or "pt", a tensor `[B, C, H, W]`, both in [0, 1], of any number of channels.
+            return_dict: whether to return an `ImagePipelineOutput` or a tuple.
+            timesteps: the timesteps to visit, descending, in place of `num_inference_steps`.
+
+        Raises:
+            ValueError: for any of these that is out of range, before any image is drawn.
+        """
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(unknown("output_type", output_type, OUTPUT_TYPES))
+        channels = self.unet.config.in_channels
+        if output_type == "pil" and channels not in PIL_CHANNELS:
+            raise ValueError(f"`output_type` 'pil' has no image mode for {channels} channels; use 'np' or 'pt'.")
+        for step in self.iterate(batch_size, generator, num_inference_steps, timesteps):
+            sample = step.sample
+        images = _to_output(sample, output_type)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def iterate(
+        self,
+        batch_size: int = 1,
+        generator: Generators = None,
+        num_inference_steps: int | None = None,
+        timesteps: Sequence[int] | None = None,
+    ) -> Iterator[DenoisingStep]:
+        """The chain as it runs: one `DenoisingStep` per visited timestep. Arguments and errors as in a call."""
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"`batch_size` must be an int >= 1, but is {batch_size!r}.")
+        if isinstance(generator, list) and len(generator) != batch_size:
+            raise ValueError(
+                f"`generator` must hold one generator per image: {batch_size}, but there are {len(generator)}."
+            )
+        if num_inference_steps is None and timesteps is None:
+            num_inference_steps = len(self.scheduler)
+        self.scheduler.set_timesteps(num_inference_steps, timesteps=timesteps)
+        return self._denoise(self._image_shape(batch_size), generator)
+
+    @torch.no_grad()
+    def _denoise(self, shape: tuple[int, ...], generator: Generators) -> Iterator[DenoisingStep]:
+        device = self._execution_device
+        timesteps = self.scheduler.timesteps
+        x_t = randn_tensor(shape, generator=generator, device=device, dtype=self.unet.dtype)
+        # The scheduler looks its tables up in main memory, the model wants the timestep on its device: one copy for
+        # all.
+        on_device = timesteps.to(device)
+        for k, t in enumerate(self.progress_bar(timesteps.tolist())):
+            model_output = self.unet(x_t, on_device[k], return_dict=False)[0]
+            x_t, x_0 = self.scheduler.step(model_output, t, x_t, generator=generator, return_dict=False)
+            yield DenoisingStep(timestep=t, sample=x_t, pred_original_sample=x_0)
+        self.maybe_free_model_hooks()
+
+    def _image_shape(self, batch_size: int) -> tuple[int, ...]:
+        size = self.unet.config.sample_size
+        if size is None:
+            raise ValueError(
+                "The model's `sample_size` is not set; it must be the size of the images, [height, width]."
+            )
+        height, width = (size, size) if isinstance(size, int) else size
+        return batch_size, self.unet.config.in_channels, height, width
+
+
+def _to_output(sample: Tensor, output_type: str) -> Tensor | Any:
+    """Samples in [−1, 1] as images: tensor, array or PIL."""
+    images = (sample / 2 + 0.5).clamp(0, 1)
+    if output_type == "pt":
+        return images
+    images = images.float().permute(0, 2, 3, 1).cpu().numpy()
+    if output_type == "np":
+        return images
+    levels = (images * 255).round().astype("uint8")
+    return [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image) for image in levels]

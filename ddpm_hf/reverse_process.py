@@ -1,0 +1,268 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+r"""The learned reverse process: a model's output turned into p_θ(x_s | x_t) = N(μ_θ, σ² I).
+
+The mean is the posterior's with the predicted x̂_0 in the place of x_0 (Ho et al. 2020, Eq. 7, 11 and 15):
+
+    μ_θ = c₁ x̂_0 + c₂ x_t,    x̂_0 from the model's output, constrained to the range of the data if asked.
+
+The variance is one of
+
+    fixed_small, fixed_small_log    σ² = β̃    the posterior's, right for data that are a single point
+    fixed_large, fixed_large_log    σ² = β    right for data that are already N(0, I)     (Ho et al. 2020, section 3.2)
+    learned                         log σ² = the model's second half of channels
+    learned_range                   log σ² = ν log β + (1 − ν) log β̃, the model's second half of channels being 2ν − 1
+                                                                                     (Nichol & Dhariwal 2021, Eq. 15)
+
+("_log" names the same variance: stock diffusers stores its logarithm, here both are.)
+
+A chain visits the times 0 = τ_0 < τ_1 < … < τ_K ≤ T, and every coefficient belongs to a pair (τ_{k−1}, τ_k). In the
+first pair β̃ is 0, and a Gaussian of variance 0 gives data no likelihood, so that one entry is a choice,
+`first_variance`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .gaussian_process import (
+    PREDICTION_TYPES,
+    Coefficients,
+    StepCoefficients,
+    linear_combination,
+    unknown,
+    x0_from_prediction,
+)
+from .noise_schedule import NoiseSchedule
+from .numerics import Coefficient, expand_like, move_coefficients, promote, require_samples
+
+
+VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range")
+FIRST_VARIANCES = ("posterior", "beta")
+
+
+class ReverseStep(NamedTuple):
+    """p_θ(x_s | x_t); `variance` and `log_variance` broadcast against `mean`, at least float32."""
+
+    mean: Tensor
+    variance: Tensor
+    log_variance: Tensor
+    pred_original_sample: Tensor
+
+
+@dataclass(frozen=True)
+class ReverseCoefficients(Coefficients):
+    """What a reverse step needs of its pair of times."""
+
+    x0_coef_output: Coefficient  # x̂_0 = x0_coef_output · model output + x0_coef_xt · x_t
+    x0_coef_xt: Coefficient
+    mean_coef_x0: Coefficient  # μ_θ = mean_coef_x0 · x̂_0 + mean_coef_xt · x_t
+    mean_coef_xt: Coefficient
+    posterior_log_variance: Coefficient  # log β̃, −inf for the first pair
+    log_variance_small: Coefficient  # log β̃, the first entry chosen
+    log_variance_large: Coefficient  # log β, the first entry chosen
+
+
+@dataclass(frozen=True, eq=False)
+class ReverseProcess:
+    """p_θ over a chain of visited times.
+
+    Args:
+        schedule: the noise schedule.
+        times: the visited times of the paper's clock, ascending, each in 1 … T; 0 is always visited and not listed.
+        prediction_type: what the model's (first half of) channels are: one of `PREDICTION_TYPES`.
+        variance_type: one of `VARIANCE_TYPES`.
+        first_variance: the variance of p_θ(x_0 | x_{τ_1}), which decodes the data.
+            "posterior": β̃ of the second visited pair, as the original implementations clip it for fixed_small;
+            "beta": β of the first pair, as fixed_large has it in diffusers; None: "posterior" for β̃ and "beta" for β;
+            a number: that variance. On 8-bit images the choice moves fixed_large by about 0.1 bits/dim.
+        constrain: applied to the predicted x̂_0, such as `clip_sample(1.0)`.
+
+    Raises:
+        ValueError: for an unknown name, times that are not ascending within 1 … T, or a `first_variance` ≤ 0.
+    """
+
+    schedule: NoiseSchedule
+    times: Sequence[int]
+    prediction_type: str = "epsilon"
+    variance_type: str = "fixed_small"
+    first_variance: str | float | None = None
+    constrain: Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if self.prediction_type not in PREDICTION_TYPES:
+            raise ValueError(unknown("prediction_type", self.prediction_type, PREDICTION_TYPES))
+        if self.variance_type not in VARIANCE_TYPES:
+            raise ValueError(unknown("variance_type", self.variance_type, VARIANCE_TYPES))
+        check_first_variance(self.first_variance)
+        check_times(self.times, self.schedule.T)
+
+    @property
+    def learns_variance(self) -> bool:
+        return self.variance_type in ("learned", "learned_range")
+
+    @property
+    def is_undetermined(self) -> bool:
+        """Whether the chain visits a time at which this prediction says nothing about x_0: ε at SNR 0."""
+        last = self.schedule.log_alphas_cumprod[self.times[-1]]
+        return self.prediction_type in ("epsilon", "score") and bool(torch.isneginf(last))
+
+    # --- coefficients of the chain ---
+
+    @cached_property
+    def table(self) -> ReverseCoefficients:
+        """The coefficients of the visited pairs (τ_{k−1}, τ_k), k = 1 … K, float64 `[K]`."""
+        t = torch.tensor(self.times)
+        steps = StepCoefficients.between(self.schedule, torch.cat([torch.zeros_like(t[:1]), t[:-1]]), t)
+        x0_coef_output, x0_coef_xt = x0_from_prediction(self.prediction_type, steps)
+        log_small, log_large = self._log_variances(steps)
+        return ReverseCoefficients(
+            x0_coef_output=x0_coef_output,
+            x0_coef_xt=x0_coef_xt,
+            mean_coef_x0=steps.posterior_coef_x0,
+            mean_coef_xt=steps.posterior_coef_xt,
+            posterior_log_variance=steps.posterior_log_variance,
+            log_variance_small=log_small,
+            log_variance_large=log_large,
+        )
+
+    @cached_property
+    def rows(self) -> list[ReverseCoefficients]:
+        """The table as Python numbers, one set per pair: steps at one time for the whole batch read no tensor."""
+        columns = [getattr(self.table, field.name).tolist() for field in fields(ReverseCoefficients)]
+        return [ReverseCoefficients(*row) for row in zip(*columns, strict=True)]
+
+    @cached_property
+    def _tables_on_devices(self) -> dict[torch.device, ReverseCoefficients]:
+        return {}
+
+    def coefficients(self, index: int | Tensor) -> ReverseCoefficients:
+        """Those of one pair as numbers, or of one pair per example as `[B]` tensors on the device of `index`."""
+        if not isinstance(index, Tensor):
+            return self.rows[index]
+        device = index.device
+        if device not in self._tables_on_devices:
+            self._tables_on_devices[device] = self.table.map(lambda column: move_coefficients(column, device))
+        return self._tables_on_devices[device].map(lambda column: column[index])
+
+    def _log_variances(self, steps: StepCoefficients) -> tuple[Tensor, Tensor]:
+        """log β̃ and log β of the chain, with the first entries that `first_variance` chooses."""
+        # A chain of one pair has no second pair to take β̃ from; its β is the only other scale there is.
+        posterior = steps.posterior_log_variance[1:2] if len(self.times) > 1 else steps.log_beta[:1]
+        beta = steps.log_beta[:1]
+        if isinstance(self.first_variance, (int, float)):
+            first_small = first_large = torch.full_like(beta, math.log(self.first_variance))
+        else:
+            first_small = beta if self.first_variance == "beta" else posterior
+            first_large = posterior if self.first_variance == "posterior" else beta
+        return (
+            torch.cat([first_small, steps.posterior_log_variance[1:]]),
+            torch.cat([first_large, steps.log_beta[1:]]),
+        )
+
+    # --- the distribution ---
+
+    def predict(
+        self, model_output: Tensor, x_t: Tensor, row: ReverseCoefficients
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """μ_θ, the constrained x̂_0, and log σ² where the model decides it (else None); at least float32.
+
+        Raises:
+            ValueError: where shapes, or channels and variance type, do not fit.
+        """
+        prediction, channels = self._split(model_output, x_t)
+        prediction, x_t = promote(prediction), promote(x_t)
+        if self.prediction_type == "sample":
+            x_0 = prediction
+        else:
+            x_0 = linear_combination(row.x0_coef_output, prediction, row.x0_coef_xt, x_t)
+        if self.constrain is not None:
+            x_0 = self.constrain(x_0)
+        mean = linear_combination(row.mean_coef_x0, x_0, row.mean_coef_xt, x_t)  # (Ho et al. 2020, Eq. 7)
+        return mean, x_0, None if channels is None else self._learned_log_variance(promote(channels), row)
+
+    def p_mean_variance(self, model_output: Tensor, x_t: Tensor, index: int | Tensor) -> ReverseStep:
+        """p_θ(x_s | x_t) for the visited pair k = `index` + 1, one for the batch or one per example.
+
+        Args:
+            model_output: `[B, C, …]`, or `[B, 2C, …]` where the variance is learned.
+            x_t: `[B, C, …]`.
+            index: an int, or an integer tensor `[]` or `[B]`, 0 … K − 1.
+        """
+        row = self.coefficients(index)
+        mean, x_0, log_variance = self.predict(model_output, x_t, row)
+        if log_variance is None:
+            log_variance = torch.as_tensor(expand_like(self.fixed_log_variance(row), mean), dtype=mean.dtype)
+        return ReverseStep(mean, torch.exp(log_variance), log_variance, x_0)
+
+    def fixed_log_variance(self, row: ReverseCoefficients) -> Coefficient:
+        """log σ² of a variance type that is not learned."""
+        return row.log_variance_small if self.variance_type.startswith("fixed_small") else row.log_variance_large
+
+    def _learned_log_variance(self, channels: Tensor, row: ReverseCoefficients) -> Tensor:
+        if self.variance_type == "learned":
+            return channels
+        small, large = (expand_like(c, channels) for c in (row.log_variance_small, row.log_variance_large))
+        return small + (channels + 1) / 2 * (large - small)
+
+    def _split(self, model_output: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The prediction and the variance channels."""
+        is_usual = not self.learns_variance and model_output.shape == x_t.shape and x_t.ndim > 0
+        if is_usual and model_output.is_floating_point() and x_t.is_floating_point():
+            return model_output, None
+        channels = None
+        fits_twice = model_output.ndim == x_t.ndim > 1 and model_output.shape[1] == 2 * x_t.shape[1]
+        if fits_twice != self.learns_variance:
+            raise ValueError(
+                f"`model_output` must have {'twice the' if self.learns_variance else 'the'} channels of `sample` for"
+                f" variance_type {self.variance_type!r}, but their shapes are {list(model_output.shape)} and"
+                f" {list(x_t.shape)}."
+            )
+        if self.learns_variance:
+            model_output, channels = model_output.chunk(2, dim=1)
+        require_samples(sample=x_t, model_output=model_output)
+        return model_output, channels
+
+
+def clip_sample(max_magnitude: float) -> Callable[[Tensor], Tensor]:
+    """x̂_0 ↦ x̂_0 clipped to [−max_magnitude, max_magnitude]: the range of the data is known."""
+    return lambda x_0: x_0.clamp(-max_magnitude, max_magnitude)
+
+
+def dynamic_threshold(ratio: float, max_value: float) -> Callable[[Tensor], Tensor]:
+    """Dynamic thresholding (Saharia et al. 2022, section 2.3): clip to s and divide by s, example by example.
+
+    s is the `ratio` quantile of |x̂_0|, at least 1 and at most `max_value` (which wins where it is below 1).
+    """
+
+    def threshold(x_0: Tensor) -> Tensor:
+        flat = promote(x_0).flatten(start_dim=1)
+        s = torch.quantile(flat.abs(), ratio, dim=1, keepdim=True).clamp(min=1, max=max_value)
+        return (torch.maximum(torch.minimum(flat, s), -s) / s).reshape(x_0.shape).to(x_0.dtype)
+
+    return threshold
+
+
+def check_first_variance(value: str | float | None) -> None:
+    """Raise ValueError unless `first_variance` is a name, a positive number or None."""
+    if isinstance(value, str) and value not in FIRST_VARIANCES:
+        raise ValueError(unknown("first_variance", value, FIRST_VARIANCES) + " A number or None is allowed too.")
+    if isinstance(value, (int, float)) and not (0 < value < math.inf):
+        raise ValueError(f"`first_variance` must be a positive number, but is {value}.")
+
+
+def check_times(times: Sequence[int], T: int) -> None:
+    """Raise ValueError unless `times` is a strictly ascending list of ints within 1 … T."""
+    if len(times) == 0:
+        raise ValueError("`times` must name at least one time.")
+    if any(isinstance(t, bool) or not isinstance(t, int) for t in times) or not 1 <= min(times) <= max(times) <= T:
+        raise ValueError(f"`times` must be ints in 1 ... {T}, but are {list(times)}.")
+    if any(s >= t for s, t in itertools.pairwise(times)):
+        raise ValueError(f"`times` must ascend without repetition, but are {list(times)}.")
