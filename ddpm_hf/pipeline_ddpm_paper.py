@@ -30,13 +30,15 @@ class DenoisingStep:
     """One reverse step of a batch, as `DDPMPaperPipeline.iterate` yields it.
 
     Attributes:
-        timestep: the diffusers timestep that the step started from.
-        sample: x_s, what it arrived at, `[B, C, H, W]`; the image itself after the last step.
-        pred_original_sample: x̂_0 as the model saw it from x_t, `[B, C, H, W]`.
+        timestep: the diffusers timestep that the step starts from.
+        sample: x_t, `[B, C, H, W]`; noise at the first step.
+        prev_sample: x_s, what the step arrives at; the image in [−1, 1] at the last step.
+        pred_original_sample: x̂_0, the image that the model sees in x_t.
     """
 
     timestep: int
     sample: Tensor
+    prev_sample: Tensor
     pred_original_sample: Tensor
 
 
@@ -99,7 +101,7 @@ class DDPMPaperPipeline(DiffusionPipeline):
         if output_type == "pil" and channels not in PIL_CHANNELS:
             raise ValueError(f"`output_type` 'pil' has no image mode for {channels} channels; use 'np' or 'pt'.")
         for step in self.iterate(batch_size, generator, num_inference_steps, timesteps):
-            sample = step.sample
+            sample = step.prev_sample
         images = _to_output(sample, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
@@ -132,8 +134,9 @@ class DDPMPaperPipeline(DiffusionPipeline):
         on_device = timesteps.to(device)
         for k, t in enumerate(self.progress_bar(timesteps.tolist())):
             model_output = self.unet(x_t, on_device[k], return_dict=False)[0]
-            x_t, x_0 = self.scheduler.step(model_output, t, x_t, generator=generator, return_dict=False)
-            yield DenoisingStep(timestep=t, sample=x_t, pred_original_sample=x_0)
+            x_s, x_0 = self.scheduler.step(model_output, t, x_t, generator=generator, return_dict=False)
+            yield DenoisingStep(timestep=t, sample=x_t, prev_sample=x_s, pred_original_sample=x_0)
+            x_t = x_s
         self.maybe_free_model_hooks()
 
     def _image_shape(self, batch_size: int) -> tuple[int, ...]:

@@ -1,0 +1,223 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""What the scripts can be told: dataclasses of arguments, read from flags, from one YAML or JSON file, or both.
+
+Names are those of diffusers' `train_unconditional.py` and of `UNet2DModel` where they have one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from diffusers.optimization import SchedulerType
+from transformers import HfArgumentParser
+
+
+OBJECTIVES = ("simple", "vlb")
+PRECISIONS = ("no", "fp16", "bf16")
+
+
+def _help(text: str) -> dict[str, str]:
+    return {"help": text}
+
+
+@dataclass
+class DataArguments:
+    """Which images; without any of these, scikit-learn's handwritten digits (8x8, 17 grey levels)."""
+
+    dataset_name: str | None = field(default=None, metadata=_help("A data set on the Hub, or a local one's path."))
+    dataset_config_name: str | None = field(default=None, metadata=_help("The configuration of that data set."))
+    train_data_dir: str | None = field(default=None, metadata=_help("A local folder of images."))
+    cache_dir: str | None = field(default=None, metadata=_help("Where downloads are kept."))
+    resolution: int | None = field(default=None, metadata=_help("Side of the square images; the data's own if unset."))
+    center_crop: bool = field(default=False, metadata=_help("Crop the middle; a random place if unset."))
+    random_flip: bool = field(default=False, metadata=_help("Mirror half of the training images."))
+    channels: int | None = field(default=None, metadata=_help("Convert to 1, 3 or 4 channels; the data's if unset."))
+    num_levels: int | None = field(default=None, metadata=_help("Quantise 8-bit images to this many levels, <= 256."))
+    test_fraction: float = field(default=0.1, metadata=_help("Held out where the data set has no test split."))
+    dataloader_num_workers: int = field(default=0, metadata=_help("Processes that read images."))
+
+
+@dataclass
+class ModelArguments:
+    """The UNet2DModel, by its own argument names."""
+
+    model_config_name_or_path: str | None = field(
+        default=None, metadata=_help("A saved UNet2DModel's configuration in place of the arguments below.")
+    )
+    block_out_channels: list[int] = field(default_factory=lambda: [32, 64])
+    down_block_types: list[str] = field(default_factory=lambda: ["DownBlock2D", "AttnDownBlock2D"])
+    up_block_types: list[str] = field(default_factory=lambda: ["AttnUpBlock2D", "UpBlock2D"])
+    layers_per_block: int = 2
+    norm_num_groups: int = 8
+    attention_head_dim: int | None = 8
+    downsample_padding: int = 1
+    flip_sin_to_cos: bool = True
+    freq_shift: int = 0
+    norm_eps: float = 1e-5
+    resnet_time_scale_shift: str = "default"
+    dropout: float = field(default=0.1, metadata=_help("Dropout probability in the residual blocks."))
+
+
+@dataclass
+class DiffusionArguments:
+    """The forward process, and what the model learns."""
+
+    prediction_type: str = field(default="epsilon", metadata=_help("epsilon, sample, v_prediction or mean."))
+    variance_type: str = field(default="fixed_small", metadata=_help("Of the reverse process: DDPMPaperScheduler's."))
+    objective: str = field(default="simple", metadata=_help("simple (L_simple) or vlb (L_vlb)."))
+    ddpm_num_steps: int = field(default=1000, metadata=_help("T, the number of training timesteps."))
+    ddpm_num_inference_steps: int | None = field(
+        default=None, metadata=_help("Of the sample grids drawn during training; 100 at most if unset.")
+    )
+    ddpm_beta_schedule: str = field(
+        default="log_snr",
+        metadata=_help("log_snr (linear in the log signal-to-noise ratio), or one of DDPMPaperScheduler's."),
+    )
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    log_snr_max: float | None = field(default=None, metadata=_help("Of log_snr; fitted to the levels if unset."))
+    log_snr_min: float = field(default=-9.0, metadata=_help("Of log_snr."))
+
+
+@dataclass
+class TrainingArguments:
+    """The optimisation, and what is written where."""
+
+    output_dir: str = field(default="runs/digits", metadata=_help("Must not hold another run."))
+    overwrite_output_dir: bool = field(default=False, metadata=_help("Write over another run after all."))
+    seed: int = 0
+    num_epochs: int = 115
+    max_train_steps: int | None = field(default=None, metadata=_help("Optimisation steps; overrides num_epochs."))
+    train_batch_size: int = field(default=128, metadata=_help("Per process."))
+    eval_batch_size: int = field(default=36, metadata=_help("Images in a sample grid."))
+    gradient_accumulation_steps: int = 1
+    learning_rate: float = 2e-3
+    lr_scheduler: str = "cosine"
+    lr_warmup_steps: int = 100
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.99
+    adam_weight_decay: float = 0.01
+    adam_epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    mixed_precision: str = field(default="no", metadata=_help("no, fp16 or bf16; noise and loss stay float32."))
+    use_ema: bool = True
+    ema_inv_gamma: float = 1.0
+    ema_power: float = 0.75
+    ema_max_decay: float = 0.995
+    save_images_epochs: int = field(default=40, metadata=_help("A sample grid every so many epochs; 0 for none."))
+    num_evaluations: int = field(
+        default=100, metadata=_help("Model calls per test image for the bits/dim, at most; 0 for all T.")
+    )
+
+
+@dataclass
+class ModelPathArguments:
+    """Which saved model."""
+
+    model_name_or_path: str = field(default="runs/digits", metadata=_help("A folder, or a name on the Hub."))
+    revision: str | None = field(default=None, metadata=_help("Branch, tag or commit on the Hub."))
+
+
+@dataclass
+class SampleArguments:
+    """How many images, drawn how."""
+
+    num_images: int = 36
+    batch_size: int = 36
+    num_inference_steps: int | None = field(default=None, metadata=_help("All training timesteps if unset."))
+    seed: int = 0
+    output: str = field(default="samples.png", metadata=_help("The grid; must not exist."))
+
+
+@dataclass
+class EvaluationArguments:
+    """How the score is taken, and where it goes."""
+
+    output_dir: str = field(default="evaluation", metadata=_help("Must not hold another evaluation."))
+    overwrite_output_dir: bool = False
+    split: str = field(default="test", metadata=_help("test or train."))
+    max_images: int | None = field(default=None, metadata=_help("Score only the first so many."))
+    num_inference_steps: int | None = field(default=None, metadata=_help("Score this strided chain; all T if unset."))
+    num_evaluations: int = field(default=100, metadata=_help("Model calls per image, at most; 0 for all times."))
+    batch_size: int = 128
+    seed: int = 0
+
+
+def parse(script: str, *classes: type, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+    """The dataclasses filled from `[file.yaml | file.json] [--flag value …]`; flags win over the file.
+
+    A mistake ends the process with status 2 and one sentence.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = HfArgumentParser(classes, prog=script)
+    parser.usage = f"{script} [settings.yaml] [--flag value ...]"
+    if argv and argv[0].endswith((".yaml", ".yml", ".json")):
+        settings = _read_settings(parser, Path(argv.pop(0)))
+        parser.set_defaults(**settings)
+    *filled, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
+    if rest:
+        parser.error(f"there is no argument {rest[0]}; --help lists those there are.")
+    return tuple(filled)
+
+
+def _read_settings(parser: HfArgumentParser, path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text()
+        settings = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        parser.error(f"{path} cannot be read: {' '.join(str(error).split())}")
+    if not isinstance(settings, dict):
+        parser.error(f"{path} must hold a mapping of argument names to values.")
+    known = {action.dest for action in parser._actions}
+    extra = sorted(set(settings) - known)
+    if extra:
+        parser.error(f"{path} names arguments that do not exist: {', '.join(extra)}.")
+    return settings
+
+
+def check_training_arguments(training: TrainingArguments, diffusion: DiffusionArguments) -> None:
+    """Raise ValueError, naming the argument, for what cannot be trained."""
+    numbers = {
+        "num_epochs": training.num_epochs,
+        "train_batch_size": training.train_batch_size,
+        "eval_batch_size": training.eval_batch_size,
+        "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "max_train_steps": 1 if training.max_train_steps is None else training.max_train_steps,
+    }
+    for name, value in numbers.items():
+        if value < 1:
+            raise ValueError(f"`{name}` must be at least 1, but is {value}.")
+    choices = {
+        "objective": (diffusion.objective, OBJECTIVES),
+        "mixed_precision": (training.mixed_precision, PRECISIONS),
+        "lr_scheduler": (training.lr_scheduler, [scheduler.value for scheduler in SchedulerType]),
+    }
+    for name, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, but is {value!r}.")
+    if diffusion.variance_type.startswith("learned") and diffusion.objective == "simple":
+        raise ValueError("`objective` simple does not train a learned variance; pass --objective vlb.")
+    check_num_evaluations(training.num_evaluations)
+
+
+def check_num_evaluations(num_evaluations: int) -> None:
+    """Raise ValueError unless it is 0, for all of them, or at least 2."""
+    if num_evaluations < 0 or num_evaluations == 1:
+        raise ValueError(f"`num_evaluations` must be 0, or at least 2, but is {num_evaluations}.")
+
+
+@contextlib.contextmanager
+def user_errors(script: str) -> Iterator[None]:
+    """Inside, what a user got wrong ends the process with status 2 and one sentence in place of a traceback."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        print(f"{script}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)

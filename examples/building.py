@@ -1,0 +1,63 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""The model and the scheduler that the arguments describe."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from arguments import DiffusionArguments, ModelArguments
+from diffusers import UNet2DModel
+from image_data import LevelImages
+
+from ddpm_hf import DDPMPaperScheduler, NoiseSchedule
+
+
+# The first noise level, as a fraction of half a level: finer levels of noise cost bits and tell nothing new.
+FIRST_NOISE_LEVEL = 0.62
+
+
+def build_unet(model: ModelArguments, diffusion: DiffusionArguments, images: LevelImages) -> UNet2DModel:
+    """A UNet2DModel for the images, with twice the output channels where it learns the variance.
+
+    Raises:
+        ValueError: for a configuration that does not fit the images or is none.
+    """
+    channels, height, width = images.shape
+    size = height if height == width else (height, width)
+    out_channels = channels * (2 if diffusion.variance_type in ("learned", "learned_range") else 1)
+    if model.model_config_name_or_path is None:
+        config = {name: value for name, value in dataclasses.asdict(model).items() if "config" not in name}
+    else:
+        config = dict(UNet2DModel.load_config(model.model_config_name_or_path))
+    config |= {"sample_size": size, "in_channels": channels, "out_channels": out_channels}
+    depth = len(config["block_out_channels"]) - 1
+    if height % 2**depth or width % 2**depth:
+        raise ValueError(
+            f"`block_out_channels` has {depth + 1} resolutions, so that height and width must be multiples of"
+            f" {2**depth}, but the images are {height}x{width}; pass another --resolution or fewer blocks."
+        )
+    return UNet2DModel.from_config(config)
+
+
+def build_scheduler(diffusion: DiffusionArguments, num_levels: int) -> DDPMPaperScheduler:
+    """The scheduler, its noise schedule fitted to the levels of the data where nothing else is asked."""
+    T = diffusion.ddpm_num_steps
+    options = {
+        "prediction_type": diffusion.prediction_type,
+        "variance_type": diffusion.variance_type,
+        "num_levels": num_levels,
+    }
+    if diffusion.ddpm_beta_schedule == "log_snr":
+        log_snr_max = diffusion.log_snr_max
+        if log_snr_max is None:
+            log_snr_max = -2 * math.log(FIRST_NOISE_LEVEL / (num_levels - 1))
+        schedule = NoiseSchedule.linear_log_snr(T, log_snr_max, diffusion.log_snr_min)
+        return DDPMPaperScheduler.from_schedule(schedule, **options)
+    return DDPMPaperScheduler(
+        num_train_timesteps=T,
+        beta_schedule=diffusion.ddpm_beta_schedule,
+        beta_start=diffusion.beta_start,
+        beta_end=diffusion.beta_end,
+        **options,
+    )

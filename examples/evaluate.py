@@ -1,0 +1,100 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Score a saved model, or one on the Hub, in bits/dim: the variational bound over a data set (Ho et al. 2020, Eq. 5).
+
+    python examples/evaluate.py --model_name_or_path runs/digits --output_dir digits_evaluation
+
+Leaves evaluation.json, with one row per timestep, and evaluation.png: where the bits are spent, and the forward
+process next to the reverse. The data are named as for train.py; without a name, the digits.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from arguments import (
+    DataArguments,
+    EvaluationArguments,
+    ModelPathArguments,
+    check_num_evaluations,
+    parse,
+    user_errors,
+)
+from figures import save_evaluation
+from image_data import LevelImages, load_images
+from output_folder import claim_folder, write_json
+from reporting import evaluation_report
+from scoring import load_pipeline, score, use_all_cores
+from tqdm.auto import tqdm
+
+from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler
+
+
+def main() -> None:
+    script = Path(__file__).name
+    model, data, evaluation = parse(script, ModelPathArguments, DataArguments, EvaluationArguments)
+    with user_errors(script):
+        images = choose_images(data, evaluation)
+        pipeline = load_pipeline(model.model_name_or_path, model.revision)
+        check_fit(pipeline, images)
+        pipeline.scheduler = follow(pipeline.scheduler, images.num_levels, evaluation)
+        folder = claim_folder(evaluation.output_dir, evaluation.overwrite_output_dir)
+    use_all_cores(pipeline.device)
+    batches = list(images.batches(evaluation.batch_size, evaluation.max_images))
+    result = score(
+        pipeline.unet,
+        pipeline.scheduler,
+        tqdm(batches, desc="scoring", unit="batch"),
+        evaluation.num_evaluations,
+        evaluation.seed,
+        pipeline.device,
+    )
+    report = evaluation_report(
+        result,
+        model=model.model_name_or_path,
+        split=evaluation.split,
+        num_levels=images.num_levels,
+        variance_type=pipeline.scheduler.variance_type,
+        first_variance=pipeline.scheduler.first_variance,
+        clip_sample=pipeline.scheduler.config.clip_sample,
+    )
+    write_json(folder / "evaluation.json", report)
+    save_evaluation(result, pipeline, batches[0], folder / "evaluation.png", evaluation.seed)
+    print(
+        f"{result.total:.4f} ± {result.standard_error:.4f} bits/dim on {result.num_examples} images"
+        f" = prior {result.prior:.4f} + rate {result.rate:.4f} + decoder {result.decoder:.4f}; see {folder}"
+    )
+
+
+def choose_images(data: DataArguments, evaluation: EvaluationArguments) -> LevelImages:
+    """The split to score, never mirrored."""
+    if evaluation.split not in ("train", "test"):
+        raise ValueError(f"`split` must be 'train' or 'test', but is {evaluation.split!r}.")
+    if evaluation.batch_size < 1 or (evaluation.max_images is not None and evaluation.max_images < 1):
+        raise ValueError("`batch_size` and `max_images` must be at least 1.")
+    check_num_evaluations(evaluation.num_evaluations)
+    if data.random_flip:
+        raise ValueError("`random_flip` is for training; a score is taken on the images as they are.")
+    return getattr(load_images(data), evaluation.split)
+
+
+def check_fit(pipeline: DDPMPaperPipeline, images: LevelImages) -> None:
+    """Raise ValueError unless the model was made for images of this shape."""
+    config, (channels, height, width) = pipeline.unet.config, images.shape
+    size = config.sample_size
+    expected = (size, size) if isinstance(size, int) else tuple(size)
+    if (channels, (height, width)) != (config.in_channels, expected):
+        raise ValueError(
+            f"The model is for {config.in_channels} channels of {expected[0]}x{expected[1]} pixels, the data have"
+            f" {channels} of {height}x{width}; pass --channels and --resolution, or other data."
+        )
+
+
+def follow(scheduler: DDPMPaperScheduler, num_levels: int, evaluation: EvaluationArguments) -> DDPMPaperScheduler:
+    """The model's scheduler for data of so many levels, on the chain that is to be scored."""
+    scheduler = DDPMPaperScheduler.from_config(scheduler.config, num_levels=num_levels)
+    scheduler.set_timesteps(evaluation.num_inference_steps or len(scheduler))
+    return scheduler
+
+
+if __name__ == "__main__":
+    main()

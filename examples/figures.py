@@ -1,0 +1,95 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Pictures: a grid of samples, where the bits are spent, the forward process next to the reverse."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from output_folder import write_file
+from PIL import Image
+from torch import Tensor
+
+from ddpm_hf import BitsPerDim, DDPMPaperPipeline
+
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+
+SMALLEST_CELL = 64  # pixels: smaller images are enlarged, each pixel to a square
+
+
+def save_grid(images: Tensor, path: Path, columns: int | None = None, margin: int = 2) -> None:
+    """Images `[N, C, H, W]` in [0, 1], side by side in rows on white."""
+    images = images.detach().float().cpu().clamp(0, 1)
+    count, channels, height, width = images.shape
+    if channels not in (1, 3, 4):
+        images, channels = images[:, :1], 1
+    factor = max(1, SMALLEST_CELL // max(height, width))
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    cell_h, cell_w = height * factor + margin, width * factor + margin
+    canvas = np.full((rows * cell_h + margin, columns * cell_w + margin, channels), 255, dtype=np.uint8)
+    pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    for k, image in enumerate(pixels.repeat(factor, axis=1).repeat(factor, axis=2)):
+        top, left = margin + k // columns * cell_h, margin + k % columns * cell_w
+        canvas[top : top + height * factor, left : left + width * factor] = image
+    picture = Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
+    write_file(path, picture.save)
+
+
+@torch.no_grad()
+def save_evaluation(result: BitsPerDim, pipeline: DDPMPaperPipeline, originals: Tensor, path: Path, seed: int) -> None:
+    """Bits per visited timestep, and below it x_t on the way to noise next to x_t on the way back.
+
+    Args:
+        originals: images `[N, C, H, W]` in [−1, 1] for the forward process.
+    """
+    rows, columns = min(3, len(originals)), 10
+    timesteps = sorted(pipeline.scheduler.timesteps.tolist())
+    shown = [timesteps[round(k * (len(timesteps) - 1) / (columns - 1))] for k in range(columns)]
+    generator = torch.Generator().manual_seed(seed)
+    x_0 = originals[:rows].cpu()
+    noise = torch.randn(x_0.shape, generator=generator)
+    forward = [x_0] + [pipeline.scheduler.add_noise(x_0, noise, t) for t in shown]
+    generators = [torch.Generator().manual_seed(seed + k) for k in range(rows)]
+    states = {}
+    for step in pipeline.iterate(rows, generators, timesteps=timesteps[::-1]):
+        if step.timestep in shown:
+            states[step.timestep] = step.sample
+    reverse = [step.prev_sample] + [states[t] for t in shown]
+
+    figure = plt.figure(figsize=(11, 9), layout="constrained")
+    top, left, right = figure.subfigures(3, 1, height_ratios=(3, 2, 2))
+    _plot_bits(top.subplots(), result)
+    _plot_chain(left, "forward process q: an image becomes noise", forward, ["x₀"] + [f"t = {t}" for t in shown])
+    _plot_chain(right, "reverse process p: noise becomes an image", reverse, ["sample"] + [f"t = {t}" for t in shown])
+    write_file(path, lambda partial: figure.savefig(partial, dpi=110))
+    plt.close(figure)
+
+
+def _plot_bits(axis: plt.Axes, result: BitsPerDim) -> None:
+    total = f"{result.total:.3f} ± {result.standard_error:.3f} bits/dim"
+    parts = f"prior {result.prior:.2g} + rate {result.rate:.3f} + decoder {result.decoder:.3f}"
+    axis.step(result.timesteps[1:], result.per_timestep[1:], where="mid", color="tab:blue", label="rate")
+    axis.plot(result.timesteps[:1], result.per_timestep[:1], "o", color="tab:red", label="decoder, at the first")
+    axis.set(xlabel="timestep", ylabel="bits/dim", yscale="log", title=f"{total} = {parts}")
+    axis.legend()
+    axis.grid(alpha=0.3)
+
+
+def _plot_chain(figure: plt.Figure, title: str, states: list[Tensor], labels: list[str]) -> None:
+    figure.suptitle(title)
+    axes = figure.subplots(len(states[0]), len(states), squeeze=False)
+    for column, (state, label) in enumerate(zip(states, labels, strict=True)):
+        images = (state.float().cpu() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+        for row, image in enumerate(images):
+            axis = axes[row][column]
+            axis.imshow(image if image.shape[-1] in (3, 4) else image[..., 0], cmap="gray", vmin=0, vmax=1)
+            axis.axis("off")
+            if row == 0:
+                axis.set_title(label, fontsize=8)

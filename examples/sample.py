@@ -1,0 +1,50 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Draw a grid of images from a saved model or a name on the Hub (Ho et al. 2020, Algorithm 2).
+
+    python examples/sample.py --model_name_or_path runs/digits --num_images 64 --output digits.png
+
+Image i depends on --seed and i alone, whatever the batch size.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from arguments import ModelPathArguments, SampleArguments, parse, user_errors
+from figures import save_grid
+from output_folder import claim_file
+from scoring import load_pipeline, use_all_cores
+from torch import Tensor
+
+from ddpm_hf import DDPMPaperPipeline
+
+
+def main() -> None:
+    script = Path(__file__).name
+    model, sampling = parse(script, ModelPathArguments, SampleArguments)
+    with user_errors(script):
+        for name in ("num_images", "batch_size"):
+            if getattr(sampling, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, but is {getattr(sampling, name)}.")
+        output = claim_file(sampling.output)
+        pipeline = load_pipeline(model.model_name_or_path, model.revision)
+        pipeline.scheduler.set_timesteps(sampling.num_inference_steps or len(pipeline.scheduler))
+    use_all_cores(pipeline.device)
+    save_grid(draw(pipeline, sampling), output)
+    print(f"{sampling.num_images} samples in {output}")
+
+
+def draw(pipeline: DDPMPaperPipeline, sampling: SampleArguments) -> Tensor:
+    """Images `[N, C, H, W]` in [0, 1]."""
+    generators = [torch.Generator().manual_seed(sampling.seed + i) for i in range(sampling.num_images)]
+    batches = []
+    for start in range(0, sampling.num_images, sampling.batch_size):
+        batch = generators[start : start + sampling.batch_size]
+        images = pipeline(len(batch), batch, sampling.num_inference_steps, output_type="pt").images
+        batches.append(images.cpu())
+    return torch.cat(batches)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Train a DDPM (Ho et al. 2020, Algorithm 1), draw samples, and score it in bits/dim.
+
+    accelerate launch examples/train.py                                    the digits, about five minutes on two cores
+    accelerate launch examples/train.py examples/configs/cifar10.yaml      the paper's model and settings
+    accelerate launch examples/train.py --train_data_dir my_images --resolution 64
+
+Leaves in --output_dir a saved pipeline, samples.png, metrics.json and a model card (README.md).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from arguments import (
+    DataArguments,
+    DiffusionArguments,
+    ModelArguments,
+    TrainingArguments,
+    check_training_arguments,
+    parse,
+    user_errors,
+)
+from building import build_scheduler, build_unet
+from diffusers import UNet2DModel
+from diffusers.optimization import get_scheduler
+from ema import WeightAverage, averaged
+from figures import save_grid
+from image_data import ImageData, load_images
+from output_folder import claim_folder, write_folder, write_json
+from reporting import describe, metrics, write_model_card
+from scoring import fit_decoder_variance, score, use_all_cores
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler
+from ddpm_hf.objectives import simple_loss, stratified_timesteps
+
+
+STEPS_BETWEEN_REPORTS = 10  # reading the loss waits for the device
+
+
+@dataclasses.dataclass
+class Job:
+    """Everything a run needs, made and checked before it starts."""
+
+    accelerator: Accelerator
+    folder: Path
+    data: ImageData
+    unet: UNet2DModel
+    scheduler: DDPMPaperScheduler
+    objective: str
+    training: TrainingArguments
+    inference_steps: int
+    loader: DataLoader
+    steps: int  # optimisation steps in all
+    seconds: float = 0.0  # spent training
+
+
+def prepare(
+    model: ModelArguments, data: DataArguments, diffusion: DiffusionArguments, training: TrainingArguments
+) -> Job:
+    """Check what was asked for and build it.
+
+    Raises:
+        ValueError: for anything that cannot be trained as asked.
+    """
+    check_training_arguments(training, diffusion)
+    accelerator = Accelerator(
+        mixed_precision=training.mixed_precision, gradient_accumulation_steps=training.gradient_accumulation_steps
+    )
+    use_all_cores(accelerator.device)
+    set_seed(training.seed)
+    images = load_images(data)
+    scheduler = build_scheduler(diffusion, images.train.num_levels)
+    inference_steps = diffusion.ddpm_num_inference_steps or min(100, len(scheduler))
+    build_scheduler(diffusion, images.train.num_levels).set_timesteps(inference_steps)  # found out now if it cannot
+    unet = build_unet(model, diffusion, images.train)
+    loader = DataLoader(
+        images.train,
+        batch_size=min(training.train_batch_size, len(images.train)),
+        shuffle=True,
+        drop_last=True,
+        num_workers=data.dataloader_num_workers,
+        generator=torch.Generator().manual_seed(training.seed),
+    )
+    per_epoch = math.ceil(len(loader) / accelerator.num_processes / training.gradient_accumulation_steps)
+    return Job(
+        accelerator=accelerator,
+        folder=claim_folder(training.output_dir, training.overwrite_output_dir),
+        data=images,
+        unet=unet,
+        scheduler=scheduler,
+        objective=diffusion.objective,
+        training=training,
+        inference_steps=inference_steps,
+        loader=loader,
+        steps=training.max_train_steps or training.num_epochs * per_epoch,
+    )
+
+
+def losses(job: Job, model: torch.nn.Module, x_0: Tensor) -> Tensor:
+    """Algorithm 1, lines 2 to 5: one loss per example, at a random time each, `[B]`."""
+    scheduler = job.scheduler
+    noise = torch.randn_like(x_0)
+    t = stratified_timesteps(len(x_0), len(scheduler), x_0.device)
+    x_t = scheduler.add_noise(x_0, noise, t)
+    output = model(x_t, t, return_dict=False)[0].float()
+    if job.objective == "vlb":
+        return len(scheduler) * scheduler.vlb_loss(output, x_0, x_t, t)
+    return simple_loss(output, scheduler.training_target(x_0, noise, t))
+
+
+def train(job: Job) -> WeightAverage | None:
+    """Algorithm 1, with warm-up, cosine decay, clipped gradients and averaged weights."""
+    accelerator, training = job.accelerator, job.training
+    optimizer = torch.optim.AdamW(
+        job.unet.parameters(),
+        lr=training.learning_rate,
+        betas=(training.adam_beta1, training.adam_beta2),
+        weight_decay=training.adam_weight_decay,
+        eps=training.adam_epsilon,
+        fused=True,
+    )
+    lr_scheduler = get_scheduler(
+        training.lr_scheduler,
+        optimizer,
+        num_warmup_steps=training.lr_warmup_steps * accelerator.num_processes,
+        num_training_steps=job.steps * accelerator.num_processes,
+    )
+    model, optimizer, loader, lr_scheduler = accelerator.prepare(job.unet, optimizer, job.loader, lr_scheduler)
+    ema = None
+    if training.use_ema:
+        ema = WeightAverage(job.unet, training.ema_inv_gamma, training.ema_power, training.ema_max_decay)
+    bar = tqdm(total=job.steps, desc="training", unit="step", disable=not accelerator.is_main_process)
+    started, running = time.monotonic(), torch.zeros((), device=accelerator.device)
+    epoch = 0
+    while bar.n < job.steps:
+        model.train()
+        for x_0 in loader:
+            with accelerator.accumulate(model):
+                loss = losses(job, model, x_0).mean()
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(model.parameters(), training.max_grad_norm)
+                optimizer.step()
+                lr_scheduler.step()
+                optimizer.zero_grad()
+            running += loss.detach() / training.gradient_accumulation_steps
+            if not accelerator.sync_gradients:
+                continue
+            if ema is not None:
+                ema.update(job.unet)
+            bar.update()
+            if bar.n % STEPS_BETWEEN_REPORTS == 0:
+                speed = bar.n * loader.total_batch_size * training.gradient_accumulation_steps
+                speed /= time.monotonic() - started
+                bar.set_postfix_str(f"loss {running.item() / STEPS_BETWEEN_REPORTS:.4f}, {speed:.0f} images/s")
+                running.zero_()
+            if bar.n == job.steps:
+                break
+        epoch += 1
+        is_last = bar.n == job.steps
+        if accelerator.is_main_process and is_due(epoch, training.save_images_epochs) and not is_last:
+            with averaged(ema, job.unet):
+                draw(job, job.folder / "samples" / f"step_{bar.n:07d}.png", job.inference_steps)
+    bar.close()
+    job.seconds = time.monotonic() - started
+    return ema
+
+
+def is_due(epoch: int, interval: int) -> bool:
+    """Whether something done every `interval` epochs, never if 0, is due after this one."""
+    return interval > 0 and epoch % interval == 0
+
+
+def draw(job: Job, path: Path, steps: int) -> None:
+    """A grid of samples, the same noise every time."""
+    job.unet.eval()
+    pipeline = DDPMPaperPipeline(job.unet, DDPMPaperScheduler.from_config(job.scheduler.config))
+    pipeline.set_progress_bar_config(leave=False, desc="sampling", unit="step")
+    generators = [torch.Generator().manual_seed(job.training.seed + i) for i in range(job.training.eval_batch_size)]
+    save_grid(pipeline(len(generators), generators, steps, output_type="pt").images, path)
+
+
+def finish(job: Job) -> None:
+    """Sample, score on the test images, and save: all with the averaged weights."""
+    training, device = job.training, job.accelerator.device
+    job.unet.eval()
+    if job.scheduler.variance_type.startswith("fixed"):
+        variance = fit_decoder_variance(
+            job.unet, job.scheduler, job.data.train.batches(training.train_batch_size), training.seed, device
+        )
+        job.scheduler = DDPMPaperScheduler.from_config(job.scheduler.config, first_variance=variance)
+    draw(job, job.folder / "samples.png", len(job.scheduler))
+    batches = job.data.test.batches(training.train_batch_size)
+    result = score(job.unet, job.scheduler, batches, training.num_evaluations, training.seed, device)
+    report = metrics(job, result)
+    write_json(job.folder / "metrics.json", report)
+    pipeline = DDPMPaperPipeline(job.unet, job.scheduler)
+    write_folder(job.folder, pipeline.save_pretrained, last="model_index.json")
+    write_model_card(job.folder / "README.md", report)
+    print(describe(report))
+
+
+def main() -> None:
+    script = Path(__file__).name
+    arguments = parse(script, ModelArguments, DataArguments, DiffusionArguments, TrainingArguments)
+    with user_errors(script):
+        job = prepare(*arguments)
+    ema = train(job)
+    if job.accelerator.is_main_process:
+        with averaged(ema, job.unet):
+            finish(job)
+    job.accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

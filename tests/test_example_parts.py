@@ -1,0 +1,182 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""The pieces that the scripts share: images as levels, averaged weights, output folders, configurations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from arguments import DataArguments, DiffusionArguments, ModelArguments, TrainingArguments, parse
+from building import build_scheduler, build_unet
+from ema import WeightAverage, averaged
+from figures import save_grid
+from image_data import LevelImages, load_images
+from output_folder import claim_folder, write_file, write_folder
+from PIL import Image
+from scoring import fit_decoder_variance
+from sklearn.datasets import load_digits
+from torch import nn
+
+from ddpm_hf import DDPMPaperScheduler, NoiseSchedule
+
+
+CONFIGS = Path(__file__).parents[1] / "examples" / "configs"
+
+
+# --- images ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_digits_are_scikit_learns_in_order() -> None:
+    data, truth = load_images(DataArguments()), load_digits().images
+    assert (len(data.train), len(data.test), data.train.num_levels) == (1500, 297, 17)
+    for images, levels in ((data.train, truth[:1500]), (data.test, truth[1500:])):
+        batch = torch.cat(list(images.batches(400)))
+        np.testing.assert_array_equal(((batch[:, 0] + 1) * 8).numpy(), levels)
+
+
+def test_flips_mirror_about_half_of_the_images_and_change_nothing_else() -> None:
+    torch.manual_seed(0)
+    image = torch.arange(12, dtype=torch.uint8).reshape(1, 3, 4)
+    images = LevelImages(400, lambda i: image, num_levels=256, random_flip=True)
+    plain = image.float() * (2 / 255) - 1
+    flipped = [torch.equal(images[i], plain.flip(-1)) for i in range(400)]
+    assert all(same or torch.equal(images[i], plain) for i, same in enumerate(flipped[:5]))
+    assert 140 < sum(flipped) < 260
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3), ("RGBA", 4)])
+def test_eight_bit_images_keep_their_pixels(tmp_path: Path, mode: str, channels: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 4, channels), dtype=np.uint8)
+    (tmp_path / "images").mkdir()
+    for i, image in enumerate(pixels):
+        Image.fromarray(image[..., 0] if channels == 1 else image, mode=mode).save(tmp_path / "images" / f"{i}.png")
+    data = load_images(DataArguments(train_data_dir=str(tmp_path / "images"), test_fraction=0.2))
+    seen = torch.cat([*data.train.batches(9), *data.test.batches(9)])
+    levels = ((seen + 1) / 2 * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    assert sorted(image.tobytes() for image in levels) == sorted(image.tobytes() for image in pixels)
+
+
+def test_black_and_white_images_have_two_levels(tmp_path: Path) -> None:
+    for i in range(4):
+        Image.fromarray(np.eye(8) > i / 10).save(tmp_path / f"{i}.png")
+    data = load_images(DataArguments(train_data_dir=str(tmp_path), test_fraction=0.25))
+    assert data.train.num_levels == 2 and set(data.train[0].unique().tolist()) == {-1.0, 1.0}
+
+
+def test_fewer_levels_keep_the_highest_bits(tmp_path: Path) -> None:
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(tmp_path / "a.png")
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(tmp_path / "b.png")
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(tmp_path / "c.png")
+    data = load_images(DataArguments(train_data_dir=str(tmp_path), num_levels=32, test_fraction=0.4))
+    levels = ((data.train[0] + 1) / 2 * 31).round().flatten().long()
+    assert torch.equal(levels, torch.arange(256) >> 3)
+
+
+def test_resizing_crops_the_middle(tmp_path: Path) -> None:
+    wide = np.zeros((8, 24), dtype=np.uint8)
+    wide[:, 8:16] = 255
+    for name in "abc":
+        Image.fromarray(wide).save(tmp_path / f"{name}.png")
+    arguments = DataArguments(train_data_dir=str(tmp_path), resolution=8, center_crop=True, test_fraction=0.4)
+    assert torch.equal(load_images(arguments).train[0], torch.ones(1, 8, 8))
+
+
+def test_a_data_set_without_images_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    datasets.Dataset.from_dict({"text": ["a", "b"]}).to_parquet(tmp_path / "data" / "train.parquet")
+    with pytest.raises(ValueError, match="no column of images"):
+        load_images(DataArguments(dataset_name=str(tmp_path / "data")))
+
+
+# --- weights --------------------------------------------------------------------------------------------------------
+
+
+def test_the_average_follows_its_recursion_and_is_swapped_back() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    average = WeightAverage(model, inv_gamma=1.0, power=0.75, max_decay=0.9)
+    expected = {name: tensor.double() for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    for step in range(1, 40):
+        with torch.no_grad():
+            for tensor in model.state_dict().values():
+                tensor.add_(torch.randn_like(tensor) if tensor.is_floating_point() else 1)
+        average.update(model)
+        decay = min(0.9, 1 - (1 + step) ** -0.75)
+        for name in expected:
+            expected[name] = decay * expected[name] + (1 - decay) * model.state_dict()[name].double()
+    last = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with averaged(average, model):
+        for name, tensor in expected.items():
+            torch.testing.assert_close(model.state_dict()[name].double(), tensor, rtol=1e-5, atol=1e-6)
+    assert all(torch.equal(tensor, last[name]) for name, tensor in model.state_dict().items())
+
+
+# --- folders --------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_fails_half_way_never_looks_whole(tmp_path: Path) -> None:
+    def fail(path: Path) -> None:
+        path.write_text("half")
+        raise OSError("disk full")
+
+    (tmp_path / "kept.json").write_text("old")
+    with pytest.raises(OSError, match="disk full"):
+        write_file(tmp_path / "kept.json", fail)
+    assert (tmp_path / "kept.json").read_text() == "old"
+    with pytest.raises(OSError, match="disk full"):
+        write_folder(tmp_path, lambda partial: (partial.mkdir(), fail(partial / "weights")), last="index")
+    assert not (tmp_path / "weights").exists()
+
+
+def test_a_folder_in_use_is_claimed_only_if_asked(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    assert claim_folder(str(tmp_path / "run"), overwrite=False).is_dir()
+    (tmp_path / "run" / "metrics.json").write_text("{}")
+    with pytest.raises(ValueError, match="already holds another run"):
+        claim_folder(str(tmp_path / "run"), overwrite=False)
+    assert claim_folder(str(tmp_path / "run"), overwrite=True).is_dir()
+
+
+def test_a_grid_shows_every_image_where_it_belongs(tmp_path: Path) -> None:
+    images = torch.linspace(0, 1, 5).reshape(5, 1, 1, 1).expand(5, 1, 64, 64)
+    save_grid(images, tmp_path / "grid.png", columns=3, margin=2)
+    grid = np.asarray(Image.open(tmp_path / "grid.png"))
+    assert grid.shape == (2 * 66 + 2, 3 * 66 + 2)
+    assert [int(grid[34 + 66 * (k // 3), 34 + 66 * (k % 3)]) for k in range(5)] == [0, 64, 128, 191, 255]
+
+
+# --- models and schedules -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "shape", "parameters"),
+    [("cifar10.yaml", (3, 32, 32), 35_746_307), ("images256.yaml", (3, 256, 256), 113_673_219)],
+)
+def test_the_papers_models_have_the_published_sizes(config: str, shape: tuple[int, ...], parameters: int) -> None:
+    classes = (ModelArguments, DataArguments, DiffusionArguments, TrainingArguments)
+    model, _, diffusion, _ = parse("train.py", *classes, argv=[str(CONFIGS / config)])
+    images = LevelImages(1, lambda i: torch.zeros(shape, dtype=torch.uint8), num_levels=256)
+    with torch.device("meta"):
+        unet = build_unet(model, diffusion, images)
+    assert sum(parameter.numel() for parameter in unet.parameters()) == parameters
+    scheduler = build_scheduler(diffusion, 256)
+    assert torch.equal(scheduler.schedule.log_alphas_cumprod, NoiseSchedule.linear(1000).log_alphas_cumprod)
+
+
+def test_the_fitted_decoder_variance_is_that_of_the_residuals() -> None:
+    # A model that sees through the noise up to an error of known variance, on levels far finer than that.
+    torch.manual_seed(0)
+    num_levels, spread = 65536, 0.02
+    x_0 = (torch.rand(64, 1, 16, 16) * (num_levels - 1)).round() / (num_levels - 1) * 2 - 1
+    guess = x_0 + spread * torch.randn(x_0.shape)
+    scheduler = DDPMPaperScheduler(prediction_type="sample", clip_sample=False, num_levels=num_levels)
+
+    class Oracle(nn.Module):
+        def forward(self, x_t: torch.Tensor, t: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
+            return (guess,)
+
+    variance = fit_decoder_variance(Oracle(), scheduler, [x_0], seed=0, device=torch.device("cpu"))
+    assert variance == pytest.approx(spread**2, rel=0.03)

@@ -1,0 +1,283 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""The scripts in examples/: real processes on real images, and what they say to a user's mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from PIL import Image
+
+from ddpm_hf import DDPMPaperPipeline
+
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+TINY_MODEL = ["--block_out_channels", "8", "8", "--layers_per_block", "1", "--norm_num_groups", "4"]
+TINY_RUN = ["--ddpm_num_steps", "20", "--max_train_steps", "4", "--train_batch_size", "64", "--eval_batch_size", "4"]
+
+
+def run(script: str, *arguments: object, launcher: tuple[str, ...] = (sys.executable,)) -> subprocess.CompletedProcess:
+    """One of the scripts as a process of its own, offline."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [*launcher, str(EXAMPLES / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+
+
+def fails(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, script: str, *arguments: object) -> str:
+    """What the script says to a mistake: one sentence, with exit status 2."""
+    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+    assert stopped.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith(f"{script}: error: ") and "Traceback" not in " ".join(lines)
+    return lines[-1]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model trained on the digits under `accelerate launch`."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    launcher = (sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu")
+    done = run(
+        "train.py", *TINY_MODEL, *TINY_RUN, "--output_dir", folder, "--save_images_epochs", 1, launcher=launcher
+    )
+    assert done.returncode == 0, done.stderr
+    assert "bits/dim on 297 test images" in done.stdout
+    return folder
+
+
+# --- train.py --------------------------------------------------------------------------------------------------------
+
+
+def test_training_leaves_a_pipeline_samples_metrics_and_a_card(trained: Path) -> None:
+    report = json.loads((trained / "metrics.json").read_text())
+    assert report["bits_per_dim"] == pytest.approx(
+        report["bits_per_dim_prior"] + report["bits_per_dim_rate"] + report["bits_per_dim_decoder"], rel=1e-9
+    )
+    assert report["bits_per_dim_standard_error"] > 0 and report["train_seconds"] > 0
+    assert report["num_levels"] == 17 and report["train_images"] == 1500 and report["test_images"] == 297
+    assert Image.open(trained / "samples.png").mode == "L"
+    pipeline = DDPMPaperPipeline.from_pretrained(trained)
+    assert pipeline.scheduler.num_levels == 17
+    assert pipeline.scheduler.first_variance == report["decoder_variance"]
+    assert not list(trained.rglob("*partial*"))
+
+
+def test_the_launcher_leaves_all_cores_to_the_training(trained: Path) -> None:
+    # `accelerate launch` sets OMP_NUM_THREADS=1 where there is no GPU.
+    assert json.loads((trained / "metrics.json").read_text())["cpu_threads"] == len(os.sched_getaffinity(0))
+
+
+def test_sample_grids_are_drawn_along_the_way(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    settings = [*TINY_MODEL, *TINY_RUN, "--train_batch_size", 500, "--save_images_epochs", 1]
+    assert run("train.py", *settings, "--output_dir", folder).returncode == 0
+    assert [path.name for path in (folder / "samples").iterdir()] == ["step_0000003.png"]  # 3 steps an epoch, 4 in all
+
+
+def test_the_card_carries_the_figures_of_the_run(trained: Path) -> None:
+    card = ModelCard.load(trained / "README.md")
+    report = json.loads((trained / "metrics.json").read_text())
+    (result,) = card.data.eval_results
+    assert result.metric_type == "bits_per_dim" and result.metric_value == round(report["bits_per_dim"], 4)
+    assert f"{report['bits_per_dim']:.4f} ± {report['bits_per_dim_standard_error']:.4f}" in card.text
+    assert "{{" not in card.text and "None" not in card.text
+
+
+def test_the_same_seed_trains_the_same_weights(tmp_path: Path) -> None:
+    for name in "ab":
+        done = run("train.py", *TINY_MODEL, *TINY_RUN, "--output_dir", tmp_path / name, "--seed", 3)
+        assert done.returncode == 0, done.stderr
+    weights = [DDPMPaperPipeline.from_pretrained(tmp_path / name).unet.state_dict() for name in "ab"]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_training_follows_a_settings_file_and_flags_win(tmp_path: Path) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(
+        "block_out_channels: [8, 8]\nlayers_per_block: 1\nnorm_num_groups: 4\nattention_head_dim: 4\n"
+        "ddpm_num_steps: 20\nmax_train_steps: 50\ntrain_batch_size: 64\neval_batch_size: 4\n"
+        "variance_type: learned_range\nobjective: vlb\nprediction_type: v_prediction\nlearning_rate: 1e-3\n"
+        f"output_dir: {tmp_path / 'run'}\n"
+    )
+    done = run("train.py", settings, "--max_train_steps", 2)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (report["train_steps"], report["variance_type"], report["objective"]) == (2, "learned_range", "vlb")
+    assert DDPMPaperPipeline.from_pretrained(tmp_path / "run").unet.config.out_channels == 2
+
+
+def test_training_on_a_folder_of_rectangular_colour_images(tmp_path: Path) -> None:
+    images = save_images(tmp_path / "images", [("RGB", (8, 16))] * 12)
+    done = run("train.py", *TINY_MODEL, *TINY_RUN, "--train_data_dir", images, "--output_dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert report["image_shape"] == [3, 16, 8] and report["num_levels"] == 256
+    assert report["train_images"] + report["test_images"] == 12
+    pipeline = DDPMPaperPipeline.from_pretrained(tmp_path / "run")
+    assert pipeline(2, num_inference_steps=2).images[0].size == (8, 16)
+
+
+def test_training_on_a_data_set_of_parquet_files(tmp_path: Path) -> None:
+    files = sorted(save_images(tmp_path / "images", [("L", (8, 8))] * 10).iterdir())
+    data = datasets.Dataset.from_dict({"picture": [str(file) for file in files], "label": list(range(10))})
+    data = data.cast_column("picture", datasets.Image())
+    (tmp_path / "data").mkdir()
+    data.select(range(7)).to_parquet(tmp_path / "data" / "train.parquet")
+    data.select(range(7, 10)).to_parquet(tmp_path / "data" / "test.parquet")
+    arguments = ["--dataset_name", tmp_path / "data", "--output_dir", tmp_path / "run", "--num_levels", 4]
+    done = run("train.py", *TINY_MODEL, *TINY_RUN, *arguments)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (report["train_images"], report["test_images"], report["num_levels"]) == (7, 3, 4)
+
+
+# --- sample.py and evaluate.py --------------------------------------------------------------------------------------
+
+
+def test_samples_do_not_depend_on_the_batch_they_are_drawn_in(trained: Path, tmp_path: Path) -> None:
+    grids = []
+    for batch_size in (5, 2):
+        output = tmp_path / f"{batch_size}.png"
+        done = run(
+            "sample.py", "--model_name_or_path", trained, "--num_images", 5, "--batch_size", batch_size,
+            "--output", output,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        grids.append(np.asarray(Image.open(output)).astype(int))
+    assert np.abs(grids[0] - grids[1]).max() <= 1  # of 255: convolutions of another batch size round differently
+
+
+def test_evaluation_repeats_the_score_of_the_training(trained: Path, tmp_path: Path) -> None:
+    arguments = ["--model_name_or_path", trained, "--output_dir", tmp_path / "evaluation", "--num_evaluations", 0]
+    done = run("evaluate.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    report = json.loads((trained / "metrics.json").read_text())
+    error = (result["standard_error"] ** 2 + report["bits_per_dim_standard_error"] ** 2) ** 0.5
+    assert abs(result["total"] - report["bits_per_dim"]) < 4 * error
+    assert [row["timestep"] for row in result["per_timestep"]] == list(range(20))
+    bits = [row["bits_per_dim"] for row in result["per_timestep"]]
+    assert sum(bits) + result["prior"] == pytest.approx(result["total"], rel=1e-9)
+    picture = Image.open(tmp_path / "evaluation" / "evaluation.png")
+    assert picture.width > 800 and len(set(picture.convert("L").tobytes())) > 50
+
+
+# --- what a user gets wrong -----------------------------------------------------------------------------------------
+
+
+def save_images(folder: Path, kinds: list[tuple[str, tuple[int, int]]]) -> Path:
+    """Noise images of the given modes and sizes (width, height) as PNG files."""
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for i, (mode, (width, height)) in enumerate(kinds):
+        pixels = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).convert(mode).save(folder / f"{i:03d}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "named"),
+    [
+        ("--ddpm_num_steps", 0, "num_train_timesteps"),
+        ("--ddpm_beta_schedule", "exponential", "beta_schedule"),
+        ("--variance_type", "fixed", "variance_type"),
+        ("--prediction_type", "noise", "prediction_type"),
+        ("--objective", "elbo", "objective"),
+        ("--mixed_precision", "fp8", "mixed_precision"),
+        ("--lr_scheduler", "sine", "lr_scheduler"),
+        ("--ddpm_num_inference_steps", 2000, "num_inference_steps"),
+        ("--train_batch_size", 0, "train_batch_size"),
+        ("--num_evaluations", 1, "num_evaluations"),
+        ("--log_snr_min", 20, "log_snr_min"),
+        ("--variance_type", "learned", "objective"),
+        ("--num_levels", 1, "num_levels"),
+        ("--channels", 2, "channels"),
+        ("--resolution", 16, "resolution"),
+        ("--train_batch_size", "many", "train_batch_size"),
+        ("--no_such_flag", 1, "no_such_flag"),
+        ("--block_out_channels", "8 8 8 8 8", "block_out_channels"),
+    ],
+)
+def test_a_wrong_flag_is_named_in_one_sentence(capsys, monkeypatch, tmp_path, flag, value, named) -> None:
+    arguments = [*TINY_MODEL, flag, *str(value).split(), "--output_dir", tmp_path / "run"]
+    assert named in fails(capsys, monkeypatch, "train.py", *arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_ends_a_real_process_with_status_2_and_no_traceback(tmp_path: Path) -> None:
+    done = run("train.py", "--variance_type", "fixed", "--output_dir", tmp_path / "run")
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "`variance_type`" in done.stderr
+
+
+def test_another_run_is_not_written_over(capsys, monkeypatch, trained) -> None:
+    before = (trained / "metrics.json").read_bytes()
+    assert "already holds another run" in fails(capsys, monkeypatch, "train.py", "--output_dir", trained)
+    assert (trained / "metrics.json").read_bytes() == before
+
+
+def test_settings_with_an_unknown_name(capsys, monkeypatch, tmp_path) -> None:
+    (tmp_path / "settings.yaml").write_text("learning_rat: 1\n")
+    assert "learning_rat" in fails(capsys, monkeypatch, "train.py", tmp_path / "settings.yaml")
+
+
+def test_a_data_folder_without_images(capsys, monkeypatch, tmp_path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("nothing to see")
+    arguments = ["--train_data_dir", tmp_path / "empty", "--output_dir", tmp_path / "run"]
+    assert "empty" in fails(capsys, monkeypatch, "train.py", *arguments)
+    arguments[1] = tmp_path / "missing"
+    assert "is not a folder" in fails(capsys, monkeypatch, "train.py", *arguments)
+
+
+def test_a_corrupt_image_is_named(capsys, monkeypatch, tmp_path) -> None:
+    images = save_images(tmp_path / "images", [("RGB", (16, 16))] * 6)
+    whole = (images / "003.png").read_bytes()
+    (images / "003.png").write_bytes(whole[: len(whole) // 2])
+    arguments = ["--train_data_dir", images, "--output_dir", tmp_path / "run"]
+    assert "003.png" in fails(capsys, monkeypatch, "train.py", *arguments)
+    (images / "003.png").write_bytes(b"not an image at all")
+    assert "003.png" in fails(capsys, monkeypatch, "train.py", *arguments)
+
+
+def test_images_of_mixed_modes_and_sizes_need_a_decision(capsys, monkeypatch, tmp_path) -> None:
+    modes = save_images(tmp_path / "modes", [("RGB", (8, 8))] * 4 + [("L", (8, 8))] * 2)
+    sentence = fails(capsys, monkeypatch, "train.py", "--train_data_dir", modes, "--output_dir", tmp_path / "run")
+    assert "mixed modes" in sentence and "--channels" in sentence
+    sizes = save_images(tmp_path / "sizes", [("L", (8, 8))] * 4 + [("L", (16, 8))] * 2)
+    sentence = fails(capsys, monkeypatch, "train.py", "--train_data_dir", sizes, "--output_dir", tmp_path / "run")
+    assert "--resolution" in sentence
+
+
+@pytest.mark.parametrize("script", ["sample.py", "evaluate.py"])
+def test_a_path_that_is_no_model(capsys, monkeypatch, tmp_path, script) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    output = ["--output", tmp_path / "x.png"] if script == "sample.py" else ["--output_dir", tmp_path / "x"]
+    for path in (tmp_path / "missing", tmp_path):
+        assert str(path) in fails(capsys, monkeypatch, script, "--model_name_or_path", path, *output)
+    assert not any(tmp_path.iterdir())
+
+
+def test_sampling_does_not_write_over_a_file(capsys, monkeypatch, trained, tmp_path) -> None:
+    (tmp_path / "kept.png").write_bytes(b"kept")
+    arguments = ["--model_name_or_path", trained, "--output", tmp_path / "kept.png"]
+    assert "already exists" in fails(capsys, monkeypatch, "sample.py", *arguments)
+    assert (tmp_path / "kept.png").read_bytes() == b"kept"
+    arguments = ["--model_name_or_path", trained, "--output", tmp_path / "new.png", "--num_inference_steps", 21]
+    assert "num_inference_steps" in fails(capsys, monkeypatch, "sample.py", *arguments)
+
+
+def test_evaluation_of_images_that_the_model_was_not_made_for(capsys, monkeypatch, trained, tmp_path) -> None:
+    images = save_images(tmp_path / "images", [("RGB", (8, 8))] * 4)
+    arguments = ["--model_name_or_path", trained, "--train_data_dir", images, "--output_dir", tmp_path / "x"]
+    assert "1 channels of 8x8" in fails(capsys, monkeypatch, "evaluate.py", *arguments)
