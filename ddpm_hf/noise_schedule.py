@@ -127,7 +127,7 @@ class NoiseSchedule:
 
         On this schedule L_simple weighs every noise level as the likelihood does (Kingma et al. 2021, Eq. 17). Choose
         `log_snr_max` so that the first noise level fits the data: with K levels in [−1, 1], σ_1 = e^(−log_snr_max/2)
-        should be a few times smaller than the half-bin 1/(K − 1).
+        should be a little below the half-bin 1/(K − 1): about 6 for 17 levels, 12 for 256.
 
         Raises:
             ValueError: unless `log_snr_max` > `log_snr_min`, both finite.

@@ -63,10 +63,10 @@ def stratified_timesteps(
 ) -> Tensor:
     """Uniform indices 0 … num_timesteps − 1 spread evenly over the batch, int64 `[batch_size]`.
 
-    Each index is uniform by itself; together they share one random offset, which lowers the variance of the batch's
-    loss (Kingma et al. 2021, appendix I.1). The order within the batch is that of the offset: shuffle the examples.
+    Each is uniform by itself; together they share one random offset on the circle, which lowers the variance of the
+    batch's loss (Kingma et al. 2021, appendix I.1).
     """
     device = device if generator is None else generator.device
-    offset = torch.rand((), generator=generator, device=device, dtype=torch.float64 if device != "mps" else None)
-    u = (torch.arange(batch_size, device=device) + offset) / batch_size
-    return (u * num_timesteps).long().clamp(max=num_timesteps - 1)
+    offset = torch.rand((), generator=generator, device=device) * num_timesteps
+    places = torch.arange(batch_size, device=device) * (num_timesteps / batch_size) + offset
+    return places.long() % num_timesteps

@@ -131,7 +131,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         """A scheduler with any noise schedule, saved as its betas, which stock schedulers can read.
 
         Args:
-            schedule: such as `NoiseSchedule.linear_log_snr(1000, 6.5, -9.0)`.
+            schedule: such as `NoiseSchedule.linear_log_snr(1000, 13.0, -9.0)`.
             kwargs: the other arguments of the class.
         """
         return cls(num_train_timesteps=schedule.T, trained_betas=schedule.betas.tolist(), **kwargs)
@@ -377,6 +377,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         L_{t−1} = KL(q(x_s | x_t, x_0) ‖ p_θ(x_s | x_t)); at the last visited timestep L_0 = −log p_θ(x_0 | x_1), of
         the level's bin for data of `num_levels` levels in [−1, 1] (Eq. 13), of its density for continuous data.
         Their sum over the visited timesteps plus `prior_loss` bounds the negative log-likelihood; see `bits_per_dim`.
+        Where `clip_sample` clips the predicted x_0 no gradient passes: train on L_vlb with `clip_sample=False`.
 
         Args:
             model_output, noisy_samples, timesteps: as in `p_mean_variance`.

@@ -100,17 +100,16 @@ def _digits(arguments: DataArguments) -> ImageData:
 
 def _read_splits(arguments: DataArguments) -> tuple[datasets.Dataset, datasets.Dataset, str]:
     name = arguments.dataset_name or arguments.train_data_dir
+    if arguments.dataset_name is not None:
+        source = {"path": name, "name": arguments.dataset_config_name}
+    elif Path(name).is_dir():
+        source = {"path": "imagefolder", "data_dir": name}
+    else:
+        raise ValueError(f"`train_data_dir` {name} is not a folder.")
     try:
-        if arguments.dataset_name is not None:
-            splits = datasets.load_dataset(name, arguments.dataset_config_name, cache_dir=arguments.cache_dir)
-        else:
-            if not Path(name).is_dir():
-                raise ValueError(f"`train_data_dir` {name} is not a folder.")
-            splits = datasets.load_dataset("imagefolder", data_dir=name, cache_dir=arguments.cache_dir)
-    except datasets.exceptions.DatasetsError as error:
-        raise ValueError(f"{name} cannot be read as images: {error}") from error
-    except FileNotFoundError as error:
-        raise ValueError(f"{name} holds no images: {error}") from error
+        splits = datasets.load_dataset(**source, cache_dir=arguments.cache_dir)
+    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(f"{name} holds no images that can be read: {error}") from error
     splits = {split: _undecoded(data, name) for split, data in splits.items()}
     if "train" not in splits or len(splits["train"]) < 2:
         raise ValueError(f"{name} holds no training images (split 'train' of at least 2); it has {list(splits)}.")

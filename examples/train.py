@@ -56,6 +56,7 @@ class Job:
     data: ImageData
     unet: UNet2DModel
     scheduler: DDPMPaperScheduler
+    unclipped_scheduler: DDPMPaperScheduler  # clipping the prediction would stop its gradient
     objective: str
     training: TrainingArguments
     inference_steps: int
@@ -98,6 +99,7 @@ def prepare(
         data=images,
         unet=unet,
         scheduler=scheduler,
+        unclipped_scheduler=DDPMPaperScheduler.from_config(scheduler.config, clip_sample=False),
         objective=diffusion.objective,
         training=training,
         inference_steps=inference_steps,
@@ -114,7 +116,7 @@ def losses(job: Job, model: torch.nn.Module, x_0: Tensor) -> Tensor:
     x_t = scheduler.add_noise(x_0, noise, t)
     output = model(x_t, t, return_dict=False)[0].float()
     if job.objective == "vlb":
-        return len(scheduler) * scheduler.vlb_loss(output, x_0, x_t, t)
+        return len(scheduler) * job.unclipped_scheduler.vlb_loss(output, x_0, x_t, t)
     return simple_loss(output, scheduler.training_target(x_0, noise, t))
 
 

@@ -235,7 +235,7 @@ def test_a_data_folder_without_images(capsys, monkeypatch, tmp_path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("nothing to see")
     arguments = ["--train_data_dir", tmp_path / "empty", "--output_dir", tmp_path / "run"]
-    assert "empty" in fails(capsys, monkeypatch, "train.py", *arguments)
+    assert "empty holds no images" in fails(capsys, monkeypatch, "train.py", *arguments)
     arguments[1] = tmp_path / "missing"
     assert "is not a folder" in fails(capsys, monkeypatch, "train.py", *arguments)
 
