@@ -3,6 +3,8 @@ r"""Training losses, one value per example, and the times they are evaluated at.
 
 L_simple = E ‖ε − ε_θ(x_t, t)‖²                          (Ho et al. 2020, Eq. 14; here the mean over dimensions)
 L_vlb    = E [K · L_{t−1}],  t uniform over K times      (Eq. 5, as an unbiased estimate from one time per example)
+L_rate   = E [K · ½ (SNR_s − SNR_t) ‖x_0 − x̂_0‖²]        (Kingma et al. 2021, Eq. 13: what L_vlb is for σ² = β̃,
+                                                          the decoder apart)
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .likelihood import vlb_terms
-from .numerics import mean_flat, promote, require_samples
+from .numerics import expand_like, mean_flat, move_coefficients, nats_to_bits, promote, require_samples
 from .reverse_process import ReverseProcess
 
 
@@ -44,6 +46,38 @@ def vlb_loss(
     return len(process.times) * vlb_terms(process, model_output, x_0, x_t, index, num_levels)
 
 
+def rate_loss(process: ReverseProcess, model_output: Tensor, x_0: Tensor, x_t: Tensor, index: Tensor) -> Tensor:
+    """L_rate in bits/dim, `[B]`: its mean over uniform `index` is the rate of the bound with variance β̃.
+
+    The decoder's place, the first pair, is given to one more step of the same kind, as if the log-SNR went on in equal
+    steps: L_0 has K times the weight of its neighbours, and as seldom a gradient. A chain of one pair has none.
+
+    Args:
+        process: a chain of at least two pairs whose variance is not learned.
+        model_output, x_0, x_t, index: as in `vlb_terms`.
+
+    Raises:
+        ValueError: for a learned variance, a chain of one pair, or shapes that do not fit.
+    """
+    if process.learns_variance or len(process.times) < 2:
+        raise ValueError(
+            "L_rate needs a chain of at least 2 timesteps and a variance that is not learned, but there are"
+            f" {len(process.times)} and the variance is {process.variance_type!r}; use L_vlb."
+        )
+    require_samples(noisy_samples=x_t, original_samples=x_0)
+    row = process.coefficients(index)
+    _, pred_original_sample, _ = process.predict(model_output, x_t, row)
+    weight = 0.5 * expand_like(move_coefficients(_snr_drops(process), index.device)[index], pred_original_sample)
+    return len(process.times) * nats_to_bits(mean_flat(weight * (promote(x_0) - pred_original_sample) ** 2))
+
+
+def _snr_drops(process: ReverseProcess) -> Tensor:
+    """SNR_s − SNR_t of every visited pair, `[K]`; for the first, SNR_0 being infinite, by a log-SNR that goes on."""
+    log_snr = process.schedule.log_snr[list(process.times)]
+    log_snr_before = torch.cat([2 * log_snr[:1] - log_snr[1:2], log_snr[:-1]])
+    return torch.exp(log_snr) * torch.expm1(log_snr_before - log_snr)
+
+
 def uniform_timesteps(
     batch_size: int,
     num_timesteps: int,
@@ -70,3 +104,66 @@ def stratified_timesteps(
     offset = torch.rand((), generator=generator, device=device) * num_timesteps
     places = torch.arange(batch_size, device=device) * (num_timesteps / batch_size) + offset
     return places.long() % num_timesteps
+
+
+class ImportanceTimesteps:
+    """Indices drawn where the loss is large, and the weights that keep the mean loss what it is for uniform ones.
+
+    The density is proportional to the root of the loss's second moment, which gives the mean its least variance
+    (Nichol & Dhariwal 2021, Eq. 18), mixed with a uniform one; second moments are running means over bins of
+    neighbouring indices. Until `warmup` updates have come in, indices are uniform. A batch covers the density evenly.
+
+    Args:
+        num_timesteps: indices are 0 … num_timesteps − 1.
+        device: where indices are drawn.
+        num_bins: of the running means, at most one per index.
+        uniform_share: of the density, in (0, 1].
+        decay: of the running mean, per loss that comes in.
+        warmup: updates.
+    """
+
+    def __init__(
+        self,
+        num_timesteps: int,
+        device: torch.device | str | None = None,
+        num_bins: int = 40,
+        uniform_share: float = 0.2,
+        decay: float = 0.97,
+        warmup: int = 50,
+    ):
+        if not 0 < uniform_share <= 1:
+            raise ValueError(f"`uniform_share` must be in (0, 1], but is {uniform_share}.")
+        self.num_timesteps, self.num_bins = num_timesteps, min(num_bins, num_timesteps)
+        self.uniform_share, self.decay, self.warmup = uniform_share, decay, warmup
+        self.num_updates = 0
+        self.second_moments = torch.ones(self.num_bins, device=device)
+        self.bins = torch.arange(num_timesteps, device=device) * self.num_bins // num_timesteps  # of every index
+
+    @property
+    def probabilities(self) -> Tensor:
+        """The probability of every index, `[num_timesteps]`."""
+        uniform = torch.full_like(self.second_moments[self.bins], 1 / self.num_timesteps)
+        if self.num_updates < self.warmup:
+            return uniform
+        density = self.second_moments.sqrt()[self.bins]
+        return self.uniform_share * uniform + (1 - self.uniform_share) * density / density.sum()
+
+    def sample(self, batch_size: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Indices, int64 `[batch_size]`, and their weights 1/(num_timesteps · probability)."""
+        probabilities = self.probabilities
+        cumulative = torch.cumsum(probabilities, dim=0)
+        device = cumulative.device
+        offset = torch.rand((), generator=generator, device=device)
+        u = (torch.arange(batch_size, device=device) / batch_size + offset) % 1
+        index = torch.searchsorted(cumulative, u * cumulative[-1], right=True).clamp(max=self.num_timesteps - 1)
+        return index, 1 / (self.num_timesteps * probabilities[index])
+
+    @torch.no_grad()
+    def update(self, index: Tensor, losses: Tensor) -> None:
+        """Take in the losses `[B]`, before weighting, at the indices `[B]`."""
+        bins, squares = self.bins[index], losses.detach().float() ** 2
+        counts = torch.zeros_like(self.second_moments).index_add_(0, bins, torch.ones_like(squares))
+        sums = torch.zeros_like(self.second_moments).index_add_(0, bins, squares)
+        kept = self.decay**counts  # where nothing came in, all of it
+        self.second_moments = kept * self.second_moments + (1 - kept) * sums / counts.clamp(min=1)
+        self.num_updates += 1

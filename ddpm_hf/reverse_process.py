@@ -80,10 +80,10 @@ class ReverseProcess:
         prediction_type: what the model's (first half of) channels are: one of `PREDICTION_TYPES`.
         variance_type: one of `VARIANCE_TYPES`.
         first_variance: the variance of p_θ(x_0 | x_{τ_1}), which decodes the data.
-            "posterior": β̃ of the second visited pair, as the original implementations have it; "beta": β of the first
-            pair, as fixed_large has it in diffusers; None: "posterior" for β̃ and "beta" for β; a number: that variance.
-            On 8-bit images the choice moves fixed_large by about 0.1 bits/dim. With "learned_range" any choice but None
-            closes the range at the first pair; "learned" has no use for it.
+            "posterior": β̃ of the second visited pair, as the original implementations have it; "beta": β of the
+            first pair, as fixed_large has it in diffusers; None: "posterior" for β̃ and "beta" for β; a number: that
+            variance. On 8-bit images the choice moves fixed_large by about 0.1 bits/dim. With "learned_range" any
+            choice but None closes the range at the first pair; "learned" has no use for it.
         constrain: applied to the predicted x̂_0, such as `clip_sample(1.0)`.
 
     Raises:

@@ -19,7 +19,8 @@ from diffusers.optimization import SchedulerType
 from transformers import HfArgumentParser
 
 
-OBJECTIVES = ("simple", "vlb")
+OBJECTIVES = ("simple", "vlb", "rate")
+TIMESTEP_SAMPLINGS = ("uniform", "stratified", "importance")
 PRECISIONS = ("no", "fp16", "bf16")
 
 
@@ -62,16 +63,21 @@ class ModelArguments:
     freq_shift: int = 0
     norm_eps: float = 1e-5
     resnet_time_scale_shift: str = "default"
-    dropout: float = field(default=0.1, metadata=_help("Dropout probability in the residual blocks."))
+    dropout: float = field(default=0.05, metadata=_help("Dropout probability in the residual blocks."))
 
 
 @dataclass
 class DiffusionArguments:
     """The forward process, and what the model learns."""
 
-    prediction_type: str = field(default="epsilon", metadata=_help("epsilon, sample, v_prediction or mean."))
+    prediction_type: str = field(default="v_prediction", metadata=_help("epsilon, sample, v_prediction or mean."))
     variance_type: str = field(default="fixed_small", metadata=_help("Of the reverse process: DDPMPaperScheduler's."))
-    objective: str = field(default="simple", metadata=_help("simple (L_simple) or vlb (L_vlb)."))
+    objective: str = field(
+        default="rate", metadata=_help("simple (L_simple), vlb (L_vlb), or rate: L_vlb but for its decoder, steadier.")
+    )
+    timestep_sampling: str = field(
+        default="importance", metadata=_help("uniform, stratified over the batch, or importance: by the loss.")
+    )
     ddpm_num_steps: int = field(default=1000, metadata=_help("T, the number of training timesteps."))
     ddpm_num_inference_steps: int | None = field(
         default=None, metadata=_help("Of the sample grids drawn during training; 100 at most if unset.")
@@ -105,7 +111,7 @@ class TrainingArguments:
     adam_beta2: float = 0.99
     adam_weight_decay: float = 0.01
     adam_epsilon: float = 1e-8
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = 10.0
     mixed_precision: str = field(default="no", metadata=_help("no, fp16 or bf16; noise and loss stay float32."))
     use_ema: bool = True
     ema_inv_gamma: float = 1.0
@@ -196,14 +202,15 @@ def check_training_arguments(training: TrainingArguments, diffusion: DiffusionAr
             raise ValueError(f"`{name}` must be at least 1, but is {value}.")
     choices = {
         "objective": (diffusion.objective, OBJECTIVES),
+        "timestep_sampling": (diffusion.timestep_sampling, TIMESTEP_SAMPLINGS),
         "mixed_precision": (training.mixed_precision, PRECISIONS),
         "lr_scheduler": (training.lr_scheduler, [scheduler.value for scheduler in SchedulerType]),
     }
     for name, (value, allowed) in choices.items():
         if value not in allowed:
             raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, but is {value!r}.")
-    if diffusion.variance_type.startswith("learned") and diffusion.objective == "simple":
-        raise ValueError("`objective` simple does not train a learned variance; pass --objective vlb.")
+    if diffusion.variance_type.startswith("learned") and diffusion.objective != "vlb":
+        raise ValueError(f"`objective` {diffusion.objective} does not train a learned variance; pass --objective vlb.")
     check_num_evaluations(training.num_evaluations)
 
 

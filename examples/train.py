@@ -10,119 +10,73 @@ Leaves in --output_dir a saved pipeline, samples.png, metrics.json and a model c
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import time
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
 from arguments import (
     DataArguments,
     DiffusionArguments,
     ModelArguments,
     TrainingArguments,
-    check_training_arguments,
     parse,
     user_errors,
 )
-from building import build_scheduler, build_unet
-from diffusers import UNet2DModel
 from diffusers.optimization import get_scheduler
 from ema import WeightAverage, averaged
 from figures import save_grid
-from image_data import ImageData, load_images
-from output_folder import claim_folder, write_folder, write_json
+from output_folder import write_folder, write_json
+from preparation import Job, prepare
 from reporting import describe, metrics, write_model_card
-from scoring import fit_decoder_variance, score, use_all_cores
+from scoring import fit_decoder_variance, score
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm.auto import tqdm
 
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler
-from ddpm_hf.objectives import simple_loss, stratified_timesteps
+from ddpm_hf.objectives import (
+    rate_loss,
+    simple_loss,
+    stratified_timesteps,
+    uniform_timesteps,
+    vlb_loss,
+)
 
 
+IMAGES_FOR_THE_DECODER = 2048  # more than enough to fit one number
 STEPS_BETWEEN_REPORTS = 10  # reading the loss waits for the device
-
-
-@dataclasses.dataclass
-class Job:
-    """Everything a run needs, made and checked before it starts."""
-
-    accelerator: Accelerator
-    folder: Path
-    data: ImageData
-    unet: UNet2DModel
-    scheduler: DDPMPaperScheduler
-    unclipped_scheduler: DDPMPaperScheduler  # clipping the prediction would stop its gradient
-    objective: str
-    training: TrainingArguments
-    inference_steps: int
-    loader: DataLoader
-    steps: int  # optimisation steps in all
-    seconds: float = 0.0  # spent training
-
-
-def prepare(
-    model: ModelArguments, data: DataArguments, diffusion: DiffusionArguments, training: TrainingArguments
-) -> Job:
-    """Check what was asked for and build it.
-
-    Raises:
-        ValueError: for anything that cannot be trained as asked.
-    """
-    check_training_arguments(training, diffusion)
-    accelerator = Accelerator(
-        mixed_precision=training.mixed_precision, gradient_accumulation_steps=training.gradient_accumulation_steps
-    )
-    use_all_cores(accelerator.device)
-    set_seed(training.seed)
-    images = load_images(data)
-    scheduler = build_scheduler(diffusion, images.train.num_levels)
-    inference_steps = diffusion.ddpm_num_inference_steps or min(100, len(scheduler))
-    build_scheduler(diffusion, images.train.num_levels).set_timesteps(inference_steps)  # found out now if it cannot
-    unet = build_unet(model, diffusion, images.train)
-    loader = DataLoader(
-        images.train,
-        batch_size=min(training.train_batch_size, len(images.train)),
-        shuffle=True,
-        drop_last=True,
-        num_workers=data.dataloader_num_workers,
-        generator=torch.Generator().manual_seed(training.seed),
-    )
-    per_epoch = math.ceil(len(loader) / accelerator.num_processes / training.gradient_accumulation_steps)
-    return Job(
-        accelerator=accelerator,
-        folder=claim_folder(training.output_dir, training.overwrite_output_dir),
-        data=images,
-        unet=unet,
-        scheduler=scheduler,
-        unclipped_scheduler=DDPMPaperScheduler.from_config(scheduler.config, clip_sample=False),
-        objective=diffusion.objective,
-        training=training,
-        inference_steps=inference_steps,
-        loader=loader,
-        steps=training.max_train_steps or training.num_epochs * per_epoch,
-    )
 
 
 def losses(job: Job, model: torch.nn.Module, x_0: Tensor) -> Tensor:
     """Algorithm 1, lines 2 to 5: one loss per example, at a random time each, `[B]`."""
     scheduler = job.scheduler
     noise = torch.randn_like(x_0)
-    t = stratified_timesteps(len(x_0), len(scheduler), x_0.device)
+    t, weights = draw_timesteps(job, len(x_0), x_0.device)
     x_t = scheduler.add_noise(x_0, noise, t)
     output = model(x_t, t, return_dict=False)[0].float()
-    if job.objective == "vlb":
-        return len(scheduler) * job.unclipped_scheduler.vlb_loss(output, x_0, x_t, t)
-    return simple_loss(output, scheduler.training_target(x_0, noise, t))
+    if job.objective == "simple":
+        loss = simple_loss(output, scheduler.training_target(x_0, noise, t))
+    elif job.objective == "vlb":  # every timestep is visited: the chain's index is the timestep
+        loss = vlb_loss(job.training_process, output, x_0, x_t, t, scheduler.num_levels)
+    else:
+        loss = rate_loss(job.training_process, output, x_0, x_t, t)
+    if job.importance is not None:
+        job.importance.update(t, loss)
+    return weights * loss
 
 
-def train(job: Job) -> WeightAverage | None:
-    """Algorithm 1, with warm-up, cosine decay, clipped gradients and averaged weights."""
-    accelerator, training = job.accelerator, job.training
+def draw_timesteps(job: Job, batch_size: int, device: torch.device) -> tuple[Tensor, Tensor | float]:
+    """One timestep per example, and the weight of its loss."""
+    if job.importance is not None:
+        return job.importance.sample(batch_size)
+    draw = uniform_timesteps if job.timestep_sampling == "uniform" else stratified_timesteps
+    return draw(batch_size, len(job.scheduler), device), 1.0
+
+
+def make_optimizer(job: Job) -> tuple[Optimizer, LRScheduler]:
+    """AdamW and its learning rate: warm-up, then the decay asked for."""
+    training = job.training
     optimizer = torch.optim.AdamW(
         job.unet.parameters(),
         lr=training.learning_rate,
@@ -134,10 +88,16 @@ def train(job: Job) -> WeightAverage | None:
     lr_scheduler = get_scheduler(
         training.lr_scheduler,
         optimizer,
-        num_warmup_steps=training.lr_warmup_steps * accelerator.num_processes,
-        num_training_steps=job.steps * accelerator.num_processes,
+        num_warmup_steps=training.lr_warmup_steps * job.accelerator.num_processes,  # each process makes a step of it
+        num_training_steps=job.steps * job.accelerator.num_processes,
     )
-    model, optimizer, loader, lr_scheduler = accelerator.prepare(job.unet, optimizer, job.loader, lr_scheduler)
+    return optimizer, lr_scheduler
+
+
+def train(job: Job) -> WeightAverage | None:
+    """Algorithm 1 until the last step; returns the averaged weights, if they are wanted."""
+    accelerator, training = job.accelerator, job.training
+    model, optimizer, lr_scheduler, loader = accelerator.prepare(job.unet, *make_optimizer(job), job.loader)
     ema = None
     if training.use_ema:
         ema = WeightAverage(job.unet, training.ema_inv_gamma, training.ema_power, training.ema_max_decay)
@@ -162,8 +122,8 @@ def train(job: Job) -> WeightAverage | None:
                 ema.update(job.unet)
             bar.update()
             if bar.n % STEPS_BETWEEN_REPORTS == 0:
-                speed = bar.n * loader.total_batch_size * training.gradient_accumulation_steps
-                speed /= time.monotonic() - started
+                images = bar.n * loader.total_batch_size * training.gradient_accumulation_steps
+                speed = images / (time.monotonic() - started)
                 bar.set_postfix_str(f"loss {running.item() / STEPS_BETWEEN_REPORTS:.4f}, {speed:.0f} images/s")
                 running.zero_()
             if bar.n == job.steps:
@@ -197,9 +157,8 @@ def finish(job: Job) -> None:
     training, device = job.training, job.accelerator.device
     job.unet.eval()
     if job.scheduler.variance_type.startswith("fixed"):
-        variance = fit_decoder_variance(
-            job.unet, job.scheduler, job.data.train.batches(training.train_batch_size), training.seed, device
-        )
+        some = job.data.train.batches(training.train_batch_size, limit=IMAGES_FOR_THE_DECODER)
+        variance = fit_decoder_variance(job.unet, job.scheduler, some, training.seed, device)
         job.scheduler = DDPMPaperScheduler.from_config(job.scheduler.config, first_variance=variance)
     draw(job, job.folder / "samples.png", len(job.scheduler))
     batches = job.data.test.batches(training.train_batch_size)
