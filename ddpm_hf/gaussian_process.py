@@ -95,14 +95,14 @@ def q_sample(schedule: NoiseSchedule, x_0: Tensor, noise: Tensor, t: Times) -> T
         `x_t` in the shape and dtype of `x_0`.
     """
     require_samples(x_0=x_0, noise=noise)
-    alpha, sigma = _marginal_coefficients(schedule, t)
+    alpha, sigma = schedule.marginal_coefficients(t)
     return linear_combination(alpha, promote(x_0), sigma, promote(noise)).to(x_0.dtype)
 
 
 def velocity(schedule: NoiseSchedule, x_0: Tensor, noise: Tensor, t: Times) -> Tensor:
     """v = √ᾱ_t ε − √(1 − ᾱ_t) x_0 (Salimans & Ho 2022, appendix D); arguments and result as in `q_sample`."""
     require_samples(x_0=x_0, noise=noise)
-    alpha, sigma = _marginal_coefficients(schedule, t)
+    alpha, sigma = schedule.marginal_coefficients(t)
     return linear_combination(alpha, promote(noise), -sigma, promote(x_0)).to(x_0.dtype)
 
 
@@ -110,8 +110,8 @@ def q_mean_variance(schedule: NoiseSchedule, x_0: Tensor, t: Times) -> tuple[Ten
     """Mean, variance and log-variance of q(x_t | x_0) (Ho et al. 2020, Eq. 4).
 
     Returns:
-        The mean in the shape of `x_0`; the other two broadcast against it (`[]`, or `[B, 1, …]`). All are at least
-        float32, since a small variance does not survive a cast to half precision.
+        The mean in the shape of `x_0`; the other two, `[1, 1, …]` or `[B, 1, …]`, broadcast against it. All are at
+        least float32, since a small variance does not survive a cast to half precision.
     """
     require_samples(x_0=x_0)
     x_0 = promote(x_0)
@@ -207,8 +207,12 @@ def convert_prediction(
         ValueError: for an unknown name, or where `source` does not determine x_0: "epsilon" and "score" at SNR 0.
     """
     require_samples(prediction=prediction, x_t=x_t)
+    for name, kind in (("source", source), ("target", target)):
+        if kind not in PREDICTION_TYPES:
+            raise ValueError(unknown(name, kind, PREDICTION_TYPES))
     step = StepCoefficients.between(schedule, t - 1 if s is None else s, t)
-    if source in ("epsilon", "score") and target != source and bool(torch.any(step.alpha_t == 0)):
+    undetermined = source in ("epsilon", "score") and target != source
+    if undetermined and step.alpha_t.device.type == "cpu" and bool(torch.any(step.alpha_t == 0)):
         raise ValueError(
             f"`source` {source!r} does not determine the others at a time whose signal-to-noise ratio is 0."
         )
@@ -221,18 +225,13 @@ def convert_prediction(
 def linear_combination(a: Coefficient, x: Tensor, b: Coefficient, y: Tensor) -> Tensor:
     """a x + b y, the coefficients floats or one per example."""
     if isinstance(a, Tensor) or isinstance(b, Tensor):
-        return torch.addcmul(expand_like(a, x) * x, expand_like(b, y), y)
+        return (expand_like(a, x) * x).addcmul_(expand_like(b, y), y)
     return torch.mul(x, a).add_(y, alpha=b)
 
 
 def unknown(argument: str, value: object, allowed: tuple[str, ...]) -> str:
     """The sentence for a name that is not one of those allowed."""
     return f"`{argument}` must be one of {', '.join(map(repr, allowed))}, but is {value!r}."
-
-
-def _marginal_coefficients(schedule: NoiseSchedule, t: Times) -> tuple[Tensor, Tensor]:
-    log_alphas_cumprod = schedule.log_alpha_cumprod(t)
-    return torch.exp(0.5 * log_alphas_cumprod), torch.sqrt(-torch.expm1(log_alphas_cumprod))
 
 
 def _variances(variance: Tensor, log_variance: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:

@@ -91,21 +91,27 @@ def discretized_gaussian_log_likelihood(x_0: Tensor, mean: Tensor, log_variance:
     check_num_levels(num_levels)
     intervals = num_levels - 1
     level = torch.round((to_float64(x_0) + 1) / 2 * intervals).clamp(0, intervals)
-    # In half-bins, (level − mean) is exact: the mean is cut in two parts whose products with an int do not round.
     mean = to_float64(mean)
-    coarse = mean.detach().float().to(mean.dtype)
-    distance = (2 * level - intervals - coarse * intervals) - (mean - coarse) * intervals
     half_width = torch.exp(-0.5 * to_float64(log_variance)) / intervals
-    middle, half_width = torch.broadcast_tensors(distance * half_width, half_width)
-    inner = _log_gaussian_interval(middle, half_width)
-    lowest = torch.special.log_ndtr(middle + half_width)  # everything below the bin's upper edge
-    highest = torch.special.log_ndtr(half_width - middle)  # everything above its lower edge
+    level, mean, half_width = torch.broadcast_tensors(level, mean, half_width)
+    # Distances from the mean in half-bins do not round: it is cut in two parts whose products with an int are exact.
+    coarse = mean.detach().float().to(mean.dtype)
+    middle, lower, upper = (
+        ((2 * level - intervals + edge - coarse * intervals) - (mean - coarse) * intervals) * half_width
+        for edge in (0, -1, 1)
+    )
+    inner = _log_gaussian_interval(middle, lower, upper, half_width)
+    lowest = torch.special.log_ndtr(upper)  # all that is below the bin's upper edge
+    highest = torch.special.log_ndtr(-lower)  # all that is above its lower edge
     return torch.where(level == 0, lowest, torch.where(level == intervals, highest, inner))
 
 
-def _log_gaussian_interval(middle: Tensor, half_width: Tensor) -> Tensor:
-    """log(Φ(m + h) − Φ(m − h)) for h > 0."""
-    m = middle.abs()  # by symmetry; now the upper edge is the one deeper in the tail
+def _log_gaussian_interval(middle: Tensor, lower: Tensor, upper: Tensor, half_width: Tensor) -> Tensor:
+    """log(Φ(upper) − Φ(lower)) for an interval given by its edges, and by its middle and half its width."""
+    m = middle.abs()
+    # By symmetry in the lower tail, where log Φ has all its digits: `far` is the edge that is deeper in it.
+    near = torch.where(middle > 0, -lower, upper)
+    far = torch.where(middle > 0, -upper, lower)
     narrow = half_width * m.clamp(min=1) < 0.05
     # Each branch sees harmless numbers where the other is used, so that no NaN reaches a gradient.
     m_series, h_series = torch.where(narrow, m, 0.0), torch.where(narrow, half_width, 0.01)
@@ -113,8 +119,8 @@ def _log_gaussian_interval(middle: Tensor, half_width: Tensor) -> Tensor:
     m2, h2 = m_series**2, h_series**2
     series = h2 * ((m2 - 1) / 6 + h2 * ((m2 * (m2 - 6) + 3) / 120 + h2 * (m2 * (m2 * (m2 - 15) + 45) - 15) / 5040))
     log_series = torch.log(2 * h_series) - 0.5 * m2 - LOG_SQRT_2PI + torch.log1p(series)
-    m_wide, h_wide = torch.where(narrow, 0.0, m), torch.where(narrow, 1.0, half_width)
-    log_near, log_far = torch.special.log_ndtr(h_wide - m_wide), torch.special.log_ndtr(-h_wide - m_wide)
+    log_near = torch.special.log_ndtr(torch.where(narrow, 1.0, near))
+    log_far = torch.special.log_ndtr(torch.where(narrow, -1.0, far))
     return torch.where(narrow, log_series, log_near + log1mexp(log_far - log_near))
 
 
@@ -190,7 +196,9 @@ class BitsPerDim:
         rate: Σ L_{t−1} over the visited times but the first.
         decoder: L_0.
         standard_error: of `total` as an estimate for the population that the examples were drawn from; it contains the
-            spread of the examples, of the noise, and, in an estimate from few model calls, of the times drawn.
+            spread of the examples, of the noise, and, in an estimate from few model calls, of the times drawn; of
+            those it sees each example's own and not that a batch covers them evenly, so that it then errs on the
+            large side.
         per_timestep: the term of each of `timesteps`; in an estimate each is the mean over its stratum.
         timesteps: the visited timesteps (diffusers' indices, ascending).
         num_examples: examples scored.
@@ -245,6 +253,8 @@ def bits_per_dim(
     priors, totals = [], []
     for batch in batches if progress is None else progress(batches):
         x_0, conditioning = batch if isinstance(batch, (tuple, list)) else (batch, {})
+        if len(x_0) == 0:
+            continue
         check_levels(x_0, scheduler.num_levels)
         terms = []
         for stratum in strata:

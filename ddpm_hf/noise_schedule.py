@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -41,11 +42,14 @@ class NoiseSchedule:
 
     def __post_init__(self) -> None:
         log_alphas_cumprod = self.log_alphas_cumprod
-        if log_alphas_cumprod.dtype != torch.float64 or log_alphas_cumprod.ndim != 1 or len(log_alphas_cumprod) < 2:
-            raise ValueError(
-                "`log_alphas_cumprod` must be a float64 tensor [T + 1] with T >= 1, but is"
-                f" {log_alphas_cumprod.dtype} {list(log_alphas_cumprod.shape)}."
-            )
+        is_tensor = isinstance(log_alphas_cumprod, Tensor)
+        kind = (
+            f"{log_alphas_cumprod.dtype} {list(log_alphas_cumprod.shape)}" if is_tensor else type(log_alphas_cumprod)
+        )
+        if not is_tensor or log_alphas_cumprod.dtype != torch.float64 or log_alphas_cumprod.ndim != 1:
+            raise ValueError(f"`log_alphas_cumprod` must be a float64 tensor [T + 1], but is {kind}.")
+        if len(log_alphas_cumprod) < 2:
+            raise ValueError(f"`log_alphas_cumprod` must have T + 1 >= 2 entries, but is {kind}.")
         if log_alphas_cumprod[0] != 0 or not bool((log_alphas_cumprod.diff() < 0).all()):
             raise ValueError(
                 "`log_alphas_cumprod` must start at 0 and decrease strictly at every time; only its last entry may"
@@ -55,22 +59,27 @@ class NoiseSchedule:
     # --- constructors -------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_betas(cls, betas: Tensor | Sequence[float]) -> NoiseSchedule:
+    def from_betas(cls, betas: Tensor | Sequence[float], *, argument: str = "betas") -> NoiseSchedule:
         """The schedule with the given β_1 … β_T, each in (0, 1]; only β_T may be 1.
+
+        Args:
+            betas: `[T]`.
+            argument: what a user calls them, for the sentence that says what is wrong.
 
         Raises:
             ValueError: if `betas` is not a non-empty list of such numbers.
         """
         betas = torch.as_tensor(betas, dtype=torch.float64, device="cpu")
         if betas.ndim != 1 or len(betas) == 0:
-            raise ValueError(f"`betas` must be a list of T >= 1 numbers, but has shape {list(betas.shape)}.")
+            raise ValueError(f"`{argument}` must be a list of T >= 1 numbers, but has shape {list(betas.shape)}.")
         wrong = torch.nonzero(~((betas > 0) & (betas <= 1)))
         if len(wrong) == 0:
             wrong = torch.nonzero(betas[:-1] == 1)  # after a step that leaves nothing there is nothing to diffuse
         if len(wrong) > 0:
             t = int(wrong[0])
             raise ValueError(
-                f"`betas` must lie in (0, 1], and only the last may be 1, but betas[{t}] is {betas[t].item()}."
+                f"`{argument}` must lie in (0, 1], and only the last may be 1, but {argument}[{t}] is"
+                f" {betas[t].item()}."
             )
         return cls._from_log_alphas(torch.log1p(-betas))
 
@@ -78,19 +87,21 @@ class NoiseSchedule:
     def linear(cls, T: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
         """β_t in T equal steps from `beta_start` to `beta_end` (Ho et al. 2020, section 4)."""
         _check_beta_range(T, beta_start, beta_end)
-        return cls.from_betas(torch.linspace(beta_start, beta_end, T, dtype=torch.float64))
+        return cls.from_betas(torch.linspace(beta_start, beta_end, T, dtype=torch.float64, device="cpu"))
 
     @classmethod
     def scaled_linear(cls, T: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
         """√β_t in T equal steps (Rombach et al. 2022, the schedule of latent diffusion)."""
         _check_beta_range(T, beta_start, beta_end)
-        return cls.from_betas(torch.linspace(beta_start**0.5, beta_end**0.5, T, dtype=torch.float64) ** 2)
+        return cls.from_betas(
+            torch.linspace(beta_start**0.5, beta_end**0.5, T, dtype=torch.float64, device="cpu") ** 2
+        )
 
     @classmethod
     def sigmoid(cls, T: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
         """β_t along a logistic curve over (−6, 6) from `beta_start` to `beta_end` (Xu et al. 2022, GeoDiff)."""
         _check_beta_range(T, beta_start, beta_end)
-        curve = torch.sigmoid(torch.linspace(-6, 6, T, dtype=torch.float64))
+        curve = torch.sigmoid(torch.linspace(-6, 6, T, dtype=torch.float64, device="cpu"))
         return cls.from_betas(beta_start + (beta_end - beta_start) * curve)
 
     @classmethod
@@ -99,10 +110,12 @@ class NoiseSchedule:
         _check_T(T)
         _check_number("s", s, 0 < s < math.inf, "positive")
         _check_number("max_beta", max_beta, 0 < max_beta <= 1, "in (0, 1]")
-        angles = (torch.arange(T + 1, dtype=torch.float64) / T + s) / (1 + s) * (math.pi / 2)
+        angles = (torch.arange(T + 1, dtype=torch.float64, device="cpu") / T + s) / (1 + s) * (math.pi / 2)
         step = math.pi / 2 / (T * (1 + s))
         # cos(a + d)/cos(a) − 1 = −2 sin²(d/2) − tan(a) sin(d): no cancellation, where the quotient itself has one.
         ratio = -2 * math.sin(step / 2) ** 2 - torch.tan(angles[:-1]) * math.sin(step)
+        if max_beta == 1:
+            ratio[-1] = -1  # cos(π/2) is 0; what it rounds to is not
         return cls._from_log_alphas((2 * torch.log1p(ratio.clamp(min=-1))).clamp(min=_log1m(max_beta)))
 
     @classmethod
@@ -115,7 +128,7 @@ class NoiseSchedule:
         """
         _check_T(T)
         _check_number("max_beta", max_beta, 0 < max_beta <= 1, "in (0, 1]")
-        u = torch.arange(T + 1, dtype=torch.float64) / T
+        u = torch.arange(T + 1, dtype=torch.float64, device="cpu") / T
         sign = torch.where(u > 0.5, -1.0, 1.0).to(torch.float64)
         log_snr = -0.5 * sign * torch.log(1 - 2 * (0.5 - u).abs() + 1e-6)
         log_curve = 0.5 * torch.nn.functional.logsigmoid(log_snr)
@@ -137,13 +150,13 @@ class NoiseSchedule:
             raise ValueError(
                 f"`log_snr_max` must exceed `log_snr_min`, both finite, but they are {log_snr_max} and {log_snr_min}."
             )
-        log_snr = torch.linspace(log_snr_max, log_snr_min, T, dtype=torch.float64)
+        log_snr = torch.linspace(log_snr_max, log_snr_min, T, dtype=torch.float64, device="cpu")
         log_alphas_cumprod = torch.nn.functional.logsigmoid(log_snr)  # ᾱ = sigmoid(log SNR)
-        return cls(torch.cat([torch.zeros(1, dtype=torch.float64), log_alphas_cumprod]))
+        return cls(torch.cat([torch.zeros(1, dtype=torch.float64, device="cpu"), log_alphas_cumprod]))
 
     @classmethod
     def _from_log_alphas(cls, log_alphas: Tensor) -> NoiseSchedule:
-        return cls(torch.cat([torch.zeros(1, dtype=torch.float64), torch.cumsum(log_alphas, dim=0)]))
+        return cls(torch.cat([torch.zeros(1, dtype=torch.float64, device="cpu"), torch.cumsum(log_alphas, dim=0)]))
 
     def rescale_zero_terminal_snr(self) -> NoiseSchedule:
         """The schedule shifted and scaled in √ᾱ so that √ᾱ_T = 0 and √ᾱ_1 is kept (Lin et al. 2024, Algorithm 1).
@@ -153,11 +166,16 @@ class NoiseSchedule:
         """
         if self.T == 1:
             raise ValueError("`rescale_betas_zero_snr` needs at least 2 timesteps, but there is 1.")
+        if self.has_zero_terminal_snr:
+            return self
         log_a = 0.5 * self.log_alphas_cumprod[1:]  # log √ᾱ_t
         first, last = log_a[0], log_a[-1]
-        # √ᾱ'_t = √ᾱ_1 (1 + (√ᾱ_t − √ᾱ_1) / (√ᾱ_1 − √ᾱ_T)), the differences taken by expm1
-        shrink = torch.expm1(log_a - first) / -torch.expm1(last - first)
-        log_alphas_cumprod = 2 * (first + torch.log1p(shrink.clamp(min=-1)))
+        # √ᾱ'_t = √ᾱ_1 (√ᾱ_t − √ᾱ_T) / (√ᾱ_1 − √ᾱ_T); the fraction's log by its distance from 1 where it is near 1,
+        # else by its numerator and denominator: either way no difference cancels.
+        below_one = torch.expm1(log_a - first) / -torch.expm1(last - first)
+        from_one = torch.log1p(below_one.clamp(min=-0.5))
+        from_zero = torch.log(torch.expm1(log_a - last)) - torch.log(torch.expm1(first - last))
+        log_alphas_cumprod = 2 * (first + torch.where(below_one > -0.5, from_one, from_zero))
         return NoiseSchedule(torch.cat([self.log_alphas_cumprod[:1], log_alphas_cumprod]))
 
     def to(self, device: torch.device | str) -> NoiseSchedule:
@@ -203,20 +221,34 @@ class NoiseSchedule:
         Raises:
             ValueError: if a time is outside 0 … T (of tensors, only those in main memory are looked at).
         """
+        return self._at(self.log_alphas_cumprod, t)
+
+    def marginal_coefficients(self, t: Times) -> tuple[Tensor, Tensor]:
+        """√ᾱ_t and √(1 − ᾱ_t) at the given times, as `log_alpha_cumprod` takes them."""
+        alphas, sigmas = self._marginals
+        return self._at(alphas, t), self._at(sigmas, t)
+
+    @cached_property
+    def _marginals(self) -> tuple[Tensor, Tensor]:
+        return torch.exp(0.5 * self.log_alphas_cumprod), torch.sqrt(-torch.expm1(self.log_alphas_cumprod))
+
+    def _at(self, table: Tensor, t: Times) -> Tensor:
         if isinstance(t, Tensor):
             if t.is_floating_point() or t.dtype == torch.bool:
                 raise ValueError(f"Times must be integers, but are {t.dtype}.")
-            if t.device.type == "cpu" and t.numel() > 0 and not 0 <= int(t.min()) <= int(t.max()) <= self.T:
-                raise ValueError(f"Times must lie in 0 ... {self.T}, but {int(t.min())} ... {int(t.max())} was given.")
-            return self.log_alphas_cumprod.to(t.device)[t]
+            if t.device.type == "cpu" and t.numel() > 0:
+                low, high = map(int, torch.aminmax(t))
+                if not 0 <= low <= high <= self.T:
+                    raise ValueError(f"Times must lie in 0 ... {self.T}, but {low} ... {high} was given.")
+            return table.to(t.device).take(t.long())  # indexing by a single one would read it back
         if isinstance(t, bool) or not isinstance(t, int) or not 0 <= t <= self.T:
             raise ValueError(f"A time must be an int in 0 ... {self.T}, but is {t!r}.")
-        return self.log_alphas_cumprod[t]
+        return table[t].clone()
 
 
 def _check_T(T: int) -> None:
     if isinstance(T, bool) or not isinstance(T, int) or T < 1:
-        raise ValueError(f"`num_train_timesteps` must be an int >= 1, but is {T!r}.")
+        raise ValueError(f"`num_train_timesteps`, T, must be an int >= 1, but is {T!r}.")
 
 
 def _check_number(name: str, value: float, holds: bool, allowed: str) -> None:

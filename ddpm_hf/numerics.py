@@ -84,8 +84,8 @@ def expand_like(coefficient: Coefficient, sample: Tensor) -> Coefficient:
         return coefficient
     if coefficient.ndim > 1 or (coefficient.ndim == 1 and coefficient.shape[0] not in (1, sample.shape[0])):
         raise ValueError(
-            f"One value per example is needed: shape {list(coefficient.shape)} does not broadcast over the batch of"
-            f" `sample`, whose shape is {list(sample.shape)}; expected [] or [{sample.shape[0]}]."
+            f"`timesteps` must be one for all or one per example: their shape {list(coefficient.shape)} does not"
+            f" broadcast over the batch of a sample of shape {list(sample.shape)}; expected [] or [{sample.shape[0]}]."
         )
     coefficient = coefficient.to(sample.dtype).to(sample.device, non_blocking=True)
     return coefficient.reshape(-1, *[1] * (sample.ndim - 1))

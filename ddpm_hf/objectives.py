@@ -67,7 +67,9 @@ def rate_loss(process: ReverseProcess, model_output: Tensor, x_0: Tensor, x_t: T
     require_samples(noisy_samples=x_t, original_samples=x_0)
     row = process.coefficients(index)
     _, pred_original_sample, _ = process.predict(model_output, x_t, row)
-    weight = 0.5 * expand_like(move_coefficients(_snr_drops(process), index.device)[index], pred_original_sample)
+    weight = 0.5 * expand_like(
+        move_coefficients(_snr_drops(process), index.device).take(index.long()), pred_original_sample
+    )
     return len(process.times) * nats_to_bits(mean_flat(weight * (promote(x_0) - pred_original_sample) ** 2))
 
 
@@ -75,7 +77,7 @@ def _snr_drops(process: ReverseProcess) -> Tensor:
     """SNR_s − SNR_t of every visited pair, `[K]`; for the first, SNR_0 being infinite, by a log-SNR that goes on."""
     log_snr = process.schedule.log_snr[list(process.times)]
     log_snr_before = torch.cat([2 * log_snr[:1] - log_snr[1:2], log_snr[:-1]])
-    return torch.exp(log_snr) * torch.expm1(log_snr_before - log_snr)
+    return -torch.exp(log_snr_before) * torch.expm1(log_snr - log_snr_before)
 
 
 def uniform_timesteps(
@@ -133,6 +135,8 @@ class ImportanceTimesteps:
     ):
         if not 0 < uniform_share <= 1:
             raise ValueError(f"`uniform_share` must be in (0, 1], but is {uniform_share}.")
+        if num_bins < 1 or not 0 < decay < 1:
+            raise ValueError(f"`num_bins` must be >= 1 and `decay` in (0, 1), but they are {num_bins} and {decay}.")
         self.num_timesteps, self.num_bins = num_timesteps, min(num_bins, num_timesteps)
         self.uniform_share, self.decay, self.warmup = uniform_share, decay, warmup
         self.num_updates = 0

@@ -59,7 +59,7 @@ class DDPMPaperPipeline(DiffusionPipeline):
     def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin):
         super().__init__()
         if not isinstance(scheduler, DDPMPaperScheduler):
-            scheduler = DDPMPaperScheduler.from_config(scheduler.config)
+            scheduler = DDPMPaperScheduler.from_scheduler(scheduler)
         self.register_modules(unet=unet, scheduler=scheduler)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
@@ -115,6 +115,14 @@ class DDPMPaperPipeline(DiffusionPipeline):
         """The chain as it runs: one `DenoisingStep` per visited timestep. Arguments and errors as in a call."""
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"`batch_size` must be an int >= 1, but is {batch_size!r}.")
+        if not isinstance(self.scheduler, DDPMPaperScheduler):
+            raise ValueError(
+                f"`scheduler` must be a DDPMPaperScheduler, but is a {type(self.scheduler).__name__};"
+                " DDPMPaperScheduler.from_config(scheduler.config) converts it."
+            )
+        generators = generator if isinstance(generator, list) else [] if generator is None else [generator]
+        if not all(isinstance(each, torch.Generator) for each in generators):
+            raise ValueError(f"`generator` must be a torch.Generator, a list of them, or None, but is {generator!r}.")
         if isinstance(generator, list) and len(generator) != batch_size:
             raise ValueError(
                 f"`generator` must hold one generator per image: {batch_size}, but there are {len(generator)}."

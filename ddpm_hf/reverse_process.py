@@ -26,7 +26,8 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -120,7 +121,7 @@ class ReverseProcess:
     @cached_property
     def table(self) -> ReverseCoefficients:
         """The coefficients of the visited pairs (τ_{k−1}, τ_k), k = 1 … K, float64 `[K]`."""
-        t = torch.tensor(self.times)
+        t = torch.tensor(self.times, device="cpu")
         steps = StepCoefficients.between(self.schedule, torch.cat([torch.zeros_like(t[:1]), t[:-1]]), t)
         x0_coef_output, x0_coef_xt = x0_from_prediction(self.prediction_type, steps)
         log_small, log_large = self._log_variances(steps)
@@ -147,18 +148,20 @@ class ReverseProcess:
     def coefficients(self, index: int | Tensor) -> ReverseCoefficients:
         """Those of one pair as numbers, or of one pair per example as `[B]` tensors on the device of `index`."""
         if not isinstance(index, Tensor):
+            if not 0 <= index < len(self.times):
+                raise ValueError(f"`index` must lie in 0 ... {len(self.times) - 1}, but is {index}.")
             return self.rows[index]
-        device = index.device
+        device, index = index.device, index.long()
         if device not in self._tables_on_devices:
             self._tables_on_devices[device] = self.table.map(lambda column: move_coefficients(column, device))
-        return self._tables_on_devices[device].map(lambda column: column[index])
+        return self._tables_on_devices[device].map(lambda column: column.take(index))
 
     def _log_variances(self, steps: StepCoefficients) -> tuple[Tensor, Tensor]:
         """log β̃ and log β of the chain, with the first entries that `first_variance` chooses."""
         # A chain of one pair has no second pair to take β̃ from; its β is the only other scale there is.
         posterior = steps.posterior_log_variance[1:2] if len(self.times) > 1 else steps.log_beta[:1]
         beta = steps.log_beta[:1]
-        if isinstance(self.first_variance, (int, float)):
+        if isinstance(self.first_variance, Real):
             first_small = first_large = torch.full_like(beta, math.log(self.first_variance))
         else:
             first_small = beta if self.first_variance == "beta" else posterior
@@ -200,7 +203,8 @@ class ReverseProcess:
         row = self.coefficients(index)
         mean, x_0, log_variance = self.predict(model_output, x_t, row)
         if log_variance is None:
-            log_variance = torch.as_tensor(expand_like(self.fixed_log_variance(row), mean), dtype=mean.dtype)
+            fixed = expand_like(self.fixed_log_variance(row), mean)
+            log_variance = fixed if isinstance(fixed, Tensor) else mean.new_full((), fixed)
         return ReverseStep(mean, torch.exp(log_variance), log_variance, x_0)
 
     def fixed_log_variance(self, row: ReverseCoefficients) -> Coefficient:
@@ -228,13 +232,19 @@ class ReverseProcess:
             )
         if self.learns_variance:
             model_output, channels = model_output.chunk(2, dim=1)
-        require_samples(sample=x_t, model_output=model_output)
+        require_samples(sample=x_t)
+        require_samples(model_output=model_output)
+        if model_output.shape != x_t.shape:
+            raise ValueError(
+                f"`model_output` of shape {list(model_output.shape)} does not fit `sample` (`noisy_samples`) of shape"
+                f" {list(x_t.shape)}."
+            )
         return model_output, channels
 
 
 def clip_sample(max_magnitude: float) -> Callable[[Tensor], Tensor]:
     """x̂_0 ↦ x̂_0 clipped to [−max_magnitude, max_magnitude]: the range of the data is known."""
-    return lambda x_0: x_0.clamp(-max_magnitude, max_magnitude)
+    return partial(torch.clamp, min=-max_magnitude, max=max_magnitude)
 
 
 def dynamic_threshold(ratio: float, max_value: float) -> Callable[[Tensor], Tensor]:
@@ -242,21 +252,22 @@ def dynamic_threshold(ratio: float, max_value: float) -> Callable[[Tensor], Tens
 
     s is the `ratio` quantile of |x̂_0|, at least 1 and at most `max_value` (which wins where it is below 1).
     """
+    return partial(_threshold, ratio=ratio, max_value=max_value)
 
-    def threshold(x_0: Tensor) -> Tensor:
-        flat = promote(x_0).flatten(start_dim=1)
-        s = torch.quantile(flat.abs(), ratio, dim=1, keepdim=True).clamp(min=1, max=max_value)
-        return (torch.maximum(torch.minimum(flat, s), -s) / s).reshape(x_0.shape).to(x_0.dtype)
 
-    return threshold
+def _threshold(x_0: Tensor, ratio: float, max_value: float) -> Tensor:
+    flat = promote(x_0).reshape(len(x_0), -1)
+    s = torch.quantile(flat.abs(), ratio, dim=1, keepdim=True).clamp(min=1, max=max_value)
+    return (torch.maximum(torch.minimum(flat, s), -s) / s).reshape(x_0.shape).to(x_0.dtype)
 
 
 def check_first_variance(value: str | float | None) -> None:
     """Raise ValueError unless `first_variance` is a name, a positive number or None."""
-    if isinstance(value, str) and value not in FIRST_VARIANCES:
-        raise ValueError(unknown("first_variance", value, FIRST_VARIANCES) + " A number or None is allowed too.")
-    if isinstance(value, (int, float)) and not (0 < value < math.inf):
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if is_number and not 0 < value < math.inf:
         raise ValueError(f"`first_variance` must be a positive number, but is {value}.")
+    if not is_number and value is not None and value not in FIRST_VARIANCES:
+        raise ValueError(unknown("first_variance", value, FIRST_VARIANCES) + " A number or None is allowed too.")
 
 
 def check_times(times: Sequence[int], T: int) -> None:

@@ -8,8 +8,10 @@ visited time to the k-th, entry 0 to the data.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,7 @@ from .gaussian_process import (
 )
 from .likelihood import check_num_levels, prior_kl, vlb_terms
 from .noise_schedule import NoiseSchedule
-from .numerics import demote, expand_like, nats_to_bits, promote
+from .numerics import demote, expand_like, nats_to_bits, promote, require_samples
 from .reverse_process import ReverseProcess, ReverseStep, check_first_variance, clip_sample, dynamic_threshold
 from .timesteps import TIMESTEP_SPACINGS, custom_times, spaced_times
 
@@ -43,6 +45,9 @@ PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "mean")
 # What stock schedulers have no argument for: it travels in their configuration under one private key.
 OWN_CONFIG_KEY = "_ddpm_hf"
 OWN_ARGUMENTS = ("num_levels", "first_variance")
+
+# Arguments not given: diffusers leaves them to the defaults of the class that a configuration is turned into.
+DEFAULTS_KEY = "_use_default_values"
 
 
 class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
@@ -94,7 +99,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         beta_end: float = 0.02,
         beta_schedule: str = "linear",
         trained_betas: np.ndarray | list[float] | None = None,
-        variance_type: str = "fixed_small",
+        variance_type: str | None = "fixed_small",
         clip_sample: bool = True,
         prediction_type: str = "epsilon",
         thresholding: bool = False,
@@ -118,6 +123,12 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         self._schedules: dict[torch.device, NoiseSchedule] = {}
         self._constrain = _build_constraint(self.config)
         self._register_own(num_levels=num_levels, first_variance=first_variance)
+        if variance_type is None:  # as some classes of diffusers write it, meaning stock's default
+            self.register_to_config(variance_type="fixed_small")
+        if trained_betas is not None:  # the number of betas says what T is; JSON knows lists alone
+            betas = np.asarray(trained_betas, dtype=np.float64).tolist()
+            self.register_to_config(num_train_timesteps=len(betas), trained_betas=betas)
+        self.register_to_config(**{DEFAULTS_KEY: _names_at_default(self.config, type(self))})
 
         self.init_noise_sigma = 1.0
         self.custom_timesteps = False
@@ -139,19 +150,27 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
     @classmethod
     def from_config(cls, config: dict[str, Any] | None = None, return_unused_kwargs: bool = False, **kwargs: Any):
         """As in diffusers; from the configuration of any compatible scheduler, ours and stock's."""
-        own = dict(config.get(OWN_CONFIG_KEY, {})) if isinstance(config, dict) else {}
-        own.update({name: kwargs.pop(name) for name in OWN_ARGUMENTS if name in kwargs})
+        parameters = inspect.signature(cls.__init__).parameters
+        own = {name: parameters[name].default for name in OWN_ARGUMENTS}
+        if isinstance(config, dict):
+            own |= _own_arguments(config.get(OWN_CONFIG_KEY, {}))
+        own |= {name: kwargs.pop(name) for name in OWN_ARGUMENTS if name in kwargs}
         scheduler, unused = super().from_config(config, return_unused_kwargs=True, **kwargs)
-        scheduler._register_own(**{**scheduler.config[OWN_CONFIG_KEY], **own})
+        scheduler._register_own(**own)
         scheduler._visit(range(1, scheduler.schedule.T + 1))
         return (scheduler, unused) if return_unused_kwargs else scheduler
 
+    @classmethod
+    def from_scheduler(cls, scheduler: SchedulerMixin) -> Self:
+        """A scheduler in the place of a compatible one of another class; its arguments are kept, however given."""
+        config = dict(scheduler.config)
+        return cls.from_config({**config, DEFAULTS_KEY: _names_at_default(config, type(scheduler))})
+
     def _register_own(self, **own: Any) -> None:
-        unknown_names = sorted(set(own) - set(OWN_ARGUMENTS))
-        if unknown_names:
-            raise ValueError(f"`{OWN_CONFIG_KEY}` holds {unknown_names}, which this version of ddpm_hf does not know.")
         check_num_levels(own["num_levels"])
         check_first_variance(own["first_variance"])
+        if isinstance(own["first_variance"], Real):
+            own["first_variance"] = float(own["first_variance"])
         self.register_to_config(**{OWN_CONFIG_KEY: own})
 
     @property
@@ -209,10 +228,15 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError("Pass one of `num_inference_steps` and `timesteps`, and only one.")
         T = self.schedule.T
         if timesteps is not None:
+            if not isinstance(timesteps, (Sequence, np.ndarray, Tensor)):
+                raise ValueError(f"`timesteps` must be a list of timesteps, but is {timesteps!r}.")
             times = custom_times([_as_int(t) + 1 for t in timesteps], T)
         else:
             times = spaced_times(
-                self.config.timestep_spacing, _as_int(num_inference_steps), T, self.config.steps_offset
+                self.config.timestep_spacing,
+                _as_int(num_inference_steps, "num_inference_steps"),
+                T,
+                self.config.steps_offset,
             )
         process = self._build_process(times)
         if process.is_undetermined:
@@ -225,7 +249,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         self, times: Sequence[int], process: ReverseProcess | None = None, device: str | torch.device | None = None
     ) -> None:
         self.process = self._build_process(times) if process is None else process
-        self.timesteps = torch.tensor([t - 1 for t in reversed(times)], device=device)
+        self.timesteps = torch.tensor([t - 1 for t in reversed(times)], device="cpu" if device is None else device)
         self._undetermined = self.process.is_undetermined
         # Index of every training timestep in the chain; K, which no table has, for those not visited.
         self._index_list = [len(times)] * self.schedule.T
@@ -248,8 +272,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         if self.num_inference_steps is None and not self.custom_timesteps:
             return timestep - 1
         index = self._index(timestep)
-        previous = torch.tensor([0, *self.process.times[:-1]], device=self._device_of(index)) - 1
-        return previous[index]
+        return self._visited_times(index)[0] - 1
 
     def scale_model_input(self, sample: Tensor, timestep: int | None = None) -> Tensor:
         """The sample itself; other schedulers scale it."""
@@ -267,11 +290,13 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: for samples that are not floating, shapes that do not fit, timesteps out of range.
         """
+        check_arguments(timesteps, original_samples=original_samples, noise=noise)
         t = self._times(timesteps)
         return q_sample(self._schedule_for(t), original_samples, noise, t)
 
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: int | Tensor) -> Tensor:
         """v = √ᾱ_t ε − √(1 − ᾱ_t) x_0 (Salimans & Ho 2022, appendix D); arguments as in `add_noise`."""
+        check_arguments(timesteps, sample=sample, noise=noise)
         t = self._times(timesteps)
         return velocity(self._schedule_for(t), sample, noise, t)
 
@@ -282,6 +307,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         those
         of noise: variance 1 − ᾱ_t in (0, 1].
         """
+        check_arguments(timesteps, original_samples=original_samples)
         t = self._times(timesteps)
         return q_mean_variance(self._schedule_for(t), original_samples, t)
 
@@ -292,9 +318,9 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
 
         At the last visited timestep s is the data: variance 0, log-variance −inf. Shapes as in `q_mean_variance`.
         """
+        check_arguments(timesteps, original_samples=original_samples, noisy_samples=noisy_samples)
         index = self._index(timesteps)
-        times = torch.tensor([0, *self.process.times], device=self._device_of(index))
-        s, t = times[:-1][index], times[1:][index]
+        s, t = self._visited_times(index)
         return q_posterior_mean_variance(self._schedule_for(t), original_samples, noisy_samples, s, t)
 
     def training_target(self, original_samples: Tensor, noise: Tensor, timesteps: int | Tensor) -> Tensor:
@@ -323,6 +349,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: for channels that do not fit the variance type, shapes that do not fit, timesteps not visited.
         """
+        check_arguments(timesteps, noisy_samples=noisy_samples)
         return self.process.p_mean_variance(model_output, noisy_samples, self._index(timesteps, determined=True))
 
     def step(
@@ -345,6 +372,8 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         Returns:
             x_s and the predicted x_0, in the shape and dtype of `sample`.
         """
+        if isinstance(timestep, Tensor) and timestep.ndim > 0:
+            check_arguments(timestep, sample=sample)
         index = self._index(timestep, determined=True)
         process = self.process
         row = process.coefficients(index)
@@ -365,7 +394,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         """The variance of the noise that `step` adds at a timestep, for fixed variance types; 0 at the last one."""
         index = self._index(t)
         log_variance = self.process.fixed_log_variance(self.process.coefficients(index))
-        return torch.tensor(math.exp(log_variance) if index > 0 else 0.0, dtype=torch.float64)
+        return torch.tensor(math.exp(log_variance) if index > 0 else 0.0, dtype=torch.float64, device="cpu")
 
     # --- the bound ---
 
@@ -383,6 +412,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
             model_output, noisy_samples, timesteps: as in `p_mean_variance`.
             original_samples: x_0, `[B, C, …]`.
         """
+        check_arguments(timesteps, original_samples=original_samples, noisy_samples=noisy_samples)
         index = torch.as_tensor(self._index(timesteps, determined=True))
         return vlb_terms(self.process, model_output, original_samples, noisy_samples, index, self.num_levels)
 
@@ -418,25 +448,22 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         return index
 
     def _index_tensor(self, timesteps: Tensor, determined: bool) -> Tensor:
-        if timesteps.ndim > 1 or timesteps.is_floating_point():
-            raise ValueError(
-                "`timesteps` must be integers, one or one per example, but are"
-                f" {timesteps.dtype} {list(timesteps.shape)}."
-            )
         device = timesteps.device
         if device not in self._index_tables:
-            self._index_tables[device] = torch.tensor(self._index_list).to(device, non_blocking=True)
+            self._index_tables[device] = torch.tensor(self._index_list, device="cpu").to(device, non_blocking=True)
+        if timesteps.numel() == 0:
+            return timesteps.long()
         if device.type == "cpu":
             for t in {int(timesteps.min()), int(timesteps.max())}:
                 if not 0 <= t < self.schedule.T:
                     self._check_index(len(self.process.times), t, determined)
-            index = self._index_tables[device][timesteps]
+            index = self._index_tables[device].take(timesteps.long())
             last = int(index.argmax())
             self._check_index(int(index[last]), int(timesteps[last]), determined)
             return index
         if determined and self._undetermined:  # which timesteps these are is not known without waiting for the device
             raise ValueError(_UNDETERMINED)
-        return self._index_tables[device][timesteps.reshape(-1)]
+        return self._index_tables[device].take(timesteps.reshape(-1).long())
 
     def _check_index(self, index: int, timestep: int, determined: bool) -> None:
         K = len(self.process.times)
@@ -456,15 +483,31 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
             self._schedules[t.device] = self.schedule.to(t.device)
         return self._schedules[t.device]
 
-    @staticmethod
-    def _device_of(index: int | Tensor) -> torch.device:
-        return index.device if isinstance(index, Tensor) else torch.device("cpu")
+    def _visited_times(self, index: int | Tensor) -> tuple[Tensor, Tensor]:
+        """The pair (s, t) of each index, on its device."""
+        index = torch.as_tensor(index)
+        times = torch.tensor([0, *self.process.times], device="cpu").to(index.device, non_blocking=True)
+        return times.take(index), times.take(index + 1)
 
 
 _UNDETERMINED = (
     "`prediction_type` 'epsilon' says nothing about x_0 at a timestep whose signal-to-noise ratio is 0"
     " (`rescale_betas_zero_snr`, or a last beta of 1); use 'v_prediction' or 'sample', or do not visit that timestep."
 )
+
+
+def check_arguments(timesteps: Any, **samples: Tensor) -> None:
+    """Raise ValueError unless the named samples are floating and of one shape, with one timestep or one for each."""
+    require_samples(**samples)
+    batch_size = len(next(iter(samples.values())))
+    if not isinstance(timesteps, Tensor):
+        return
+    is_integer = not (timesteps.is_floating_point() or timesteps.is_complex() or timesteps.dtype == torch.bool)
+    if not is_integer or timesteps.ndim > 1 or timesteps.numel() not in (1, batch_size):
+        raise ValueError(
+            f"`timesteps` must be integers, one for all or one for each of the {batch_size} examples, but are"
+            f" {timesteps.dtype} {list(timesteps.shape)}."
+        )
 
 
 def _noise_like(
@@ -475,6 +518,8 @@ def _noise_like(
         return torch.empty_like(sample, dtype=dtype, memory_format=torch.contiguous_format).normal_(
             generator=generator
         )
+    if isinstance(generator, list) and len(generator) not in (1, len(sample)):
+        raise ValueError(f"`generator` must hold one per example: {len(sample)}, but there are {len(generator)}.")
     return randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=dtype)
 
 
@@ -482,15 +527,38 @@ def _standard_deviation(log_variance: float | Tensor) -> float | Tensor:
     return torch.exp(0.5 * log_variance) if isinstance(log_variance, Tensor) else math.exp(0.5 * log_variance)
 
 
-def _as_int(value: Any) -> Any:
-    """A Python int of anything integral; other values as they are, for the check that follows to name."""
-    if isinstance(value, Tensor):
+def _as_int(value: Any, argument: str = "timesteps") -> int:
+    """A Python int of anything integral.
+
+    Raises:
+        ValueError: for anything else, naming the argument.
+    """
+    if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
-    if isinstance(value, np.integer):
-        return int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"Timesteps and their number must be ints, but {value!r} was given.")
-    return value
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise ValueError(f"`{argument}` must be an int, but is {value!r}.")
+    return int(value)
+
+
+def _own_arguments(stored: Any) -> dict[str, Any]:
+    """What a configuration holds under our key, checked: a stranger, or a later version, may have written it."""
+    if not isinstance(stored, dict) or not set(stored) <= set(OWN_ARGUMENTS):
+        raise ValueError(
+            f"`{OWN_CONFIG_KEY}` must map {' and '.join(OWN_ARGUMENTS)} to values, but is {stored!r};"
+            " a later version of ddpm_hf may know more."
+        )
+    return stored
+
+
+def _names_at_default(config: dict[str, Any], cls: type) -> list[str]:
+    """The arguments in a configuration that were not given; diffusers counts those given by position among them."""
+    parameters = inspect.signature(cls.__init__).parameters
+
+    def is_default(name: str) -> bool:
+        value = config[name]
+        return name not in parameters or (not isinstance(value, np.ndarray) and value == parameters[name].default)
+
+    return [name for name in config.get(DEFAULTS_KEY, []) if is_default(name)]
 
 
 def _build_schedule(
@@ -499,7 +567,7 @@ def _build_schedule(
     if beta_schedule not in BETA_SCHEDULES:
         raise ValueError(unknown("beta_schedule", beta_schedule, BETA_SCHEDULES))
     if trained_betas is not None:
-        return NoiseSchedule.from_betas(trained_betas)
+        return NoiseSchedule.from_betas(trained_betas, argument="trained_betas")
     if beta_schedule == "squaredcos_cap_v2":
         return NoiseSchedule.cosine(T)
     if beta_schedule == "laplace":

@@ -99,14 +99,14 @@ class TrainingArguments:
     output_dir: str = field(default="runs/digits", metadata=_help("Must not hold another run."))
     overwrite_output_dir: bool = field(default=False, metadata=_help("Write over another run after all."))
     seed: int = 0
-    num_epochs: int = 115
+    num_epochs: int = 100
     max_train_steps: int | None = field(default=None, metadata=_help("Optimisation steps; overrides num_epochs."))
-    train_batch_size: int = field(default=128, metadata=_help("Per process."))
+    train_batch_size: int = field(default=64, metadata=_help("Per process."))
     eval_batch_size: int = field(default=36, metadata=_help("Images in a sample grid."))
     gradient_accumulation_steps: int = 1
     learning_rate: float = 2e-3
     lr_scheduler: str = "cosine"
-    lr_warmup_steps: int = 100
+    lr_warmup_steps: int = 50
     adam_beta1: float = 0.9
     adam_beta2: float = 0.99
     adam_weight_decay: float = 0.01
@@ -116,7 +116,7 @@ class TrainingArguments:
     use_ema: bool = True
     ema_inv_gamma: float = 1.0
     ema_power: float = 0.75
-    ema_max_decay: float = 0.995
+    ema_max_decay: float = 0.99
     save_images_epochs: int = field(default=40, metadata=_help("A sample grid every so many epochs; 0 for none."))
     num_evaluations: int = field(
         default=100, metadata=_help("Model calls per test image for the bits/dim, at most; 0 for all T.")

@@ -14,7 +14,7 @@ from ddpm_hf import DDPMPaperScheduler, NoiseSchedule
 
 
 # The first noise level, as a fraction of half a level: finer levels of noise cost bits and tell nothing new.
-FIRST_NOISE_LEVEL = 0.62
+FIRST_NOISE_LEVEL = 0.8
 
 
 def build_unet(model: ModelArguments, diffusion: DiffusionArguments, images: LevelImages) -> UNet2DModel:

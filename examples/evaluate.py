@@ -9,6 +9,9 @@ process next to the reverse. The data are named as for train.py; without a name,
 
 from __future__ import annotations
 
+
+from threads import use_all_cores  # isort: skip - before torch
+
 from pathlib import Path
 
 from arguments import (
@@ -23,7 +26,7 @@ from figures import save_evaluation
 from image_data import LevelImages, load_images
 from output_folder import claim_folder, write_json
 from reporting import evaluation_report
-from scoring import load_pipeline, score, use_all_cores
+from scoring import load_pipeline, score
 from tqdm.auto import tqdm
 
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler

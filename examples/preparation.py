@@ -15,7 +15,7 @@ from building import build_scheduler, build_unet
 from diffusers import UNet2DModel
 from image_data import ImageData, load_images
 from output_folder import claim_folder
-from scoring import use_all_cores
+from threads import use_all_cores
 from torch.utils.data import DataLoader
 
 from ddpm_hf import DDPMPaperScheduler

@@ -8,13 +8,16 @@ Image i depends on --seed and i alone, whatever the batch size.
 
 from __future__ import annotations
 
+
+from threads import use_all_cores  # isort: skip - before torch
+
 from pathlib import Path
 
 import torch
 from arguments import ModelPathArguments, SampleArguments, parse, user_errors
 from figures import save_grid
 from output_folder import claim_file
-from scoring import load_pipeline, use_all_cores
+from scoring import load_pipeline
 from torch import Tensor
 
 from ddpm_hf import DDPMPaperPipeline

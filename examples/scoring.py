@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -31,13 +30,6 @@ def load_pipeline(name_or_path: str, revision: str | None = None) -> DDPMPaperPi
         raise ValueError(f"`model_name_or_path` {name_or_path} cannot be loaded: {error}") from error
     pipeline.unet.eval()
     return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def use_all_cores(device: torch.device) -> None:
-    """Share the cores there are among the processes on this machine: launchers leave each process one."""
-    if device.type == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
 def score(

@@ -10,6 +10,9 @@ Leaves in --output_dir a saved pipeline, samples.png, metrics.json and a model c
 
 from __future__ import annotations
 
+
+import threads  # noqa: F401  # isort: skip - before torch
+
 import time
 from pathlib import Path
 

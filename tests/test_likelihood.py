@@ -1,0 +1,790 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""likelihood: the decoder against 60 digits, the terms of the bound against their definition, and their estimates."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+from oracles import Mixture, double, model_output
+from scipy.stats import norm
+from torch import Tensor
+from torch.distributions import Normal, kl_divergence
+
+from ddpm_hf.gaussian_process import (
+    PREDICTION_TYPES,
+    convert_prediction,
+    gaussian_kl,
+    q_mean_variance,
+    q_posterior_mean_variance,
+    q_sample,
+    velocity,
+)
+from ddpm_hf.likelihood import (
+    BitsPerDim,
+    bits_per_dim,
+    check_levels,
+    check_num_levels,
+    decoder_nll,
+    discretized_gaussian_log_likelihood,
+    gaussian_log_density,
+    posterior_kl,
+    prior_kl,
+    vlb_terms,
+)
+from ddpm_hf.noise_schedule import NoiseSchedule
+from ddpm_hf.reverse_process import VARIANCE_TYPES, ReverseProcess, ReverseStep
+from ddpm_hf.scheduling_ddpm_paper import DDPMPaperScheduler
+
+
+LEVELS = [2, 17, 256, 65536]
+SIGMAS = [1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]
+LOG_2 = math.log(2.0)
+
+mp = mpmath.mp.clone()
+mp.dps = 60
+
+
+def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+# --- the discretised decoder ------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Bin:
+    """A level's bin under a Gaussian, with 60 digits: the probability of (a, b) in units of σ, from one tail."""
+
+    level: int
+    num_levels: int
+    mean: float
+    log_variance: float
+
+    @property
+    def sigma(self) -> mpmath.mpf:
+        return mp.exp(mp.mpf(self.log_variance) / 2)
+
+    def edge(self, side: int) -> mpmath.mpf | None:
+        """The lower (−1) or upper (1) edge, None where it is infinite."""
+        intervals = self.num_levels - 1
+        if self.level == (0 if side < 0 else intervals):
+            return None
+        return (mp.mpf(2 * self.level - intervals + side) / intervals - mp.mpf(self.mean)) / self.sigma
+
+    @property
+    def probability(self) -> mpmath.mpf:
+        a, b = self.edge(-1), self.edge(1)
+        if (a is None or a < 0) and (b is not None and b < 0):
+            a, b = -b, None if a is None else -a  # reflected to the upper tail, where erfc has relative precision
+
+        def upper(x: mpmath.mpf | None) -> mpmath.mpf:
+            return mp.zero if x is None else mp.erfc(x / mp.sqrt(2)) / 2
+
+        return (mp.one if a is None else upper(a)) - upper(b)
+
+    @property
+    def log_probability(self) -> mpmath.mpf:
+        outside = [self.edge(-1), self.edge(1)]
+        missing = sum(mp.erfc(abs(x) / mp.sqrt(2)) / 2 for x in outside if x is not None)
+        inside = all(x is None or x * side > 0 for x, side in zip(outside, (-1, 1), strict=True))
+        return mp.log1p(-missing) if inside else mp.log(self.probability)
+
+    @property
+    def gradient(self) -> tuple[mpmath.mpf, mpmath.mpf]:
+        """d log P/d mean and d log P/d log σ²."""
+        density = {side: mp.zero if self.edge(side) is None else mp.npdf(self.edge(side)) for side in (-1, 1)}
+        moment = {side: density[side] * (self.edge(side) or 0) for side in (-1, 1)}
+        P = self.probability
+        return (density[-1] - density[1]) / (self.sigma * P), (moment[-1] - moment[1]) / (2 * P)
+
+
+def bins() -> list[Bin]:
+    """Both edge bins, their neighbours and two in the middle; means in the bin, on its edge and far off."""
+    cases = []
+    for num_levels in LEVELS:
+        last = num_levels - 1
+        for level in sorted({0, 1, last // 2, last // 3, last - 1, last} & set(range(num_levels))):
+            centre = 2 * level / last - 1
+            for sigma in SIGMAS:
+                log_variance = 2 * math.log(sigma)
+                means = {-1.0, 0.1, 1.0, centre, centre + 1 / last, centre - 0.3 / last}
+                means |= {centre + edge / last + z * sigma for edge in (-1, 0, 1) for z in (-38, -6, -0.7, 1e-3, 3)}
+                cases += [Bin(level, num_levels, mean, log_variance) for mean in sorted(means)]
+    return cases
+
+
+@functools.cache
+def bin_batch(num_levels: int) -> tuple[list[Bin], Tensor, Tensor, Tensor]:
+    cases = [case for case in bins() if case.num_levels == num_levels]
+    x_0 = double([2 * case.level / (num_levels - 1) - 1 for case in cases])
+    return cases, x_0, double([case.mean for case in cases]), double([case.log_variance for case in cases])
+
+
+@pytest.mark.parametrize("num_levels", LEVELS)
+def test_the_decoder_has_twelve_digits_wherever_the_level_lies(num_levels: int):
+    cases, *arguments = bin_batch(num_levels)
+    actual = discretized_gaussian_log_likelihood(*arguments, num_levels)
+    for case, value in zip(cases, actual.tolist(), strict=True):
+        error = abs(mp.mpf(value) - case.log_probability)
+        assert error <= 1e-13 or error <= 1e-12 * abs(case.log_probability), case
+
+
+@pytest.mark.parametrize("num_levels", LEVELS)
+def test_the_decoders_gradient_is_the_exact_derivative(num_levels: int):
+    cases, x_0, mean, log_variance = bin_batch(num_levels)
+    mean, log_variance = mean.clone().requires_grad_(), log_variance.clone().requires_grad_()
+    discretized_gaussian_log_likelihood(x_0, mean, log_variance, num_levels).sum().backward()
+    for case, *actual in zip(cases, mean.grad.tolist(), log_variance.grad.tolist(), strict=True):
+        in_sigmas = actual[0] * case.sigma, actual[1]  # d/d(mean/σ), so that both are of one size
+        expected = case.gradient[0] * case.sigma, case.gradient[1]
+        for value, exact in zip(in_sigmas, expected, strict=True):
+            assert math.isfinite(value), case
+            # torch's own derivative of log Φ loses digits as log P grows; 1e-9 is left at −1e6 nats.
+            assert abs(value - exact) <= (1e-10 + 1e-15 * abs(case.log_probability)) * abs(exact) + 1e-10, case
+
+
+def test_the_decoders_gradient_is_that_of_finite_differences():
+    x_0 = double([-1, -1 / 255, 3 / 255, 1])
+    mean, log_variance = (
+        double([-0.9, 0.0, 0.3, 0.7]).requires_grad_(),
+        double([-4.0, -9.0, -3.0, -2.0]).requires_grad_(),
+    )
+    assert torch.autograd.gradcheck(
+        lambda *gaussian: discretized_gaussian_log_likelihood(x_0, *gaussian, 256), (mean, log_variance)
+    )
+
+
+@pytest.mark.parametrize("num_levels", LEVELS)
+def test_the_bins_sum_to_one(num_levels: int):
+    x_0 = 2 * torch.arange(num_levels, dtype=torch.float64)[:, None] / (num_levels - 1) - 1
+    mean = double([-1.3, -0.2, 1 / 255, 1]).repeat(len(SIGMAS))
+    log_variance = 2 * double(SIGMAS).log().repeat_interleave(4)
+    total = discretized_gaussian_log_likelihood(x_0, mean, log_variance, num_levels).exp().sum(0)
+    torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-12)
+
+
+def test_the_loss_is_not_capped_in_the_tail():
+    # The farthest level of 256 under σ = .01: a clamp of the probability at 1e-12 would say −27.6.
+    case = Bin(255, 256, -1.0, 2 * math.log(0.01))
+    actual = discretized_gaussian_log_likelihood(double(1.0), double(-1.0), double(case.log_variance), 256).item()
+    assert round(actual) == -19928
+    assert actual == pytest.approx(float(case.log_probability), rel=1e-12, abs=0)
+    mirrored = discretized_gaussian_log_likelihood(double(-1.0), double(1.0), double(case.log_variance), 256).item()
+    assert mirrored == actual
+
+
+def test_the_decoder_is_symmetric():
+    x_0 = 2 * double(range(17)) / 16 - 1
+    mean, log_variance = randn(17), randn(17, seed=1)
+    torch.testing.assert_close(
+        discretized_gaussian_log_likelihood(x_0, mean, log_variance, 17),
+        discretized_gaussian_log_likelihood(-x_0, -mean, log_variance, 17),
+        rtol=1e-14,
+        atol=1e-14,
+    )
+
+
+def test_a_value_between_levels_counts_as_the_nearest():
+    exact = discretized_gaussian_log_likelihood(double(1 / 255), double(0.0), double(-4.0), 256)
+    near = discretized_gaussian_log_likelihood(double(1.4 / 255), double(0.0), double(-4.0), 256)
+    beyond = discretized_gaussian_log_likelihood(double(1.01), double(0.0), double(-4.0), 256)
+    assert near == exact
+    assert beyond == discretized_gaussian_log_likelihood(double(1.0), double(0.0), double(-4.0), 256)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_decoder_computes_in_float64_whatever_it_is_given(dtype: torch.dtype):
+    x_0, mean = torch.tensor([-1.0, 1 / 16, 1.0], dtype=dtype), torch.tensor([0.5, 0.25, -0.5], dtype=dtype)
+    log_variance = torch.tensor(-3.0, dtype=dtype)
+    actual = discretized_gaussian_log_likelihood(x_0, mean, log_variance, 33)
+    assert actual.dtype == torch.float64
+    assert torch.equal(
+        actual, discretized_gaussian_log_likelihood(x_0.double(), mean.double(), log_variance.double(), 33)
+    )
+
+
+def test_the_density_is_that_of_torch_distributions():
+    x_0, mean, log_variance = randn(5, 3), randn(5, 3, seed=1), randn(5, 1, seed=2)
+    expected = Normal(mean, (0.5 * log_variance).exp().expand(5, 3)).log_prob(x_0)
+    torch.testing.assert_close(gaussian_log_density(x_0, mean, log_variance), expected, rtol=1e-13, atol=1e-13)
+
+
+def test_narrow_bins_tend_to_the_density():
+    mean, log_variance = double([-0.3, 0.2, 0.9]), double([-2.0, -1.0, 0.0])
+    x_0 = double([1 / 65535, -1 / 65535, 3 / 65535])
+    probability = discretized_gaussian_log_likelihood(x_0, mean, log_variance, 65536)
+    density = gaussian_log_density(x_0, mean, log_variance) + math.log(2 / 65535)
+    torch.testing.assert_close(probability, density, rtol=0, atol=1e-8)
+
+
+# --- the terms --------------------------------------------------------------------------------------------------
+
+SCHEDULE = NoiseSchedule.linear(10, 0.05, 0.3)
+TIMES = [1, 3, 4, 8, 10]
+
+
+def case(
+    prediction_type: str = "epsilon", variance_type: str = "fixed_small", dtype: torch.dtype = torch.float64
+) -> tuple[ReverseProcess, Tensor, Tensor, Tensor, Tensor]:
+    """(process, model output, x_0 of 17 levels, x_t, index) with the first pair twice and every other once."""
+    process = ReverseProcess(SCHEDULE, TIMES, prediction_type, variance_type)
+    index = torch.tensor([2, 0, 1, 4, 0, 3])
+    x_0 = (8 * randn(6, 2, 3).clamp(-1, 1)).round() / 8
+    x_t = q_sample(SCHEDULE, x_0, randn(6, 2, 3, seed=1), torch.tensor(TIMES)[index])
+    output = randn(6, 4 if process.learns_variance else 2, 3, seed=2)
+    return process, output.to(dtype), x_0.to(dtype), x_t.to(dtype), index
+
+
+def test_the_prior_term_is_the_divergence_from_a_standard_normal():
+    for schedule in (NoiseSchedule.linear(1000), NoiseSchedule.linear(10, 1e-4, 0.02), SCHEDULE):
+        for t in (1, schedule.T // 2, schedule.T):
+            x_0 = randn(4, 3)
+            mean, variance, _ = q_mean_variance(schedule, x_0, t)
+            zero = torch.zeros_like(x_0)
+            expected = kl_divergence(Normal(mean, variance.sqrt().expand_as(mean)), Normal(zero, zero + 1)).mean(1)
+            torch.testing.assert_close(prior_kl(schedule, x_0, t), expected, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("abar", [1e-30, 1e-10, 1e-3, 0.0099, 0.0101, 0.3, 0.999])
+def test_the_prior_term_does_not_cancel_where_little_is_left_of_the_data(abar: float):
+    schedule = NoiseSchedule(double([0.0, math.log(abar)]))
+    exact = mp.exp(mp.mpf(math.log(abar)))
+    for x in (0.0, 0.5, 1.0):
+        expected = (exact * mp.mpf(x) ** 2 - exact - mp.log1p(-exact)) / 2
+        assert prior_kl(schedule, double([[x, x]]), 1).item() == pytest.approx(float(expected), rel=1e-12, abs=0)
+
+
+def test_the_prior_term_vanishes_at_zero_terminal_snr():
+    assert prior_kl(NoiseSchedule.from_betas([0.1, 1.0]), torch.ones(2, 3), 2).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("variance_type", VARIANCE_TYPES)
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_later_terms_are_the_divergence_of_the_posterior_from_the_reverse_step(
+    prediction_type: str, variance_type: str
+):
+    process, output, x_0, x_t, index = case(prediction_type, variance_type)
+    later = index > 0
+    output, x_0, x_t, index = output[later], x_0[later], x_t[later], index[later]
+    times = torch.tensor([0, *TIMES])
+    posterior_mean, _, posterior_log = q_posterior_mean_variance(SCHEDULE, x_0, x_t, times[index], times[index + 1])
+    p = process.p_mean_variance(output, x_t, index)
+    expected = gaussian_kl(posterior_mean, posterior_log, p.mean, p.log_variance).mean((1, 2))
+    terms = vlb_terms(process, output, x_0, x_t, index, 17)
+    assert terms.shape == (4,)
+    torch.testing.assert_close(terms, expected / LOG_2, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(posterior_kl(process.coefficients(index), p, x_0), expected, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("variance_type", VARIANCE_TYPES)
+@pytest.mark.parametrize("num_levels", [17, None])
+def test_the_first_term_is_the_decoders(num_levels: int | None, variance_type: str):
+    process, output, x_0, x_t, _ = case("v_prediction", variance_type)
+    p = process.p_mean_variance(output, x_t, 0)
+    sigma = (0.5 * p.log_variance).exp().expand_as(p.mean)
+    if num_levels is None:
+        expected = -Normal(p.mean, sigma).log_prob(x_0).mean((1, 2))
+    else:
+        low = torch.where(x_0 == -1, -math.inf, x_0 - 1 / 16)
+        high = torch.where(x_0 == 1, math.inf, x_0 + 1 / 16)
+        probability = norm.cdf(high, p.mean, sigma) - norm.cdf(low, p.mean, sigma)
+        expected = -double(np.log(probability)).mean((1, 2))
+    index = torch.zeros(6, dtype=torch.int64)
+    terms = vlb_terms(process, output, x_0, x_t, index, num_levels)
+    assert terms.shape == (6,)
+    torch.testing.assert_close(terms, expected / LOG_2, rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(decoder_nll(p, x_0, num_levels), expected, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_levels", [17, None])
+@pytest.mark.parametrize("variance_type", VARIANCE_TYPES)
+def test_a_batch_of_first_and_later_pairs_is_its_examples_one_by_one(variance_type: str, num_levels: int | None):
+    process, output, x_0, x_t, index = case(variance_type=variance_type)
+    together = vlb_terms(process, output, x_0, x_t, index, num_levels)
+    assert together.shape == (6,)
+    for b in range(6):
+        one = slice(b, b + 1)
+        alone = vlb_terms(process, output[one], x_0[one], x_t[one], index[one], num_levels)
+        torch.testing.assert_close(together[one], alone, rtol=1e-14, atol=1e-14)
+        scalar = vlb_terms(process, output, x_0, x_t, index[b], num_levels)  # one pair for the whole batch
+        assert scalar.shape == (6,)
+        torch.testing.assert_close(scalar[one], alone, rtol=1e-14, atol=1e-14)
+
+
+def test_a_chain_of_one_step_has_only_a_decoder():
+    process = ReverseProcess(SCHEDULE, [10], "sample", "fixed_large")
+    x_0, x_t = torch.zeros(3, 2), randn(3, 2, dtype=torch.float32)
+    for index in (torch.tensor(0), torch.tensor([0, 0, 0])):
+        terms = vlb_terms(process, x_0, x_0, x_t, index, 17)
+        torch.testing.assert_close(terms, decoder_nll(process.p_mean_variance(x_0, x_t, 0), x_0, 17) / LOG_2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("variance_type", VARIANCE_TYPES)
+def test_terms_do_not_depend_on_the_dtype_of_the_samples(variance_type: str, dtype: torch.dtype):
+    process, output, x_0, x_t, index = case(variance_type=variance_type, dtype=dtype)
+    exact = vlb_terms(process, output.double(), x_0.double(), x_t.double(), index, 17)
+    terms = vlb_terms(process, output, x_0, x_t, index, 17)
+    assert terms.isfinite().all()
+    torch.testing.assert_close(terms.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+def test_a_nearly_perfect_model_has_nearly_no_loss_in_float32():
+    # On a chain of 1000 steps the terms are tiny: they must not drown in the rounding of their ingredients.
+    schedule = NoiseSchedule.linear(1000)
+    process = ReverseProcess(schedule, range(1, 1001), "sample", "fixed_small")
+    index = torch.arange(1, 1000)
+    x_0 = torch.zeros(999, 2)
+    x_t = q_sample(schedule, x_0, randn(999, 2, dtype=torch.float32), index + 1)
+    terms = vlb_terms(process, x_0 + 1e-3, x_0, x_t, index, None)
+    abar = schedule.alphas_cumprod
+    exact = 1e-6 / 2 * (abar[1:-1] / (1 - abar[1:-1]) - abar[2:] / (1 - abar[2:])) / LOG_2  # (C) of the identities
+    torch.testing.assert_close(terms.double(), exact, rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_levels", [17, None])
+@pytest.mark.parametrize("variance_type", VARIANCE_TYPES)
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_terms_are_differentiable(prediction_type: str, variance_type: str, num_levels: int | None):
+    process, output, x_0, x_t, index = case(prediction_type, variance_type)
+    keep = torch.tensor([0, 1, 3])  # a later pair, the first, and the last
+    assert torch.autograd.gradcheck(
+        lambda output: vlb_terms(process, output, x_0[keep], x_t[keep], index[keep], num_levels),
+        (output[keep].requires_grad_(),),
+    )
+
+
+@pytest.mark.parametrize("variance_type", ["fixed_small", "learned_range"])
+@pytest.mark.parametrize("guess", [-1e4, 1e4])
+def test_gradients_are_finite_however_bad_the_model(guess: float, variance_type: str):
+    process, output, x_0, x_t, index = case("sample", variance_type)
+    output = torch.cat([torch.full_like(x_0, guess), output[:, 2:]], dim=1).requires_grad_()
+    terms = vlb_terms(process, output, x_0, x_t, index, 17)
+    terms.sum().backward()
+    assert terms.isfinite().all()
+    assert output.grad.isfinite().all()
+    outermost = x_0 == math.copysign(1, guess)  # there the decoder is right, however far beyond the guess lies
+    learns = output.grad[:, :2] * guess > 0
+    assert learns[index > 0].all()
+    assert torch.equal(learns[index == 0], ~outermost[index == 0])
+
+
+# --- no waiting for the device ----------------------------------------------------------------------------------
+# A tensor on the meta device has no values: whatever asks for one raises.
+
+
+def on_meta(*tensors: Tensor) -> list[Tensor]:
+    return [tensor.to("meta") for tensor in tensors]
+
+
+@pytest.mark.parametrize("num_levels", [17, None])
+@pytest.mark.parametrize("variance_type", VARIANCE_TYPES)
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_the_bound_reads_nothing_back(prediction_type: str, variance_type: str, num_levels: int | None):
+    process, *tensors = case(prediction_type, variance_type, torch.float32)
+    output, x_0, x_t, index = on_meta(*tensors)
+    terms = vlb_terms(process, output, x_0, x_t, index, num_levels)
+    assert terms.device.type == "meta"
+    assert terms.shape == (6,)
+    for chosen in (index, 2):
+        step = process.p_mean_variance(output, x_t, chosen)
+        assert step.mean.device.type == "meta"
+        assert step.mean.shape == step.pred_original_sample.shape == x_t.shape
+    assert prior_kl(SCHEDULE, x_0, 10).shape == (6,)
+
+
+def test_one_index_for_the_whole_batch_is_not_read_back_either():
+    process, *tensors = case(dtype=torch.float32)
+    output, x_0, x_t, index = on_meta(*tensors)
+    assert process.p_mean_variance(output, x_t, index[0]).mean.shape == x_t.shape
+    assert vlb_terms(process, output, x_0, x_t, index[0], 17).shape == (6,)
+
+
+def test_the_forward_process_reads_nothing_back():
+    schedule = SCHEDULE.to("meta")
+    x_0, noise, t = on_meta(randn(6, 2), randn(6, 2), torch.arange(1, 7))
+    assert q_sample(schedule, x_0, noise, t).device.type == "meta"
+    assert velocity(schedule, x_0, noise, t).device.type == "meta"
+    assert q_posterior_mean_variance(schedule, x_0, noise, t - 1, t)[0].device.type == "meta"
+
+
+@pytest.mark.parametrize("target", PREDICTION_TYPES)
+@pytest.mark.parametrize("source", PREDICTION_TYPES)
+def test_conversions_read_nothing_back(source: str, target: str):
+    x, x_t, t = on_meta(randn(6, 2), randn(6, 2), torch.arange(1, 7))
+    assert convert_prediction(x, x_t, source, target, SCHEDULE.to("meta"), t).device.type == "meta"
+
+
+# --- over a data set --------------------------------------------------------------------------------------------
+
+DATA = Mixture.gaussian(0.3, 0.25)
+
+
+def scheduler_of(T: int = 20, num_levels: int | None = None, **kwargs: object) -> DDPMPaperScheduler:
+    return DDPMPaperScheduler(
+        T, 0.1 / T, 4 / T, num_levels=num_levels, clip_sample=False, prediction_type="sample", **kwargs
+    )
+
+
+def oracle(scheduler: DDPMPaperScheduler, data: Mixture = DATA) -> Callable[[Tensor, Tensor], Tensor]:
+    """The optimal denoiser of data whose dimensions are independent."""
+
+    def denoise(x_t: Tensor, timesteps: Tensor) -> Tensor:
+        log_abar = scheduler.schedule.log_alphas_cumprod[timesteps + 1]
+        flat = x_t.flatten(1)
+        x_0 = data.denoise(flat.flatten(), log_abar.repeat_interleave(flat.shape[1])).reshape(x_t.shape)
+        output = model_output(scheduler.config.prediction_type, x_0, x_t, log_abar.reshape(-1, *[1] * (x_t.ndim - 1)))
+        if scheduler.variance_type == "learned_range":
+            output = torch.cat([output, 0.3 * torch.tanh(x_t)], dim=1)
+        return output
+
+    return denoise
+
+
+def samples(count: int, *shape: int, seed: int = 0) -> Tensor:
+    return 0.3 + 0.5 * randn(count, *shape, seed=seed)
+
+
+def exact_total(scheduler: DDPMPaperScheduler, x_0: Tensor) -> float:
+    """The expectation of the bound over the noise alone, which here is a polynomial: Gauss–Hermite has it exactly."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(3)
+    total = scheduler.prior_loss(x_0).mean()
+    for t in scheduler.timesteps.tolist():
+        for node, weight in zip(nodes, weights / weights.sum(), strict=True):
+            timesteps = torch.full((len(x_0),), t)
+            x_t = scheduler.add_noise(x_0, torch.full_like(x_0, node), timesteps)
+            total += weight * scheduler.vlb_loss(oracle(scheduler)(x_t, timesteps), x_0, x_t, timesteps).mean()
+    return total.item()
+
+
+@pytest.mark.parametrize("num_inference_steps", [None, 4])
+@pytest.mark.parametrize("num_levels", [17, None])
+@pytest.mark.parametrize("variance_type", ["fixed_small", "learned_range"])
+def test_the_full_sum_is_the_bound_written_out(
+    variance_type: str, num_levels: int | None, num_inference_steps: int | None
+):
+    scheduler = scheduler_of(7, num_levels, variance_type=variance_type)
+    if num_inference_steps:
+        scheduler.set_timesteps(num_inference_steps)
+    seen = []
+
+    def denoise(x_t: Tensor, timesteps: Tensor) -> Tensor:
+        seen.append((x_t, timesteps, oracle(scheduler)(x_t, timesteps)))
+        return seen[-1][2]
+
+    batches = [(8 * samples(b, 2, 3, seed=b).clamp(-1, 1)).round() / 8 for b in (3, 2)]
+    result = bits_per_dim(denoise, scheduler, batches, generator=torch.Generator().manual_seed(0))
+
+    times = [0, *sorted((scheduler.timesteps + 1).tolist())]
+    K = len(times) - 1
+    abar = scheduler.schedule.alphas_cumprod.tolist()
+    terms, totals, priors = [0.0] * K, [], []
+    for i, batch in enumerate(batches):
+        for b, x_0 in enumerate(batch.numpy()):
+            prior = 0.5 * (abar[times[-1]] * x_0**2 - abar[times[-1]] - math.log(1 - abar[times[-1]])).mean()
+            total = prior
+            for k in range(K):
+                x_t, timesteps, output = (value[b].numpy() for value in seen[i * K + k])
+                s, t = times[k], times[k + 1]
+                assert timesteps == t - 1
+                beta = 1 - abar[t] / abar[s]
+                posterior = beta * (1 - abar[s]) / (1 - abar[t])
+                first = 1 - abar[times[2]] / abar[times[1]]
+                first *= (1 - abar[times[1]]) / (1 - abar[times[2]])
+                low = first if k == 0 else posterior
+                nu = (output[2:] + 1) / 2 if variance_type == "learned_range" else 0.0
+                variance = np.exp(nu * np.log(beta) + (1 - nu) * np.log(low)) + 0 * x_0
+                c1 = math.sqrt(abar[s]) * beta / (1 - abar[t])
+                c2 = math.sqrt(abar[t] / abar[s]) * (1 - abar[s]) / (1 - abar[t])
+                mean, true_mean = c1 * output[:2] + c2 * x_t, c1 * x_0 + c2 * x_t
+                if k > 0:
+                    ratio = posterior / variance
+                    nats = 0.5 * (ratio - 1 - np.log(ratio) + (mean - true_mean) ** 2 / variance)
+                elif num_levels is None:
+                    nats = -norm.logpdf(x_0, mean, np.sqrt(variance))
+                else:
+                    low_edge = np.where(x_0 == -1, -np.inf, x_0 - 1 / 16)
+                    high_edge = np.where(x_0 == 1, np.inf, x_0 + 1 / 16)
+                    edges = norm.cdf([low_edge, high_edge], mean, np.sqrt(variance))
+                    nats = -np.log(edges[1] - edges[0])
+                terms[k] += nats.mean() / LOG_2 / 5
+                total += nats.mean()
+            totals.append(total / LOG_2)
+            priors.append(prior / LOG_2)
+
+    assert result.per_timestep == pytest.approx(terms, rel=1e-8, abs=0)
+    assert result.decoder == pytest.approx(terms[0], rel=1e-8, abs=0)
+    assert result.rate == pytest.approx(sum(terms[1:]), rel=1e-8, abs=0)
+    assert result.prior == pytest.approx(np.mean(priors), rel=1e-8, abs=0)
+    assert result.total == pytest.approx(np.mean(totals), rel=1e-8, abs=0)
+    assert result.standard_error == pytest.approx(np.std(totals, ddof=1) / math.sqrt(5), rel=1e-6, abs=0)
+    assert result.timesteps == [t - 1 for t in times[1:]]
+    assert result.num_examples == 5
+    assert result.num_model_evaluations == 5 * K
+    assert len(seen) == 2 * K
+
+
+@pytest.mark.parametrize("num_evaluations", [None, 2, 3, 7, 20])
+def test_the_parts_sum_to_the_total(num_evaluations: int | None):
+    scheduler = scheduler_of()
+    generator = torch.Generator().manual_seed(0)
+    result = bits_per_dim(
+        oracle(scheduler),
+        scheduler,
+        [samples(5, 3), samples(2, 3, seed=1)],
+        num_evaluations=num_evaluations,
+        generator=generator,
+    )
+    assert result.total == pytest.approx(result.prior + result.rate + result.decoder, rel=1e-12, abs=0)
+    assert sum(result.per_timestep) == pytest.approx(result.rate + result.decoder, rel=1e-12, abs=0)
+    assert result.per_timestep[0] == result.decoder
+    assert len(result.per_timestep) == len(result.timesteps) == 20
+    assert result.num_model_evaluations == 7 * (num_evaluations or 20)
+    assert len(set(result.per_timestep)) == (num_evaluations or 20)
+
+
+@pytest.mark.parametrize("num_evaluations", [2, 4, 9])
+def test_the_estimate_is_unbiased(num_evaluations: int):
+    # The examples grow from first to last: their times must not follow their order.
+    scheduler, x_0 = scheduler_of(), samples(6, 8) * torch.linspace(0.1, 4, 6, dtype=torch.float64)[:, None]
+    estimates = [
+        bits_per_dim(
+            oracle(scheduler),
+            scheduler,
+            [x_0],
+            num_evaluations=num_evaluations,
+            generator=torch.Generator().manual_seed(seed),
+        ).total
+        for seed in range(150)
+    ]
+    error = np.mean(estimates) - exact_total(scheduler, x_0)
+    assert abs(error) <= 4 * np.std(estimates, ddof=1) / math.sqrt(len(estimates))
+
+
+def test_the_full_sum_is_unbiased_and_much_sharper():
+    scheduler, x_0 = scheduler_of(), samples(6, 8)
+    totals = [
+        bits_per_dim(oracle(scheduler), scheduler, [x_0], generator=torch.Generator().manual_seed(seed)).total
+        for seed in range(60)
+    ]
+    error = np.mean(totals) - exact_total(scheduler, x_0)
+    assert abs(error) <= 4 * np.std(totals, ddof=1) / math.sqrt(len(totals))
+
+
+def test_spreading_the_times_evenly_beats_drawing_them_independently():
+    scheduler, x_0 = scheduler_of(), samples(16, 64)
+    denoise = oracle(scheduler)
+
+    def independent(generator: torch.Generator) -> float:
+        """The same number of calls: L_0, and two times per example drawn from the other K − 1."""
+        terms = scheduler.prior_loss(x_0).clone()
+        for weight, t in (
+            (1, torch.zeros(16, dtype=torch.int64)),
+            (19 / 2, torch.randint(1, 20, (16,), generator=generator)),
+            (19 / 2, torch.randint(1, 20, (16,), generator=generator)),
+        ):
+            noise = torch.randn(x_0.shape, generator=generator, dtype=torch.float64)
+            x_t = scheduler.add_noise(x_0, noise, t)
+            terms += weight * scheduler.vlb_loss(denoise(x_t, t), x_0, x_t, t)
+        return terms.mean().item()
+
+    def spread(function: Callable[[torch.Generator], float]) -> float:
+        return float(np.std([function(torch.Generator().manual_seed(seed)) for seed in range(100)]))
+
+    def stratified(generator: torch.Generator) -> float:
+        return bits_per_dim(denoise, scheduler, [x_0], num_evaluations=3, generator=generator).total
+
+    assert spread(stratified) < 0.5 * spread(independent)
+
+
+@pytest.mark.parametrize(("num_evaluations", "highest"), [(None, 0.99), (4, 1.0)])
+def test_the_standard_error_is_calibrated(num_evaluations: int | None, highest: float):
+    # Two standard errors must cover the truth in about 95 of 100 data sets; an estimate that spreads its times evenly
+    # may cover more, since the error is stated as if they had been independent.
+    scheduler = scheduler_of(10)
+    truth = population_total(scheduler)
+    covered = 0
+    for seed in range(200):
+        x_0 = samples(24, 4, seed=1000 + seed)
+        result = bits_per_dim(
+            oracle(scheduler),
+            scheduler,
+            x_0.split(8),
+            num_evaluations=num_evaluations,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        covered += abs(result.total - truth) <= 2 * result.standard_error
+    assert 0.9 <= covered / 200 <= highest
+
+
+def population_total(scheduler: DDPMPaperScheduler) -> float:
+    """The bound's expectation over the data too: two more Gauss–Hermite nodes."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(3)
+    values = [exact_total(scheduler, double([[0.3 + 0.5 * node]])) for node in nodes]
+    return float(np.dot(values, weights / weights.sum()))
+
+
+def test_one_example_has_no_finite_standard_error():
+    scheduler = scheduler_of()
+    assert bits_per_dim(oracle(scheduler), scheduler, [samples(1, 3)]).standard_error == math.inf
+
+
+def test_conditioning_reaches_the_model():
+    scheduler, seen = scheduler_of(5), []
+
+    def denoise(x_t: Tensor, timesteps: Tensor, **conditioning: object) -> Tensor:
+        seen.append(conditioning)
+        return oracle(scheduler)(x_t, timesteps)
+
+    conditionings: list[Mapping[str, object]] = [{"class_labels": torch.tensor([1, 2]), "scale": 3.0}, {}]
+    bits_per_dim(denoise, scheduler, [(samples(2, 3), conditioning) for conditioning in conditionings])
+    bits_per_dim(denoise, scheduler, [[samples(2, 3), {"other": 1}]])
+    assert [sorted(keys) for keys in seen] == [["class_labels", "scale"]] * 5 + [[]] * 5 + [["other"]] * 5
+    assert seen[0]["class_labels"] is conditionings[0]["class_labels"]
+
+
+def test_the_model_is_given_indices_one_per_example_and_no_gradient():
+    scheduler = scheduler_of(5)
+
+    def denoise(x_t: Tensor, timesteps: Tensor) -> Tensor:
+        assert timesteps.dtype == torch.int64
+        assert timesteps.shape == (len(x_t),)
+        assert 0 <= timesteps.min() <= timesteps.max() <= 4
+        assert not torch.is_grad_enabled()
+        return oracle(scheduler)(x_t, timesteps)
+
+    for num_evaluations in (None, 3):
+        bits_per_dim(denoise, scheduler, [samples(4, 3)], num_evaluations=num_evaluations)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_samples_keep_their_dtype_on_the_way_to_the_model(dtype: torch.dtype):
+    scheduler, dtypes = scheduler_of(5), set()
+
+    def denoise(x_t: Tensor, timesteps: Tensor) -> Tensor:
+        dtypes.add(x_t.dtype)
+        return oracle(scheduler)(x_t.double(), timesteps).to(dtype)
+
+    x_0 = samples(4, 3).to(dtype)
+    result = bits_per_dim(denoise, scheduler, [x_0], generator=torch.Generator().manual_seed(0))
+    assert dtypes == {dtype}
+    assert math.isfinite(result.total)
+
+
+def test_the_same_generator_gives_the_same_figures():
+    scheduler = scheduler_of()
+    results = {
+        bits_per_dim(
+            oracle(scheduler),
+            scheduler,
+            [samples(4, 3)],
+            num_evaluations=5,
+            generator=torch.Generator().manual_seed(seed),
+        ).total
+        for seed in (0, 0, 1)
+    }
+    assert len(results) == 2
+
+
+def test_progress_wraps_the_batches():
+    scheduler, wrapped = scheduler_of(5), []
+
+    def progress(batches: list[Tensor]) -> list[Tensor]:
+        wrapped.append(batches)
+        return batches
+
+    result = bits_per_dim(oracle(scheduler), scheduler, [samples(2, 3)], progress=progress)
+    assert isinstance(result, BitsPerDim)
+    assert len(wrapped) == 1
+
+
+def test_batches_may_be_an_iterator():
+    scheduler = scheduler_of(5)
+    assert bits_per_dim(oracle(scheduler), scheduler, iter([samples(2, 3), samples(3, 3)])).num_examples == 5
+
+
+# --- what is refused --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_evaluations", [0, 1, 21, -1, 2.0, True, "3"])
+def test_a_number_of_evaluations_outside_2_to_K_is_refused(num_evaluations: object):
+    scheduler = scheduler_of()
+    with pytest.raises(ValueError, match=r"`num_evaluations` must be an int in 2 \.\.\. 20"):
+        bits_per_dim(oracle(scheduler), scheduler, [samples(2, 3)], num_evaluations=num_evaluations)
+
+
+@pytest.mark.parametrize("num_levels", [None, 17])
+@pytest.mark.parametrize("shapes", [[], [(0, 3)], [(0, 3), (0, 3)]], ids=str)
+def test_a_data_set_without_examples_is_refused(shapes: list[tuple[int, int]], num_levels: int | None):
+    scheduler = scheduler_of(num_levels=num_levels)
+    with pytest.raises(ValueError, match="no examples"):
+        bits_per_dim(oracle(scheduler), scheduler, [torch.zeros(shape) for shape in shapes])
+
+
+@pytest.mark.parametrize(
+    "x_0",
+    [
+        torch.full((2, 3), 0.06),
+        torch.full((2, 3), 0.2 / 8),
+        torch.tensor([[0.0, 1.125]]),
+        torch.full((2, 3), math.nan),
+        torch.full((2, 3), 100.0),
+    ],
+    ids=str,
+)
+def test_values_that_are_not_levels_are_refused(x_0: Tensor):
+    scheduler = scheduler_of(num_levels=17)
+    with pytest.raises(ValueError, match="17 evenly spaced levels"):
+        bits_per_dim(oracle(scheduler), scheduler, [x_0])
+
+
+def test_data_of_other_levels_are_refused_and_continuous_data_are_not_looked_at():
+    check_levels(2 * torch.arange(17.0)[:, None] / 16 - 1, 17)
+    check_levels(2 * torch.arange(256.0)[:, None] / 255 - 1, 256)
+    check_levels(torch.full((2, 3), 0.05 / 8), 17)  # as far off as rounding may lead
+    check_levels(randn(4, 3), None)
+    with pytest.raises(ValueError, match="levels"):
+        check_levels(2 * torch.arange(17.0)[:, None] / 16 - 1, 16)
+    with pytest.raises(ValueError, match="levels"):
+        check_levels(torch.arange(256.0)[:, None] / 255, 17)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+@pytest.mark.parametrize("num_levels", [None, 256])
+def test_integer_images_are_refused_with_advice(dtype: torch.dtype, num_levels: int | None):
+    scheduler = scheduler_of(num_levels=num_levels)
+    with pytest.raises(ValueError, match=r"scale images to \[-1, 1\]"):
+        bits_per_dim(oracle(scheduler), scheduler, [torch.zeros(2, 3, dtype=dtype)])
+
+
+@pytest.mark.parametrize("num_levels", [0, 1, -5, 256.0, True, "256"])
+def test_levels_that_are_not_an_int_of_at_least_2_are_refused(num_levels: object):
+    with pytest.raises(ValueError, match="`num_levels` must be an int >= 2"):
+        check_num_levels(num_levels)
+    with pytest.raises(ValueError, match="`num_levels`"):
+        discretized_gaussian_log_likelihood(double(0.0), double(0.0), double(0.0), num_levels)
+
+
+def test_terms_of_samples_that_do_not_fit_are_refused():
+    process, output, x_0, x_t, index = case()
+    for bad in (x_0[:, :1], x_0[:3], x_0.long()):
+        with pytest.raises(ValueError, match="`original_samples`"):
+            vlb_terms(process, output, bad, x_t, index, 17)
+    with pytest.raises(ValueError, match="`model_output`"):
+        vlb_terms(process, output[:, :1], x_0, x_t, index, 17)
+    with pytest.raises(ValueError, match="batch"):
+        vlb_terms(process, output, x_0, x_t, index[:3], 17)
+
+
+def test_a_step_is_a_tuple_of_four():
+    process, output, _, x_t, index = case()
+    mean, variance, log_variance, x_0 = process.p_mean_variance(output, x_t, index)
+    step = ReverseStep(mean, variance, log_variance, x_0)
+    assert step.pred_original_sample is x_0

@@ -1,0 +1,348 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""objectives: losses per example, and times drawn as the theory draws them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from oracles import LOG_2, Mixture, double, exact_bound, model_output
+from scipy.stats import chisquare
+from torch import Tensor
+
+from ddpm_hf.gaussian_process import PREDICTION_TYPES
+from ddpm_hf.likelihood import vlb_terms
+from ddpm_hf.noise_schedule import NoiseSchedule
+from ddpm_hf.objectives import (
+    ImportanceTimesteps,
+    rate_loss,
+    simple_loss,
+    stratified_timesteps,
+    uniform_timesteps,
+    vlb_loss,
+)
+from ddpm_hf.reverse_process import ReverseProcess, clip_sample
+
+
+SCHEDULE = NoiseSchedule.linear(10, 0.05, 0.3)
+SIGNIFICANCE = 1e-3  # the seeds are fixed: a right sampler passes on every run
+
+
+def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+# --- losses -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [[4], [4, 3], [4, 3, 2], [4, 3, 2, 2], [4, 3, 2, 2, 2]], ids=len)
+def test_the_simple_loss_is_the_squared_error_per_example(shape: list[int]):
+    output, target = randn(*shape), randn(*shape, seed=1)
+    expected = [((output[b] - target[b]) ** 2).mean().item() for b in range(4)]
+    loss = simple_loss(output, target)
+    assert loss.shape == (4,)
+    assert loss.tolist() == pytest.approx(expected, rel=1e-14, abs=0)
+
+
+def test_the_simple_loss_leaves_out_the_variance_channels():
+    output, target = randn(4, 6, 2), randn(4, 3, 2, seed=1)
+    assert torch.equal(simple_loss(output, target), simple_loss(output[:, :3], target))
+    output.requires_grad_()
+    simple_loss(output, target).sum().backward()
+    assert (output.grad[:, 3:] == 0).all()
+    assert (output.grad[:, :3] != 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_simple_loss_of_half_precision_is_summed_in_float32(dtype: torch.dtype):
+    output, target = 300 * torch.ones(2, 5, dtype=dtype), torch.zeros(2, 5, dtype=dtype)
+    loss = simple_loss(output, target)
+    assert loss.dtype == torch.float32
+    assert loss.tolist() == [90000.0, 90000.0]  # beyond float16
+
+
+def test_the_simple_loss_is_differentiable():
+    assert torch.autograd.gradcheck(simple_loss, (randn(3, 2).requires_grad_(), randn(3, 2, seed=1).requires_grad_()))
+
+
+@pytest.mark.parametrize("shape", [[4, 2], [4, 9], [3, 3], [4, 3, 1], [4]], ids=str)
+def test_the_simple_loss_refuses_shapes_that_do_not_fit(shape: list[int]):
+    with pytest.raises(ValueError, match="`model_output`"):
+        simple_loss(torch.zeros(shape), torch.zeros(4, 3))
+
+
+@pytest.mark.parametrize("times", [range(1, 11), [1, 3, 4, 8, 10], [10]], ids=str)
+@pytest.mark.parametrize("variance_type", ["fixed_small", "learned"])
+def test_the_mean_of_the_vlb_loss_over_all_indices_is_the_bound(variance_type: str, times: list[int]):
+    data = Mixture.gaussian(0.3, 0.25)
+    process = ReverseProcess(SCHEDULE, times, "epsilon", variance_type)
+    log_variance = double([-2.0]).expand(len(times)) if process.learns_variance else None
+    bound = exact_bound(process, data, log_variance=log_variance)
+    grid = data.grid(SCHEDULE.log_alphas_cumprod[list(times)])
+    output = model_output("epsilon", grid.mean, grid.x_t, grid.log_abar)[:, None]
+    if process.learns_variance:
+        output = torch.cat([output, torch.full_like(output, -2.0)], dim=1)
+    mean = 0.0
+    for side in (-1, 1):  # two values of x_0 that share its posterior moments
+        x_0 = grid.mean + side * grid.variance.sqrt()
+        losses = vlb_loss(process, output, x_0[:, None], grid.x_t[:, None], grid.index, None)
+        assert losses.shape == x_0.shape
+        mean += 0.5 * (grid.weight * losses).sum().item() / len(times)  # over uniform indices and their nodes
+    assert mean == pytest.approx((bound.total - bound.prior) / LOG_2, rel=1e-12, abs=0)
+
+
+def test_the_vlb_loss_is_the_number_of_visited_pairs_times_its_term():
+    process = ReverseProcess(SCHEDULE, [1, 3, 4, 8, 10])
+    output, x_t, index = randn(4, 2), randn(4, 2, seed=1), torch.tensor([0, 1, 4, 2])
+    x_0 = double([[-1, 1], [0, 0.5], [0.25, 0], [1, 1]])
+    terms = vlb_terms(process, output, x_0, x_t, index, 17)
+    torch.testing.assert_close(vlb_loss(process, output, x_0, x_t, index, 17), 5 * terms, rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+@pytest.mark.parametrize("times", [range(1, 11), [1, 3, 4, 8, 10], [2, 7]], ids=str)
+def test_the_rate_loss_is_the_vlb_loss_with_the_posteriors_variance(prediction_type: str, times: list[int]):
+    process = ReverseProcess(SCHEDULE, times, prediction_type, "fixed_small", constrain=clip_sample(1.0))
+    index = torch.arange(1, len(times))
+    shape = [len(index), 2, 3]
+    output, x_0, x_t = randn(*shape), randn(*shape, seed=1).clamp(-1, 1), randn(*shape, seed=2)
+    loss = rate_loss(process, output, x_0, x_t, index)
+    assert loss.shape == (len(index),)
+    torch.testing.assert_close(loss, vlb_loss(process, output, x_0, x_t, index, 17), rtol=1e-10, atol=1e-12)
+
+
+def test_the_rate_loss_weighs_the_first_step_as_if_the_log_snr_went_on():
+    # On equal steps of log-SNR the weight of every step is e^(their size) times that of the next.
+    schedule = NoiseSchedule.linear_log_snr(10, 5.0, -4.0)
+    process = ReverseProcess(schedule, range(1, 11), "sample")
+    x_0 = torch.zeros(10, 1, dtype=torch.float64)
+    loss = rate_loss(process, x_0 + 1, x_0, x_0, torch.arange(10))
+    assert (loss[:-1] / loss[1:]).tolist() == pytest.approx([math.e] * 9, rel=1e-9, abs=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_rate_loss_of_every_dtype_is_at_least_float32(dtype: torch.dtype):
+    process = ReverseProcess(SCHEDULE, range(1, 11), "v_prediction")
+    output, x_0, x_t = (randn(10, 3, seed=seed, dtype=dtype) for seed in range(3))
+    loss = rate_loss(process, output, x_0, x_t, torch.arange(10))
+    assert loss.dtype == torch.float32
+    exact = rate_loss(process, output.double(), x_0.double(), x_t.double(), torch.arange(10))
+    torch.testing.assert_close(loss.double(), exact, rtol=1e-5, atol=1e-6)
+
+
+def test_the_rate_loss_is_finite_at_zero_terminal_snr():
+    process = ReverseProcess(SCHEDULE.rescale_zero_terminal_snr(), range(1, 11), "v_prediction")
+    x_t, x_0 = randn(10, 3), randn(10, 3, seed=1)
+    output = randn(10, 3, seed=2).requires_grad_()
+    loss = rate_loss(process, output, x_0, x_t, torch.arange(10))
+    # At the last time SNR_t is 0 and v is −x_0: the term is ½ SNR_s (x_0 − x̂_0)².
+    expected = 10 * process.schedule.log_snr[9].exp() / 2 * (x_0[9] + output[9]).square().mean() / LOG_2
+    assert loss[9].item() == pytest.approx(expected.item(), rel=1e-9, abs=0)
+    loss.sum().backward()
+    assert output.grad.isfinite().all()
+
+
+def test_the_rate_loss_is_differentiable_and_reads_nothing_back():
+    process = ReverseProcess(SCHEDULE, [1, 3, 4, 8, 10])
+    x_0, x_t, index = randn(5, 2), randn(5, 2, seed=1), torch.arange(5)
+    assert torch.autograd.gradcheck(
+        lambda output: rate_loss(process, output, x_0, x_t, index), (randn(5, 2, seed=2).requires_grad_(),)
+    )
+    on_meta = [tensor.to("meta") for tensor in (x_0, x_0, x_t, index)]  # has no values to read
+    assert rate_loss(process, *on_meta).shape == (5,)
+
+
+def test_the_rate_loss_takes_one_index_for_the_whole_batch():
+    process = ReverseProcess(SCHEDULE, [1, 3, 4, 8, 10])
+    output, x_0, x_t = (randn(5, 2, seed=seed) for seed in range(3))
+    one_each = rate_loss(process, output, x_0, x_t, torch.full((5,), 3))
+    torch.testing.assert_close(rate_loss(process, output, x_0, x_t, torch.tensor(3)), one_each, rtol=1e-14, atol=0)
+    on_meta = [tensor.to("meta") for tensor in (x_0, x_0, x_t, torch.tensor(3))]
+    assert rate_loss(process, *on_meta).shape == (5,)
+
+
+@pytest.mark.parametrize(
+    ("times", "variance_type"), [([5], "fixed_small"), (range(1, 11), "learned"), (range(1, 11), "learned_range")]
+)
+def test_the_rate_loss_refuses_chains_it_is_not_defined_for(times: list[int], variance_type: str):
+    process = ReverseProcess(SCHEDULE, times, variance_type=variance_type)
+    x = torch.zeros(1, 2)
+    with pytest.raises(ValueError, match="L_rate needs"):
+        rate_loss(process, x, x, x, torch.tensor([0]))
+
+
+def test_the_rate_loss_refuses_samples_that_do_not_fit():
+    process, x, index = ReverseProcess(SCHEDULE, [1, 5]), torch.zeros(2, 3), torch.tensor([0, 1])
+    with pytest.raises(ValueError, match="`original_samples`"):
+        rate_loss(process, x, x[:, :1], x, index)
+    with pytest.raises(ValueError, match="`model_output`"):
+        rate_loss(process, x[:, :1], x, x, index)
+
+
+# --- times ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("draw", [uniform_timesteps, stratified_timesteps])
+@pytest.mark.parametrize(("batch_size", "num_timesteps"), [(1, 1), (1, 1000), (7, 3), (64, 1000), (1000, 10)])
+def test_times_are_indices_of_the_chain(draw: object, batch_size: int, num_timesteps: int, generator: torch.Generator):
+    for _ in range(20):
+        times = draw(batch_size, num_timesteps, generator=generator)
+        assert times.shape == (batch_size,)
+        assert times.dtype == torch.int64
+        assert times.min() >= 0
+        assert times.max() < num_timesteps
+
+
+@pytest.mark.parametrize("draw", [uniform_timesteps, stratified_timesteps])
+def test_times_follow_from_the_generator(draw: object):
+    one, same, other = (draw(8, 1000, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("draw", [uniform_timesteps, stratified_timesteps])
+def test_times_are_drawn_on_the_device_asked_for(draw: object):
+    assert draw(8, 1000, device="meta").device.type == "meta"
+    assert draw(8, 1000, device=torch.device("cpu")).device.type == "cpu"
+
+
+@pytest.mark.parametrize("draw", [uniform_timesteps, stratified_timesteps])
+def test_all_times_are_equally_likely(draw: object, generator: torch.Generator):
+    counts = torch.zeros(20)
+    for _ in range(3000):
+        times = draw(4, 20, generator=generator)
+        # One at random: those of one batch are not independent of each other.
+        chosen = times[torch.randint(4, (), generator=generator)]
+        counts[chosen] += 1
+    assert chisquare(counts).pvalue > SIGNIFICANCE
+
+
+@pytest.mark.parametrize("draw", [uniform_timesteps, stratified_timesteps])
+@pytest.mark.parametrize("position", [0, 3])
+def test_the_time_of_every_position_in_the_batch_is_uniform(draw: object, position: int, generator: torch.Generator):
+    # A loader that does not shuffle must not always give its first example the first times.
+    counts = torch.zeros(20)
+    for _ in range(2000):
+        counts[draw(4, 20, generator=generator)[position]] += 1
+    assert chisquare(counts).pvalue > SIGNIFICANCE
+
+
+@pytest.mark.parametrize(("batch_size", "num_timesteps"), [(4, 20), (5, 1000), (64, 1000), (100, 10), (7, 7), (8, 20)])
+def test_a_batch_has_one_time_in_every_stratum(batch_size: int, num_timesteps: int, generator: torch.Generator):
+    for _ in range(50):
+        times = stratified_timesteps(batch_size, num_timesteps, generator=generator).sort().values
+        for j, t in enumerate(times.tolist()):
+            # u in [j/B, (j + 1)/B) has the time floor(u T)
+            assert math.floor(j * num_timesteps / batch_size) <= t
+            assert t < math.ceil((j + 1) * num_timesteps / batch_size)
+
+
+def test_a_batch_of_all_times_has_each_once(generator: torch.Generator):
+    for _ in range(20):
+        assert stratified_timesteps(50, 50, generator=generator).sort().values.tolist() == list(range(50))
+
+
+def test_independent_times_are_independent(generator: torch.Generator):
+    counts = torch.zeros(5, 5)
+    for _ in range(2000):
+        first, second = uniform_timesteps(2, 5, generator=generator).tolist()
+        counts[first, second] += 1
+    assert chisquare(counts.flatten()).pvalue > SIGNIFICANCE
+
+
+def test_stratified_times_lower_the_variance_of_a_batchs_loss(generator: torch.Generator):
+    loss = torch.linspace(1, 0, 1000) ** 4  # falls with time, as the terms of the bound do
+    spread = {
+        draw: torch.stack([loss[draw(32, 1000, generator=generator)].mean() for _ in range(300)]).std()
+        for draw in (uniform_timesteps, stratified_timesteps)
+    }
+    assert spread[stratified_timesteps] < 0.2 * spread[uniform_timesteps]
+
+
+# --- times by importance ----------------------------------------------------------------------------------------
+
+
+def trained_sampler(losses: Tensor, updates: int = 400, **kwargs: object) -> ImportanceTimesteps:
+    """A sampler that has seen every index's loss many times."""
+    sampler = ImportanceTimesteps(len(losses), **kwargs)
+    for _ in range(updates):
+        sampler.update(torch.arange(len(losses)), losses)
+    return sampler
+
+
+LOSSES = torch.tensor([8.0, 4.0, 2.0, 1.0, 1.0, 0.5, 0.5, 0.25])
+
+
+def test_importance_is_uniform_before_it_knows_better(generator: torch.Generator):
+    sampler = ImportanceTimesteps(8, warmup=3)
+    for _ in range(3):
+        assert torch.equal(sampler.probabilities, torch.full((8,), 1 / 8))
+        index, weight = sampler.sample(4, generator)
+        assert index.dtype == torch.int64
+        assert index.shape == (4,)
+        assert weight.tolist() == [1.0] * 4
+        sampler.update(torch.arange(8), LOSSES)
+    assert sampler.probabilities.max() > 1 / 8
+
+
+@pytest.mark.parametrize("uniform_share", [0.2, 0.5, 1.0])
+def test_importance_is_the_root_of_the_second_moment_mixed_with_a_uniform_share(uniform_share: float):
+    sampler = trained_sampler(LOSSES, uniform_share=uniform_share)
+    expected = uniform_share / 8 + (1 - uniform_share) * LOSSES / LOSSES.sum()
+    torch.testing.assert_close(sampler.probabilities, expected, rtol=1e-4, atol=0)
+    assert sampler.probabilities.sum().item() == pytest.approx(1, rel=1e-6, abs=0)
+
+
+def test_second_moments_are_running_means_that_decay_per_loss():
+    sampler = ImportanceTimesteps(4, decay=0.9)
+    sampler.update(torch.tensor([1, 1, 3]), torch.tensor([2.0, 4.0, 3.0]))
+    kept = 0.9**2
+    assert sampler.second_moments.tolist() == pytest.approx(
+        [1, kept + (1 - kept) * 10, 1, 0.9 + 0.1 * 9], rel=1e-6, abs=0
+    )
+
+
+def test_neighbouring_indices_share_a_bin():
+    sampler = trained_sampler(torch.linspace(2, 1, 1000), updates=60)
+    assert len(sampler.second_moments) == 40
+    assert sampler.probabilities.shape == (1000,)
+    assert len(sampler.probabilities.unique()) == 40
+    assert sampler.probabilities.sum().item() == pytest.approx(1, rel=1e-5, abs=0)
+    assert (sampler.probabilities.diff() <= 0).all()
+
+
+def test_weights_keep_the_mean_loss_what_it_is_for_uniform_times(generator: torch.Generator):
+    sampler = trained_sampler(LOSSES)
+    index, weight = sampler.sample(5, generator)
+    torch.testing.assert_close(weight * sampler.probabilities[index] * 8, torch.ones(5))
+    batches = [sampler.sample(4, generator) for _ in range(2000)]
+    means = torch.stack([(weight * LOSSES[index]).mean() for index, weight in batches])
+    assert abs(means.mean() - LOSSES.mean()) <= 4 * means.std() / math.sqrt(2000)
+
+
+@pytest.mark.parametrize("position", [0, 3])
+def test_times_by_importance_follow_their_density_at_every_position(position: int, generator: torch.Generator):
+    sampler = trained_sampler(LOSSES)
+    counts = torch.zeros(8)
+    for _ in range(2000):
+        counts[sampler.sample(4, generator)[0][position]] += 1
+    assert (
+        chisquare(counts.double(), 2000 * sampler.probabilities.double() / sampler.probabilities.double().sum()).pvalue
+        > SIGNIFICANCE
+    )
+
+
+def test_importance_lowers_the_variance_of_the_mean_loss(generator: torch.Generator):
+    losses = torch.linspace(1, 0.01, 1000) ** 6
+    sampler = trained_sampler(losses, updates=60)
+    by_importance = [sampler.sample(1, generator) for _ in range(1000)]
+    weighted = torch.stack([(weight * losses[index]).mean() for index, weight in by_importance])
+    uniform = torch.stack([losses[uniform_timesteps(1, 1000, generator=generator)].mean() for _ in range(1000)])
+    assert weighted.std() < 0.5 * uniform.std()
+
+
+@pytest.mark.parametrize("share", [0, -0.1, 1.1, math.nan])
+def test_a_uniform_share_outside_0_to_1_is_refused(share: float):
+    with pytest.raises(ValueError, match=r"`uniform_share` must be in \(0, 1\]"):
+        ImportanceTimesteps(10, uniform_share=share)
