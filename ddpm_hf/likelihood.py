@@ -72,8 +72,7 @@ def posterior_kl(row: ReverseCoefficients, p: ReverseStep, x_0: Tensor) -> Tenso
 
 
 def discretized_gaussian_log_likelihood(x_0: Tensor, mean: Tensor, log_variance: Tensor, num_levels: int) -> Tensor:
-    r"""log P(the bin of x_0) under N(mean, e^log_variance), for data of `num_levels` levels in [−1, 1]; nats,
-    elementwise.
+    r"""log P(the bin of x_0) under N(mean, e^log_variance), elementwise in nats, for data of levels in [−1, 1].
 
     The bins are 2/(num_levels − 1) wide with the levels in their middle, the two outer ones reaching to ±∞ (Ho et al.
     2020, Eq. 13). Computed in float64 with relative accuracy 1e-12 however far in the tail: by log Φ with both
@@ -228,23 +227,20 @@ def bits_per_dim(
 ) -> BitsPerDim:
     """The variational bound of a model over a data set, in bits/dim (Ho et al. 2020, Eq. 5 and section 4.3).
 
-    Follows the scheduler's visited timesteps, so `scheduler.set_timesteps(50)` first gives the bound of the 50-step
-    chain.
+    Follows the scheduler's visited timesteps: after `scheduler.set_timesteps(50)` it is the 50-step chain's bound.
 
     Args:
         denoise: `denoise(x_t, timesteps, **conditioning)`, the model in evaluation mode.
         scheduler: a `DDPMPaperScheduler`.
         batches: tensors `[B, *anything]` in [−1, 1] on the model's device, or pairs of one and its conditioning.
         num_evaluations: None for the full sum, K model calls per example; or M in 2 … K for an unbiased estimate from
-            M
-            calls: L_0 always, the other terms cut into M − 1 strata of which each example draws one time, spread
+            M calls: L_0 always, the other terms cut into M − 1 strata of which each example draws one time, spread
             evenly over the batch.
         generator: for the noise and the times; on the device of the batches, or the CPU.
         progress: wraps the iteration over batches, such as `tqdm.tqdm`.
 
     Raises:
-        ValueError: for no examples, for a `num_evaluations` outside 2 … K, or for values that are not levels of the
-            data.
+        ValueError: for no examples, a `num_evaluations` outside 2 … K, or values that are not levels of the data.
     """
     timesteps = torch.sort(scheduler.timesteps.cpu()).values
     times_generator = _host_generator(generator)

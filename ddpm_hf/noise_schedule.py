@@ -180,12 +180,9 @@ class NoiseSchedule:
 
     def to(self, device: torch.device | str) -> NoiseSchedule:
         """The same schedule with its table on another device."""
-        schedule = object.__new__(
-            NoiseSchedule
-        )  # what was valid stays valid: checking again would wait for the device
-        object.__setattr__(
-            schedule, "log_alphas_cumprod", move_coefficients(self.log_alphas_cumprod, torch.device(device))
-        )
+        moved = move_coefficients(self.log_alphas_cumprod, torch.device(device))
+        schedule = object.__new__(NoiseSchedule)  # not checked again: that would wait for the device
+        object.__setattr__(schedule, "log_alphas_cumprod", moved)
         return schedule
 
     # --- what follows from log ᾱ --------------------------------------------------------------------------------

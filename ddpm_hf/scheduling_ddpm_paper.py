@@ -74,14 +74,13 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         sample_max_value (`float`): the greatest dynamic threshold, > 0.
         timestep_spacing (`str`): "linspace", "leading" or "trailing" (Lin et al. 2024, Table 2).
         steps_offset (`int`): added to the timesteps of "leading".
-        rescale_betas_zero_snr (`bool`): rescale so that nothing of the data is left at T; not for "epsilon" at that
-            time.
+        rescale_betas_zero_snr (`bool`): rescale so that nothing of the data is left at T, a time that "epsilon" must
+            not visit.
         num_levels (`int`, *optional*): evenly spaced levels of the data in [−1, 1], for L_0: 256 for 8-bit images;
             None for continuous data, whose L_0 is a density.
         first_variance (`str` or `float`, *optional*): the variance of the decoder p_θ(x_0 | x_1), used by the bound
-            and never
-            by `step`: "posterior" (β̃ of the next pair, as the original code has it), "beta", a number; None takes
-            "posterior" for fixed_small and "beta" for fixed_large.
+            and never by `step`: "posterior" (β̃ of the next pair, as the original code has it), "beta", a number; None
+            takes "posterior" for fixed_small and "beta" for fixed_large.
 
     Raises:
         ValueError: for any argument outside its range, naming it.
@@ -303,9 +302,8 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
     def q_mean_variance(self, original_samples: Tensor, timesteps: int | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, variance and log-variance of q(x_t | x_0) (Ho et al. 2020, Eq. 4), at least float32.
 
-        The mean has the shape of `original_samples`, the other two broadcast against it. The second and third are
-        those
-        of noise: variance 1 − ᾱ_t in (0, 1].
+        The mean has the shape of `original_samples`, the other two broadcast against it; the variance, 1 − ᾱ_t, lies
+        in (0, 1].
         """
         check_arguments(timesteps, original_samples=original_samples)
         t = self._times(timesteps)
