@@ -104,7 +104,7 @@ class TrainingArguments:
     train_batch_size: int = field(default=64, metadata=_help("Per process."))
     eval_batch_size: int = field(default=36, metadata=_help("Images in a sample grid."))
     gradient_accumulation_steps: int = 1
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     lr_scheduler: str = "cosine"
     lr_warmup_steps: int = 50
     adam_beta1: float = 0.9

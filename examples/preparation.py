@@ -56,7 +56,7 @@ def prepare(
         mixed_precision=training.mixed_precision, gradient_accumulation_steps=training.gradient_accumulation_steps
     )
     use_all_cores(accelerator.device)
-    set_seed(training.seed)
+    set_seed(training.seed, device_specific=True)  # other noise on every process
     images = load_images(data)
     scheduler = build_scheduler(diffusion, images.train.num_levels)
     inference_steps = diffusion.ddpm_num_inference_steps or min(100, len(scheduler))
