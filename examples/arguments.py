@@ -99,7 +99,7 @@ class TrainingArguments:
     output_dir: str = field(default="runs/digits", metadata=_help("Must not hold another run."))
     overwrite_output_dir: bool = field(default=False, metadata=_help("Write over another run after all."))
     seed: int = 0
-    num_epochs: int = 100
+    num_epochs: int = 90
     max_train_steps: int | None = field(default=None, metadata=_help("Optimisation steps; overrides num_epochs."))
     train_batch_size: int = field(default=64, metadata=_help("Per process."))
     eval_batch_size: int = field(default=36, metadata=_help("Images in a sample grid."))
