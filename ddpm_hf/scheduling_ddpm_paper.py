@@ -127,7 +127,8 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         if trained_betas is not None:  # the number of betas says what T is; JSON knows lists alone
             betas = np.asarray(trained_betas, dtype=np.float64).tolist()
             self.register_to_config(num_train_timesteps=len(betas), trained_betas=betas)
-        self.register_to_config(**{DEFAULTS_KEY: _names_at_default(self.config, type(self))})
+        if DEFAULTS_KEY in self.config:
+            self.register_to_config(**{DEFAULTS_KEY: _names_at_default(self.config, type(self))})
 
         self.init_noise_sigma = 1.0
         self.custom_timesteps = False

@@ -92,6 +92,13 @@ def test_own_arguments_travel_under_one_private_key():
     assert "first_variance" not in config
 
 
+def test_a_loaded_configuration_is_the_saved_one_and_nothing_more(tmp_path):
+    saved = DDPMPaperScheduler(beta_schedule="squaredcos_cap_v2", num_levels=17)
+    saved.save_pretrained(tmp_path)
+    expected = {key: value for key, value in saved.config.items() if key != "_use_default_values"}
+    assert dict(DDPMPaperScheduler.from_pretrained(tmp_path).config) == expected
+
+
 def test_own_arguments_may_be_replaced_on_loading(tmp_path):
     DDPMPaperScheduler(num_levels=17).save_pretrained(tmp_path)
     loaded = DDPMPaperScheduler.from_pretrained(tmp_path, num_levels=None, first_variance="beta")
