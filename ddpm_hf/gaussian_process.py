@@ -240,7 +240,7 @@ def _variances(variance: Tensor, log_variance: Tensor, sample: Tensor) -> tuple[
 
 def _check_order(s: Times, t: Times) -> None:
     on_host = all(not isinstance(time, Tensor) or time.device.type == "cpu" for time in (s, t))
-    if on_host and not bool(torch.as_tensor(torch.as_tensor(s) < torch.as_tensor(t)).all()):
+    if on_host and not bool((torch.as_tensor(s) < torch.as_tensor(t)).all()):
         raise ValueError(f"Times must satisfy s < t, but s is {s} and t is {t}.")
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .likelihood import vlb_terms
-from .numerics import expand_like, mean_flat, move_coefficients, nats_to_bits, promote, require_samples
+from .numerics import expand_like, mean_flat, nats_to_bits, promote, require_samples
 from .reverse_process import ReverseProcess
 
 
@@ -67,17 +67,8 @@ def rate_loss(process: ReverseProcess, model_output: Tensor, x_0: Tensor, x_t: T
     require_samples(noisy_samples=x_t, original_samples=x_0)
     row = process.coefficients(index)
     _, pred_original_sample, _ = process.predict(model_output, x_t, row)
-    weight = 0.5 * expand_like(
-        move_coefficients(_snr_drops(process), index.device).take(index.long()), pred_original_sample
-    )
+    weight = 0.5 * expand_like(row.snr_drop, pred_original_sample)
     return len(process.times) * nats_to_bits(mean_flat(weight * (promote(x_0) - pred_original_sample) ** 2))
-
-
-def _snr_drops(process: ReverseProcess) -> Tensor:
-    """SNR_s − SNR_t of every visited pair, `[K]`; for the first, SNR_0 being infinite, by a log-SNR that goes on."""
-    log_snr = process.schedule.log_snr[list(process.times)]
-    log_snr_before = torch.cat([2 * log_snr[:1] - log_snr[1:2], log_snr[:-1]])
-    return -torch.exp(log_snr_before) * torch.expm1(log_snr - log_snr_before)
 
 
 def uniform_timesteps(

@@ -118,7 +118,7 @@ class DDPMPaperPipeline(DiffusionPipeline):
         if not isinstance(self.scheduler, DDPMPaperScheduler):
             raise ValueError(
                 f"`scheduler` must be a DDPMPaperScheduler, but is a {type(self.scheduler).__name__};"
-                " DDPMPaperScheduler.from_config(scheduler.config) converts it."
+                " DDPMPaperScheduler.from_scheduler(scheduler) converts it."
             )
         generators = generator if isinstance(generator, list) else [] if generator is None else [generator]
         if not all(isinstance(each, torch.Generator) for each in generators):

@@ -69,6 +69,7 @@ class ReverseCoefficients(Coefficients):
     posterior_log_variance: Coefficient  # log β̃, −inf for the first pair
     log_variance_small: Coefficient  # log β̃, the first entry chosen
     log_variance_large: Coefficient  # log β, the first entry chosen
+    snr_drop: Coefficient  # SNR_s − SNR_t, for the first pair by a log-SNR that goes on in equal steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +134,7 @@ class ReverseProcess:
             posterior_log_variance=steps.posterior_log_variance,
             log_variance_small=log_small,
             log_variance_large=log_large,
+            snr_drop=self._snr_drops(),
         )
 
     @cached_property
@@ -170,6 +172,14 @@ class ReverseProcess:
             torch.cat([first_small, steps.posterior_log_variance[1:]]),
             torch.cat([first_large, steps.log_beta[1:]]),
         )
+
+    def _snr_drops(self) -> Tensor:
+        """SNR_s − SNR_t of the chain; for the first pair, SNR_0 being infinite, by a log-SNR that goes on."""
+        log_snr = self.schedule.log_snr[list(self.times)]
+        # A chain of one pair has no step to go on with: its drop is 0, and `rate_loss` refuses it.
+        step = log_snr[:1] - log_snr[1:2] if len(self.times) > 1 else torch.zeros_like(log_snr)
+        log_snr_before = torch.cat([log_snr[:1] + step, log_snr[:-1]])
+        return -torch.exp(log_snr_before) * torch.expm1(log_snr - log_snr_before)
 
     # --- the distribution ---
 

@@ -256,6 +256,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         for k, t in enumerate(times):
             self._index_list[t - 1] = k
         self._index_tables: dict[torch.device, Tensor] = {}
+        self._times_table = torch.tensor([0, *times], device="cpu")
 
     def _build_process(self, times: Sequence[int]) -> ReverseProcess:
         return ReverseProcess(
@@ -485,7 +486,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
     def _visited_times(self, index: int | Tensor) -> tuple[Tensor, Tensor]:
         """The pair (s, t) of each index, on its device."""
         index = torch.as_tensor(index)
-        times = torch.tensor([0, *self.process.times], device="cpu").to(index.device, non_blocking=True)
+        times = self._times_table.to(index.device, non_blocking=True)
         return times.take(index), times.take(index + 1)
 
 

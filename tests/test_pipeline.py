@@ -17,6 +17,7 @@ import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, ImagePipelineOutput, UNet2DModel
 from PIL import Image
+from tiny_models import tiny_unet
 from torch import Tensor
 
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, NoiseSchedule
@@ -24,21 +25,6 @@ from ddpm_hf.pipeline_ddpm_paper import DenoisingStep
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-def tiny_unet(channels: int = 1, out_channels: int | None = None, sample_size: object = 4) -> UNet2DModel:
-    torch.manual_seed(0)
-    return UNet2DModel(
-        sample_size=sample_size,
-        in_channels=channels,
-        out_channels=out_channels or channels,
-        block_out_channels=(8,),
-        down_block_types=("DownBlock2D",),
-        up_block_types=("UpBlock2D",),
-        norm_num_groups=4,
-        layers_per_block=1,
-        mid_block_type=None,
-    ).eval()
 
 
 def quiet(pipe):

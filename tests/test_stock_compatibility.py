@@ -13,8 +13,9 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler
 from diffusers.training_utils import compute_snr
+from tiny_models import tiny_unet
 from torch import Tensor
 
 from ddpm_hf import DDPMPaperScheduler
@@ -455,18 +456,7 @@ def test_noising_takes_one_timestep_for_the_whole_batch():
 
 @pytest.mark.parametrize("chain", [{"num_inference_steps": 20}, {"num_inference_steps": 1}])
 def test_works_inside_the_stock_pipeline(chain: dict):
-    torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=4,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(8,),
-        down_block_types=("DownBlock2D",),
-        up_block_types=("UpBlock2D",),
-        norm_num_groups=4,
-        layers_per_block=1,
-        mid_block_type=None,
-    ).eval()
+    unet = tiny_unet()
     images = []
     for scheduler in (DDPMPaperScheduler(), DDPMScheduler()):
         pipe = DDPMPipeline(unet, scheduler)
