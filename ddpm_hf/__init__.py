@@ -1,6 +1,7 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
 """ddpm_hf: the exact mathematics of DDPM (Ho et al. 2020), with likelihoods, inside the classes of diffusers."""
 
+from .hub import HubError, push_folder
 from .likelihood import BitsPerDim, bits_per_dim
 from .noise_schedule import NoiseSchedule
 from .pipeline_ddpm_paper import DDPMPaperPipeline
@@ -8,4 +9,13 @@ from .scheduling_ddpm_paper import DDPMPaperScheduler
 from .version import __version__
 
 
-__all__ = ["BitsPerDim", "DDPMPaperPipeline", "DDPMPaperScheduler", "NoiseSchedule", "__version__", "bits_per_dim"]
+__all__ = [
+    "BitsPerDim",
+    "DDPMPaperPipeline",
+    "DDPMPaperScheduler",
+    "HubError",
+    "NoiseSchedule",
+    "__version__",
+    "bits_per_dim",
+    "push_folder",
+]

@@ -4,18 +4,24 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline, ImagePipelineOutput, UNet2DModel
+from diffusers import DDPMPipeline, DiffusionPipeline, ImagePipelineOutput, UNet2DModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
+from huggingface_hub import CommitInfo
+from huggingface_hub.errors import EntryNotFoundError
 from PIL import Image
 from torch import Tensor
+from typing_extensions import Self
 
 from .gaussian_process import unknown
+from .hub import INDEX, hub_errors, push_folder
 from .scheduling_ddpm_paper import DDPMPaperScheduler
 
 
@@ -62,13 +68,92 @@ class DDPMPaperPipeline(DiffusionPipeline):
             scheduler = DDPMPaperScheduler.from_scheduler(scheduler)
         self.register_modules(unet=unet, scheduler=scheduler)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+    # --- loading and saving ---
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Self:
+        """Load from a folder or the Hub; arguments as in diffusers.
+
+        Reads what this class and `diffusers.DDPMPipeline` save, and the flat layout of early models too, whose
+        weights and configurations lie side by side. Pickled weights are read only as far as they are tensors.
+
+        Raises:
+            HubError: an OSError, if there is no such model, or it cannot be reached or must not be read, with the
+                next thing to do.
+        """
+        name = str(pretrained_model_name_or_path)
+        with hub_errors(name, kwargs.get("revision")):
+            try:
+                return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+            except (OSError, EntryNotFoundError) as error:
+                if not _lacks_index(error):
+                    raise
+                return cls._from_flat(name, **kwargs)
+
+    @classmethod
+    def _from_flat(cls, name: str, **kwargs: Any) -> Self:
+        """A pipeline without an index: config.json, weights and scheduler_config.json at its root."""
+        parts = {part: kwargs.pop(part) for part in ("unet", "scheduler") if part in kwargs}
+        if "scheduler" not in parts:
+            where = {key: kwargs[key] for key in _SOURCE_ARGUMENTS if key in kwargs}
+            parts["scheduler"] = DDPMPaperScheduler.from_pretrained(name, **where)
+        if "unet" not in parts:
+            parts["unet"] = UNet2DModel.from_pretrained(name, **kwargs)
+        return cls(**parts)
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
         """Save in stock diffusers' own layout, which needs no ddpm_hf to be read; arguments as in diffusers.
 
-        What stock schedulers have no argument for travels in their configuration and is found again by this class.
+        What stock schedulers have no argument for travels in their configuration and is found again by this class;
+        see `DDPMPaperScheduler.to_stock`. With `push_to_hub` the folder is pushed as `push_folder` does it, to
+        `repo_id` or else to the folder's name, with its other arguments.
         """
-        stock = DDPMPipeline(unet=self.unet, scheduler=DDPMScheduler.from_config(self.scheduler.config))
-        stock.save_pretrained(save_directory, *args, **kwargs)
+        stock = DDPMPipeline(unet=self.unet, scheduler=self.scheduler.to_stock())
+        stock.save_pretrained(save_directory, safe_serialization, variant, max_shard_size)
+        if push_to_hub:
+            push_folder(save_directory, kwargs.pop("repo_id", Path(save_directory).resolve().name), **kwargs)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        subfolder: str | None = None,
+    ) -> CommitInfo:
+        """Push the pipeline with a model card, in one commit; arguments as in diffusers, errors as `push_folder`.
+
+        A folder that examples/train.py wrote has more to show: samples and figures; push it with `push_folder`.
+
+        Raises:
+            ValueError: for `safe_serialization=False`: what is pushed is safetensors.
+        """
+        if not safe_serialization:
+            raise ValueError("`safe_serialization` must be True: what is pushed to the Hub is safetensors.")
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, variant=variant)
+            return push_folder(
+                folder,
+                repo_id,
+                private=private,
+                token=token,
+                commit_message=commit_message or "Upload model",
+                create_pr=create_pr,
+                path_in_repo=subfolder or "",
+            )
+
+    # --- sampling ---
 
     @torch.no_grad()
     def __call__(
@@ -155,6 +240,19 @@ class DDPMPaperPipeline(DiffusionPipeline):
             )
         height, width = (size, size) if isinstance(size, int) else size
         return batch_size, self.unet.config.in_channels, height, width
+
+
+# What says where a model comes from, and nothing about what is made of it.
+_SOURCE_ARGUMENTS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision")
+
+
+def _lacks_index(error: BaseException | None) -> bool:
+    """Whether a model could not be loaded since it has no index: an OSError for a folder, a 404 from the Hub."""
+    while error is not None:
+        if INDEX in str(error) and (isinstance(error, EntryNotFoundError) or "no file named" in str(error)):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _to_output(sample: Tensor, output_type: str) -> Tensor | Any:

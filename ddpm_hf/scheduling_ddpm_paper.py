@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import DDPMScheduler
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
@@ -45,6 +46,11 @@ PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "mean")
 # What stock schedulers have no argument for: it travels in their configuration under one private key.
 OWN_CONFIG_KEY = "_ddpm_hf"
 OWN_ARGUMENTS = ("num_levels", "first_variance")
+
+# Variance types with which stock's `step` gives NaN, and the nearest with which it does not. The first pair is one
+# variance under two names; stock puts "learned", a log-variance, under a square root, and of what it offers only
+# "learned_range" splits the model's output. The true type travels under our key.
+NEAREST_IN_STOCK = {"fixed_large_log": "fixed_large", "learned": "learned_range"}
 
 # Arguments not given: diffusers leaves them to the defaults of the class that a configuration is turned into.
 DEFAULTS_KEY = "_use_default_values"
@@ -153,7 +159,9 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         parameters = inspect.signature(cls.__init__).parameters
         own = {name: parameters[name].default for name in OWN_ARGUMENTS}
         if isinstance(config, dict):
-            own |= _own_arguments(config.get(OWN_CONFIG_KEY, {}))
+            stored = _own_arguments(config.get(OWN_CONFIG_KEY, {}))
+            own |= {name: value for name, value in stored.items() if name in OWN_ARGUMENTS}
+            config = _in_todays_names(config, stored.get("variance_type"))
         own |= {name: kwargs.pop(name) for name in OWN_ARGUMENTS if name in kwargs}
         scheduler, unused = super().from_config(config, return_unused_kwargs=True, **kwargs)
         scheduler._register_own(**own)
@@ -165,6 +173,18 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         """A scheduler in the place of a compatible one of another class; its arguments are kept, however given."""
         config = dict(scheduler.config)
         return cls.from_config({**config, DEFAULTS_KEY: _names_at_default(config, type(scheduler))})
+
+    def to_stock(self) -> DDPMScheduler:
+        """The nearest `diffusers.DDPMScheduler`, whose configuration holds all that makes this one again.
+
+        Stock's "fixed_large_log" and "learned" give NaN: they become "fixed_large", the same variance, and
+        "learned_range". The prediction type "mean" has nothing near it in stock, whose `step` then says so.
+        """
+        nearest = NEAREST_IN_STOCK.get(self.variance_type)
+        if nearest is None:
+            return DDPMScheduler.from_config(self.config)
+        own = {**self.config[OWN_CONFIG_KEY], "variance_type": self.variance_type}
+        return DDPMScheduler.from_config({**self.config, OWN_CONFIG_KEY: own, "variance_type": nearest})
 
     def _register_own(self, **own: Any) -> None:
         check_num_levels(own["num_levels"])
@@ -542,12 +562,24 @@ def _as_int(value: Any, argument: str = "timesteps") -> int:
 
 def _own_arguments(stored: Any) -> dict[str, Any]:
     """What a configuration holds under our key, checked: a stranger, or a later version, may have written it."""
-    if not isinstance(stored, dict) or not set(stored) <= set(OWN_ARGUMENTS):
+    known = (*OWN_ARGUMENTS, "variance_type")
+    if not isinstance(stored, dict) or not set(stored) <= set(known):
         raise ValueError(
-            f"`{OWN_CONFIG_KEY}` must map {' and '.join(OWN_ARGUMENTS)} to values, but is {stored!r};"
+            f"`{OWN_CONFIG_KEY}` must map some of {', '.join(known)} to values, but is {stored!r};"
             " a later version of ddpm_hf may know more."
         )
     return stored
+
+
+def _in_todays_names(config: dict[str, Any], variance_type: str | None) -> dict[str, Any]:
+    """A configuration with the variance type that stock could not express, and without what diffusers has renamed."""
+    config = dict(config)
+    if variance_type is not None and config.get("variance_type") == NEAREST_IN_STOCK.get(variance_type):
+        config["variance_type"] = variance_type  # otherwise somebody chose another one since
+    if config.pop("predict_epsilon", True) is False:  # before diffusers 0.9
+        config.setdefault("prediction_type", "sample")
+    config.pop("tensor_format", None)  # before diffusers 0.6: NumPy or torch
+    return config
 
 
 def _names_at_default(config: dict[str, Any], cls: type) -> list[str]:

@@ -121,6 +121,38 @@ class TrainingArguments:
     num_evaluations: int = field(
         default=100, metadata=_help("Model calls per test image for the bits/dim, at most; 0 for all T.")
     )
+    num_quality_samples: int = field(
+        default=500, metadata=_help("Samples whose pixels are compared with real ones at the end; 0 for none.")
+    )
+
+
+@dataclass
+class HubArguments:
+    """Pushing the model to the Hugging Face Hub, with its card, samples and figures."""
+
+    push_to_hub: bool = field(default=False, metadata=_help("Push the model when it is trained."))
+    hub_model_id: str | None = field(default=None, metadata=_help("owner/name; the output folder's name if unset."))
+    hub_private_repo: bool = field(default=False, metadata=_help("Into a private repository."))
+    hub_token: str | None = field(
+        default=None, metadata=_help("A token that may write; safer in HF_TOKEN, or by `hf auth login`.")
+    )
+    hub_push_steps: int = field(
+        default=0, metadata=_help("Also push what is there every so many steps, beside the training; 0 for never.")
+    )
+
+
+@dataclass
+class PushArguments:
+    """Which finished run is pushed where."""
+
+    output_dir: str = field(default="runs/digits", metadata=_help("The run's folder, or any saved pipeline."))
+    hub_model_id: str | None = field(default=None, metadata=_help("owner/name; the folder's name if unset."))
+    hub_private_repo: bool = field(default=False, metadata=_help("Into a private repository."))
+    hub_token: str | None = field(
+        default=None, metadata=_help("A token that may write; safer in HF_TOKEN, or by `hf auth login`.")
+    )
+    commit_message: str = "Upload model"
+    create_pr: bool = field(default=False, metadata=_help("Open a pull request in place of a commit."))
 
 
 @dataclass
@@ -129,6 +161,7 @@ class ModelPathArguments:
 
     model_name_or_path: str = field(default="runs/digits", metadata=_help("A folder, or a name on the Hub."))
     revision: str | None = field(default=None, metadata=_help("Branch, tag or commit on the Hub."))
+    variant: str | None = field(default=None, metadata=_help("Of the weights, such as fp16."))
 
 
 @dataclass
@@ -212,6 +245,16 @@ def check_training_arguments(training: TrainingArguments, diffusion: DiffusionAr
     if diffusion.variance_type.startswith("learned") and diffusion.objective != "vlb":
         raise ValueError(f"`objective` {diffusion.objective} does not train a learned variance; pass --objective vlb.")
     check_num_evaluations(training.num_evaluations)
+    if training.num_quality_samples < 0 or training.num_quality_samples == 1:  # one has no covariance
+        raise ValueError(f"`num_quality_samples` must be 0, or at least 2, but is {training.num_quality_samples}.")
+
+
+def check_hub_arguments(hub: HubArguments) -> None:
+    """Raise ValueError for what would push nothing."""
+    if hub.hub_push_steps < 0:
+        raise ValueError(f"`hub_push_steps` must be at least 0, but is {hub.hub_push_steps}.")
+    if hub.hub_push_steps and not hub.push_to_hub:
+        raise ValueError("`hub_push_steps` does nothing without --push_to_hub.")
 
 
 def check_num_evaluations(num_evaluations: int) -> None:

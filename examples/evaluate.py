@@ -37,7 +37,7 @@ def main() -> None:
     model, data, evaluation = parse(script, ModelPathArguments, DataArguments, EvaluationArguments)
     with user_errors(script):
         images = choose_images(data, evaluation)
-        pipeline = load_pipeline(model.model_name_or_path, model.revision)
+        pipeline = load_pipeline(model)
         check_fit(pipeline, images)
         pipeline.scheduler = follow(pipeline.scheduler, images.num_levels, evaluation)
         folder = claim_folder(evaluation.output_dir, evaluation.overwrite_output_dir)

@@ -57,11 +57,17 @@ class LevelImages(Dataset):
 
 @dataclass(frozen=True)
 class ImageData:
-    """Training and test images of one shape and number of levels."""
+    """Training and test images of one shape and number of levels.
+
+    Attributes:
+        name: what to call them; of data on this machine the folder's name, and not where it lies.
+        hub_name: their name on the Hub, if that is where they come from.
+    """
 
     name: str
     train: LevelImages
     test: LevelImages
+    hub_name: str | None = None
 
 
 def load_images(arguments: DataArguments) -> ImageData:
@@ -79,7 +85,13 @@ def load_images(arguments: DataArguments) -> ImageData:
         return _digits(arguments)
     train, test, name = _read_splits(arguments)
     shape = _Shape.of(train, arguments)
-    return ImageData(name, shape.images(train, arguments.random_flip), shape.images(test, False))
+    is_local = Path(name).exists()
+    return ImageData(
+        name=Path(name).resolve().name if is_local else name,
+        train=shape.images(train, arguments.random_flip),
+        test=shape.images(test, False),
+        hub_name=None if is_local else name,
+    )
 
 
 def _digits(arguments: DataArguments) -> ImageData:

@@ -65,3 +65,13 @@ def write_folder(folder: Path, write: Callable[[Path], Any], last: str) -> None:
             shutil.rmtree(target)
         os.replace(entry, target)
     partial.rmdir()
+
+
+def replace_folder(folder: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` fill a folder beside, then put it in the place of `folder`: whole, or not there."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    write(partial)
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(partial, folder)

@@ -13,14 +13,11 @@ from threads import use_all_cores  # isort: skip - before torch
 
 from pathlib import Path
 
-import torch
 from arguments import ModelPathArguments, SampleArguments, parse, user_errors
 from figures import save_grid
 from output_folder import claim_file
+from sampling import draw_images
 from scoring import load_pipeline
-from torch import Tensor
-
-from ddpm_hf import DDPMPaperPipeline
 
 
 def main() -> None:
@@ -31,22 +28,14 @@ def main() -> None:
             if getattr(sampling, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, but is {getattr(sampling, name)}.")
         output = claim_file(sampling.output)
-        pipeline = load_pipeline(model.model_name_or_path, model.revision)
+        pipeline = load_pipeline(model)
         pipeline.scheduler.set_timesteps(sampling.num_inference_steps or len(pipeline.scheduler))
     use_all_cores(pipeline.device)
-    save_grid(draw(pipeline, sampling), output)
+    images = draw_images(
+        pipeline, sampling.num_images, sampling.batch_size, sampling.num_inference_steps, sampling.seed
+    )
+    save_grid(images, output)
     print(f"{sampling.num_images} samples in {output}")
-
-
-def draw(pipeline: DDPMPaperPipeline, sampling: SampleArguments) -> Tensor:
-    """Images `[N, C, H, W]` in [0, 1]."""
-    generators = [torch.Generator().manual_seed(sampling.seed + i) for i in range(sampling.num_images)]
-    batches = []
-    for start in range(0, sampling.num_images, sampling.batch_size):
-        batch = generators[start : start + sampling.batch_size]
-        images = pipeline(len(batch), batch, sampling.num_inference_steps, output_type="pt").images
-        batches.append(images.cpu())
-    return torch.cat(batches)
 
 
 if __name__ == "__main__":

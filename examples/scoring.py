@@ -5,29 +5,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
+from arguments import ModelPathArguments
 from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
-from ddpm_hf import BitsPerDim, DDPMPaperPipeline, DDPMPaperScheduler, bits_per_dim
+from ddpm_hf import BitsPerDim, DDPMPaperPipeline, DDPMPaperScheduler, HubError, bits_per_dim
 from ddpm_hf.likelihood import discretized_gaussian_log_likelihood
 
 
-def load_pipeline(name_or_path: str, revision: str | None = None) -> DDPMPaperPipeline:
+def load_pipeline(model: ModelPathArguments) -> DDPMPaperPipeline:
     """A pipeline from a folder or the Hub, in evaluation mode on the device there is.
 
     Raises:
-        ValueError: if there is none, or it is not an unconditional diffusers pipeline.
+        ValueError, OSError: if there is none, or it is not an unconditional diffusers pipeline.
     """
-    path = Path(name_or_path)
-    if path.exists() and not (path / "model_index.json").is_file():
-        raise ValueError(f"`model_name_or_path` {name_or_path} is not a saved pipeline: it has no model_index.json.")
+    name = model.model_name_or_path
     try:
-        pipeline = DDPMPaperPipeline.from_pretrained(name_or_path, revision=revision)
+        pipeline = DDPMPaperPipeline.from_pretrained(name, revision=model.revision, variant=model.variant)
+    except HubError:
+        raise
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"`model_name_or_path` {name_or_path} cannot be loaded: {error}") from error
+        raise ValueError(f"`model_name_or_path` {name} cannot be loaded: {error}") from error
     pipeline.unet.eval()
     return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
 

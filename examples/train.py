@@ -5,7 +5,8 @@
     accelerate launch examples/train.py examples/configs/cifar10.yaml      the paper's model and settings
     accelerate launch examples/train.py --train_data_dir my_images --resolution 64
 
-Leaves in --output_dir a saved pipeline, samples.png, metrics.json and a model card (README.md).
+Leaves in --output_dir a saved pipeline, samples.png, metrics.json and a model card (README.md); with --push_to_hub,
+on the Hub too.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from __future__ import annotations
 
 import threads  # noqa: F401  # isort: skip - before torch
 
+import copy
+import shutil
 import time
 from pathlib import Path
 
@@ -20,6 +23,7 @@ import torch
 from arguments import (
     DataArguments,
     DiffusionArguments,
+    HubArguments,
     ModelArguments,
     TrainingArguments,
     parse,
@@ -28,9 +32,10 @@ from arguments import (
 from diffusers.optimization import get_scheduler
 from ema import WeightAverage, averaged
 from figures import save_grid
-from output_folder import write_folder, write_json
+from output_folder import write_file, write_folder, write_json
 from preparation import Job, prepare
-from reporting import describe, metrics, write_model_card
+from reporting import describe, metrics, quality_of, training_facts
+from sampling import draw_images
 from scoring import fit_decoder_variance, score
 from torch import Tensor
 from torch.optim import Optimizer
@@ -38,6 +43,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm.auto import tqdm
 
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler
+from ddpm_hf.model_card import CARD, METRICS, SAMPLES, fill_card
 from ddpm_hf.objectives import (
     rate_loss,
     simple_loss,
@@ -131,28 +137,45 @@ def train(job: Job) -> WeightAverage | None:
                 running.zero_()
             if bar.n == job.steps:
                 break
+            if job.pusher is not None and is_due(bar.n, job.push_steps) and not job.pusher.is_busy:
+                push_snapshot(job, ema, bar.n)
         epoch += 1
         is_last = bar.n == job.steps
         if accelerator.is_main_process and is_due(epoch, training.save_images_epochs) and not is_last:
             with averaged(ema, job.unet):
-                draw(job, job.folder / "samples" / f"step_{bar.n:07d}.png", job.inference_steps)
+                samples = draw(job, training.eval_batch_size)
+            save_grid(samples, job.folder / "samples" / f"step_{bar.n:07d}.png")
     bar.close()
     job.seconds = time.monotonic() - started
     return ema
 
 
-def is_due(epoch: int, interval: int) -> bool:
-    """Whether something done every `interval` epochs, never if 0, is due after this one."""
-    return interval > 0 and epoch % interval == 0
+def is_due(count: int, interval: int) -> bool:
+    """Whether something done every `interval` steps or epochs, never if 0, is due after so many."""
+    return interval > 0 and count % interval == 0
 
 
-def draw(job: Job, path: Path, steps: int) -> None:
-    """A grid of samples, the same noise every time."""
+def draw(job: Job, count: int) -> Tensor:
+    """Samples in [0, 1], the same noise every time."""
     job.unet.eval()
     pipeline = DDPMPaperPipeline(job.unet, DDPMPaperScheduler.from_config(job.scheduler.config))
     pipeline.set_progress_bar_config(leave=False, desc="sampling", unit="step")
-    generators = [torch.Generator().manual_seed(job.training.seed + i) for i in range(job.training.eval_batch_size)]
-    save_grid(pipeline(len(generators), generators, steps, output_type="pt").images, path)
+    return draw_images(pipeline, count, job.training.train_batch_size, job.inference_steps, job.training.seed)
+
+
+def push_snapshot(job: Job, ema: WeightAverage | None, step: int) -> None:
+    """Push what is trained so far beside the training, which waits for no more than a copy of the weights."""
+    with averaged(ema, job.unet):
+        pipeline = DDPMPaperPipeline(copy.deepcopy(job.unet).cpu(), job.scheduler)
+    grids = sorted((job.folder / "samples").glob("*.png"))
+
+    def write(folder: Path) -> None:
+        pipeline.save_pretrained(folder)
+        write_json(folder / METRICS, {**training_facts(job), "step_of_training": step})
+        if grids:
+            shutil.copyfile(grids[-1], folder / SAMPLES)
+
+    job.pusher.push_snapshot(step, write)
 
 
 def finish(job: Job) -> None:
@@ -163,20 +186,25 @@ def finish(job: Job) -> None:
         some = job.data.train.batches(training.train_batch_size, limit=IMAGES_FOR_THE_DECODER)
         variance = fit_decoder_variance(job.unet, job.scheduler, some, training.seed, device)
         job.scheduler = DDPMPaperScheduler.from_config(job.scheduler.config, first_variance=variance)
-    draw(job, job.folder / "samples.png", len(job.scheduler))
+    samples = draw(job, max(training.eval_batch_size, training.num_quality_samples))
+    save_grid(samples[: training.eval_batch_size], job.folder / SAMPLES)
+    quality = quality_of(samples, job.inference_steps, job.data) if training.num_quality_samples else {}
     batches = job.data.test.batches(training.train_batch_size)
     result = score(job.unet, job.scheduler, batches, training.num_evaluations, training.seed, device)
-    report = metrics(job, result)
-    write_json(job.folder / "metrics.json", report)
+    report = metrics(job, result, quality)
+    write_json(job.folder / METRICS, report)
     pipeline = DDPMPaperPipeline(job.unet, job.scheduler)
     write_folder(job.folder, pipeline.save_pretrained, last="model_index.json")
-    write_model_card(job.folder / "README.md", report)
+    name = str(job.folder) if job.pusher is None else job.pusher.repo_id
+    write_file(job.folder / CARD, lambda partial: partial.write_text(fill_card(job.folder, name), "utf-8"))
     print(describe(report))
+    if job.pusher is not None:
+        job.pusher.push_run()
 
 
 def main() -> None:
     script = Path(__file__).name
-    arguments = parse(script, ModelArguments, DataArguments, DiffusionArguments, TrainingArguments)
+    arguments = parse(script, ModelArguments, DataArguments, DiffusionArguments, TrainingArguments, HubArguments)
     with user_errors(script):
         job = prepare(*arguments)
     ema = train(job)

@@ -88,8 +88,9 @@ def test_sample_grids_are_drawn_along_the_way(tmp_path: Path) -> None:
 def test_the_card_carries_the_figures_of_the_run(trained: Path) -> None:
     card = ModelCard.load(trained / "README.md")
     report = json.loads((trained / "metrics.json").read_text())
-    (result,) = card.data.eval_results
-    assert result.metric_type == "bits_per_dim" and result.metric_value == round(report["bits_per_dim"], 4)
+    values = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert values == {key: round(report[key], 4) for key in ("bits_per_dim", "frechet_distance_pixels")}
+    assert f"| {report['frechet_distance_pixels']:.4f} |" in card.text
     assert f"{report['bits_per_dim']:.4f} ± {report['bits_per_dim_standard_error']:.4f}" in card.text
     assert "{{" not in card.text and "None" not in card.text
 

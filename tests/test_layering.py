@@ -23,7 +23,7 @@ CORE = [
     "objectives",
     "timesteps",
 ]
-ORDER = [*CORE, "scheduling_ddpm_paper", "pipeline_ddpm_paper", "hub", "__init__"]
+ORDER = [*CORE, "scheduling_ddpm_paper", "model_card", "hub", "pipeline_ddpm_paper", "__init__"]
 ANYWHERE = {"version"}  # imports nothing, and may be imported by any
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
@@ -80,7 +80,7 @@ def test_the_scheduler_is_the_first_to_import_diffusers():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_nothing_is_imported_from_outside_the_repository_but_what_it_depends_on(module: str):
-    declared = {"torch", "diffusers", "huggingface_hub", "numpy", "PIL", "typing_extensions"}
+    declared = {"torch", "diffusers", "huggingface_hub", "numpy", "PIL", "safetensors", "typing_extensions", "yaml"}
     assert foreign_packages(PACKAGE / f"{module}.py") <= declared
     assert "shared" not in {part for name in imports(PACKAGE / f"{module}.py") for part in name.split(".")}
 

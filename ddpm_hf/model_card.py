@@ -1,0 +1,219 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""The model card: filled from what lies in a saved pipeline's folder, and merged with a card that is there already.
+
+`model_card.md` is the template. It consists of sections, each between `<!-- ddpm_hf: name -->` and
+`<!-- /ddpm_hf: name -->`. A filled card carries the checksum of each section in its first mark, so that a section that
+somebody has edited since can be told from one that may be written anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.repocard import RepoCard
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
+from safetensors import SafetensorError, safe_open
+
+from .scheduling_ddpm_paper import DDPMPaperScheduler
+
+
+TEMPLATE = Path(__file__).with_name("model_card.md")
+CARD, SAMPLES, METRICS = "README.md", "samples.png", "metrics.json"
+
+# What `metrics.json` may hold of a model's quality: the key, the Hub's name of the metric, and ours.
+MEASURES = (
+    ("bits_per_dim", "bits_per_dim", "bits/dim (variational bound)"),
+    ("frechet_distance_pixels", "frechet_distance_pixels", "Fréchet distance of pixels to the training images"),
+)
+
+_SECTION = re.compile(r"<!-- ddpm_hf: (\w+)(?: (\w+))? -->\n(.*?)\n?<!-- /ddpm_hf: \1 -->", re.DOTALL)
+
+
+def fill_card(folder: Path, name: str) -> str:
+    """The card of the pipeline saved in `folder`, under the name that `from_pretrained` knows it by.
+
+    The folder may also hold metrics.json, as examples/train.py writes it, and samples.png.
+
+    Raises:
+        ValueError: for weights or a metrics.json that cannot be read.
+    """
+    metrics = _read_json(folder / METRICS) if (folder / METRICS).is_file() else {}
+    facts = {**_facts(folder), "metrics": metrics, "name": name, "has_samples": (folder / SAMPLES).is_file()}
+    card = ModelCard.from_template(_metadata(name, metrics), template_str=TEMPLATE.read_text("utf-8"), **facts)
+    card.text = _SECTION.sub(lambda section: _stamped(section[1], section[3]), card.text)
+    return str(card)
+
+
+def merge_cards(existing: str, filled: str) -> str:
+    """The existing card with its sections filled anew, and all that was written by hand kept.
+
+    Kept are: text outside of sections, sections that were edited or taken out, and metadata, which are only added to;
+    of the results in `model-index` those of the same metric on the same data are replaced.
+
+    Raises:
+        ValueError: if the existing card's metadata cannot be read.
+    """
+    old, new = _parse(existing), _parse(filled)
+    sections = {match[1]: match[0] for match in _SECTION.finditer(new.text)}
+    if _SECTION.search(old.text):
+        old.text = _SECTION.sub(lambda match: _newer(match, sections), old.text)
+    else:
+        old.text = old.text.rstrip() + "\n\n" + "\n\n".join(sections.values()) + "\n"
+    for key, value in new.data.to_dict().items():
+        old.data[key] = _merged_metadata(key, old.data.get(key), value)
+    return str(old)
+
+
+# --- sections ---
+
+
+def _checksum(text: str) -> str:
+    """Of a section, whatever an editor does to its line ends."""
+    lines = [line.rstrip() for line in text.strip().splitlines()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+def _stamped(name: str, text: str) -> str:
+    return f"<!-- ddpm_hf: {name} {_checksum(text)} -->\n{text.strip()}\n<!-- /ddpm_hf: {name} -->"
+
+
+def _newer(section: re.Match[str], sections: dict[str, str]) -> str:
+    name, checksum, text = section.groups()
+    return sections.get(name, section[0]) if checksum == _checksum(text) else section[0]
+
+
+# --- metadata ---
+
+
+def _parse(card: str) -> RepoCard:
+    try:
+        return RepoCard(card)
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise ValueError(f"the metadata of the model card cannot be read: {error}") from error
+
+
+def _metadata(name: str, metrics: dict[str, Any]) -> ModelCardData:
+    data = metrics.get("data", "unknown")
+    results = [
+        EvalResult(
+            task_type="unconditional-image-generation",
+            task_name="Unconditional Image Generation",
+            dataset_type=metrics.get("dataset_name") or re.sub(r"\W+", "-", data).strip("-").lower(),
+            dataset_name=data,
+            dataset_split="test",
+            metric_type=metric,
+            metric_name=label,
+            metric_value=round(metrics[key], 4),
+        )
+        for key, metric, label in MEASURES
+        if key in metrics
+    ]
+    return ModelCardData(
+        license="apache-2.0",
+        library_name="diffusers",
+        pipeline_tag="unconditional-image-generation",
+        tags=["ddpm_hf", "ddpm", "diffusion"],
+        datasets=[metrics["dataset_name"]] if metrics.get("dataset_name") else None,
+        model_name=name.rstrip("/").split("/")[-1] if results else None,
+        eval_results=results or None,
+    )
+
+
+def _merged_metadata(key: str, old: Any, new: Any) -> Any:
+    if old is None:
+        return new
+    if key in ("tags", "datasets"):
+        old = old if isinstance(old, list) else [old]
+        return old + [value for value in new if value not in old]
+    return _merged_results(old, new) if key == "model-index" else old
+
+
+def _merged_results(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Two model indices as one, the new results in the place of old ones of the same metric on the same data."""
+    try:
+        name, kept = model_index_to_eval_results(old)
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise ValueError(f"the `model-index` of the model card is not one: {error!r}") from error
+    _, fresh = model_index_to_eval_results(new)
+
+    def what(result: EvalResult) -> tuple:
+        return result.unique_identifier, result.metric_type
+
+    replaced = {what(result) for result in fresh}
+    return eval_results_to_model_index(name, [*(result for result in kept if what(result) not in replaced), *fresh])
+
+
+# --- facts ---
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """What the saved pipeline itself tells."""
+    unet, stored = _read_json(folder / "unet" / "config.json"), _read_json(folder / "scheduler/scheduler_config.json")
+    scheduler = DDPMPaperScheduler.from_config(stored)
+    size = unet["sample_size"]
+    weights = sorted((folder / "unet").glob("*.safetensors"))
+    variants = sorted({_variant(path.name) for path in weights})
+    return {
+        "image_shape": [unet["in_channels"], *([size, size] if isinstance(size, int) else size)],
+        "parameters": sum(map(_parameters, weights)) // max(1, len(variants)),
+        "variant": None if "" in variants or not variants else variants[0],
+        "scheduler": scheduler,
+        "schedule": _describe_schedule(scheduler),
+        "in_stock": in_stock(scheduler),
+    }
+
+
+def in_stock(scheduler: DDPMPaperScheduler) -> list[str]:
+    """Sentences on what stock diffusers makes of a model with this scheduler, where that is not the same."""
+    sentences = []
+    if scheduler.config.prediction_type == "mean":
+        sentences.append("It cannot sample from this model, which predicts the posterior mean; ddpm_hf can.")
+    if scheduler.variance_type == "learned":
+        sentences.append(
+            "It has no working `learned` variance: it samples with `learned_range`, between and around β̃ and β, in"
+            " place of the variance that this model has learned."
+        )
+    if scheduler.variance_type == "fixed_large_log":
+        sentences.append("It calls the variance `fixed_large`.")
+    if scheduler.config.trained_betas is not None:
+        sentences.append(
+            "It has no name for the noise schedule, which is saved as its betas; it keeps them in float32."
+        )
+    return sentences
+
+
+def _describe_schedule(scheduler: DDPMPaperScheduler) -> str:
+    config = scheduler.config
+    if config.trained_betas is None:
+        return f"`{config.beta_schedule}`"
+    log_abar = scheduler.schedule.log_alphas_cumprod[[1, -1]].tolist()
+    first, last = (value - math.log(-math.expm1(value)) if value > -math.inf else value for value in log_abar)
+    return f"given by its betas, with a log signal-to-noise ratio from {first:.2f} to {last:.2f}"
+
+
+def _variant(filename: str) -> str:
+    """Of a weights file: "fp16" of diffusion_pytorch_model.fp16-00001-of-00002.safetensors, "" without one."""
+    return re.sub(r"-\d+-of-\d+", "", filename).removesuffix(".safetensors").partition(".")[2]
+
+
+def _parameters(path: Path) -> int:
+    """Numbers in a weights file, from its header, which also tells whether the file is whole."""
+    try:
+        with safe_open(path, "pt") as file:
+            return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
