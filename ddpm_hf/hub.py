@@ -37,7 +37,7 @@ RETRY_WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before another try
 LONGEST_WAIT = 60.0  # that a Hub which limits the rate may ask for
 
 # These the client has tried again by itself before it gives up.
-_RETRIED_BY_THE_CLIENT = re.compile(r"/preupload/|\.git/info/lfs/|/lfs[./-]")
+_RETRIED_BY_THE_CLIENT = re.compile(r"/preupload/|\.git/info/lfs/")
 _TRANSIENT_STATUS = (408, 409, 412, 429, 500, 502, 503, 504)
 
 logger = logging.getLogger(__name__)
