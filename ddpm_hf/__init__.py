@@ -1,7 +1,8 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
 """ddpm_hf: the exact mathematics of DDPM (Ho et al. 2020), with likelihoods, inside the classes of diffusers."""
 
-from .hub import HubError, push_folder
+from .hub import push_folder
+from .hub_errors import HubError
 from .likelihood import BitsPerDim, bits_per_dim
 from .noise_schedule import NoiseSchedule
 from .pipeline_ddpm_paper import DDPMPaperPipeline

@@ -21,7 +21,8 @@ from torch import Tensor
 from typing_extensions import Self
 
 from .gaussian_process import unknown
-from .hub import INDEX, hub_errors, push_folder
+from .hub import INDEX, push_folder
+from .hub_errors import hub_errors
 from .scheduling_ddpm_paper import DDPMPaperScheduler
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
@@ -31,6 +32,7 @@ from .gaussian_process import (
     unknown,
     velocity,
 )
+from .hub_errors import hub_errors
 from .likelihood import check_num_levels, prior_kl, vlb_terms
 from .noise_schedule import NoiseSchedule
 from .numerics import demote, expand_like, nats_to_bits, promote, require_samples
@@ -152,6 +154,18 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
             kwargs: the other arguments of the class.
         """
         return cls(num_train_timesteps=schedule.T, trained_betas=schedule.betas.tolist(), **kwargs)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike | None = None, *args: Any, **kwargs: Any
+    ):
+        """As in diffusers: from a folder or the Hub, `subfolder="scheduler"` of a pipeline's.
+
+        Raises:
+            HubError: an OSError, if there is none, or it cannot be reached, with the next thing to do.
+        """
+        with hub_errors(str(pretrained_model_name_or_path), kwargs.get("revision")):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
     def from_config(cls, config: dict[str, Any] | None = None, return_unused_kwargs: bool = False, **kwargs: Any):
