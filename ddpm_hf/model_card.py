@@ -94,7 +94,7 @@ def _newer(section: re.Match[str], sections: dict[str, str]) -> str:
 
 def _parse(card: str) -> RepoCard:
     try:
-        return RepoCard(card)
+        return RepoCard(card.replace("\r\n", "\n"))
     except (yaml.YAMLError, ValueError, TypeError) as error:
         raise ValueError(f"the metadata of the model card cannot be read: {error}") from error
 

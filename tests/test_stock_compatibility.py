@@ -202,6 +202,83 @@ def test_every_option_survives_the_way_through_stock(route: str, tmp_path, compl
     assert complaints == []
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside the other classes, on NumPy 2
+@pytest.mark.parametrize("route", ["in memory", "save and load"])
+@pytest.mark.parametrize("name", DDPMScheduler._compatibles)
+def test_every_option_survives_the_way_through_a_compatible_scheduler(name: str, route: str, tmp_path, complaints):
+    options = {key: value for key, value in EVERY_OPTION.items() if key != "trained_betas"}
+    ours, cls = DDPMPaperScheduler(**options, num_levels=17, first_variance=0.01), getattr(diffusers, name)
+    if route == "in memory":
+        theirs = cls.from_config(ours.config)
+        back = DDPMPaperScheduler.from_config(theirs.config)
+    else:
+        ours.save_pretrained(tmp_path / "ours")
+        theirs = cls.from_pretrained(tmp_path / "ours")
+        theirs.save_pretrained(tmp_path / "theirs")
+        back = DDPMPaperScheduler.from_pretrained(tmp_path / "theirs")
+    shared = {key: value for key, value in options.items() if key in inspect.signature(cls.__init__).parameters}
+    assert {key: theirs.config[key] for key in shared} == shared
+    assert {key: back.config[key] for key in options} == options
+    assert (back.num_levels, back.first_variance) == (17, 0.01)
+    assert torch.equal(back.betas, ours.betas)
+    # EDM has a noise schedule of its own, and warns of all that it leaves aside.
+    assert complaints == [] or name == "EDMEulerScheduler"
+
+
+# --- what stock cannot express --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variance_type", "nearest"), [("fixed_large_log", "fixed_large"), ("learned", "learned_range")]
+)
+@pytest.mark.parametrize("route", ["in memory", "save and load"])
+def test_a_variance_that_stock_gets_wrong_becomes_the_nearest_and_comes_back(
+    variance_type: str, nearest: str, route: str, tmp_path, complaints
+):
+    options = {"num_train_timesteps": 50, "variance_type": variance_type, "clip_sample": False}
+    ours = DDPMPaperScheduler(**options, num_levels=17)
+    stock = ours.to_stock()
+    if route == "save and load":
+        stock.save_pretrained(tmp_path / "a")
+        stock = DDPMScheduler.from_pretrained(tmp_path / "a")
+        stock.save_pretrained(tmp_path / "b")
+        back = DDPMPaperScheduler.from_pretrained(tmp_path / "b")
+    else:
+        back = DDPMPaperScheduler.from_config(stock.config)
+    assert (type(stock), stock.config.variance_type) == (DDPMScheduler, nearest)
+    assert (back.variance_type, back.num_levels) == (variance_type, 17)
+    assert "variance_type" not in back.config["_ddpm_hf"]  # once in a configuration, not twice
+    x_t, output = pair()
+    if variance_type == "learned":
+        output = torch.cat([output, torch.full_like(output, -4.0)], dim=1)  # log σ²
+    assert bool(DDPMScheduler(**options).step(output, 20, x_t).prev_sample.isnan().any())  # why there is a nearest
+    theirs, mine = (s.step(output, 20, x_t, torch.Generator().manual_seed(0)).prev_sample for s in (stock, ours))
+    assert bool(theirs.isfinite().all())
+    if variance_type == "fixed_large_log":
+        torch.testing.assert_close(theirs, mine, rtol=0, atol=1e-5)
+    assert complaints == []
+
+
+def test_a_variance_chosen_in_stock_afterwards_stays_chosen():
+    stock = DDPMPaperScheduler(variance_type="fixed_large_log").to_stock()
+    changed = DDPMScheduler.from_config(stock.config, variance_type="fixed_small")
+    assert DDPMPaperScheduler.from_config(changed.config).variance_type == "fixed_small"
+
+
+def test_what_stock_can_express_becomes_itself():
+    for variance_type in ("fixed_small", "fixed_small_log", "fixed_large", "learned_range"):
+        stock = DDPMPaperScheduler(variance_type=variance_type).to_stock()
+        assert stock.config.variance_type == variance_type
+        assert stock.config["_ddpm_hf"] == {"num_levels": 256, "first_variance": None}
+
+
+def test_configurations_of_the_first_diffusers_mean_what_they_meant(complaints):
+    old = {"_class_name": "DDPMScheduler", "_diffusers_version": "0.1.1", "tensor_format": "pt", "beta_end": 0.02}
+    assert DDPMPaperScheduler.from_config({**old, "predict_epsilon": False}).config.prediction_type == "sample"
+    assert DDPMPaperScheduler.from_config({**old, "predict_epsilon": True}).config.prediction_type == "epsilon"
+    assert complaints == []
+
+
 def test_stock_configuration_gives_our_defaults_for_what_stock_has_no_argument_for():
     ours = DDPMPaperScheduler.from_config(DDPMScheduler().config)
     assert (ours.num_levels, ours.first_variance) == (256, None)
