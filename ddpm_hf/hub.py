@@ -35,7 +35,7 @@ def push_folder(
     *,
     private: bool | None = None,
     token: str | None = None,
-    commit_message: str = "Upload model",
+    commit_message: str | None = None,
     create_pr: bool = False,
     path_in_repo: str = "",
 ) -> CommitInfo:
@@ -66,7 +66,7 @@ def push_folder(
         try:
             with hub_errors(repo_id, doing="push to"):
                 repo = _claim_repository(api, repo_id, private)
-                return _commit(api, repo, folder, files, path_in_repo, commit_message, create_pr)
+                return _commit(api, repo, folder, files, path_in_repo, commit_message or "Upload model", create_pr)
         except HubError as error:
             wait = next(waits, None)
             if wait is None or not _may_help_to_retry(error):

@@ -115,12 +115,14 @@ class DDPMPaperPipeline(DiffusionPipeline):
 
         What stock schedulers have no argument for travels in their configuration and is found again by this class;
         see `DDPMPaperScheduler.to_stock`. With `push_to_hub` the folder is pushed as `push_folder` does it, to
-        `repo_id` or else to the folder's name, with its other arguments.
+        `repo_id` or else to the folder's name, with `private`, `token`, `commit_message` and `create_pr`.
         """
+        names = ("repo_id", "private", "token", "commit_message", "create_pr")
+        hub = {"repo_id": Path(save_directory).resolve().name, **{k: kwargs.pop(k) for k in names if k in kwargs}}
         stock = DDPMPipeline(unet=self.unet, scheduler=self.scheduler.to_stock())
-        stock.save_pretrained(save_directory, safe_serialization, variant, max_shard_size)
+        stock.save_pretrained(save_directory, safe_serialization, variant, max_shard_size, **kwargs)
         if push_to_hub:
-            push_folder(save_directory, kwargs.pop("repo_id", Path(save_directory).resolve().name), **kwargs)
+            push_folder(save_directory, **hub)
 
     def push_to_hub(
         self,
@@ -149,7 +151,7 @@ class DDPMPaperPipeline(DiffusionPipeline):
                 repo_id,
                 private=private,
                 token=token,
-                commit_message=commit_message or "Upload model",
+                commit_message=commit_message,
                 create_pr=create_pr,
                 path_in_repo=subfolder or "",
             )

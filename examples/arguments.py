@@ -137,7 +137,7 @@ class HubArguments:
         default=None, metadata=_help("A token that may write; safer in HF_TOKEN, or by `hf auth login`.")
     )
     hub_push_steps: int = field(
-        default=0, metadata=_help("Also push what is there every so many steps, beside the training; 0 for never.")
+        default=0, metadata=_help("Also push what is there every so many steps, if no push is under way; 0 for never.")
     )
 
 

@@ -79,15 +79,16 @@ class Pusher:
     def _push(self, folder: Path, message: str, consolation: str) -> bool:
         try:
             commit = push_folder(folder, self.repo_id, private=self.private, token=self.token, commit_message=message)
-        except (OSError, ValueError) as error:
-            tell(f"{error} {consolation} To push it again:\n{self.command(folder)}")
+        except Exception as error:  # whatever it is, of the client or of what it uploads with: the run goes on
+            told = str(error) if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {error}."
+            tell(f"{told} {consolation} To push it again:\n{self.command(folder)}")
             return False
         tell(f"{folder} is on the Hub: {commit.commit_url}")
         return True
 
     def command(self, folder: Path) -> str:
         """What pushes a folder again, without the token: commands end in histories and logs."""
-        arguments = ["python", str(PUSH_SCRIPT), "--output_dir", str(folder), "--hub_model_id", self.repo_id]
+        arguments = [sys.executable, str(PUSH_SCRIPT), "--output_dir", str(folder), "--hub_model_id", self.repo_id]
         return shlex.join(arguments + ["--hub_private_repo"] * bool(self.private))
 
 

@@ -135,7 +135,7 @@ def test_a_hub_that_fails_stops_nothing_and_the_printed_command_pushes_later(hub
     assert "The run is whole in its folder." in sentences[-1] and "Traceback" not in run.output
     assert hub.repos["owner/run"].files().keys() == {".gitattributes"}
     command = shlex.split(run.output.splitlines()[-1])
-    assert command[:2] == ["python", str(EXAMPLES / "push.py")]
+    assert command[:2] == [sys.executable, str(EXAMPLES / "push.py")]
     failing.clear()
     again = Run(hub, tmp_path, "push.py", *command[2:])
     assert again.end() == 0, again.output
