@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import ModelInfo
 
 from .hub_errors import HubError, hub_errors
-from .model_card import CARD, METRICS, SAMPLES, fill_card, merge_cards
+from .model_card import CARD, METRICS, SAMPLES, fill_card, merge_cards, variant_of
 
 
 INDEX = "model_index.json"
@@ -41,9 +41,10 @@ def push_folder(
 ) -> CommitInfo:
     """Push a saved pipeline to the Hub: its weights and configurations, model card, sample grid and figures.
 
-    One commit brings all or nothing, so that nobody loads half of a model. Weights of the same name in other shards
-    are taken out by it. Where another try can help there are up to five more, with pauses that double from 1 s;
-    pushing what is there already makes no commit. Nothing in `folder` is changed.
+    One commit brings all or nothing, so that nobody loads half of a model. It takes out what it supersedes: the same
+    weights in other shards, and, if the weights are others, figures and samples that it brings none of. Where another
+    try can help there are up to five more, with pauses that double from 1 s; pushing what is there already makes no
+    commit. Nothing in `folder` is changed.
 
     Args:
         folder: what `DDPMPaperPipeline.save_pretrained` or examples/train.py wrote.
@@ -105,6 +106,8 @@ def model_files(folder: Path) -> list[Path]:
     for component, source in index.items():
         if component.startswith("_") or not isinstance(source, list) or source[0] is None:
             continue
+        if Path(component).name != component:
+            raise ValueError(f"{folder / INDEX} names a component {component!r} outside of the folder.")
         found = [*(folder / component).glob("*.json"), *(folder / component).glob("*.safetensors")]
         if not found:
             raise ValueError(f"{folder} is not a whole pipeline: its {component} is missing.")
@@ -131,26 +134,45 @@ def _commit(
 ) -> CommitInfo:
     """All of it in one commit on top of the one that the card was merged with."""
     prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-    added = {prefix + file.relative_to(folder).as_posix(): str(file) for file in files}
     there = {sibling.rfilename for sibling in repo.siblings or []}
-    card = _card(api, repo, folder, prefix + CARD if prefix + CARD in there else None)
-    operations = [CommitOperationAdd(path, file) for path, file in added.items()]
-    operations.append(CommitOperationAdd(prefix + CARD, card.encode()))
-    operations += [CommitOperationDelete(path) for path in sorted(_superseded(there, set(added)))]
-    return api.create_commit(
-        repo.id, operations, commit_message=message, create_pr=create_pr, parent_commit=None if create_pr else repo.sha
-    )
+    added = [CommitOperationAdd(prefix + file.relative_to(folder).as_posix(), _content(file)) for file in files]
+    paths = {operation.path_in_repo for operation in added}
+    gone = _superseded(there, paths)
+    if _are_other_weights(api, repo, added, there, gone):  # what was measured and drawn belongs to those before
+        gone |= {prefix + SAMPLES, prefix + METRICS} & (there - paths)
+    card = _card(api, repo, folder, prefix, there - gone, are_figures_gone=prefix + METRICS in gone)
+    operations = [*added, CommitOperationAdd(prefix + CARD, card.encode())]
+    operations += [CommitOperationDelete(path) for path in sorted(gone)]
+    parent = None if create_pr else repo.sha
+    return api.create_commit(repo.id, operations, commit_message=message, create_pr=create_pr, parent_commit=parent)
 
 
-def _card(api: HfApi, repo: ModelInfo, folder: Path, on_the_hub: str | None) -> str:
-    """The card, filled from the folder, over what was written by hand into the folder's and the Hub's."""
-    card = fill_card(folder, repo.id)
+def _content(file: Path) -> str | bytes:
+    """A file by its path, or a configuration without the place on this machine that it was loaded from."""
+    if file.suffix == ".json":
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(config, dict) and config.pop("_name_or_path", None) is not None:
+            return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()  # as diffusers writes it
+    return str(file)
+
+
+def _card(api: HfApi, repo: ModelInfo, folder: Path, prefix: str, staying: set[str], are_figures_gone: bool) -> str:
+    """The card, filled from the folder and what stays of the Hub's, over what was written by hand into either."""
+
+    def there(name: str) -> str | None:
+        """A text of the repository."""
+        if prefix + name not in staying:
+            return None
+        path = api.hf_hub_download(repo.id, prefix + name, revision=repo.sha)
+        return Path(path).read_text(encoding="utf-8")
+
+    has_metrics = (folder / METRICS).is_file()
+    metrics = None if has_metrics else json.loads(there(METRICS) or "{}")
+    card = fill_card(folder, repo.id, metrics, has_samples=prefix + SAMPLES in staying or None)
     if (folder / CARD).is_file():
         card = merge_cards((folder / CARD).read_text(encoding="utf-8"), card)
-    if on_the_hub is None:
-        return card
-    there = api.hf_hub_download(repo.id, on_the_hub, revision=repo.sha)
-    return merge_cards(Path(there).read_text(encoding="utf-8"), card)
+    existing = there(CARD)
+    return card if existing is None else merge_cards(existing, card, are_figures_gone)
 
 
 def _superseded(there: set[str], added: set[str]) -> set[str]:
@@ -163,6 +185,18 @@ def _superseded(there: set[str], added: set[str]) -> set[str]:
 
     replaced = {weights(path) for path in added} - {None}
     return {path for path in there - added if weights(path) in replaced}
+
+
+def _are_other_weights(
+    api: HfApi, repo: ModelInfo, added: list[CommitOperationAdd], there: set[str], superseded: set[str]
+) -> bool:
+    """Whether the push replaces the repository's weights, those of no variant, by others."""
+    weights = {op.path_in_repo: op for op in added if op.path_in_repo.endswith(".safetensors")}
+    weights = {path: op for path, op in weights.items() if variant_of(path) == ""}
+    if superseded and weights:
+        return True
+    known = api.get_paths_info(repo.id, sorted(weights.keys() & there), revision=repo.sha) if weights else []
+    return any(file.lfs is None or file.lfs.sha256 != weights[file.path].upload_info.sha256.hex() for file in known)
 
 
 def _check_for_token(files: list[Path], token: str | None) -> None:

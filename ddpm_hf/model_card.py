@@ -36,26 +36,34 @@ MEASURES = (
 _SECTION = re.compile(r"<!-- ddpm_hf: (\w+)(?: (\w+))? -->\n(.*?)\n?<!-- /ddpm_hf: \1 -->", re.DOTALL)
 
 
-def fill_card(folder: Path, name: str) -> str:
+def fill_card(folder: Path, name: str, metrics: dict[str, Any] | None = None, has_samples: bool | None = None) -> str:
     """The card of the pipeline saved in `folder`, under the name that `from_pretrained` knows it by.
 
-    The folder may also hold metrics.json, as examples/train.py writes it, and samples.png.
+    Args:
+        folder: the saved pipeline.
+        name: a name on the Hub, or the folder's path.
+        metrics: the figures, as examples/train.py writes them; those of the folder's metrics.json if None.
+        has_samples: whether samples.png lies beside the card; whether it does in the folder if None.
 
     Raises:
         ValueError: for weights or a metrics.json that cannot be read.
     """
-    metrics = _read_json(folder / METRICS) if (folder / METRICS).is_file() else {}
-    facts = {**_facts(folder), "metrics": metrics, "name": name, "has_samples": (folder / SAMPLES).is_file()}
+    if metrics is None:
+        metrics = _read_json(folder / METRICS) if (folder / METRICS).is_file() else {}
+    if has_samples is None:
+        has_samples = (folder / SAMPLES).is_file()
+    facts = {**_facts(folder), "metrics": metrics, "name": name, "has_samples": has_samples}
     card = ModelCard.from_template(_metadata(name, metrics), template_str=TEMPLATE.read_text("utf-8"), **facts)
     card.text = _SECTION.sub(lambda section: _stamped(section[1], section[3]), card.text)
     return str(card)
 
 
-def merge_cards(existing: str, filled: str) -> str:
+def merge_cards(existing: str, filled: str, are_figures_gone: bool = False) -> str:
     """The existing card with its sections filled anew, and all that was written by hand kept.
 
     Kept are: text outside of sections, sections that were edited or taken out, and metadata, which are only added to;
-    of the results in `model-index` those of the same metric on the same data are replaced.
+    of the results in `model-index` those of the same metric on the same data are replaced, and if `are_figures_gone`
+    those of our own measures taken out.
 
     Raises:
         ValueError: if the existing card's metadata cannot be read.
@@ -66,6 +74,8 @@ def merge_cards(existing: str, filled: str) -> str:
         old.text = _SECTION.sub(lambda match: _newer(match, sections), old.text)
     else:
         old.text = old.text.rstrip() + "\n\n" + "\n\n".join(sections.values()) + "\n"
+    if are_figures_gone and old.data.get("model-index") is not None:
+        old.data["model-index"] = _without_measures(old.data["model-index"])
     for key, value in new.data.to_dict().items():
         old.data[key] = _merged_metadata(key, old.data.get(key), value)
     return str(old)
@@ -137,17 +147,29 @@ def _merged_metadata(key: str, old: Any, new: Any) -> Any:
 
 def _merged_results(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Two model indices as one, the new results in the place of old ones of the same metric on the same data."""
-    try:
-        name, kept = model_index_to_eval_results(old)
-    except (KeyError, TypeError, IndexError, ValueError) as error:
-        raise ValueError(f"the `model-index` of the model card is not one: {error!r}") from error
-    _, fresh = model_index_to_eval_results(new)
+    name, kept = _results(old)
+    _, fresh = _results(new)
 
     def what(result: EvalResult) -> tuple:
         return result.unique_identifier, result.metric_type
 
     replaced = {what(result) for result in fresh}
     return eval_results_to_model_index(name, [*(result for result in kept if what(result) not in replaced), *fresh])
+
+
+def _without_measures(index: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
+    """A model index without what this package measures; None, which is not written, if nothing is left."""
+    name, results = _results(index)
+    ours = {metric for _, metric, _ in MEASURES}
+    kept = [result for result in results if result.metric_type not in ours]
+    return eval_results_to_model_index(name, kept) if kept else None
+
+
+def _results(index: list[dict[str, Any]]) -> tuple[str, list[EvalResult]]:
+    try:
+        return model_index_to_eval_results(index)
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise ValueError(f"the `model-index` of the model card is not one: {error!r}") from error
 
 
 # --- facts ---
@@ -159,7 +181,7 @@ def _facts(folder: Path) -> dict[str, Any]:
     scheduler = DDPMPaperScheduler.from_config(stored)
     size = unet["sample_size"]
     weights = sorted((folder / "unet").glob("*.safetensors"))
-    variants = sorted({_variant(path.name) for path in weights})
+    variants = sorted({variant_of(path.name) for path in weights})
     return {
         "image_shape": [unet["in_channels"], *([size, size] if isinstance(size, int) else size)],
         "parameters": sum(map(_parameters, weights)) // max(1, len(variants)),
@@ -198,9 +220,9 @@ def _describe_schedule(scheduler: DDPMPaperScheduler) -> str:
     return f"given by its betas, with a log signal-to-noise ratio from {first:.2f} to {last:.2f}"
 
 
-def _variant(filename: str) -> str:
+def variant_of(filename: str) -> str:
     """Of a weights file: "fp16" of diffusion_pytorch_model.fp16-00001-of-00002.safetensors, "" without one."""
-    return re.sub(r"-\d+-of-\d+", "", filename).removesuffix(".safetensors").partition(".")[2]
+    return re.sub(r"-\d+-of-\d+", "", Path(filename).name).removesuffix(".safetensors").partition(".")[2]
 
 
 def _parameters(path: Path) -> int:

@@ -234,6 +234,16 @@ def test_results_of_others_stay_and_ours_are_replaced(folder: Path) -> None:
     ]
 
 
+def test_figures_that_hold_no_more_are_taken_out_and_those_of_others_stay(tmp_path: Path, folder: Path) -> None:
+    old, bare = fill_card(folder, "me/digits"), fill_card(saved(tmp_path / "bare"), "me/digits")
+    merged = merge_cards(old, bare, are_figures_gone=True)
+    assert "model-index" not in merged and "Not measured yet." in merged and "1.7521" not in merged
+    assert "value: 1.7521" in merge_cards(old, bare)  # the same weights, without their figures at hand
+    other = old.replace("type: bits_per_dim", "type: fid")
+    (result,) = ModelCard(merge_cards(other, bare, are_figures_gone=True)).data.eval_results
+    assert (result.metric_type, result.metric_value) == ("fid", 1.7521)
+
+
 @pytest.mark.parametrize(
     "head", ["license: [", "- just\n- a list", "model-index: nothing", "model-index:\n- name: x\n  results: [{}]"]
 )
