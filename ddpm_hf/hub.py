@@ -168,7 +168,8 @@ def _card(api: HfApi, repo: ModelInfo, folder: Path, prefix: str, staying: set[s
 
     has_metrics = (folder / METRICS).is_file()
     metrics = None if has_metrics else json.loads(there(METRICS) or "{}")
-    card = fill_card(folder, repo.id, metrics, has_samples=prefix + SAMPLES in staying or None)
+    beside = {path.removeprefix(prefix) for path in staying if path.startswith(prefix)}
+    card = fill_card(folder, repo.id, metrics, beside)
     if (folder / CARD).is_file():
         card = merge_cards((folder / CARD).read_text(encoding="utf-8"), card)
     existing = there(CARD)

@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -36,23 +37,22 @@ MEASURES = (
 _SECTION = re.compile(r"<!-- ddpm_hf: (\w+)(?: (\w+))? -->\n(.*?)\n?<!-- /ddpm_hf: \1 -->", re.DOTALL)
 
 
-def fill_card(folder: Path, name: str, metrics: dict[str, Any] | None = None, has_samples: bool | None = None) -> str:
+def fill_card(folder: Path, name: str, metrics: dict[str, Any] | None = None, beside: Collection[str] = ()) -> str:
     """The card of the pipeline saved in `folder`, under the name that `from_pretrained` knows it by.
 
     Args:
         folder: the saved pipeline.
         name: a name on the Hub, or the folder's path.
         metrics: the figures, as examples/train.py writes them; those of the folder's metrics.json if None.
-        has_samples: whether samples.png lies beside the card; whether it does in the folder if None.
+        beside: files that lie in the same repository without being in the folder, such as another variant's weights.
 
     Raises:
         ValueError: for weights or a metrics.json that cannot be read.
     """
     if metrics is None:
         metrics = _read_json(folder / METRICS) if (folder / METRICS).is_file() else {}
-    if has_samples is None:
-        has_samples = (folder / SAMPLES).is_file()
-    facts = {**_facts(folder), "metrics": metrics, "name": name, "has_samples": has_samples}
+    has_samples = SAMPLES in beside or (folder / SAMPLES).is_file()
+    facts = {**_facts(folder, beside), "metrics": metrics, "name": name, "has_samples": has_samples}
     card = ModelCard.from_template(_metadata(name, metrics), template_str=TEMPLATE.read_text("utf-8"), **facts)
     card.text = _SECTION.sub(lambda section: _stamped(section[1], section[3]), card.text)
     return str(card)
@@ -175,17 +175,18 @@ def _results(index: list[dict[str, Any]]) -> tuple[str, list[EvalResult]]:
 # --- facts ---
 
 
-def _facts(folder: Path) -> dict[str, Any]:
+def _facts(folder: Path, beside: Collection[str]) -> dict[str, Any]:
     """What the saved pipeline itself tells."""
     unet, stored = _read_json(folder / "unet" / "config.json"), _read_json(folder / "scheduler/scheduler_config.json")
     scheduler = DDPMPaperScheduler.from_config(stored)
     size = unet["sample_size"]
     weights = sorted((folder / "unet").glob("*.safetensors"))
-    variants = sorted({variant_of(path.name) for path in weights})
+    variants = {variant_of(path.name) for path in weights}
+    loadable = variants | {variant_of(path) for path in beside if re.fullmatch(r"unet/.*\.safetensors", path)}
     return {
         "image_shape": [unet["in_channels"], *([size, size] if isinstance(size, int) else size)],
         "parameters": sum(map(_parameters, weights)) // max(1, len(variants)),
-        "variant": None if "" in variants or not variants else variants[0],
+        "variant": min(loadable, default=""),  # "", which needs no naming, comes first
         "scheduler": scheduler,
         "schedule": _describe_schedule(scheduler),
         "in_stock": in_stock(scheduler),
