@@ -47,8 +47,8 @@ _FAILURES: tuple[tuple[type | tuple[type, ...], str, str, bool], ...] = (
     (
         (OfflineModeIsEnabled, LocalEntryNotFoundError),
         "",
-        "the Hub at {endpoint} is not asked, by HF_HUB_OFFLINE or local_files_only, and the local cache does not hold all"
-        " of it; try again without these.",
+        "the Hub at {endpoint} is not asked, by HF_HUB_OFFLINE or local_files_only, and the local cache does not hold"
+        " all of it; try again without these.",
         False,
     ),
     (httpx.ConnectError, "", "the Hub at {endpoint} cannot be reached; see to the network and try again.", True),
