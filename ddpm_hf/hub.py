@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import ModelInfo
 
 from .hub_errors import HubError, hub_errors
-from .model_card import CARD, METRICS, SAMPLES, fill_card, merge_cards, variant_of
+from .model_card import CARD, METRICS, SAMPLES, count_parameters, fill_card, merge_cards, weights_of
 
 
 INDEX = "model_index.json"
@@ -112,8 +112,11 @@ def model_files(folder: Path) -> list[Path]:
         if not found:
             raise ValueError(f"{folder} is not a whole pipeline: its {component} is missing.")
         files += sorted(found)
-    if not any(file.suffix == ".safetensors" for file in files):
+    weights = [file for file in files if file.suffix == ".safetensors"]
+    if not weights:
         raise ValueError(f"{folder} has no safetensors; only those are pushed: save with safe_serialization=True.")
+    for file in weights:
+        count_parameters(file)
     return files + [folder / name for name in (SAMPLES, METRICS) if (folder / name).is_file()]
 
 
@@ -178,14 +181,8 @@ def _card(api: HfApi, repo: ModelInfo, folder: Path, prefix: str, staying: set[s
 
 def _superseded(there: set[str], added: set[str]) -> set[str]:
     """Weights in the repository that are the same as some that are added, but in other shards or pickled."""
-
-    def weights(path: str) -> str | None:
-        match = re.fullmatch(r"(.+?)(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?", path)
-        # diffusers puts the shard after the variant; an index before it.
-        return match and re.sub(r"\.safetensors\.index|\.bin\.index", "", match[1])
-
-    replaced = {weights(path) for path in added} - {None}
-    return {path for path in there - added if weights(path) in replaced}
+    replaced = {weights_of(path) for path in added} - {None}
+    return {path for path in there - added if weights_of(path) in replaced}
 
 
 def _are_other_weights(
@@ -193,7 +190,7 @@ def _are_other_weights(
 ) -> bool:
     """Whether the push replaces the repository's weights, those of no variant, by others."""
     weights = {op.path_in_repo: op for op in added if op.path_in_repo.endswith(".safetensors")}
-    weights = {path: op for path, op in weights.items() if variant_of(path) == ""}
+    weights = {path: op for path, op in weights.items() if weights_of(path)[1] == ""}
     if superseded and weights:
         return True
     known = api.get_paths_info(repo.id, sorted(weights.keys() & there), revision=repo.sha) if weights else []

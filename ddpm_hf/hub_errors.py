@@ -22,43 +22,9 @@ from huggingface_hub.utils import httpx
 from safetensors import SafetensorError
 
 
-# What an exception means: its class, a part of its text, what is told, and whether it may pass by itself.
-_FAILURES: tuple[tuple[type | tuple[type, ...], str, str, bool], ...] = (
-    (
-        pickle.UnpicklingError,
-        "",
-        "its weights are a pickle with more than tensors in it, and to read that would run whatever code it holds; ask"
-        " for weights saved as safetensors.",
-        False,
-    ),
-    (SafetensorError, "", "its weights are damaged ({text}); load with force_download=True, or save again.", False),
-    (
-        RuntimeError,
-        "PytorchStreamReader failed",
-        "its weights are damaged ({text}); load with force_download=True, or save again.",
-        False,
-    ),
-    (
-        HFValidationError,
-        "",
-        "that is neither a folder here nor a name on the Hub, which reads 'owner/name'.",
-        False,
-    ),
-    (
-        (OfflineModeIsEnabled, LocalEntryNotFoundError),
-        "",
-        "the Hub at {endpoint} is not asked, by HF_HUB_OFFLINE or local_files_only, and the local cache does not hold"
-        " all of it; try again without these.",
-        False,
-    ),
-    (httpx.ConnectError, "", "the Hub at {endpoint} cannot be reached; see to the network and try again.", True),
-    (
-        httpx.TransportError,
-        "",
-        "the connection to the Hub at {endpoint} broke ({kind}); try again: what has arrived is kept, and nothing is"
-        " done twice.",
-        True,
-    ),
+# What an exception means: its class, a part of its text, what is told, and whether it may pass by itself. One known by
+# its text says more than what it was raised from; of the others the innermost says most.
+_BY_TEXT: tuple[tuple[type, str, str, bool], ...] = (
     (
         ValueError,
         "Invalid metadata in README.md",
@@ -67,9 +33,49 @@ _FAILURES: tuple[tuple[type | tuple[type, ...], str, str, bool], ...] = (
         False,
     ),
     (
+        ValueError,
+        "neither a valid local path nor a valid repo id",
+        "that is neither a folder here nor a name on the Hub, which reads 'owner/name'.",
+        False,
+    ),
+    (
+        RuntimeError,
+        "PytorchStreamReader failed",
+        "its weights are damaged ({text}); load with force_download=True, or save again.",
+        False,
+    ),
+    (
+        OSError,
+        "required according to the checkpoint index",
+        "some of its weights are not there ({text}); ask for it to be saved again.",
+        False,
+    ),
+    (
         OSError,
         "Consistency check failed",
         "a file came shorter than the Hub says it is; try again, with force_download=True.",
+        True,
+    ),
+)
+_BY_CLASS: tuple[tuple[type | tuple[type, ...], str, bool], ...] = (
+    (
+        pickle.UnpicklingError,
+        "its weights are a pickle with more than tensors in it, and to read that would run whatever code it holds; ask"
+        " for weights saved as safetensors.",
+        False,
+    ),
+    (SafetensorError, "its weights are damaged ({text}); load with force_download=True, or save again.", False),
+    (HFValidationError, "that is neither a folder here nor a name on the Hub, which reads 'owner/name'.", False),
+    (
+        (OfflineModeIsEnabled, LocalEntryNotFoundError),
+        "the Hub at {endpoint} is not asked, by HF_HUB_OFFLINE or local_files_only, and the local cache does not hold"
+        " all of it; try again without these.",
+        False,
+    ),
+    (httpx.ConnectError, "the Hub at {endpoint} cannot be reached; see to the network and try again.", True),
+    (
+        httpx.TransportError,
+        "the connection to the Hub at {endpoint} broke ({kind}); try again, nothing is lost or done twice.",
         True,
     ),
 )
@@ -129,16 +135,20 @@ def hub_errors(name: str, revision: str | None = None, doing: str = "load") -> I
 
 
 def _tell(error: BaseException, could_not: str, **facts: str | None) -> HubError | None:
-    """The sentence for an exception: for the innermost of its causes that says something."""
+    """The sentence for an exception and what it was raised from."""
     causes = [error]
     while (inner := causes[-1].__cause__ or causes[-1].__context__) is not None and inner not in causes:
         causes.append(inner)
+    for cause in causes:
+        for kind, text, told, is_transient in _BY_TEXT:
+            if isinstance(cause, kind) and text in str(cause):
+                return HubError(f"{could_not} {told.format(text=_one_line(cause))}", is_transient)
     for cause in reversed(causes):
         if isinstance(cause, HfHubHTTPError):
             status = cause.response.status_code
             return HubError(f"{could_not} {_answer(cause, **facts)}", is_transient=status in _TRANSIENT_STATUS)
-        for kinds, part, told, is_transient in _FAILURES:
-            if isinstance(cause, kinds) and part in str(cause):
+        for kinds, told, is_transient in _BY_CLASS:
+            if isinstance(cause, kinds):
                 told = told.format(text=_one_line(cause), kind=type(cause).__name__, endpoint=constants.ENDPOINT)
                 return HubError(f"{could_not} {told}", is_transient)
     return None

@@ -181,11 +181,11 @@ def _facts(folder: Path, beside: Collection[str]) -> dict[str, Any]:
     scheduler = DDPMPaperScheduler.from_config(stored)
     size = unet["sample_size"]
     weights = sorted((folder / "unet").glob("*.safetensors"))
-    variants = {variant_of(path.name) for path in weights}
-    loadable = variants | {variant_of(path) for path in beside if re.fullmatch(r"unet/.*\.safetensors", path)}
+    variants = {weights_of(path.name)[1] for path in weights}
+    loadable = variants | {weights_of(path)[1] for path in beside if re.fullmatch(r"unet/.*\.safetensors", path)}
     return {
         "image_shape": [unet["in_channels"], *([size, size] if isinstance(size, int) else size)],
-        "parameters": sum(map(_parameters, weights)) // max(1, len(variants)),
+        "parameters": sum(map(count_parameters, weights)) // max(1, len(variants)),
         "variant": min(loadable, default=""),  # "", which needs no naming, comes first
         "scheduler": scheduler,
         "schedule": _describe_schedule(scheduler),
@@ -221,13 +221,17 @@ def _describe_schedule(scheduler: DDPMPaperScheduler) -> str:
     return f"given by its betas, with a log signal-to-noise ratio from {first:.2f} to {last:.2f}"
 
 
-def variant_of(filename: str) -> str:
-    """Of a weights file: "fp16" of diffusion_pytorch_model.fp16-00001-of-00002.safetensors, "" without one."""
-    return re.sub(r"-\d+-of-\d+", "", Path(filename).name).removesuffix(".safetensors").partition(".")[2]
+def weights_of(path: str) -> tuple[str, str] | None:
+    """Name and variant of the weights that a file holds, or is the index of, in whatever shards; None for others."""
+    shard = r"(?:-\d+-of-\d+)?"
+    file = re.fullmatch(rf"(.+?){shard}(?:\.([^./]+?))?{shard}\.(?:safetensors|bin)", path)
+    index = re.fullmatch(r"(.+?)\.(?:safetensors|bin)\.index(?:\.([^./]+))?\.json", path)
+    found = index or file
+    return found and (found[1], found[2] or "")
 
 
-def _parameters(path: Path) -> int:
-    """Numbers in a weights file, from its header, which also tells whether the file is whole."""
+def count_parameters(path: Path) -> int:
+    """Numbers in a weights file, from its header; ValueError if the file is not whole, which the header tells too."""
     try:
         with safe_open(path, "pt") as file:
             return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118 - no mapping

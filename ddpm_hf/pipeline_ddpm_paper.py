@@ -89,7 +89,7 @@ class DDPMPaperPipeline(DiffusionPipeline):
             except (OSError, EntryNotFoundError) as error:
                 if not _lacks_index(error):
                     raise
-                return cls._from_flat(name, **kwargs)
+            return cls._from_flat(name, **kwargs)
 
     @classmethod
     def _from_flat(cls, name: str, **kwargs: Any) -> Self:

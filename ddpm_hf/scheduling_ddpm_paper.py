@@ -590,8 +590,11 @@ def _in_todays_names(config: dict[str, Any], variance_type: str | None) -> dict[
     config = dict(config)
     if variance_type is not None and config.get("variance_type") == NEAREST_IN_STOCK.get(variance_type):
         config["variance_type"] = variance_type  # otherwise somebody chose another one since
-    if config.pop("predict_epsilon", True) is False:  # before diffusers 0.9
-        config.setdefault("prediction_type", "sample")
+    defaults = config.get(DEFAULTS_KEY, [])
+    is_chosen = "prediction_type" in config and "prediction_type" not in defaults
+    if config.pop("predict_epsilon", True) is False and not is_chosen:  # before diffusers 0.9
+        config["prediction_type"] = "sample"
+        config[DEFAULTS_KEY] = [name for name in defaults if name != "prediction_type"]
     config.pop("tensor_format", None)  # before diffusers 0.6: NumPy or torch
     return config
 

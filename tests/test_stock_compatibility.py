@@ -276,7 +276,11 @@ def test_configurations_of_the_first_diffusers_mean_what_they_meant(complaints):
     old = {"_class_name": "DDPMScheduler", "_diffusers_version": "0.1.1", "tensor_format": "pt", "beta_end": 0.02}
     assert DDPMPaperScheduler.from_config({**old, "predict_epsilon": False}).config.prediction_type == "sample"
     assert DDPMPaperScheduler.from_config({**old, "predict_epsilon": True}).config.prediction_type == "epsilon"
+    newer = {**old, "predict_epsilon": False, "prediction_type": "v_prediction"}
+    assert DDPMPaperScheduler.from_config(newer).config.prediction_type == "v_prediction"
     assert complaints == []
+    by_way_of_stock = DDPMScheduler.from_config({**old, "predict_epsilon": False})  # which knows nothing of it
+    assert DDPMPaperScheduler.from_scheduler(by_way_of_stock).config.prediction_type == "sample"
 
 
 def test_stock_configuration_gives_our_defaults_for_what_stock_has_no_argument_for():

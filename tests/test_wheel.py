@@ -69,7 +69,7 @@ class Machine:
         (folder / "lib" / version / "site-packages" / "theirs.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
     def run(self, code: str, hub: LoopbackHub, home: str) -> str:
-        env = environment(hub, self.folder / home)
+        env = environment(hub, self.folder / home, token=None)
         done = subprocess.run(
             [self.python, "-c", code], env=env, cwd=self.folder, capture_output=True, text=True, timeout=120
         )
