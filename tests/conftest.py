@@ -14,13 +14,14 @@ hypothesis.settings.register_profile("same_every_run", derandomize=True, deadlin
 hypothesis.settings.load_profile("same_every_run")
 
 
-@pytest.fixture(autouse=True, scope="session")
+torch.set_num_threads(1)  # small tensors run faster on one thread, and sums come out the same on every machine
+
+
+@pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Small tensors run faster on one thread, and sums come out the same on every machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Scripts that a test runs in this process take all cores: the next test finds one thread again."""
     yield
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
