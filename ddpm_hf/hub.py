@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import ModelInfo
 
 from .hub_errors import HubError, hub_errors
-from .model_card import CARD, METRICS, SAMPLES, count_parameters, fill_card, merge_cards, weights_of
+from .model_card import CARD, METRICS, SAMPLES, count_parameters, fill_card, merge_cards, read_json, weights_of
 
 
 INDEX = "model_index.json"
@@ -98,26 +98,29 @@ def model_files(folder: Path) -> list[Path]:
     """
     if not (folder / INDEX).is_file():
         raise ValueError(f"{folder} is not a saved pipeline: it has no {INDEX}.")
-    try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{folder / INDEX} cannot be read: {error}") from error
     files = [folder / INDEX]
-    for component, source in index.items():
-        if component.startswith("_") or not isinstance(source, list) or source[0] is None:
-            continue
-        if Path(component).name != component:
-            raise ValueError(f"{folder / INDEX} names a component {component!r} outside of the folder.")
-        found = [*(folder / component).glob("*.json"), *(folder / component).glob("*.safetensors")]
-        if not found:
-            raise ValueError(f"{folder} is not a whole pipeline: its {component} is missing.")
-        files += sorted(found)
+    for component, source in read_json(folder / INDEX).items():
+        if not component.startswith("_") and isinstance(source, list) and source[0] is not None:
+            files += _component_files(folder, component)
     weights = [file for file in files if file.suffix == ".safetensors"]
     if not weights:
         raise ValueError(f"{folder} has no safetensors; only those are pushed: save with safe_serialization=True.")
     for file in weights:
         count_parameters(file)
     return files + [folder / name for name in (SAMPLES, METRICS) if (folder / name).is_file()]
+
+
+def _component_files(folder: Path, component: str) -> list[Path]:
+    """Configurations and weights of one of a pipeline's parts."""
+    if Path(component).name != component:
+        raise ValueError(f"{folder / INDEX} names a component {component!r} outside of the folder.")
+    settings, weights = (sorted((folder / component).glob(f"*.{end}")) for end in ("json", "safetensors"))
+    shards = {name for file in settings for name in read_json(file).get("weight_map", {}).values()}
+    missing = sorted(shards - {file.name for file in weights})
+    if not settings or missing:
+        lacking = missing[0] if missing else "configuration"
+        raise ValueError(f"{folder} is not a whole pipeline: its {component} lacks its {lacking}.")
+    return settings + weights
 
 
 def _claim_repository(api: HfApi, repo_id: str, private: bool | None) -> ModelInfo:
@@ -153,8 +156,8 @@ def _commit(
 def _content(file: Path) -> str | bytes:
     """A file by its path, or a configuration without the place on this machine that it was loaded from."""
     if file.suffix == ".json":
-        config = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(config, dict) and config.pop("_name_or_path", None) is not None:
+        config = read_json(file)
+        if config.pop("_name_or_path", None) is not None:
             return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()  # as diffusers writes it
     return str(file)
 

@@ -34,6 +34,12 @@ _BY_TEXT: tuple[tuple[type, str, str, bool], ...] = (
     ),
     (
         ValueError,
+        "of the model card",
+        "{text}; mend the head of README.md, here or on the Hub, and push again.",
+        False,
+    ),
+    (
+        ValueError,
         "neither a valid local path nor a valid repo id",
         "that is neither a folder here nor a name on the Hub, which reads 'owner/name'.",
         False,

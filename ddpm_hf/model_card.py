@@ -50,7 +50,7 @@ def fill_card(folder: Path, name: str, metrics: dict[str, Any] | None = None, be
         ValueError: for weights or a metrics.json that cannot be read.
     """
     if metrics is None:
-        metrics = _read_json(folder / METRICS) if (folder / METRICS).is_file() else {}
+        metrics = read_json(folder / METRICS) if (folder / METRICS).is_file() else {}
     has_samples = SAMPLES in beside or (folder / SAMPLES).is_file()
     facts = {**_facts(folder, beside), "metrics": metrics, "name": name, "has_samples": has_samples}
     card = ModelCard.from_template(_metadata(name, metrics), template_str=TEMPLATE.read_text("utf-8"), **facts)
@@ -106,7 +106,8 @@ def _parse(card: str) -> RepoCard:
     try:
         return RepoCard(card.replace("\r\n", "\n"))
     except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise ValueError(f"the metadata of the model card cannot be read: {error}") from error
+        problem = " ".join(str(error).split())
+        raise ValueError(f"the metadata of the model card cannot be read: {problem}") from error
 
 
 def _metadata(name: str, metrics: dict[str, Any]) -> ModelCardData:
@@ -123,7 +124,7 @@ def _metadata(name: str, metrics: dict[str, Any]) -> ModelCardData:
             metric_value=round(metrics[key], 4),
         )
         for key, metric, label in MEASURES
-        if key in metrics
+        if isinstance(metrics.get(key), float) and math.isfinite(metrics[key])
     ]
     return ModelCardData(
         license="apache-2.0",
@@ -177,14 +178,15 @@ def _results(index: list[dict[str, Any]]) -> tuple[str, list[EvalResult]]:
 
 def _facts(folder: Path, beside: Collection[str]) -> dict[str, Any]:
     """What the saved pipeline itself tells."""
-    unet, stored = _read_json(folder / "unet" / "config.json"), _read_json(folder / "scheduler/scheduler_config.json")
+    unet, stored = read_json(folder / "unet" / "config.json"), read_json(folder / "scheduler/scheduler_config.json")
     scheduler = DDPMPaperScheduler.from_config(stored)
     size = unet["sample_size"]
     weights = sorted((folder / "unet").glob("*.safetensors"))
     variants = {weights_of(path.name)[1] for path in weights}
     loadable = variants | {weights_of(path)[1] for path in beside if re.fullmatch(r"unet/.*\.safetensors", path)}
     return {
-        "image_shape": [unet["in_channels"], *([size, size] if isinstance(size, int) else size)],
+        "channels": unet["in_channels"],
+        "size": [size, size] if isinstance(size, int) else size,
         "parameters": sum(map(count_parameters, weights)) // max(1, len(variants)),
         "variant": min(loadable, default=""),  # "", which needs no naming, comes first
         "scheduler": scheduler,
@@ -239,8 +241,12 @@ def count_parameters(path: Path) -> int:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file says; ValueError if that is no mapping of names to values."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a mapping of names to values.")
+    return content

@@ -33,6 +33,10 @@ def _root(covariance: Tensor) -> Tensor:
     return vectors * values.clamp(min=0).sqrt() @ vectors.T
 
 
+def compared_size(height: int, width: int) -> tuple[int, int]:
+    """The size at which images are compared."""
+    return min(height, LARGEST_SIDE), min(width, LARGEST_SIDE)
+
+
 def _pixels(images: Tensor) -> Tensor:
-    height, width = (min(side, LARGEST_SIDE) for side in images.shape[-2:])
-    return adaptive_avg_pool2d(images.float(), (height, width)).flatten(1)
+    return adaptive_avg_pool2d(images.float(), compared_size(*images.shape[-2:])).flatten(1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from image_data import ImageData
-from quality import IMAGES_OF_A_DATA_SET, pixel_frechet_distance
+from quality import IMAGES_OF_A_DATA_SET, compared_size, pixel_frechet_distance
 from torch import Tensor
 
 from ddpm_hf import BitsPerDim
@@ -75,10 +75,12 @@ def describe(report: dict[str, Any]) -> str:
 
 def quality_of(samples: Tensor, steps: int, data: ImageData) -> dict[str, Any]:
     """How far samples `[N, C, H, W]` in [0, 1] are from the training images, and how far the test images are."""
+    size, compared = tuple(samples.shape[-2:]), compared_size(*samples.shape[-2:])
     train, test = (torch.cat(list(split.batches(256, IMAGES_OF_A_DATA_SET))) for split in (data.train, data.test))
     return {
         "frechet_distance_pixels": pixel_frechet_distance(samples * 2 - 1, train),
         "frechet_distance_pixels_of_test_images": pixel_frechet_distance(test, train) if len(test) > 1 else None,
+        "quality_resolution": None if compared == size else f"{compared[0]}×{compared[1]}",
         "quality_samples": len(samples),
         "quality_inference_steps": steps,
     }

@@ -286,8 +286,10 @@ def write_early(folder: Path, pipeline: DDPMPaperPipeline, has_index: bool) -> N
 
 def write_broken(models: Models) -> None:
     """Folders that must not be pushed."""
-    for name in ("no_index", "no_unet", "pickled", "truncated", "nonsense", "telltale"):
+    for name in ("no_index", "no_unet", "pickled", "truncated", "nonsense", "telltale", "unreadable"):
         shutil.copytree(models["a"], models[name])
+    shutil.copytree(models["b_shards"], models["no_shard"])
+    sorted((models["no_shard"] / "unet").glob("*.safetensors"))[1].unlink()
     (models["no_index"] / "model_index.json").unlink()
     shutil.rmtree(models["no_unet"] / "unet")
     (models["pickled"] / WEIGHTS).unlink()
@@ -295,6 +297,7 @@ def write_broken(models: Models) -> None:
     whole = (models["truncated"] / WEIGHTS).read_bytes()
     (models["truncated"] / WEIGHTS).write_bytes(whole[: len(whole) // 2])
     (models["nonsense"] / "README.md").write_text("---\nlicense: nonsense\n---\n\n# By hand\n")
+    (models["unreadable"] / "README.md").write_text("---\nlicense: [\n---\n\n# By hand\n")
     (models["telltale"] / "metrics.json").write_text(json.dumps({**metrics(1.0), "settings": {"hub_token": OWNER}}))
 
 
@@ -493,7 +496,7 @@ def push_a_run(scenario: Scenario) -> None:
     scenario.run(
         "client",
         """
-        for name in ("no_index", "no_unet", "pickled", "truncated", "telltale"):
+        for name in ("no_index", "no_unet", "no_shard", "pickled", "truncated", "telltale"):
             report[name] = attempt(push_folder, given[name], "owner/" + name)
         pipeline = DDPMPaperPipeline.from_pretrained(a)
         report["unsafe"] = attempt(pipeline.push_to_hub, "owner/unsafe", safe_serialization=False)
@@ -538,7 +541,8 @@ def test_no_file_on_the_hub_holds_the_token(scenario: Scenario) -> None:
     ("folder", "reason"),
     [
         ("no_index", "it has no model_index.json"),
-        ("no_unet", "its unet is missing"),
+        ("no_unet", "its unet lacks its configuration"),
+        ("no_shard", "its unet lacks its diffusion_pytorch_model-00002-of-"),
         ("pickled", "has no safetensors"),
         ("truncated", "not a whole safetensors file"),
         ("telltale", "holds your Hub token"),
@@ -793,6 +797,7 @@ def make_mistakes(scenario: Scenario) -> None:
         report["pull, no name"] = attempt(DDPMPaperPipeline.from_pretrained, "no/such/folder")
         report["pull, there"] = attempt(DDPMPaperPipeline.from_pretrained, "owner/there")
         report["push, nonsense"] = attempt(push_folder, nonsense, "owner/nonsense", token=owner)
+        report["push, unreadable"] = attempt(push_folder, unreadable, "owner/nonsense", token=owner)
         """,
         token=None,
     )
@@ -817,6 +822,12 @@ def make_mistakes(scenario: Scenario) -> None:
             "owner/empty",
             "it lacks scheduler/scheduler_config.json",
             "may hold no diffusers pipeline",
+        ),
+        (
+            "push, unreadable",
+            "owner/nonsense",
+            "metadata of the model card cannot be read",
+            "mend the head of README.md",
         ),
         ("pull, no name", "no/such/folder", "neither a folder here nor a name on the Hub", "reads 'owner/name'"),
     ],

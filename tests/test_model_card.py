@@ -86,7 +86,7 @@ def test_the_data_and_settings_of_the_training_are_told(folder: Path) -> None:
     assert "| learning_rate | 0.004 |" in card
     weights = sum(parameter.numel() for parameter in tiny_unet().parameters())
     assert f"{weights:,} parameters" in card and "17 levels" in card and "4×4 pixels" in card
-    assert "inproceedings{ho2020denoising" in card and "Apache-2.0" in card
+    assert "inproceedings{ho2020denoising" in card and "license: apache-2.0" in card
 
 
 def test_both_ways_to_use_it_run_as_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +133,27 @@ def test_a_bare_pipeline_has_a_card_without_figures(tmp_path: Path) -> None:
     assert "model-index" not in card and "samples.png" not in card
     for leftover in ("{{", "{%", "None", "Undefined", "nan"):
         assert leftover not in card
+
+
+@pytest.mark.parametrize("key", ["bits_per_dim", "frechet_distance_pixels", "train_steps", "train_seconds", "data"])
+def test_some_figures_alone_make_a_card_too(tmp_path: Path, key: str) -> None:
+    card = fill_card(saved(tmp_path, {key: METRICS[key]}), "me/model")
+    assert check_card(card) == ([], [])
+    shown = {"bits_per_dim": "| total | 1.7521 |", "frechet_distance_pixels": "0.2987", "train_steps": "2070 steps."}
+    assert shown.get(key, "") in card
+    assert ("Not measured yet." in card) == (key not in ("bits_per_dim", "frechet_distance_pixels"))
+    for leftover in ("{{", "{%", "None", "Undefined"):
+        assert leftover not in card
+
+
+def test_figures_that_are_no_numbers_are_not_claimed(tmp_path: Path) -> None:
+    card = fill_card(saved(tmp_path, {"bits_per_dim": float("nan")}), "me/model")
+    assert "model-index" not in card and check_card(card) == ([], [])
+
+
+def test_a_model_of_any_size(tmp_path: Path) -> None:
+    DDPMPaperPipeline(tiny_unet(sample_size=None), DDPMPaperScheduler()).save_pretrained(tmp_path)
+    assert "new images of\n1 channel and 256 levels" in fill_card(tmp_path, "me/model")
 
 
 def test_a_snapshot_says_how_far_the_training_is(tmp_path: Path) -> None:
@@ -260,4 +281,4 @@ def test_a_template_value_is_not_a_template(tmp_path: Path) -> None:
 def test_a_model_of_rectangles_in_colour(tmp_path: Path) -> None:
     unet: UNet2DModel = tiny_unet(channels=3, sample_size=(4, 8))
     DDPMPaperPipeline(unet, DDPMPaperScheduler()).save_pretrained(tmp_path)
-    assert "4×8 pixels,\n3 channels" in fill_card(tmp_path, "me/model")
+    assert "4×8 pixels, 3 channels" in fill_card(tmp_path, "me/model")

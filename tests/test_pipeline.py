@@ -227,6 +227,23 @@ def test_saved_pipeline_needs_no_ddpm_hf_and_comes_back_whole(tmp_path):
             assert torch.equal(back.unet.state_dict()[key], value)
 
 
+@pytest.mark.parametrize(
+    "variance_type",
+    ["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range"],
+)
+def test_every_variance_type_can_be_sampled_by_stock_and_comes_back(variance_type: str, tmp_path):
+    learned = variance_type.startswith("learned")
+    pipe = ours(tiny_unet(out_channels=2 if learned else 1), T=50, variance_type=variance_type)
+    pipe.save_pretrained(tmp_path / "ours")
+    stock = quiet(DDPMPipeline.from_pretrained(tmp_path / "ours"))
+    mine, theirs = (p(2, seeded(), num_inference_steps=50, output_type="np").images for p in (pipe, stock))
+    assert np.isfinite(theirs).all()
+    if variance_type != "learned":  # which has nothing in stock that is the same
+        np.testing.assert_allclose(theirs, mine, rtol=0, atol=1e-4)
+    stock.save_pretrained(tmp_path / "theirs")
+    assert DDPMPaperPipeline.from_pretrained(tmp_path / "theirs").scheduler.variance_type == variance_type
+
+
 def test_loading_and_sampling_log_no_warning(stock_folder: str, caplog):
     with caplog.at_level(logging.WARNING):
         diffusers_logger = logging.getLogger("diffusers")
