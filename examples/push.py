@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import threads  # noqa: F401  # isort: skip - before torch
 
-import logging
 from pathlib import Path
 
 from arguments import PushArguments, parse, user_errors
@@ -24,7 +23,6 @@ from ddpm_hf import push_folder
 def main() -> None:
     script = Path(__file__).name
     (push,) = parse(script, PushArguments)
-    logging.basicConfig(format=f"{script}: %(message)s")
     limit_silence()
     with user_errors(script):
         commit = push_folder(

@@ -1331,7 +1331,7 @@ def test_the_script_says_in_a_sentence_that_the_hub_is_not_there(scenario: Scena
     assert_sentence(
         {"type": "HubError", "error": sentence}, "owner/model", "cannot be reached", "see to the network and try again"
     )
-    assert len([line for line in retries if line.startswith("push.py: ") and "Trying again in" in line]) == 5
+    assert len([line for line in retries if line.startswith("Could not push") and "Trying again in" in line]) == 5
 
 
 WAITING = (run_the_script, fail_uploads_for_ever, ask_nobody)  # 31, 23 and 23 s of pauses
