@@ -37,6 +37,15 @@ from .likelihood import check_num_levels, prior_kl, vlb_terms
 from .noise_schedule import NoiseSchedule
 from .numerics import demote, expand_like, nats_to_bits, promote, require_samples
 from .reverse_process import ReverseProcess, ReverseStep, check_first_variance, clip_sample, dynamic_threshold
+from .scheduler_config import (
+    DEFAULTS_KEY,
+    NEAREST_IN_STOCK,
+    OWN_ARGUMENTS,
+    OWN_CONFIG_KEY,
+    in_todays_names,
+    names_at_default,
+    own_arguments,
+)
 from .timesteps import TIMESTEP_SPACINGS, custom_times, spaced_times
 
 
@@ -44,18 +53,6 @@ BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "la
 
 # diffusers' "score" is another thing; the scheduler takes stock's three and the paper's other parameterisation.
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "mean")
-
-# What stock schedulers have no argument for: it travels in their configuration under one private key.
-OWN_CONFIG_KEY = "_ddpm_hf"
-OWN_ARGUMENTS = ("num_levels", "first_variance")
-
-# Variance types with which stock's `step` gives NaN, and the nearest with which it does not. The first pair is one
-# variance under two names; stock puts "learned", a log-variance, under a square root, and of what it offers only
-# "learned_range" splits the model's output. The true type travels under our key.
-NEAREST_IN_STOCK = {"fixed_large_log": "fixed_large", "learned": "learned_range"}
-
-# Arguments not given: diffusers leaves them to the defaults of the class that a configuration is turned into.
-DEFAULTS_KEY = "_use_default_values"
 
 
 class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
@@ -136,7 +133,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
             betas = np.asarray(trained_betas, dtype=np.float64).tolist()
             self.register_to_config(num_train_timesteps=len(betas), trained_betas=betas)
         if DEFAULTS_KEY in self.config:
-            self.register_to_config(**{DEFAULTS_KEY: _names_at_default(self.config, type(self))})
+            self.register_to_config(**{DEFAULTS_KEY: names_at_default(self.config, type(self))})
 
         self.init_noise_sigma = 1.0
         self.custom_timesteps = False
@@ -173,9 +170,9 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         parameters = inspect.signature(cls.__init__).parameters
         own = {name: parameters[name].default for name in OWN_ARGUMENTS}
         if isinstance(config, dict):
-            stored = _own_arguments(config.get(OWN_CONFIG_KEY, {}))
+            stored = own_arguments(config.get(OWN_CONFIG_KEY, {}))
             own |= {name: value for name, value in stored.items() if name in OWN_ARGUMENTS}
-            config = _in_todays_names(config, stored.get("variance_type"))
+            config = in_todays_names(config, stored.get("variance_type"))
         own |= {name: kwargs.pop(name) for name in OWN_ARGUMENTS if name in kwargs}
         scheduler, unused = super().from_config(config, return_unused_kwargs=True, **kwargs)
         scheduler._register_own(**own)
@@ -186,7 +183,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
     def from_scheduler(cls, scheduler: SchedulerMixin) -> Self:
         """A scheduler in the place of a compatible one of another class; its arguments are kept, however given."""
         config = dict(scheduler.config)
-        return cls.from_config({**config, DEFAULTS_KEY: _names_at_default(config, type(scheduler))})
+        return cls.from_config({**config, DEFAULTS_KEY: names_at_default(config, type(scheduler))})
 
     def to_stock(self) -> DDPMScheduler:
         """The nearest `diffusers.DDPMScheduler`, whose configuration holds all that makes this one again.
@@ -194,11 +191,11 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         Stock's "fixed_large_log" and "learned" give NaN: they become "fixed_large", the same variance, and
         "learned_range". The prediction type "mean" has nothing near it in stock, whose `step` then says so.
         """
-        nearest = NEAREST_IN_STOCK.get(self.variance_type)
-        if nearest is None:
-            return DDPMScheduler.from_config(self.config)
-        own = {**self.config[OWN_CONFIG_KEY], "variance_type": self.variance_type}
-        return DDPMScheduler.from_config({**self.config, OWN_CONFIG_KEY: own, "variance_type": nearest})
+        config = dict(self.config)
+        if self.variance_type in NEAREST_IN_STOCK:
+            config["variance_type"] = NEAREST_IN_STOCK[self.variance_type]
+            config[OWN_CONFIG_KEY] = {**config[OWN_CONFIG_KEY], "variance_type": self.variance_type}
+        return DDPMScheduler.from_config(config)
 
     def _register_own(self, **own: Any) -> None:
         check_num_levels(own["num_levels"])
@@ -572,42 +569,6 @@ def _as_int(value: Any, argument: str = "timesteps") -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise ValueError(f"`{argument}` must be an int, but is {value!r}.")
     return int(value)
-
-
-def _own_arguments(stored: Any) -> dict[str, Any]:
-    """What a configuration holds under our key, checked: a stranger, or a later version, may have written it."""
-    known = (*OWN_ARGUMENTS, "variance_type")
-    if not isinstance(stored, dict) or not set(stored) <= set(known):
-        raise ValueError(
-            f"`{OWN_CONFIG_KEY}` must map some of {', '.join(known)} to values, but is {stored!r};"
-            " a later version of ddpm_hf may know more."
-        )
-    return stored
-
-
-def _in_todays_names(config: dict[str, Any], variance_type: str | None) -> dict[str, Any]:
-    """A configuration with the variance type that stock could not express, and without what diffusers has renamed."""
-    config = dict(config)
-    if variance_type is not None and config.get("variance_type") == NEAREST_IN_STOCK.get(variance_type):
-        config["variance_type"] = variance_type  # otherwise somebody chose another one since
-    defaults = config.get(DEFAULTS_KEY, [])
-    is_chosen = "prediction_type" in config and "prediction_type" not in defaults
-    if config.pop("predict_epsilon", True) is False and not is_chosen:  # before diffusers 0.9
-        config["prediction_type"] = "sample"
-        config[DEFAULTS_KEY] = [name for name in defaults if name != "prediction_type"]
-    config.pop("tensor_format", None)  # before diffusers 0.6: NumPy or torch
-    return config
-
-
-def _names_at_default(config: dict[str, Any], cls: type) -> list[str]:
-    """The arguments in a configuration that were not given; diffusers counts those given by position among them."""
-    parameters = inspect.signature(cls.__init__).parameters
-
-    def is_default(name: str) -> bool:
-        value = config[name]
-        return name not in parameters or (not isinstance(value, np.ndarray) and value == parameters[name].default)
-
-    return [name for name in config.get(DEFAULTS_KEY, []) if is_default(name)]
 
 
 def _build_schedule(

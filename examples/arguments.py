@@ -127,30 +127,31 @@ class TrainingArguments:
 
 
 @dataclass
-class HubArguments:
-    """Pushing the model to the Hugging Face Hub, with its card, samples and figures."""
+class RepositoryArguments:
+    """A repository on the Hugging Face Hub, and the right to push to it."""
 
-    push_to_hub: bool = field(default=False, metadata=_help("Push the model when it is trained."))
     hub_model_id: str | None = field(default=None, metadata=_help("owner/name; the output folder's name if unset."))
     hub_private_repo: bool = field(default=False, metadata=_help("Into a private repository."))
     hub_token: str | None = field(
         default=None, metadata=_help("A token that may write; safer in HF_TOKEN, or by `hf auth login`.")
     )
+
+
+@dataclass
+class HubArguments(RepositoryArguments):
+    """Pushing the model to the Hugging Face Hub, with its card, samples and figures."""
+
+    push_to_hub: bool = field(default=False, metadata=_help("Push the model when it is trained."))
     hub_push_steps: int = field(
         default=0, metadata=_help("Also push what is there every so many steps, if no push is under way; 0 for never.")
     )
 
 
 @dataclass
-class PushArguments:
-    """Which finished run is pushed where."""
+class PushArguments(RepositoryArguments):
+    """Which finished run is pushed."""
 
     output_dir: str = field(default="runs/digits", metadata=_help("The run's folder, or any saved pipeline."))
-    hub_model_id: str | None = field(default=None, metadata=_help("owner/name; the folder's name if unset."))
-    hub_private_repo: bool = field(default=False, metadata=_help("Into a private repository."))
-    hub_token: str | None = field(
-        default=None, metadata=_help("A token that may write; safer in HF_TOKEN, or by `hf auth login`.")
-    )
     commit_message: str = "Upload model"
     create_pr: bool = field(default=False, metadata=_help("Open a pull request in place of a commit."))
 

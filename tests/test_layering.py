@@ -23,7 +23,16 @@ CORE = [
     "objectives",
     "timesteps",
 ]
-ORDER = [*CORE, "hub_errors", "scheduling_ddpm_paper", "model_card", "hub", "pipeline_ddpm_paper", "__init__"]
+ORDER = [
+    *CORE,
+    "hub_errors",
+    "scheduler_config",
+    "scheduling_ddpm_paper",
+    "model_card",
+    "hub",
+    "pipeline_ddpm_paper",
+    "__init__",
+]
 ANYWHERE = {"version"}  # imports nothing, and may be imported by any
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 

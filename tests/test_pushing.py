@@ -18,6 +18,9 @@ from clients import environment
 from huggingface_hub import ModelCard
 from loopback_hub import LoopbackHub, check_card
 from safetensors.torch import load, load_file
+from tiny_models import tiny_unet
+
+from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -174,6 +177,18 @@ def test_what_could_never_be_pushed_is_told_before_the_training(hub: LoopbackHub
         assert last.startswith("train.py: error: ") and told in last and "Traceback" not in run.output
         assert "training:" not in run.output
     assert all(len(repo.commits) == 1 for repo in hub.repos.values())
+
+
+def test_a_hub_that_never_answers_is_given_up(hub: LoopbackHub, tmp_path: Path, monkeypatch) -> None:
+    DDPMPaperPipeline(tiny_unet(), DDPMPaperScheduler()).save_pretrained(tmp_path / "run")
+    silent = hub.fail("POST", "/commit/", times=None, hold=threading.Event())
+    patience = "import sys; sys.path.insert(0, {examples!r}); import pushing; pushing.LONGEST_SILENCE = 0.5; "
+    monkeypatch.setattr("test_pushing.RUN", patience + RUN)
+    run = Run(hub, tmp_path, "push.py", "--output_dir", tmp_path / "run", "--hub_model_id", "owner/run")
+    assert run.end() == 2, run.output
+    assert silent.count == 3  # the first time, and two more
+    assert "the connection to the Hub" in run.output and "(ReadTimeout); try again" in run.output.splitlines()[-1]
+    assert hub.repos["owner/run"].files().keys() == {".gitattributes"}
 
 
 def test_arguments_that_would_push_nothing(hub: LoopbackHub, tmp_path: Path) -> None:
