@@ -112,8 +112,8 @@ def train(job: Job) -> WeightAverage | None:
         ema = WeightAverage(job.unet, training.ema_inv_gamma, training.ema_power, training.ema_max_decay)
     bar = tqdm(total=job.steps, desc="training", unit="step", disable=not accelerator.is_main_process)
     started, running = time.monotonic(), torch.zeros((), device=accelerator.device)
-    epoch = 0
-    while bar.n < job.steps:
+    step = epoch = 0  # counted here: the bars of other processes are disabled, and count nothing
+    while step < job.steps:
         model.train()
         for x_0 in loader:
             with accelerator.accumulate(model):
@@ -129,22 +129,23 @@ def train(job: Job) -> WeightAverage | None:
                 continue
             if ema is not None:
                 ema.update(job.unet)
+            step += 1
             bar.update()
-            if bar.n % STEPS_BETWEEN_REPORTS == 0:
-                images = bar.n * loader.total_batch_size * training.gradient_accumulation_steps
+            if step % STEPS_BETWEEN_REPORTS == 0:
+                images = step * loader.total_batch_size * training.gradient_accumulation_steps
                 speed = images / (time.monotonic() - started)
                 bar.set_postfix_str(f"loss {running.item() / STEPS_BETWEEN_REPORTS:.4f}, {speed:.0f} images/s")
                 running.zero_()
-            if bar.n == job.steps:
+            if step == job.steps:
                 break
-            if job.pusher is not None and is_due(bar.n, job.push_steps) and not job.pusher.is_busy:
-                push_snapshot(job, ema, bar.n)
+            if job.pusher is not None and is_due(step, job.push_steps) and not job.pusher.is_busy:
+                push_snapshot(job, ema, step)
         epoch += 1
-        is_last = bar.n == job.steps
+        is_last = step == job.steps
         if accelerator.is_main_process and is_due(epoch, training.save_images_epochs) and not is_last:
             with averaged(ema, job.unet):
                 samples = draw(job, training.eval_batch_size)
-            save_grid(samples, job.folder / "samples" / f"step_{bar.n:07d}.png")
+            save_grid(samples, job.folder / "samples" / f"step_{step:07d}.png")
     bar.close()
     job.seconds = time.monotonic() - started
     return ema

@@ -146,6 +146,19 @@ def test_a_hub_that_fails_stops_nothing_and_the_printed_command_pushes_later(hub
     assert hub.repos["owner/run"].files()[WEIGHTS] == (folder / WEIGHTS).read_bytes()
 
 
+def test_of_two_processes_one_pushes(hub: LoopbackHub, tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(EXAMPLES / "train.py")]
+    arguments = ["--output_dir", str(tmp_path / "run"), "--push_to_hub", "--hub_model_id", "owner/run"]
+    env = environment(hub, tmp_path / "hf_home", "hf_owner") | {"ACCELERATE_USE_CPU": "1"}
+    done = subprocess.run(
+        [*launcher, *TINY, *arguments, "--max_train_steps", "5"], env=env, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert [commit.message for commit in hub.repos["owner/run"].commits.values()] == ["initial commit", "Upload model"]
+    assert len([request for request in hub.requests if request.path == "/api/repos/create"]) == 2  # before and after
+    assert json.loads(hub.repos["owner/run"].files()["metrics.json"])["train_batch_size"] == 128
+
+
 def test_a_hub_that_is_away_stops_no_training(tmp_path: Path) -> None:
     with LoopbackHub() as hub:
         pass  # an address where nobody answers
