@@ -119,7 +119,8 @@ class DDPMPaperPipeline(DiffusionPipeline):
         """
         names = ("repo_id", "private", "token", "commit_message", "create_pr")
         hub = {"repo_id": Path(save_directory).resolve().name, **{k: kwargs.pop(k) for k in names if k in kwargs}}
-        stock = DDPMPipeline(unet=self.unet, scheduler=self.scheduler.to_stock())
+        is_ours = isinstance(self.scheduler, DDPMPaperScheduler)  # and not one that was put in afterwards
+        stock = DDPMPipeline(unet=self.unet, scheduler=self.scheduler.to_stock() if is_ours else self.scheduler)
         stock.save_pretrained(save_directory, safe_serialization, variant, max_shard_size, **kwargs)
         if push_to_hub:
             push_folder(save_directory, **hub)

@@ -257,6 +257,17 @@ def test_loading_and_sampling_log_no_warning(stock_folder: str, caplog):
     assert caplog.messages == []
 
 
+def test_a_scheduler_of_another_kind_put_in_afterwards_is_saved_as_it_is(tmp_path):
+    pipe = ours(num_levels=17, variance_type="fixed_large")
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, set_alpha_to_one=False)
+    pipe.save_pretrained(tmp_path)
+    stock = DDPMPipeline.from_pretrained(tmp_path)
+    assert type(stock.scheduler) is DDIMScheduler
+    assert stock.scheduler.config.set_alpha_to_one is False
+    back = DDPMPaperPipeline.from_pretrained(tmp_path).scheduler
+    assert (len(back), back.num_levels, back.variance_type) == (20, 17, "fixed_large")
+
+
 def test_saving_leaves_the_pipeline_as_it_is(tmp_path):
     pipe = ours()
     scheduler, config = pipe.scheduler, dict(pipe.scheduler.config)
