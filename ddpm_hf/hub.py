@@ -144,9 +144,12 @@ def _commit(
     added = [CommitOperationAdd(prefix + file.relative_to(folder).as_posix(), _content(file)) for file in files]
     paths = {operation.path_in_repo for operation in added}
     gone = _superseded(there, paths)
-    if _are_other_weights(api, repo, added, there, gone):  # what was measured and drawn belongs to those before
+    are_others = _are_other_weights(api, repo, added, there, gone)
+    if are_others:  # what was measured and drawn belongs to those before
         gone |= {prefix + SAMPLES, prefix + METRICS} & (there - paths)
-    card = _card(api, repo, folder, prefix, there - gone, are_figures_gone=prefix + METRICS in gone)
+    card = _card(
+        api, repo, folder, prefix, there - gone, are_figures_gone=are_others and prefix + METRICS not in paths
+    )
     operations = [*added, CommitOperationAdd(prefix + CARD, card.encode())]
     operations += [CommitOperationDelete(path) for path in sorted(gone)]
     parent = None if create_pr else repo.sha
@@ -165,21 +168,19 @@ def _content(file: Path) -> str | bytes:
 def _card(api: HfApi, repo: ModelInfo, folder: Path, prefix: str, staying: set[str], are_figures_gone: bool) -> str:
     """The card, filled from the folder and what stays of the Hub's, over what was written by hand into either."""
 
-    def there(name: str) -> str | None:
-        """A text of the repository."""
+    def there(name: str) -> Path | None:
+        """A file of the repository."""
         if prefix + name not in staying:
             return None
-        path = api.hf_hub_download(repo.id, prefix + name, revision=repo.sha)
-        return Path(path).read_text(encoding="utf-8")
+        return Path(api.hf_hub_download(repo.id, prefix + name, revision=repo.sha))
 
-    has_metrics = (folder / METRICS).is_file()
-    metrics = None if has_metrics else json.loads(there(METRICS) or "{}")
+    metrics = None if (folder / METRICS).is_file() else there(METRICS)
     beside = {path.removeprefix(prefix) for path in staying if path.startswith(prefix)}
-    card = fill_card(folder, repo.id, metrics, beside)
-    if (folder / CARD).is_file():
-        card = merge_cards((folder / CARD).read_text(encoding="utf-8"), card)
-    existing = there(CARD)
-    return card if existing is None else merge_cards(existing, card, are_figures_gone)
+    card = fill_card(folder, repo.id, metrics and read_json(metrics), beside)
+    for written in (folder / CARD, there(CARD)):
+        if written is not None and written.is_file():
+            card = merge_cards(written.read_text(encoding="utf-8"), card, are_figures_gone)
+    return card
 
 
 def _superseded(there: set[str], added: set[str]) -> set[str]:

@@ -22,6 +22,9 @@ from huggingface_hub.utils import httpx
 from safetensors import SafetensorError
 
 
+_DAMAGED = "its weights are damaged ({text}); load with force_download=True, or save again."
+_NO_NAME = "that is neither a folder here nor a name on the Hub, which reads 'owner/name'."
+
 # What an exception means: its class, a part of its text, what is told, and whether it may pass by itself. One known by
 # its text says more than what it was raised from; of the others the innermost says most.
 _BY_TEXT: tuple[tuple[type, str, str, bool], ...] = (
@@ -38,18 +41,8 @@ _BY_TEXT: tuple[tuple[type, str, str, bool], ...] = (
         "{text}; mend the head of README.md, here or on the Hub, and push again.",
         False,
     ),
-    (
-        ValueError,
-        "neither a valid local path nor a valid repo id",
-        "that is neither a folder here nor a name on the Hub, which reads 'owner/name'.",
-        False,
-    ),
-    (
-        RuntimeError,
-        "PytorchStreamReader failed",
-        "its weights are damaged ({text}); load with force_download=True, or save again.",
-        False,
-    ),
+    (ValueError, "neither a valid local path nor a valid repo id", _NO_NAME, False),
+    (RuntimeError, "PytorchStreamReader failed", _DAMAGED, False),
     (
         OSError,
         "required according to the checkpoint index",
@@ -70,8 +63,8 @@ _BY_CLASS: tuple[tuple[type | tuple[type, ...], str, bool], ...] = (
         " for weights saved as safetensors.",
         False,
     ),
-    (SafetensorError, "its weights are damaged ({text}); load with force_download=True, or save again.", False),
-    (HFValidationError, "that is neither a folder here nor a name on the Hub, which reads 'owner/name'.", False),
+    (SafetensorError, _DAMAGED, False),
+    (HFValidationError, _NO_NAME, False),
     (
         (OfflineModeIsEnabled, LocalEntryNotFoundError),
         "the Hub at {endpoint} is not asked, by HF_HUB_OFFLINE or local_files_only, and the local cache does not hold"

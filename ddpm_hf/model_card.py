@@ -124,7 +124,7 @@ def _metadata(name: str, metrics: dict[str, Any]) -> ModelCardData:
             metric_value=round(metrics[key], 4),
         )
         for key, metric, label in MEASURES
-        if isinstance(metrics.get(key), float) and math.isfinite(metrics[key])
+        if isinstance(metrics.get(key), (int, float)) and math.isfinite(metrics[key])
     ]
     return ModelCardData(
         license="apache-2.0",

@@ -43,6 +43,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm.auto import tqdm
 
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler
+from ddpm_hf.hub import INDEX
 from ddpm_hf.model_card import CARD, METRICS, SAMPLES, fill_card
 from ddpm_hf.objectives import (
     rate_loss,
@@ -195,7 +196,7 @@ def finish(job: Job) -> None:
     report = metrics(job, result, quality)
     write_json(job.folder / METRICS, report)
     pipeline = DDPMPaperPipeline(job.unet, job.scheduler)
-    write_folder(job.folder, pipeline.save_pretrained, last="model_index.json")
+    write_folder(job.folder, pipeline.save_pretrained, last=INDEX)
     name = str(job.folder) if job.pusher is None else job.pusher.repo_id
     write_file(job.folder / CARD, lambda partial: partial.write_text(fill_card(job.folder, name), "utf-8"))
     print(describe(report))

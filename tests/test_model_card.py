@@ -146,6 +146,11 @@ def test_some_figures_alone_make_a_card_too(tmp_path: Path, key: str) -> None:
         assert leftover not in card
 
 
+def test_a_figure_without_decimals_is_claimed_as_it_is_shown(tmp_path: Path) -> None:
+    card = ModelCard(fill_card(saved(tmp_path, {"bits_per_dim": 2}), "me/model"))
+    assert "| total | 2.0000 |" in card.text and card.data.eval_results[0].metric_value == 2
+
+
 def test_figures_that_are_no_numbers_are_not_claimed(tmp_path: Path) -> None:
     card = fill_card(saved(tmp_path, {"bits_per_dim": float("nan")}), "me/model")
     assert "model-index" not in card and check_card(card) == ([], [])
