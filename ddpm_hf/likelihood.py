@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -187,7 +187,7 @@ class BoundedScheduler(Protocol):
 
 @dataclass(frozen=True)
 class BitsPerDim:
-    """The bound over a data set; every figure but the last three in bits/dim.
+    """The bound over a data set; every figure but those of timesteps and counts in bits/dim.
 
     Attributes:
         total: prior + rate + decoder, an upper bound on the mean negative log-likelihood.
@@ -198,6 +198,7 @@ class BitsPerDim:
             spread of the examples, of the noise, and, in an estimate from few model calls, of the times drawn; of
             those it sees each example's own and not that a batch covers them evenly, so that it then errs on the
             large side.
+        per_example: the bound of each example, in order; their mean is `total`.
         per_timestep: the term of each of `timesteps`; in an estimate each is the mean over its stratum.
         timesteps: the visited timesteps (diffusers' indices, ascending).
         num_examples: examples scored.
@@ -209,10 +210,39 @@ class BitsPerDim:
     rate: float
     decoder: float
     standard_error: float
+    per_example: list[float]
     per_timestep: list[float]
     timesteps: list[int]
     num_examples: int
     num_model_evaluations: int
+
+    @classmethod
+    def merged(cls, parts: Sequence[BitsPerDim]) -> BitsPerDim:
+        """The bound over several sets of examples together, each scored by itself along the same times.
+
+        Raises:
+            ValueError: for no parts, or parts of other chains.
+        """
+        if not parts or any(part.timesteps != parts[0].timesteps for part in parts):
+            raise ValueError("`parts` must be at least one bound, all along the same timesteps.")
+        n = sum(part.num_examples for part in parts)
+
+        def mean(values: Iterable[float]) -> float:
+            return math.fsum(part.num_examples * value for part, value in zip(parts, values, strict=True)) / n
+
+        per_example = [value for part in parts for value in part.per_example]
+        return cls(
+            total=mean(part.total for part in parts),
+            prior=mean(part.prior for part in parts),
+            rate=mean(part.rate for part in parts),
+            decoder=mean(part.decoder for part in parts),
+            standard_error=_standard_error(torch.tensor(per_example, dtype=torch.float64)),
+            per_example=per_example,
+            per_timestep=[mean(values) for values in zip(*(part.per_timestep for part in parts), strict=True)],
+            timesteps=parts[0].timesteps,
+            num_examples=n,
+            num_model_evaluations=sum(part.num_model_evaluations for part in parts),
+        )
 
 
 @torch.no_grad()
@@ -276,12 +306,17 @@ def _summary(sums: Tensor, priors: Tensor, totals: Tensor, strata: list[range], 
         prior=priors.mean().item(),
         rate=sum(means[1:]),
         decoder=means[0],
-        standard_error=totals.std().item() / math.sqrt(n) if n > 1 else math.inf,
+        standard_error=_standard_error(totals),
+        per_example=totals.tolist(),
         per_timestep=[mean / len(stratum) for mean, stratum in zip(means, strata, strict=True) for _ in stratum],
         timesteps=timesteps.tolist(),
         num_examples=n,
         num_model_evaluations=n * len(strata),
     )
+
+
+def _standard_error(totals: Tensor) -> float:
+    return totals.std().item() / math.sqrt(len(totals)) if len(totals) > 1 else math.inf
 
 
 def _strata(num_terms: int, num_evaluations: int | None) -> list[range]:

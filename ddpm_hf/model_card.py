@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -191,8 +191,21 @@ def _facts(folder: Path, beside: Collection[str]) -> dict[str, Any]:
         "variant": min(loadable, default=""),  # "", which needs no naming, comes first
         "scheduler": scheduler,
         "schedule": _describe_schedule(scheduler),
+        "num_classes": number_of_classes(unet),
+        "embeds_classes": embeds_classes(unet),
         "in_stock": in_stock(scheduler),
     }
+
+
+def embeds_classes(unet_config: Mapping[str, Any]) -> bool:
+    """Whether a `UNet2DModel` of this configuration is class-conditional, and wants `class_labels` in every call."""
+    kind = unet_config.get("class_embed_type")
+    return kind in ("timestep", "identity") or number_of_classes(unet_config) is not None
+
+
+def number_of_classes(unet_config: Mapping[str, Any]) -> int | None:
+    """How many classes a `UNet2DModel` of this configuration embeds by their numbers; None if it does not."""
+    return unet_config.get("num_class_embeds") if unet_config.get("class_embed_type") is None else None
 
 
 def in_stock(scheduler: DDPMPaperScheduler) -> list[str]:

@@ -5,15 +5,22 @@ L_simple = E ‖ε − ε_θ(x_t, t)‖²                          (Ho et al. 20
 L_vlb    = E [K · L_{t−1}],  t uniform over K times      (Eq. 5, as an unbiased estimate from one time per example)
 L_rate   = E [K · ½ (SNR_s − SNR_t) ‖x_0 − x̂_0‖²]        (Kingma et al. 2021, Eq. 13: what L_vlb is for σ² = β̃,
                                                           the decoder apart)
+
+Any L_simple is a weighted error of x̂_0; `min_snr_weights` makes its weight min(SNR_t, γ) (Hang et al. 2023).
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
+from .gaussian_process import PREDICTION_TYPES, StepCoefficients, unknown
 from .likelihood import vlb_terms
-from .numerics import expand_like, mean_flat, nats_to_bits, promote, require_samples
+from .noise_schedule import NoiseSchedule
+from .numerics import Times, expand_like, log1mexp, mean_flat, nats_to_bits, promote, require_samples
 from .reverse_process import ReverseProcess
 
 
@@ -34,6 +41,51 @@ def simple_loss(model_output: Tensor, target: Tensor) -> Tensor:
         model_output = model_output[:, : target.shape[1]]
     require_samples(target=target, model_output=model_output)
     return mean_flat((promote(model_output) - promote(target)) ** 2)
+
+
+def min_snr_weights(
+    schedule: NoiseSchedule, t: Times, prediction_type: str, gamma: float = 5.0, s: Times | None = None
+) -> Tensor:
+    """The weight of each example's `simple_loss` under min-SNR-γ: min(SNR_t, γ) on ‖x_0 − x̂_0‖² (Hang et al. 2023).
+
+    A prediction p x_0 + q x_t errs by p (x̂_0 − x_0), so that its squared error has the weight min(SNR_t, γ)/p²:
+    min(SNR, γ) for "sample", min(1, γ/SNR) for "epsilon", min(SNR, γ)/(SNR + 1) for "v_prediction". Finite at every
+    time, those of SNR 0 included.
+
+    Args:
+        schedule: on the device of `t`, as `schedule.to(device)` puts it there.
+        t: paper's times 1 … T, an int or `[B]`.
+        prediction_type: one of `PREDICTION_TYPES`.
+        gamma: γ > 0; the authors' 5.
+        s: the earlier time that "mean" refers to; t − 1 if not given.
+
+    Returns:
+        float64 in the shape of `t`, like all coefficients.
+
+    Raises:
+        ValueError: for a `gamma` that is not a positive number, an unknown name, or times out of range.
+    """
+    if not 0 < gamma < math.inf:
+        raise ValueError(f"`gamma` must be a positive number, but is {gamma}.")
+    if prediction_type not in PREDICTION_TYPES:
+        raise ValueError(unknown("prediction_type", prediction_type, PREDICTION_TYPES))
+    log_abar = schedule.log_alpha_cumprod(t)
+    log_var = log1mexp(log_abar)
+    log_snr = log_abar - log_var
+    # log p², and log SNR/p², written out where their difference would be ∞ − ∞ at SNR 0; SNR + 1 is 1/σ².
+    if prediction_type == "epsilon":
+        log_square, log_ratio = log_snr, torch.zeros_like(log_snr)
+    elif prediction_type == "sample":
+        log_square, log_ratio = torch.zeros_like(log_snr), log_snr
+    elif prediction_type == "v_prediction":
+        log_square, log_ratio = -log_var, log_abar
+    elif prediction_type == "score":
+        log_square, log_ratio = log_snr - log_var, log_var
+    else:
+        step = StepCoefficients.between(schedule, t - 1 if s is None else s, t)
+        log_square = 2 * torch.log(step.posterior_coef_x0)
+        log_ratio = log_snr - log_square
+    return torch.exp(torch.minimum(log_ratio, math.log(gamma) - log_square))
 
 
 def vlb_loss(
@@ -162,3 +214,25 @@ class ImportanceTimesteps:
         kept = self.decay**counts  # where nothing came in, all of it
         self.second_moments = kept * self.second_moments + (1 - kept) * sums / counts.clamp(min=1)
         self.num_updates += 1
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that `update` has changed, as tensors: `second_moments` `[num_bins]` and `num_updates` `[]`."""
+        num_updates = torch.tensor(self.num_updates, dtype=torch.int64, device="cpu")
+        return {"second_moments": self.second_moments.clone(), "num_updates": num_updates}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on, on this sampler's device, where another one's `state_dict` was taken.
+
+        Raises:
+            ValueError: if the state is not one of as many bins.
+        """
+        if set(state) != {"second_moments", "num_updates"}:
+            raise ValueError(f"`state` must hold `second_moments` and `num_updates`, but holds {sorted(state)}.")
+        second_moments = state["second_moments"]
+        if second_moments.shape != self.second_moments.shape:
+            raise ValueError(
+                f"`state` must hold the second moments of {self.num_bins} bins, but theirs have the shape"
+                f" {list(second_moments.shape)}; make the sampler with the same `num_timesteps` and `num_bins`."
+            )
+        self.second_moments = second_moments.to(self.second_moments, copy=True)
+        self.num_updates = int(state["num_updates"])

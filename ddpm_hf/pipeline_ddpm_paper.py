@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""`DDPMPaperPipeline`: unconditional generation with a `UNet2DModel` and a `DDPMPaperScheduler`."""
+"""`DDPMPaperPipeline`: images from a `UNet2DModel`, class-conditional or not, and a `DDPMPaperScheduler`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DDPMPipeline, DiffusionPipeline, ImagePipelineOutput, UNet2DModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -23,6 +25,7 @@ from typing_extensions import Self
 from .gaussian_process import unknown
 from .hub import INDEX, push_folder
 from .hub_errors import hub_errors
+from .model_card import embeds_classes, number_of_classes
 from .scheduling_ddpm_paper import DDPMPaperScheduler
 
 
@@ -30,6 +33,7 @@ OUTPUT_TYPES = ("pil", "np", "pt")
 PIL_CHANNELS = (1, 3, 4)  # modes "L", "RGB" and "RGBA"
 
 Generators = torch.Generator | list[torch.Generator] | None
+ClassLabels = int | Sequence[int] | Tensor | None
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,12 @@ class DDPMPaperPipeline(DiffusionPipeline):
     """Image generation by ancestral sampling (Ho et al. 2020, Algorithm 2).
 
     Loads what `diffusers.DDPMPipeline` saved, from a folder or the Hub, and gives the same images for the same
-    generator; saves what `diffusers.DDPMPipeline` loads.
+    generator; saves what `diffusers.DDPMPipeline` loads. A class-conditional model is sampled by class, which stock's
+    pipeline cannot.
 
     Args:
         unet (`UNet2DModel`): predicts what the scheduler's `prediction_type` says, with twice the channels where it
-            learns the variance.
+            learns the variance; class-conditional with `num_class_embeds`.
         scheduler (`SchedulerMixin`): a `DDPMPaperScheduler`, or any compatible one, which is converted.
     """
 
@@ -168,6 +173,7 @@ class DDPMPaperPipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         timesteps: Sequence[int] | None = None,
+        class_labels: ClassLabels = None,
     ) -> ImagePipelineOutput | tuple:
         """Draw images.
 
@@ -180,6 +186,8 @@ class DDPMPaperPipeline(DiffusionPipeline):
                 an array `[B, H, W, C]`, or "pt", a tensor `[B, C, H, W]`, both in [0, 1], of any number of channels.
             return_dict: whether to return an `ImagePipelineOutput` or a tuple.
             timesteps: the timesteps to visit, descending, in place of `num_inference_steps`.
+            class_labels: of a class-conditional model, and of no other: the class, 0 … `num_class_embeds` − 1, of all
+                images, or a list or tensor of one per image.
 
         Raises:
             ValueError: for any of these that is out of range, before any image is drawn.
@@ -189,7 +197,7 @@ class DDPMPaperPipeline(DiffusionPipeline):
         channels = self.unet.config.in_channels
         if output_type == "pil" and channels not in PIL_CHANNELS:
             raise ValueError(f"`output_type` 'pil' has no image mode for {channels} channels; use 'np' or 'pt'.")
-        for step in self.iterate(batch_size, generator, num_inference_steps, timesteps):
+        for step in self.iterate(batch_size, generator, num_inference_steps, timesteps, class_labels):
             sample = step.prev_sample
         images = _to_output(sample, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
@@ -200,6 +208,7 @@ class DDPMPaperPipeline(DiffusionPipeline):
         generator: Generators = None,
         num_inference_steps: int | None = None,
         timesteps: Sequence[int] | None = None,
+        class_labels: ClassLabels = None,
     ) -> Iterator[DenoisingStep]:
         """The chain as it runs: one `DenoisingStep` per visited timestep. Arguments and errors as in a call."""
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
@@ -216,25 +225,60 @@ class DDPMPaperPipeline(DiffusionPipeline):
             raise ValueError(
                 f"`generator` must hold one generator per image: {batch_size}, but there are {len(generator)}."
             )
+        labels = self._check_labels(class_labels, batch_size)
         if num_inference_steps is None and timesteps is None:
             num_inference_steps = len(self.scheduler)
         self.scheduler.set_timesteps(num_inference_steps, timesteps=timesteps)
-        return self._denoise(self._image_shape(batch_size), generator)
+        return self._denoise(self._image_shape(batch_size), generator, labels)
 
     @torch.no_grad()
-    def _denoise(self, shape: tuple[int, ...], generator: Generators) -> Iterator[DenoisingStep]:
+    def _denoise(
+        self, shape: tuple[int, ...], generator: Generators, labels: list[int] | None
+    ) -> Iterator[DenoisingStep]:
         device = self._execution_device
+        condition = {} if labels is None else {"class_labels": torch.tensor(labels, device=device)}
         timesteps = self.scheduler.timesteps
         x_t = randn_tensor(shape, generator=generator, device=device, dtype=self.unet.dtype)
         # The scheduler looks its tables up in main memory, the model wants the timestep on its device: one copy for
         # all.
         on_device = timesteps.to(device)
         for k, t in enumerate(self.progress_bar(timesteps.tolist())):
-            model_output = self.unet(x_t, on_device[k], return_dict=False)[0]
+            model_output = self.unet(x_t, on_device[k], **condition, return_dict=False)[0]
             x_s, x_0 = self.scheduler.step(model_output, t, x_t, generator=generator, return_dict=False)
             yield DenoisingStep(timestep=t, sample=x_t, prev_sample=x_s, pred_original_sample=x_0)
             x_t = x_s
         self.maybe_free_model_hooks()
+
+    def _check_labels(self, class_labels: ClassLabels, batch_size: int) -> list[int] | None:
+        """The class of every image, None for a model without classes; ValueError if they do not fit."""
+        config = self.unet.config
+        if not embeds_classes(config):
+            if class_labels is not None:
+                raise ValueError("`class_labels` must be None: the model is not class-conditional.")
+            return None
+        num_classes = number_of_classes(config)
+        if num_classes is None:
+            raise ValueError(
+                "`class_labels` are for a model that embeds its classes by their numbers, but this one has"
+                f" `class_embed_type` {config.class_embed_type!r}; call `unet` yourself."
+            )
+        if class_labels is None:
+            raise ValueError(
+                f"`class_labels` must be given: the model is conditional on one of {num_classes} classes; pass one for"
+                " all images or one per image."
+            )
+        given = class_labels.tolist() if isinstance(class_labels, (Tensor, np.ndarray)) else class_labels
+        labels = given if isinstance(given, Sequence) else [given] * batch_size
+        if isinstance(given, str) or any(isinstance(k, bool) or not isinstance(k, Integral) for k in labels):
+            raise ValueError(f"`class_labels` must be an int or a list of ints, but is {class_labels!r}.")
+        if len(labels) != batch_size:
+            raise ValueError(
+                f"`class_labels` must be one for all images or one per image: {batch_size}, but there are"
+                f" {len(labels)}."
+            )
+        if not 0 <= min(labels) <= max(labels) < num_classes:
+            raise ValueError(f"`class_labels` must lie in 0 ... {num_classes - 1}, but is {class_labels!r}.")
+        return [int(k) for k in labels]
 
     def _image_shape(self, batch_size: int) -> tuple[int, ...]:
         size = self.unet.config.sample_size

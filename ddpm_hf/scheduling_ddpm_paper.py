@@ -36,6 +36,7 @@ from .hub_errors import hub_errors
 from .likelihood import check_num_levels, prior_kl, vlb_terms
 from .noise_schedule import NoiseSchedule
 from .numerics import demote, expand_like, nats_to_bits, promote, require_samples
+from .objectives import min_snr_weights
 from .reverse_process import ReverseProcess, ReverseStep, check_first_variance, clip_sample, dynamic_threshold
 from .scheduler_config import (
     DEFAULTS_KEY,
@@ -366,6 +367,22 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         noisy_samples = self.add_noise(promote(original_samples), promote(noise), timesteps)
         mean, _, _ = self.q_posterior_mean_variance(promote(original_samples), noisy_samples, timesteps)
         return mean.to(original_samples.dtype)
+
+    def min_snr_weights(self, timesteps: int | Tensor, gamma: float = 5.0) -> Tensor:
+        """The weight of each example's squared error to its `training_target` under min-SNR-γ (Hang et al. 2023).
+
+        It makes the weight of the predicted x_0's error min(SNR, γ); see `objectives.min_snr_weights`.
+
+        Args:
+            timesteps: an int, or a tensor `[B]`, whose device is that of the result; for "mean", visited ones.
+            gamma: > 0.
+
+        Returns:
+            float64, `[]` for an int, otherwise `[B]`.
+        """
+        t, kind = self._times(timesteps), self.config.prediction_type
+        s = self._visited_times(self._index(timesteps))[0] if kind == "mean" else None
+        return min_snr_weights(self._schedule_for(t), t, kind, gamma, s)
 
     # --- the reverse process ---
 

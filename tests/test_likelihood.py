@@ -636,6 +636,33 @@ def test_one_example_has_no_finite_standard_error():
     assert bits_per_dim(oracle(scheduler), scheduler, [samples(1, 3)]).standard_error == math.inf
 
 
+def test_the_bounds_of_parts_merge_to_the_bound_of_all():
+    scheduler = scheduler_of()
+    batches = [samples(5, 3), samples(2, 3, seed=1), samples(1, 3, seed=2)]
+    generator = torch.Generator().manual_seed(0)
+    together = bits_per_dim(oracle(scheduler), scheduler, batches, num_evaluations=7, generator=generator)
+    generator = torch.Generator().manual_seed(0)  # goes on from batch to batch, as it does above
+    parts = [
+        bits_per_dim(oracle(scheduler), scheduler, [batch], num_evaluations=7, generator=generator)
+        for batch in batches
+    ]
+    merged, expected = (dataclasses.asdict(bound) for bound in (BitsPerDim.merged(parts), together))
+    assert merged.keys() == expected.keys()
+    for name, value in expected.items():
+        assert merged[name] == pytest.approx(value, rel=1e-12, abs=0), name
+    assert np.mean(merged["per_example"]) == pytest.approx(merged["total"], rel=1e-12)
+
+
+def test_bounds_of_other_chains_do_not_merge():
+    scheduler = scheduler_of()
+    part = bits_per_dim(oracle(scheduler), scheduler, [samples(2, 3)])
+    scheduler.set_timesteps(4)
+    with pytest.raises(ValueError, match="same timesteps"):
+        BitsPerDim.merged([part, bits_per_dim(oracle(scheduler), scheduler, [samples(2, 3)])])
+    with pytest.raises(ValueError, match="at least one"):
+        BitsPerDim.merged([])
+
+
 def test_conditioning_reaches_the_model():
     scheduler, seen = scheduler_of(5), []
 

@@ -99,6 +99,45 @@ def test_both_ways_to_use_it_run_as_written(folder: Path, monkeypatch: pytest.Mo
         (folder.parent / "sample.png").unlink()
 
 
+def of_classes(num_class_embeds: int | None, class_embed_type: str | None = None) -> UNet2DModel:
+    config = {key: value for key, value in tiny_unet().config.items() if not key.startswith("_")}
+    config |= {"num_class_embeds": num_class_embeds, "class_embed_type": class_embed_type}
+    return UNet2DModel(**config)
+
+
+@pytest.mark.parametrize(("num_classes", "labels"), [(10, "0, 1, 2, 3"), (3, "0, 1, 2, 0"), (1, "0, 0, 0, 0")])
+def test_the_way_to_use_a_class_conditional_model_passes_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_classes: int, labels: str
+) -> None:
+    DDPMPaperPipeline(of_classes(num_classes), DDPMPaperScheduler()).save_pretrained(tmp_path / "run")
+    card = fill_card(tmp_path / "run", str(tmp_path / "run"))
+    assert check_card(card) == ([], [])
+    assert f"class-conditional: it draws an image of a class, numbered from 0 to {num_classes - 1}." in card
+    (block,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)  # and none for stock's pipeline
+    assert f"pipeline(batch_size=4, class_labels=[{labels}])" in block and "DDPMPaperPipeline" in block
+    monkeypatch.chdir(tmp_path)
+    assert len(block.strip().splitlines()) == 3
+    exec(block.replace("batch_size=4", "batch_size=4, num_inference_steps=2"), {})
+    assert (tmp_path / "sample.png").is_file()
+    assert "With diffusers alone" not in card and "cannot sample from it, since it passes no class labels" in card
+    for leftover in ("{{", "{%", "None", "Undefined", "So it is with ddpm_hf"):
+        assert leftover not in card
+
+
+@pytest.mark.parametrize("class_embed_type", ["timestep", "identity"])
+def test_no_way_to_sample_is_claimed_of_a_model_that_no_pipeline_samples(
+    tmp_path: Path, class_embed_type: str
+) -> None:
+    DDPMPaperPipeline(of_classes(5, class_embed_type), DDPMPaperScheduler()).save_pretrained(tmp_path)
+    card = fill_card(tmp_path, "me/model")
+    assert "batch_size" not in card and "So it is with ddpm_hf" in card and "numbered" not in card
+    assert len(re.findall(r"```python\n", card)) == 1 and check_card(card) == ([], [])
+
+
+def test_a_model_without_classes_says_nothing_of_them(folder: Path) -> None:
+    assert "class" not in fill_card(folder, "me/digits").split("## Figures")[0]
+
+
 def test_weights_of_a_variant_alone_are_loaded_as_that_variant(tmp_path: Path) -> None:
     pipeline = DDPMPaperPipeline(tiny_unet(), DDPMPaperScheduler()).to(torch.float16)
     pipeline.save_pretrained(tmp_path, variant="fp16")

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import math
 
+import mpmath
 import pytest
+import safetensors.torch
 import torch
+from mpmath import mpf
 from oracles import LOG_2, Mixture, double, exact_bound, model_output
 from scipy.stats import chisquare
 from torch import Tensor
@@ -16,6 +19,7 @@ from ddpm_hf.likelihood import vlb_terms
 from ddpm_hf.noise_schedule import NoiseSchedule
 from ddpm_hf.objectives import (
     ImportanceTimesteps,
+    min_snr_weights,
     rate_loss,
     simple_loss,
     stratified_timesteps,
@@ -23,6 +27,7 @@ from ddpm_hf.objectives import (
     vlb_loss,
 )
 from ddpm_hf.reverse_process import ReverseProcess, clip_sample
+from ddpm_hf.scheduling_ddpm_paper import DDPMPaperScheduler
 
 
 SCHEDULE = NoiseSchedule.linear(10, 0.05, 0.3)
@@ -178,6 +183,147 @@ def test_the_rate_loss_refuses_samples_that_do_not_fit():
         rate_loss(process, x, x[:, :1], x, index)
     with pytest.raises(ValueError, match="`model_output`"):
         rate_loss(process, x[:, :1], x, x, index)
+
+
+# --- weights ----------------------------------------------------------------------------------------------------
+
+
+EXTREMES = NoiseSchedule(double([0, -1e-120, -1e-16, -1e-4, -1, -300, -math.inf]))
+
+
+def exact_min_snr_weight(kind: str, log_abar_s: float, log_abar_t: float, gamma: float) -> float:
+    """In arithmetic of 400 digits, which cancels nothing."""
+    with mpmath.workdps(400):
+        abar_s, abar = (mpmath.exp(mpf(x)) for x in (log_abar_s, log_abar_t))
+        snr = abar / (1 - abar)
+        weight = min(snr, mpf(gamma))
+        if kind == "epsilon":
+            return float(weight / snr if snr else mpf(1))  # its limit
+        if kind == "score":  # −ε/σ
+            return float((1 - abar) * (weight / snr if snr else mpf(1)))
+        if kind == "mean":
+            c_1 = mpmath.sqrt(abar_s) * (1 - abar / abar_s) / (1 - abar)  # (Ho et al. 2020, Eq. 7)
+            return float(weight / c_1**2)
+        return float(weight if kind == "sample" else weight / (snr + 1))
+
+
+@pytest.mark.parametrize("gamma", [0.1, 1, 5.0, 1e9])
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
+@pytest.mark.parametrize(
+    "schedule",
+    [SCHEDULE, NoiseSchedule.cosine(1000), SCHEDULE.rescale_zero_terminal_snr(), EXTREMES],
+    ids=["linear", "cosine", "zero terminal SNR", "extremes"],
+)
+def test_the_min_snr_weights_are_the_minimum_over_the_predictions_own_weight(
+    schedule: NoiseSchedule, kind: str, gamma: float
+):
+    t = torch.arange(1, schedule.T + 1)[:: max(1, schedule.T // 20)]
+    weights = min_snr_weights(schedule, t, kind, gamma)
+    assert weights.shape == t.shape
+    assert weights.dtype == torch.float64
+    log_abar = schedule.log_alphas_cumprod.tolist()
+    expected = [exact_min_snr_weight(kind, log_abar[k - 1], log_abar[k], gamma) for k in t.tolist()]
+    assert weights.tolist() == pytest.approx(expected, rel=1e-12, abs=0)
+    assert [min_snr_weights(schedule, k, kind, gamma).item() for k in t.tolist()] == weights.tolist()
+
+
+def test_the_authors_gamma_is_the_default():
+    t = torch.arange(1, 11)
+    assert torch.equal(min_snr_weights(SCHEDULE, t, "sample"), min_snr_weights(SCHEDULE, t, "sample", 5.0))
+
+
+def every_prediction(x_0: Tensor, x_t: Tensor, log_abar_s: Tensor, log_abar_t: Tensor) -> dict[str, Tensor]:
+    """What a model of each type says where it means x_0: `[B, D]`."""
+    log_abar_s, log_abar_t = log_abar_s[:, None], log_abar_t[:, None]
+    abar_s, abar_t = log_abar_s.exp(), log_abar_t.exp()
+    predictions = {
+        kind: model_output(kind, x_0, x_t, log_abar_t) for kind in ("epsilon", "sample", "v_prediction", "score")
+    }
+    alpha = abar_t / abar_s
+    mean = (abar_s.sqrt() * (1 - alpha) * x_0 + alpha.sqrt() * (1 - abar_s) * x_t) / (1 - abar_t)
+    return {**predictions, "mean": mean}
+
+
+@pytest.mark.parametrize("gamma", [0.5, 5.0])
+def test_the_weighted_loss_of_the_same_guess_is_the_same_for_every_prediction_type(gamma: float):
+    schedule, t = NoiseSchedule.linear(1000), torch.tensor([1, 2, 50, 200, 300, 700, 1000])
+    x_0, guess, x_t = (randn(len(t), 6, seed=seed) for seed in range(3))
+    log_abar_s, log_abar_t = schedule.log_alphas_cumprod[t - 1], schedule.log_alphas_cumprod[t]
+    targets, outputs = (every_prediction(x, x_t, log_abar_s, log_abar_t) for x in (x_0, guess))
+    snr = log_abar_t.exp() / (1 - log_abar_t.exp())
+    expected = snr.clamp(max=gamma) * ((x_0 - guess) ** 2).mean(1)
+    assert set(targets) == set(PREDICTION_TYPES)
+    for kind in PREDICTION_TYPES:
+        loss = min_snr_weights(schedule, t, kind, gamma) * simple_loss(outputs[kind], targets[kind])
+        torch.testing.assert_close(loss, expected, rtol=1e-8, atol=0)
+
+
+def test_without_a_bound_min_snr_is_the_simple_loss_of_epsilon():
+    t = torch.arange(1, 11)
+    assert min_snr_weights(SCHEDULE, t, "epsilon", 1e30).tolist() == [1.0] * 10
+    torch.testing.assert_close(
+        min_snr_weights(SCHEDULE, t, "v_prediction", 1e30), SCHEDULE.alphas_cumprod[1:], rtol=1e-14, atol=0
+    )
+
+
+def test_the_min_snr_weights_of_a_mean_belong_to_its_pair_of_times():
+    s, t = torch.tensor([0, 2, 5]), torch.tensor([2, 5, 10])
+    log_abar = SCHEDULE.log_alphas_cumprod
+    expected = [
+        exact_min_snr_weight("mean", *pair, 5.0)
+        for pair in zip(log_abar[s].tolist(), log_abar[t].tolist(), strict=True)
+    ]
+    assert min_snr_weights(SCHEDULE, t, "mean", s=s).tolist() == pytest.approx(expected, rel=1e-12, abs=0)
+
+
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
+def test_the_min_snr_weights_read_nothing_back(kind: str):
+    t = torch.tensor([1, 4, 10], device="meta")  # has no values to read
+    weights = min_snr_weights(SCHEDULE.to("meta"), t, kind)
+    assert weights.shape == (3,)
+    assert weights.device.type == "meta"
+
+
+@pytest.mark.parametrize("gamma", [0, -5.0, math.nan, math.inf])
+def test_a_gamma_that_is_not_positive_is_refused(gamma: float):
+    with pytest.raises(ValueError, match="`gamma` must be a positive number"):
+        min_snr_weights(SCHEDULE, 1, "epsilon", gamma)
+
+
+def test_min_snr_weights_refuse_names_and_times_that_there_are_not():
+    with pytest.raises(ValueError, match=r"`prediction_type` must be one of 'epsilon'.*'noise'"):
+        min_snr_weights(SCHEDULE, 1, "noise")
+    for kind in PREDICTION_TYPES:
+        for t in (11, torch.tensor([1, 11])):
+            with pytest.raises(ValueError, match=r"0 \.\.\. 10"):
+                min_snr_weights(SCHEDULE, t, kind)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction", "mean"])
+def test_the_schedulers_min_snr_weights_are_those_of_its_training_target(kind: str):
+    scheduler = DDPMPaperScheduler(100, prediction_type=kind, clip_sample=False)
+    x_0, guess, noise = (randn(4, 6, seed=seed) for seed in range(3))
+
+    def check(timesteps: Tensor) -> None:
+        x_t = scheduler.add_noise(x_0, noise, timesteps)
+        # The noise that x_t would hold if the guess were right: its target is then what a model with that guess says.
+        abar = scheduler.alphas_cumprod[timesteps, None]
+        implied = (x_t - abar.sqrt() * guess) / (1 - abar).sqrt()
+        target, output = (scheduler.training_target(*pair, timesteps) for pair in ((x_0, noise), (guess, implied)))
+        loss = scheduler.min_snr_weights(timesteps, 2.0) * simple_loss(output, target)
+        expected = (abar / (1 - abar)).flatten().clamp(max=2) * ((x_0 - guess) ** 2).mean(1)
+        torch.testing.assert_close(loss, expected, rtol=1e-8, atol=0)
+
+    check(torch.tensor([0, 1, 50, 99]))
+    scheduler.set_timesteps(10)
+    check(torch.tensor([0, 10, 50, 90]))
+    one = scheduler.min_snr_weights(torch.tensor([50]))
+    assert one.shape == (1,)
+    assert scheduler.min_snr_weights(50).shape == ()
+    assert scheduler.min_snr_weights(50).item() == one.item()
+    assert scheduler.min_snr_weights(torch.tensor([0, 50], device="meta")).shape == (2,)
+    with pytest.raises(ValueError, match=r"0 \.\.\. 99"):
+        scheduler.min_snr_weights(torch.tensor([0, 100]))
 
 
 # --- times ------------------------------------------------------------------------------------------------------
@@ -340,6 +486,67 @@ def test_importance_lowers_the_variance_of_the_mean_loss(generator: torch.Genera
     weighted = torch.stack([(weight * losses[index]).mean() for index, weight in by_importance])
     uniform = torch.stack([losses[uniform_timesteps(1, 1000, generator=generator)].mean() for _ in range(1000)])
     assert weighted.std() < 0.5 * uniform.std()
+
+
+def drawn(sampler: ImportanceTimesteps, generator: torch.Generator, updates: int) -> list[Tensor]:
+    """What a sampler draws and becomes over some updates."""
+    values = []
+    for _ in range(updates):
+        index, weights = sampler.sample(16, generator)
+        sampler.update(index, torch.rand(16, generator=generator) * (100 - index))
+        values += [index, weights, sampler.second_moments]
+    return values
+
+
+@pytest.mark.parametrize("through_bytes", [False, True])
+@pytest.mark.parametrize("updates", [0, 3, 20])
+def test_a_sampler_restored_on_the_way_goes_on_as_if_it_had_not_stopped(
+    updates: int, through_bytes: bool, generator: torch.Generator
+):
+    straight, restored = (ImportanceTimesteps(100, num_bins=7, warmup=5) for _ in range(2))
+    drawn(straight, generator, updates)
+    state, place = straight.state_dict(), generator.get_state()
+    if through_bytes:
+        state = safetensors.torch.load(safetensors.torch.save(state))
+    expected = drawn(straight, generator, 10)
+    drawn(restored, torch.Generator().manual_seed(1), 2)  # what it was before is forgotten
+    restored.load_state_dict(state)
+    generator.set_state(place)
+    assert all(torch.equal(a, b) for a, b in zip(drawn(restored, generator, 10), expected, strict=True))
+    assert restored.num_updates == straight.num_updates == updates + 10
+    assert type(restored.num_updates) is int
+
+
+def test_a_samplers_state_is_its_own():
+    sampler = trained_sampler(LOSSES, updates=3)
+    state = sampler.state_dict()
+    assert {name: (value.dtype, list(value.shape)) for name, value in state.items()} == {
+        "second_moments": (torch.float32, [8]),
+        "num_updates": (torch.int64, []),
+    }
+    other = ImportanceTimesteps(8)
+    other.load_state_dict(state)
+    for value in state.values():
+        value.zero_()
+    for each in (sampler, other):
+        assert (each.second_moments > 0).all()
+        assert each.num_updates == 3
+
+
+def test_a_sampler_stays_on_its_device_and_reads_nothing_back():
+    sampler = ImportanceTimesteps(8, device="meta", warmup=0)  # has no values to read
+    sampler.load_state_dict(trained_sampler(LOSSES, updates=3).state_dict())
+    index, weights = sampler.sample(4)
+    sampler.update(index, weights)
+    assert {each.device.type for each in (sampler.second_moments, index, weights)} == {"meta"}
+    assert sampler.num_updates == 4
+
+
+def test_the_state_of_another_sampler_is_refused():
+    with pytest.raises(ValueError, match=r"`state`.*40 bins.*\[8\].*`num_bins`"):
+        ImportanceTimesteps(1000).load_state_dict(ImportanceTimesteps(8).state_dict())
+    with pytest.raises(ValueError, match=r"`state`.*'second_moments'"):
+        ImportanceTimesteps(8).load_state_dict({"second_moments": torch.ones(8)})
 
 
 @pytest.mark.parametrize("share", [0, -0.1, 1.1, math.nan])

@@ -370,6 +370,135 @@ def test_returns_an_output_or_a_tuple():
     assert not output.images.requires_grad
 
 
+# --- classes --------------------------------------------------------------------------------------------------------
+
+
+def of_classes(num_class_embeds: int | None = 3, class_embed_type: str | None = None) -> UNet2DModel:
+    config = {key: value for key, value in tiny_unet().config.items() if not key.startswith("_")}
+    config |= {"num_class_embeds": num_class_embeds, "class_embed_type": class_embed_type}
+    torch.manual_seed(0)
+    return UNet2DModel(**config).eval()
+
+
+def test_an_image_of_a_mixed_batch_is_that_of_its_class_alone():
+    pipe, labels = ours(of_classes()), [2, 0, 1, 2]
+    together = pipe(4, [seeded(i) for i in range(4)], output_type="pt", class_labels=labels).images
+    for i, label in enumerate(labels):
+        for alone in (label, [label], torch.tensor(label)):
+            image = pipe(1, [seeded(i)], output_type="pt", class_labels=alone).images
+            torch.testing.assert_close(image, together[i : i + 1], rtol=0, atol=1e-4)
+    other = pipe(1, [seeded(0)], output_type="pt", class_labels=0).images
+    assert float((other - together[:1]).abs().max()) > 0.01
+
+
+def test_labels_are_what_the_model_is_told_at_every_step():
+    pipe = ours(of_classes())
+    told: list[Tensor] = []
+    pipe.unet.class_embedding.register_forward_pre_hook(lambda module, args: told.append(args[0]))
+    by_class = {}
+    for label in range(3):
+        told.clear()
+        by_class[label] = pipe(2, [seeded(0), seeded(1)], 5, "pt", class_labels=label).images
+        assert [labels.tolist() for labels in told] == [[label] * 2] * 5
+        assert all(labels is told[0] for labels in told)  # moved once
+        assert told[0].dtype == torch.int64
+    for one, other in itertools.combinations(by_class.values(), 2):
+        assert float((one - other).abs().max()) > 0.01
+    for labels in ([0, 1], (0, 1), torch.tensor([0, 1]), torch.tensor([0, 1], dtype=torch.int32), np.array([0, 1])):
+        mixed = pipe(2, [seeded(0), seeded(1)], 5, "pt", class_labels=labels).images
+        expected = torch.stack([by_class[0][0], by_class[1][1]])
+        torch.testing.assert_close(mixed, expected, rtol=0, atol=1e-4)
+
+
+def test_the_chain_of_a_class_is_that_of_a_model_that_knows_this_class_alone():
+    """The class's embedding is added to that of the timestep, as a bias of the latter's last layer would be."""
+    pipe = ours(of_classes())
+    steps = list(pipe.iterate(2, seeded(), num_inference_steps=10, class_labels=[1, 1]))
+    plain = of_classes(None)
+    weights = {key: value for key, value in pipe.unet.state_dict().items() if not key.startswith("class_embedding")}
+    weights["time_embedding.linear_2.bias"] = (
+        weights["time_embedding.linear_2.bias"] + pipe.unet.class_embedding.weight[1]
+    )
+    plain.load_state_dict(weights)
+    for step, expected in zip(steps, ours(plain).iterate(2, seeded(), num_inference_steps=10), strict=True):
+        torch.testing.assert_close(step.prev_sample, expected.prev_sample, rtol=0, atol=1e-4)
+
+
+def test_a_class_conditional_pipeline_is_saved_in_stocks_layout_and_comes_back(tmp_path):
+    pipe = ours(of_classes())
+    pipe.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "model_index.json").read_text())["_class_name"] == "DDPMPipeline"
+    back = quiet(DDPMPaperPipeline.from_pretrained(tmp_path))
+    assert back.unet.config.num_class_embeds == 3
+    images, again = (p(2, seeded(), 5, "pt", class_labels=[0, 2]).images for p in (pipe, back))
+    assert torch.equal(images, again)
+    with pytest.raises(ValueError, match="class_labels"):  # why this pipeline has them
+        quiet(DDPMPipeline.from_pretrained(tmp_path))(1, num_inference_steps=2)
+
+
+@needs_cuda
+def test_images_of_classes_on_a_cuda_device_are_those_of_main_memory():
+    pipe = ours(of_classes())
+    expected = pipe(2, [seeded(0), seeded(1)], output_type="pt", class_labels=[2, 1]).images
+    pipe.to("cuda")
+    for labels in ([2, 1], torch.tensor([2, 1], device="cuda")):
+        images = pipe(2, [seeded(0), seeded(1)], output_type="pt", class_labels=labels).images
+        torch.testing.assert_close(images.cpu(), expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "named"),
+    [
+        (None, "must be given.*3 classes"),
+        ([0], "2, but there are 1"),
+        ([0, 1, 2], "2, but there are 3"),
+        ([], "2, but there are 0"),
+        (torch.tensor([1]), "2, but there are 1"),
+        (1.0, "ints, but is 1.0"),
+        (True, "ints, but is True"),
+        ("01", "ints, but is '01'"),
+        ([0, 1.0], "ints"),
+        ([0, None], "ints"),
+        ({0, 1}, "ints"),
+        (torch.tensor([0.0, 1.0]), "ints"),
+        (torch.tensor([True, False]), "ints"),
+        (torch.tensor([[0], [1]]), "ints"),
+        (-1, "0 ... 2, but is -1"),
+        ([0, 3], r"0 ... 2, but is \[0, 3\]"),
+        (torch.tensor(3), "0 ... 2"),
+    ],
+    ids=str,
+)
+def test_labels_that_do_not_fit_are_refused_before_the_model_runs(labels: object, named: str):
+    pipe = ours(of_classes(), T=20)
+    pipe.scheduler.set_timesteps(7)
+    seen = recorded(pipe)
+    for draw in (pipe, pipe.iterate):  # when called, not when read
+        with pytest.raises(ValueError, match=f"`class_labels`.*{named}"):
+            draw(2, num_inference_steps=2, class_labels=labels)
+    assert seen == []
+    assert len(pipe.scheduler.timesteps) == 7  # nothing has begun
+
+
+@pytest.mark.parametrize("labels", [0, [0, 1], torch.tensor([0, 1])], ids=str)
+def test_labels_for_a_model_without_classes_are_refused(labels: object):
+    pipe = ours(T=20)
+    seen = recorded(pipe)
+    with pytest.raises(ValueError, match="`class_labels` must be None"):
+        pipe(2, class_labels=labels)
+    assert seen == []
+
+
+@pytest.mark.parametrize("class_embed_type", ["timestep", "identity"])
+@pytest.mark.parametrize("labels", [None, 0], ids=str)
+def test_a_model_that_does_not_embed_classes_by_number_is_refused(class_embed_type: str, labels: int | None):
+    pipe = ours(of_classes(None, class_embed_type))
+    seen = recorded(pipe)
+    with pytest.raises(ValueError, match=f"`class_labels`.*`class_embed_type` '{class_embed_type}'"):
+        pipe(1, class_labels=labels)
+    assert seen == []
+
+
 # --- the chain ------------------------------------------------------------------------------------------------------
 
 
