@@ -22,6 +22,8 @@ from transformers import HfArgumentParser
 OBJECTIVES = ("simple", "vlb", "rate")
 TIMESTEP_SAMPLINGS = ("uniform", "stratified", "importance")
 PRECISIONS = ("no", "fp16", "bf16")
+LOGGERS = ("none", "tensorboard", "wandb", "trackio")
+LATEST = "latest"
 
 
 def _help(text: str) -> dict[str, str]:
@@ -39,10 +41,30 @@ class DataArguments:
     resolution: int | None = field(default=None, metadata=_help("Side of the square images; the data's own if unset."))
     center_crop: bool = field(default=False, metadata=_help("Crop the middle; a random place if unset."))
     random_flip: bool = field(default=False, metadata=_help("Mirror half of the training images."))
+    preserve_input_precision: bool = field(
+        default=False, metadata=_help("Keep images of more than 8 bits: 65536 levels, 32-bit ones scaled to these.")
+    )
     channels: int | None = field(default=None, metadata=_help("Convert to 1, 3 or 4 channels; the data's if unset."))
     num_levels: int | None = field(default=None, metadata=_help("Quantise 8-bit images to this many levels, <= 256."))
+    label_column: str | None = field(
+        default=None, metadata=_help("The column of classes; the first of type ClassLabel if unset.")
+    )
     test_fraction: float = field(default=0.1, metadata=_help("Held out where the data set has no test split."))
-    dataloader_num_workers: int = field(default=0, metadata=_help("Processes that read images."))
+    validation_fraction: float = field(
+        default=0.0,
+        metadata=_help("Held out to watch the training by; if 0, the validation split or the test images."),
+    )
+    skip_bad_images: bool = field(default=False, metadata=_help("Go on without images that cannot be read."))
+    streaming: bool = field(
+        default=False, metadata=_help("Read a data set from its files or the Hub as it is needed; it need not fit.")
+    )
+    shuffle_buffer_size: int = field(
+        default=4096, metadata=_help("Encoded images that a process keeps of a stream, to shuffle them.")
+    )
+    max_held_out_images: int = field(
+        default=2048, metadata=_help("Of a stream, the most test and the most validation images that are kept.")
+    )
+    dataloader_num_workers: int = field(default=0, metadata=_help("Processes that read images, of every process."))
 
 
 @dataclass
@@ -64,6 +86,12 @@ class ModelArguments:
     norm_eps: float = 1e-5
     resnet_time_scale_shift: str = "default"
     dropout: float = field(default=0.05, metadata=_help("Dropout probability in the residual blocks."))
+    num_class_embeds: int | None = field(
+        default=None, metadata=_help("Number of classes of a class-conditional model, from the data's labels.")
+    )
+    enable_xformers_memory_efficient_attention: bool = field(
+        default=False, metadata=_help("Changes nothing: torch's own memory-efficient attention is always used.")
+    )
 
 
 @dataclass
@@ -77,6 +105,9 @@ class DiffusionArguments:
     )
     timestep_sampling: str = field(
         default="importance", metadata=_help("uniform, stratified over the batch, or importance: by the loss.")
+    )
+    snr_gamma: float | None = field(
+        default=None, metadata=_help("Weights L_simple by min(SNR, gamma), as Hang et al. 2023 do with 5.")
     )
     ddpm_num_steps: int = field(default=1000, metadata=_help("T, the number of training timesteps."))
     ddpm_num_inference_steps: int | None = field(
@@ -99,11 +130,14 @@ class TrainingArguments:
     output_dir: str = field(default="runs/digits", metadata=_help("Must not hold another run."))
     overwrite_output_dir: bool = field(default=False, metadata=_help("Write over another run after all."))
     seed: int = 0
-    num_epochs: int = 90
+    local_rank: int = field(default=-1, metadata=_help("Set by old launchers; new ones set LOCAL_RANK."))
+    num_epochs: int = field(default=88, metadata=_help("Passes over the data."))
     max_train_steps: int | None = field(default=None, metadata=_help("Optimisation steps; overrides num_epochs."))
     train_batch_size: int = field(default=64, metadata=_help("Per process."))
     eval_batch_size: int = field(default=36, metadata=_help("Images in a sample grid."))
     gradient_accumulation_steps: int = 1
+    gradient_checkpointing: bool = field(default=False, metadata=_help("Less memory for a third more computation."))
+    torch_compile: bool = field(default=False, metadata=_help("Compile the model; also by `accelerate launch`."))
     learning_rate: float = 4e-3
     lr_scheduler: str = "cosine"
     lr_warmup_steps: int = 50
@@ -112,12 +146,31 @@ class TrainingArguments:
     adam_weight_decay: float = 0.01
     adam_epsilon: float = 1e-8
     max_grad_norm: float = 10.0
-    mixed_precision: str = field(default="no", metadata=_help("no, fp16 or bf16; noise and loss stay float32."))
+    mixed_precision: str | None = field(
+        default=None, metadata=_help("no, fp16 or bf16, or the launcher's; noise, loss and averages stay float32.")
+    )
     use_ema: bool = True
     ema_inv_gamma: float = 1.0
     ema_power: float = 0.75
-    ema_max_decay: float = 0.99
+    ema_max_decay: list[float] = field(
+        default_factory=lambda: [0.99], metadata=_help("One or several; samples and scores are of the first.")
+    )
+    logger: str = field(default="none", metadata=_help("none, tensorboard, wandb or trackio."))
+    logging_dir: str = field(default="logs", metadata=_help("Within the output folder."))
     save_images_epochs: int = field(default=40, metadata=_help("A sample grid every so many epochs; 0 for none."))
+    save_model_epochs: int = field(default=0, metadata=_help("Save the model every so many epochs; 0: at the end."))
+    validation_steps: int = field(
+        default=500, metadata=_help("Bits/dim of validation images every so many steps; 0 for never.")
+    )
+    max_validation_images: int = field(default=256, metadata=_help("That the bits/dim along the way are taken on."))
+    num_validation_evaluations: int = field(default=10, metadata=_help("Model calls for each of them, at least 2."))
+    checkpointing_steps: int = field(default=500, metadata=_help("A checkpoint every so many steps; 0 for none."))
+    checkpoints_total_limit: int | None = field(
+        default=2, metadata=_help("Checkpoints that are kept; all if negative.")
+    )
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata=_help("A checkpoint of this run or its name; `latest`, the last or else the beginning.")
+    )
     num_evaluations: int = field(
         default=100, metadata=_help("Model calls per test image for the bits/dim, at most; 0 for all T.")
     )
@@ -172,6 +225,9 @@ class SampleArguments:
     num_images: int = 36
     batch_size: int = 36
     num_inference_steps: int | None = field(default=None, metadata=_help("All training timesteps if unset."))
+    class_labels: list[int] | None = field(
+        default=None, metadata=_help("Of a class-conditional model, drawn by turns; all of them if unset.")
+    )
     seed: int = 0
     output: str = field(default="samples.png", metadata=_help("The grid; must not exist."))
 
@@ -229,6 +285,7 @@ def check_training_arguments(training: TrainingArguments, diffusion: DiffusionAr
         "train_batch_size": training.train_batch_size,
         "eval_batch_size": training.eval_batch_size,
         "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "max_validation_images": training.max_validation_images,
         "max_train_steps": 1 if training.max_train_steps is None else training.max_train_steps,
     }
     for name, value in numbers.items():
@@ -237,7 +294,8 @@ def check_training_arguments(training: TrainingArguments, diffusion: DiffusionAr
     choices = {
         "objective": (diffusion.objective, OBJECTIVES),
         "timestep_sampling": (diffusion.timestep_sampling, TIMESTEP_SAMPLINGS),
-        "mixed_precision": (training.mixed_precision, PRECISIONS),
+        "mixed_precision": (training.mixed_precision or "no", PRECISIONS),
+        "logger": (training.logger, LOGGERS),
         "lr_scheduler": (training.lr_scheduler, [scheduler.value for scheduler in SchedulerType]),
     }
     for name, (value, allowed) in choices.items():
@@ -245,9 +303,27 @@ def check_training_arguments(training: TrainingArguments, diffusion: DiffusionAr
             raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, but is {value!r}.")
     if diffusion.variance_type.startswith("learned") and diffusion.objective != "vlb":
         raise ValueError(f"`objective` {diffusion.objective} does not train a learned variance; pass --objective vlb.")
+    _check_intervals(training)
+    if diffusion.snr_gamma is not None and (diffusion.objective != "simple" or not diffusion.snr_gamma > 0):
+        raise ValueError("`snr_gamma` must be above 0, and weights L_simple; pass --objective simple with it.")
     check_num_evaluations(training.num_evaluations)
     if training.num_quality_samples < 0 or training.num_quality_samples == 1:  # one has no covariance
         raise ValueError(f"`num_quality_samples` must be 0, or at least 2, but is {training.num_quality_samples}.")
+
+
+def _check_intervals(training: TrainingArguments) -> None:
+    names = ("save_images_epochs", "save_model_epochs", "validation_steps", "checkpointing_steps")
+    for name in names:
+        if getattr(training, name) < 0:
+            raise ValueError(f"`{name}` must be at least 0, but is {getattr(training, name)}.")
+    if training.checkpoints_total_limit == 0:
+        raise ValueError("`checkpoints_total_limit` must be at least 1; pass --checkpointing_steps 0 for none at all.")
+    if training.num_validation_evaluations < 2:
+        raise ValueError(
+            f"`num_validation_evaluations` must be at least 2, but is {training.num_validation_evaluations}."
+        )
+    if not training.ema_max_decay or not all(0 <= decay <= 1 for decay in training.ema_max_decay):
+        raise ValueError(f"`ema_max_decay` must be in [0, 1], but is {training.ema_max_decay}.")
 
 
 def check_hub_arguments(hub: HubArguments) -> None:

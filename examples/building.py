@@ -27,9 +27,11 @@ def build_unet(model: ModelArguments, diffusion: DiffusionArguments, images: Lev
     size = height if height == width else (height, width)
     out_channels = channels * (2 if diffusion.variance_type in ("learned", "learned_range") else 1)
     if model.model_config_name_or_path is None:
-        config = {name: value for name, value in dataclasses.asdict(model).items() if "config" not in name}
+        others = ("model_config_name_or_path", "enable_xformers_memory_efficient_attention")
+        config = {name: value for name, value in dataclasses.asdict(model).items() if name not in others}
     else:
         config = dict(UNet2DModel.load_config(model.model_config_name_or_path))
+        config["num_class_embeds"] = model.num_class_embeds or config.get("num_class_embeds")
     config |= {"sample_size": size, "in_channels": channels, "out_channels": out_channels}
     depth = len(config["block_out_channels"]) - 1
     if height % 2**depth or width % 2**depth:

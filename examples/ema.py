@@ -7,29 +7,49 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class WeightAverage:
     """Averages in float32, one fused call per step; the decay warms up as 1 − (1 + step/inv_gamma)^(−power).
 
     Args:
-        model: its parameters and floating buffers are averaged.
+        model: its parameters and floating buffers are averaged, each where it lies, sharded ones too.
         inv_gamma, power, max_decay: of the decay at each step.
     """
 
     def __init__(self, model: nn.Module, inv_gamma: float, power: float, max_decay: float):
         self.inv_gamma, self.power, self.max_decay = inv_gamma, power, max_decay
         self.step = 0
-        self.averages = [tensor.detach().float().clone() for tensor in _floating_tensors(model)]
+        tensors = floating_tensors(model)
+        self.names = list(tensors)
+        self.averages = [tensor.detach().float().clone() for tensor in tensors.values()]
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take in the weights of one more optimisation step."""
         self.step += 1
         decay = min(self.max_decay, 1 - (1 + self.step / self.inv_gamma) ** -self.power)
-        current = [tensor.detach().float() for tensor in _floating_tensors(model)]
+        current = [tensor.detach().float() for tensor in floating_tensors(model).values()]
         torch._foreach_lerp_(self.averages, current, 1 - decay)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averages by name; of sharded ones this process's part."""
+        return {name: _local(tensor) for name, tensor in zip(self.names, self.averages, strict=True)}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor], step: int) -> None:
+        """Go on from what `state_dict` gave after so many steps.
+
+        Raises:
+            ValueError: if it is that of another model.
+        """
+        mine = self.state_dict()
+        if {name: tensor.shape for name, tensor in mine.items()} != {name: t.shape for name, t in state.items()}:
+            raise ValueError("The averaged weights are those of another model, or of another division of it.")
+        for name, tensor in mine.items():
+            tensor.copy_(state[name])
+        self.step = step
 
 
 @contextlib.contextmanager
@@ -38,7 +58,7 @@ def averaged(average: WeightAverage | None, model: nn.Module) -> Iterator[None]:
     if average is None:
         yield
         return
-    tensors = _floating_tensors(model)
+    tensors = list(floating_tensors(model).values())
     kept = [tensor.detach().clone() for tensor in tensors]
     _copy(average.averages, tensors)
     try:
@@ -48,10 +68,16 @@ def averaged(average: WeightAverage | None, model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _copy(sources: list[torch.Tensor], targets: list[torch.Tensor]) -> None:
+def _copy(sources: list[Tensor], targets: list[Tensor]) -> None:
     for source, target in zip(sources, targets, strict=True):
         target.copy_(source)
 
 
-def _floating_tensors(model: nn.Module) -> list[torch.Tensor]:
-    return [*model.parameters(), *(buffer for buffer in model.buffers() if buffer.is_floating_point())]
+def floating_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What of a model is averaged."""
+    buffers = {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+    return dict(model.named_parameters()) | buffers
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

@@ -2,6 +2,7 @@
 """Score a saved model, or one on the Hub, in bits/dim: the variational bound over a data set (Ho et al. 2020, Eq. 5).
 
     python examples/evaluate.py --model_name_or_path runs/digits --output_dir digits_evaluation
+    accelerate launch --multi_gpu examples/evaluate.py …      the same figures, from several processes
 
 Leaves evaluation.json, with one row per timestep, and evaluation.png: where the bits are spent, and the forward
 process next to the reverse. The data are named as for train.py; without a name, the digits.
@@ -12,8 +13,11 @@ from __future__ import annotations
 
 from threads import use_all_cores  # isort: skip - before torch
 
+import functools
 from pathlib import Path
 
+import torch
+from accelerate import Accelerator
 from arguments import (
     DataArguments,
     EvaluationArguments,
@@ -26,31 +30,50 @@ from figures import save_evaluation
 from image_data import LevelImages, load_images
 from output_folder import claim_folder, write_json
 from reporting import evaluation_report
-from scoring import load_pipeline, score
+from scoring import conditioning, load_pipeline, score
+from stopping import run_errors
 from tqdm.auto import tqdm
 
-from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler
+from ddpm_hf import BitsPerDim, DDPMPaperPipeline, DDPMPaperScheduler
 
 
 def main() -> None:
     script = Path(__file__).name
     model, data, evaluation = parse(script, ModelPathArguments, DataArguments, EvaluationArguments)
     with user_errors(script):
-        images = choose_images(data, evaluation)
-        pipeline = load_pipeline(model)
+        accelerator = Accelerator()
+        images = choose_images(data, evaluation).first(evaluation.max_images)
+        pipeline = load_pipeline(model, accelerator.device)
         check_fit(pipeline, images)
         pipeline.scheduler = follow(pipeline.scheduler, images.num_levels, evaluation)
         folder = claim_folder(evaluation.output_dir, evaluation.overwrite_output_dir)
-    use_all_cores(pipeline.device)
-    batches = list(images.batches(evaluation.batch_size, evaluation.max_images))
+        accelerator.wait_for_everyone()  # all have looked before anything is written
+    use_all_cores(accelerator.device)
     result = score(
         pipeline.unet,
         pipeline.scheduler,
-        tqdm(batches, desc="scoring", unit="batch"),
+        images,
+        accelerator,
+        evaluation.batch_size,
         evaluation.num_evaluations,
         evaluation.seed,
-        pipeline.device,
+        functools.partial(tqdm, desc="scoring", unit="batch", disable=not accelerator.is_main_process),
     )
+    if accelerator.is_main_process:
+        with run_errors(script):
+            write_evaluation(result, pipeline, images, folder, model, evaluation)
+    accelerator.end_training()
+
+
+def write_evaluation(
+    result: BitsPerDim,
+    pipeline: DDPMPaperPipeline,
+    images: LevelImages,
+    folder: Path,
+    model: ModelPathArguments,
+    evaluation: EvaluationArguments,
+) -> None:
+    """The figures, the pictures, and a line on the screen."""
     report = evaluation_report(
         result,
         model=model.model_name_or_path,
@@ -61,7 +84,7 @@ def main() -> None:
         clip_sample=pipeline.scheduler.config.clip_sample,
     )
     write_json(folder / "evaluation.json", report)
-    save_evaluation(result, pipeline, batches[0], folder / "evaluation.png", evaluation.seed)
+    save_evaluation(result, pipeline, *images.batch(0, 3), folder / "evaluation.png", evaluation.seed)
     print(
         f"{result.total:.4f} ± {result.standard_error:.4f} bits/dim on {result.num_examples} images"
         f" = prior {result.prior:.4f} + rate {result.rate:.4f} + decoder {result.decoder:.4f}; see {folder}"
@@ -77,11 +100,14 @@ def choose_images(data: DataArguments, evaluation: EvaluationArguments) -> Level
     check_num_evaluations(evaluation.num_evaluations)
     if data.random_flip:
         raise ValueError("`random_flip` is for training; a score is taken on the images as they are.")
-    return getattr(load_images(data), evaluation.split)
+    images = getattr(load_images(data), evaluation.split)
+    if not isinstance(images, LevelImages):
+        raise ValueError("A stream has no training images to score in order; pass --split test, or leave --streaming.")
+    return images
 
 
 def check_fit(pipeline: DDPMPaperPipeline, images: LevelImages) -> None:
-    """Raise ValueError unless the model was made for images of this shape."""
+    """Raise ValueError unless the model was made for images of this shape, and of classes that it knows."""
     config, (channels, height, width) = pipeline.unet.config, images.shape
     size = config.sample_size
     expected = (size, size) if isinstance(size, int) else tuple(size)
@@ -90,6 +116,7 @@ def check_fit(pipeline: DDPMPaperPipeline, images: LevelImages) -> None:
             f"The model is for {config.in_channels} channels of {expected[0]}x{expected[1]} pixels, the data have"
             f" {channels} of {height}x{width}; pass --channels and --resolution, or other data."
         )
+    conditioning(pipeline.unet, images.labels, torch.device("cpu"))
 
 
 def follow(scheduler: DDPMPaperScheduler, num_levels: int, evaluation: EvaluationArguments) -> DDPMPaperScheduler:

@@ -43,11 +43,19 @@ def save_grid(images: Tensor, path: Path, columns: int | None = None, margin: in
 
 
 @torch.no_grad()
-def save_evaluation(result: BitsPerDim, pipeline: DDPMPaperPipeline, originals: Tensor, path: Path, seed: int) -> None:
+def save_evaluation(
+    result: BitsPerDim,
+    pipeline: DDPMPaperPipeline,
+    originals: Tensor,
+    classes: Tensor | None,
+    path: Path,
+    seed: int,
+) -> None:
     """Bits per visited timestep, and below it x_t on the way to noise next to x_t on the way back.
 
     Args:
         originals: images `[N, C, H, W]` in [−1, 1] for the forward process.
+        classes: theirs, for a class-conditional model.
     """
     rows, columns = min(3, len(originals)), 10
     timesteps = sorted(pipeline.scheduler.timesteps.tolist())
@@ -58,7 +66,9 @@ def save_evaluation(result: BitsPerDim, pipeline: DDPMPaperPipeline, originals: 
     forward = [x_0] + [pipeline.scheduler.add_noise(x_0, noise, t) for t in shown]
     generators = [torch.Generator().manual_seed(seed + k) for k in range(rows)]
     states = {}
-    for step in pipeline.iterate(rows, generators, timesteps=timesteps[::-1]):
+    is_conditional = pipeline.unet.config.get("num_class_embeds") is not None
+    labels = classes[:rows].tolist() if is_conditional else None
+    for step in pipeline.iterate(rows, generators, timesteps=timesteps[::-1], class_labels=labels):
         if step.timestep in shown:
             states[step.timestep] = step.sample
     reverse = [step.prev_sample] + [states[t] for t in shown]

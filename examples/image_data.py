@@ -3,56 +3,85 @@
 
 from __future__ import annotations
 
-import io
-import random
-from collections import Counter
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 import torch
 from arguments import DataArguments
-from PIL import Image, UnidentifiedImageError
+from image_files import MODES, BadImage, ImageShape, open_image
+from image_streams import ImageStream, is_class, open_stream
 from sklearn.datasets import load_digits
 from torch import Tensor
-from torch.utils.data import Dataset
 
 
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-CHANNELS = {"1": 1, "L": 1, "RGB": 3, "P": 3, "RGBA": 4}
 LARGEST_IN_MEMORY = 2 * 2**30  # bytes of pixels that are kept decoded
+DIGITS = "scikit-learn digits"
 
 datasets.disable_progress_bars()
 
 
-class LevelImages(Dataset):
+class LevelImages:
     """Images as float32 tensors `[C, H, W]` of `num_levels` evenly spaced levels in [−1, 1].
 
     Args:
         size: number of images.
-        read: gives image i as uint8 `[C, H, W]` holding levels 0 … num_levels − 1.
+        read: `read(i, rng)` gives image i as integers `[C, H, W]` in 0 … num_levels − 1, and raises `BadImage`; what
+            is random about it `rng` decides, or nothing is if it is None.
         num_levels: levels of the data.
-        random_flip: whether an image comes mirrored half of the time.
+        shape: C, H, W.
+        labels: the class of every image, int64 `[size]`, or None.
+        pixels: all that `read` gives, `[size, C, H, W]`, if nothing about it is random and memory holds it.
     """
 
-    def __init__(self, size: int, read: Callable[[int], Tensor], num_levels: int, random_flip: bool = False):
-        self.size, self.read, self.num_levels, self.random_flip = size, read, num_levels, random_flip
-        self.shape = tuple(read(0).shape)  # C, H, W
+    def __init__(
+        self,
+        size: int,
+        read: Callable[[int, np.random.Generator | None], Tensor],
+        num_levels: int,
+        shape: tuple[int, int, int],
+        labels: Tensor | None = None,
+        pixels: Tensor | None = None,
+    ):
+        self.size, self.read, self.num_levels, self.shape = size, read, num_levels, shape
+        self.labels, self.pixels = labels, pixels
+
+    @classmethod
+    def in_memory(cls, pixels: Tensor, num_levels: int, labels: Tensor | None = None) -> LevelImages:
+        """Images that are there already, integers `[N, C, H, W]`."""
+        return cls(len(pixels), lambda i, rng: pixels[i], num_levels, tuple(pixels.shape[1:]), labels, pixels)
 
     def __len__(self) -> int:
         return self.size
 
     def __getitem__(self, i: int) -> Tensor:
-        image = self.read(i).float() * (2 / (self.num_levels - 1)) - 1
-        return image.flip(-1) if self.random_flip and torch.rand(()) < 0.5 else image
+        return scaled(self.read(i, None), self.num_levels)
+
+    def batch(self, first: int, last: int) -> tuple[Tensor, Tensor | None]:
+        """Images first … last − 1, `[B, C, H, W]`, cropped in the middle if at all, and their labels."""
+        images = torch.stack([self[i] for i in range(first, min(last, self.size))])
+        return images, None if self.labels is None else self.labels[first:last]
 
     def batches(self, batch_size: int, limit: int | None = None) -> Iterator[Tensor]:
         """The first `limit` images (all of them if None) in order, in batches."""
         size = self.size if limit is None else min(limit, self.size)
         for start in range(0, size, batch_size):
-            yield torch.stack([self[i] for i in range(start, min(start + batch_size, size))])
+            yield self.batch(start, min(start + batch_size, size))[0]
+
+    def first(self, count: int | None) -> LevelImages:
+        """The first so many of them, or all."""
+        size = self.size if count is None else min(count, self.size)
+        labels = None if self.labels is None else self.labels[:size]
+        return LevelImages(size, self.read, self.num_levels, self.shape, labels, self.pixels)
+
+
+def scaled(levels: Tensor, num_levels: int) -> Tensor:
+    """Levels 0 … num_levels − 1 as float32 in [−1, 1]."""
+    return levels.float() * (2 / (num_levels - 1)) - 1
 
 
 @dataclass(frozen=True)
@@ -61,13 +90,19 @@ class ImageData:
 
     Attributes:
         name: what to call them; of data on this machine the folder's name, and not where it lies.
+        train: a stream if they are not to be counted or kept.
+        test: for the score at the end.
+        validation: to watch the training by; the test images where there are no others.
         hub_name: their name on the Hub, if that is where they come from.
+        bad_images: sentences on those that were left out.
     """
 
     name: str
-    train: LevelImages
+    train: LevelImages | ImageStream
     test: LevelImages
+    validation: LevelImages
     hub_name: str | None = None
+    bad_images: tuple[str, ...] = ()
 
 
 def load_images(arguments: DataArguments) -> ImageData:
@@ -77,144 +112,174 @@ def load_images(arguments: DataArguments) -> ImageData:
         ValueError: for no images, for images that cannot be read, naming the file, and for images that differ in mode
             or size where nothing says what to make of that.
     """
-    if arguments.num_levels is not None and not 2 <= arguments.num_levels <= 256:
-        raise ValueError(f"`num_levels` must be in 2 ... 256, but is {arguments.num_levels}.")
-    if arguments.channels is not None and arguments.channels not in MODES:
-        raise ValueError(f"`channels` must be 1, 3 or 4, but is {arguments.channels}.")
+    _check(arguments)
     if arguments.dataset_name is None and arguments.train_data_dir is None:
         return _digits(arguments)
-    train, test, name = _read_splits(arguments)
-    shape = _Shape.of(train, arguments)
+    name, source = _source(arguments)
     is_local = Path(name).exists()
-    return ImageData(
-        name=Path(name).resolve().name if is_local else name,
-        train=shape.images(train, arguments.random_flip),
-        test=shape.images(test, False),
-        hub_name=None if is_local else name,
-    )
+    try:
+        splits = datasets.load_dataset(**source, cache_dir=arguments.cache_dir, streaming=arguments.streaming)
+    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(f"{name} holds no images that can be read: {error}") from error
+    splits = {split: columns_of(data, name, arguments.label_column) for split, data in splits.items()}
+    if "train" not in splits:
+        raise ValueError(f"{name} holds no training images (split 'train'); it has {list(splits)}.")
+    parts = _streamed(splits, name, arguments) if arguments.streaming else _mapped(splits, name, arguments)
+    label = Path(name).resolve().name if is_local else name
+    return ImageData(name=label, hub_name=None if is_local else name, **parts)
+
+
+def _check(arguments: DataArguments) -> None:
+    most = 2**16 if arguments.preserve_input_precision else 256
+    if arguments.num_levels is not None and not 2 <= arguments.num_levels <= most:
+        raise ValueError(f"`num_levels` must be in 2 ... {most}, but is {arguments.num_levels}.")
+    if arguments.channels is not None and arguments.channels not in MODES:
+        raise ValueError(f"`channels` must be 1, 3 or 4, but is {arguments.channels}.")
+    for name in ("test_fraction", "validation_fraction"):
+        if not 0 <= getattr(arguments, name) < 1:
+            raise ValueError(f"`{name}` must be in [0, 1), but is {getattr(arguments, name)}.")
+    for name in ("shuffle_buffer_size", "max_held_out_images"):
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"`{name}` must be at least 1, but is {getattr(arguments, name)}.")
+
+
+def _source(arguments: DataArguments) -> tuple[str, dict[str, Any]]:
+    if arguments.dataset_name is not None:
+        return arguments.dataset_name, {"path": arguments.dataset_name, "name": arguments.dataset_config_name}
+    if not Path(arguments.train_data_dir).is_dir():
+        raise ValueError(f"`train_data_dir` {arguments.train_data_dir} is not a folder.")
+    return arguments.train_data_dir, {"path": "imagefolder", "data_dir": arguments.train_data_dir}
 
 
 def _digits(arguments: DataArguments) -> ImageData:
     """scikit-learn's 1797 digits of 8x8 pixels and 17 grey levels: the first 1500 to train, the last 297 to test."""
+    if arguments.streaming:
+        raise ValueError("`streaming` is for data sets that memory does not hold; the digits are always there.")
     if (arguments.resolution or 8, arguments.channels or 1, arguments.num_levels or 17) != (8, 1, 17):
         raise ValueError("`resolution`, `channels` and `num_levels` of the digits are 8, 1 and 17; name other data.")
-    levels = torch.from_numpy(load_digits().images).to(torch.uint8).unsqueeze(1)  # [1797, 1, 8, 8]
-    train, test = levels[:1500], levels[1500:]
-    return ImageData(
-        name="scikit-learn digits",
-        train=LevelImages(len(train), train.__getitem__, 17, arguments.random_flip),
-        test=LevelImages(len(test), test.__getitem__, 17),
+    digits = load_digits()
+    levels = torch.from_numpy(digits.images).to(torch.uint8).unsqueeze(1)  # [1797, 1, 8, 8]
+    labels = torch.from_numpy(digits.target).long()
+    size = 1500 - round(1500 * arguments.validation_fraction)
+    train, validation, test = (
+        LevelImages.in_memory(levels[part], 17, labels[part]) if levels[part].numel() else None
+        for part in (slice(size), slice(size, 1500), slice(1500, None))
     )
+    return ImageData(name=DIGITS, train=train, test=test, validation=validation or test)
 
 
-# --- data sets that `datasets` reads ------------------------------------------------------------------------------
+# --- data sets that `datasets` reads --------------------------------------------------------------------------------
 
 
-def _read_splits(arguments: DataArguments) -> tuple[datasets.Dataset, datasets.Dataset, str]:
-    name = arguments.dataset_name or arguments.train_data_dir
-    if arguments.dataset_name is not None:
-        source = {"path": name, "name": arguments.dataset_config_name}
-    elif Path(name).is_dir():
-        source = {"path": "imagefolder", "data_dir": name}
-    else:
-        raise ValueError(f"`train_data_dir` {name} is not a folder.")
-    try:
-        splits = datasets.load_dataset(**source, cache_dir=arguments.cache_dir)
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(f"{name} holds no images that can be read: {error}") from error
-    splits = {split: _undecoded(data, name) for split, data in splits.items()}
-    if "train" not in splits or len(splits["train"]) < 2:
-        raise ValueError(f"{name} holds no training images (split 'train' of at least 2); it has {list(splits)}.")
-    test = next((splits[split] for split in ("test", "validation") if split in splits), None)
+def columns_of(data: Any, name: str, label_column: str | None) -> Any:
+    """The column of images, undecoded, as "image", and that of their classes, if there is one, as "label".
+
+    Raises:
+        ValueError: if there are no images, or no `label_column`.
+    """
+    features = data.features or data._resolve_features().features
+    images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
+    if not images:
+        raise ValueError(f"{name} has no column of images; its columns are {list(features)}.")
+    classes = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    if label_column is not None and label_column not in features:
+        raise ValueError(f"`label_column` {label_column} is no column of {name}; its columns are {list(features)}.")
+    columns = {images[0]: "image"}
+    if label_column is not None or classes:
+        columns[label_column or classes[0]] = "label"
+    data = data.select_columns(list(columns))
+    renamed = {old: new for old, new in columns.items() if old != new}
+    data = data.rename_columns(renamed) if renamed else data
+    return data.cast_column("image", datasets.Image(decode=False))
+
+
+def _mapped(splits: dict[str, datasets.Dataset], name: str, arguments: DataArguments) -> dict[str, Any]:
+    """Data that can be counted: train, test and validation images."""
+    if len(splits["train"]) < 2:
+        raise ValueError(f"{name} holds no training images (split 'train' of at least 2).")
+    train, test, validation = _divide(splits, arguments)
+    bad: list[str] = []
+    train = _readable(train, arguments, bad)
+    shape = ImageShape.of((open_image(entry, "", decode=False) for entry in train["image"]), arguments)
+    images = {
+        part: _level_images(data, shape, arguments, bad, is_training=part == "train")
+        for part, data in (("train", train), ("test", test), ("validation", validation))
+        if data is not None
+    }
+    return {"validation": images["test"], **images, "bad_images": tuple(bad)}
+
+
+def _divide(
+    splits: dict[str, datasets.Dataset], arguments: DataArguments
+) -> tuple[datasets.Dataset, datasets.Dataset, datasets.Dataset | None]:
+    """Train, test and validation: the data set's own splits where it has them."""
+    train, test = splits["train"], splits.get("test", splits.get("validation"))
+    validation = splits.get("validation") if "test" in splits else None
     if test is None:
-        halves = splits["train"].train_test_split(test_size=arguments.test_fraction, seed=0)
-        return halves["train"], halves["test"], name
-    return splits["train"], test, name
+        halves = train.train_test_split(test_size=arguments.test_fraction, seed=0)
+        train, test = halves["train"], halves["test"]
+    if validation is None and arguments.validation_fraction:
+        halves = train.train_test_split(test_size=arguments.validation_fraction, seed=0)
+        train, validation = halves["train"], halves["test"]
+    return train, test, validation
 
 
-def _undecoded(data: datasets.Dataset, name: str) -> datasets.Dataset:
-    """The image column alone, as bytes or paths."""
-    columns = [column for column, feature in data.features.items() if isinstance(feature, datasets.Image)]
-    if not columns:
-        raise ValueError(f"{name} has no column of images; its columns are {list(data.features)}.")
-    data = data.select_columns(columns[:1]).rename_column(columns[0], "image") if columns[0] != "image" else data
-    return data.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
+def _readable(data: datasets.Dataset, arguments: DataArguments, bad: list[str]) -> datasets.Dataset:
+    """The data without the images whose header cannot be read; one of these is an error unless they are skipped."""
+    good = []
+    for i, entry in enumerate(data["image"]):
+        try:
+            open_image(entry, f"image {i}", decode=False).close()
+            good.append(i)
+        except BadImage as error:
+            if not arguments.skip_bad_images:
+                raise
+            bad.append(str(error))
+    if len(good) < 2:
+        raise ValueError("Fewer than 2 of the training images can be read.")
+    return data if len(good) == len(data) else data.select(good)
 
 
-def _open(data: datasets.Dataset, i: int, decode: bool) -> Image.Image:
-    """Image i, its pixels read if `decode`."""
-    entry = data[i]["image"]
-    label = entry["path"] or f"image {i}"
-    try:
-        image = Image.open(entry["path"] if entry["bytes"] is None else io.BytesIO(entry["bytes"]))
-        if decode:
-            image.load()
-        return image
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{label} is not an image that can be read: {error}") from error
+def _level_images(
+    data: datasets.Dataset, shape: ImageShape, arguments: DataArguments, bad: list[str], is_training: bool
+) -> LevelImages:
+    column, labels = data["image"], _labels(data)
+
+    def read(i: int, rng: np.random.Generator | None) -> Tensor:
+        entry, name = column[i], f"image {i}"
+        return shape.levels(open_image(entry, name), entry["path"] or name, rng)
+
+    in_memory = len(data) * math.prod(shape.of_tensor) * (1 if shape.num_levels <= 256 else 4) <= LARGEST_IN_MEMORY
+    if not in_memory or (is_training and shape.is_random):
+        return LevelImages(len(data), read, shape.num_levels, shape.of_tensor, labels)
+    levels, good = [], []
+    for i in range(len(data)):
+        try:
+            levels.append(read(i, None))
+            good.append(i)
+        except BadImage as error:
+            if not arguments.skip_bad_images:
+                raise
+            bad.append(str(error))
+    return LevelImages.in_memory(torch.stack(levels), shape.num_levels, None if labels is None else labels[good])
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """What every image of a data set is made into."""
+def _labels(data: datasets.Dataset) -> Tensor | None:
+    if "label" not in data.column_names:
+        return None
+    labels = data["label"][:]
+    return torch.tensor(labels, dtype=torch.long) if all(is_class(label) for label in labels) else None
 
-    mode: str
-    size: tuple[int, int] | None  # width, height, all images' own; None where they are resized
-    resolution: int | None
-    center_crop: bool
-    num_levels: int
-    source_levels: int
 
-    @classmethod
-    def of(cls, data: datasets.Dataset, arguments: DataArguments) -> _Shape:
-        headers = [_open(data, i, decode=False) for i in range(len(data))]
-        modes, sizes = Counter(image.mode for image in headers), Counter(image.size for image in headers)
-        for mode in modes:
-            if mode not in CHANNELS:
-                raise ValueError(f"Images of mode {mode} are not supported; convert them to one of {list(CHANNELS)}.")
-        channels = {CHANNELS[mode] for mode in modes}
-        if arguments.channels is None and len(channels) > 1:
-            raise ValueError(f"The images have mixed modes, {dict(modes)}; pass --channels 1, 3 or 4 to convert them.")
-        if arguments.resolution is None and len(sizes) > 1:
-            raise ValueError(f"The images have {len(sizes)} different sizes; pass --resolution to resize them.")
-        size = next(iter(sizes)) if len(sizes) == 1 else None
-        resize = arguments.resolution is not None and size != (arguments.resolution, arguments.resolution)
-        source_levels = 2 if set(modes) == {"1"} and not resize else 256
-        return cls(
-            mode=MODES[arguments.channels or channels.pop()],
-            size=None if resize else size,
-            resolution=arguments.resolution,
-            center_crop=arguments.center_crop,
-            num_levels=min(arguments.num_levels or 256, source_levels),
-            source_levels=source_levels,
+def _streamed(splits: dict[str, datasets.IterableDataset], name: str, arguments: DataArguments) -> dict[str, Any]:
+    """Data that pass by: training images as a stream, as many test and validation images as are kept in memory."""
+    train, held_out = open_stream(splits, name, arguments)
+    kept = {
+        part: LevelImages.in_memory(
+            torch.stack([image for image, _ in pairs]),
+            train.num_levels,
+            None if pairs[0][1] is None else torch.tensor([label for _, label in pairs]),
         )
-
-    def images(self, data: datasets.Dataset, random_flip: bool) -> LevelImages:
-        def read(i: int) -> Tensor:
-            return self._levels(_open(data, i, decode=True))
-
-        is_random = self.size is None and not self.center_crop
-        if not is_random and len(data) * read(0).numel() <= LARGEST_IN_MEMORY:
-            read = torch.stack([read(i) for i in range(len(data))]).__getitem__
-        return LevelImages(len(data), read, self.num_levels, random_flip)
-
-    def _levels(self, image: Image.Image) -> Tensor:
-        image = image.convert(self.mode)
-        if self.size is None:
-            image = self._resize(image)
-        pixels = torch.from_numpy(np.array(image)).reshape(image.height, image.width, -1).permute(2, 0, 1)
-        if self.source_levels == 2:
-            return pixels // 255
-        return pixels if self.num_levels == 256 else (pixels.int() * self.num_levels // 256).to(torch.uint8)
-
-    def _resize(self, image: Image.Image) -> Image.Image:
-        """The shorter side to `resolution`, then a square crop."""
-        side, (width, height) = self.resolution, image.size
-        scale = side / min(width, height)
-        image = image.resize((max(side, round(width * scale)), max(side, round(height * scale))), Image.LANCZOS)
-        spare_x, spare_y = image.width - side, image.height - side
-        if self.center_crop:
-            left, top = spare_x // 2, spare_y // 2
-        else:
-            left, top = random.randint(0, spare_x), random.randint(0, spare_y)
-        return image.crop((left, top, left + side, top + side))
+        for part, pairs in held_out.items()
+    }
+    return {"train": train, "validation": kept["test"], **kept}

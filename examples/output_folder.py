@@ -1,14 +1,20 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Writing results so that nothing is lost: no run over another, no half-written file under a final name."""
+"""Writing results so that nothing is lost: no run over another, no half-written file under a final name.
+
+Whatever is written is written beside its place, flushed to the disk, and renamed: it is whole, or it is not there.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 
 def claim_folder(path: str, overwrite: bool) -> Path:
@@ -42,36 +48,107 @@ def claim_file(path: str) -> Path:
 
 
 def write_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` make the file under another name, of the same ending, and rename it when it is whole."""
+    """Let `write` make the file beside, under a name of the same ending, and rename it when it is whole.
+
+    Raises:
+        OSError: if it cannot be written; what was there before is there still.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    write(partial)
-    os.replace(partial, path)
+    with _removed_if_it_fails(partial):
+        write(partial)
+        flush(partial)
+    put(partial, path)
 
 
 def write_json(path: Path, content: Any) -> None:
     """JSON with an indent, whole or not at all."""
-    write_file(path, lambda partial: partial.write_text(json.dumps(content, indent=2) + "\n"))
+    write_file(path, lambda partial: partial.write_text(json.dumps(content, indent=2) + "\n", "utf-8"))
 
 
 def write_folder(folder: Path, write: Callable[[Path], Any], last: str) -> None:
     """Let `write` fill a folder beside, then move its entries into `folder`, the one that readers look for last."""
     partial = folder / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
-    write(partial)
+    with _removed_if_it_fails(partial):
+        write(partial)
+        flush(partial)
     for entry in sorted(partial.iterdir(), key=lambda entry: entry.name == last):
-        target = folder / entry.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(entry, target)
+        put(entry, folder / entry.name)
     partial.rmdir()
 
 
 def replace_folder(folder: Path, write: Callable[[Path], Any]) -> None:
     """Let `write` fill a folder beside, then put it in the place of `folder`: whole, or not there."""
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = partial_of(folder)
     shutil.rmtree(partial, ignore_errors=True)
-    write(partial)
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(partial, folder)
+    with _removed_if_it_fails(partial):
+        write(partial)
+        flush(partial)
+    put(partial, folder)
+
+
+def partial_of(folder: Path) -> Path:
+    """Where a folder is filled before it stands."""
+    return folder.with_name(f".{folder.name}.partial")
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, which at no time looks whole while half of it is gone."""
+    doomed = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.replace(folder, doomed)
+    shutil.rmtree(doomed)
+
+
+def put(entry: Path, target: Path) -> None:
+    """Rename a file or folder that is whole, over what was there."""
+    doomed = target.with_name(f".{target.name}.old")
+    if target.is_dir():
+        shutil.rmtree(doomed, ignore_errors=True)
+        os.replace(target, doomed)
+    os.replace(entry, target)
+    _flush_one(target.parent)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Have a file, or a folder and all in it, on the disk: a machine that loses power finds it as it is now."""
+    if path.is_dir():
+        for entry in path.iterdir():
+            flush(entry)
+    _flush_one(path)
+
+
+def _flush_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def disk_errors() -> Iterator[None]:
+    """Inside, what torch and safetensors raise for a file that cannot be written is an OSError."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    except RuntimeError as error:
+        if "PytorchStreamWriter" not in str(error) and "file" not in str(error):
+            raise
+        raise OSError(str(error).splitlines()[0]) from error
+
+
+@contextlib.contextmanager
+def _removed_if_it_fails(partial: Path) -> Iterator[None]:
+    try:
+        with disk_errors():
+            yield
+    except BaseException:
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+        raise

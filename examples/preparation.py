@@ -1,16 +1,20 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""A training run, made and checked before it starts."""
+"""A training run, made and checked before it starts, at its beginning or where a checkpoint left it."""
 
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import math
+import os
+import secrets
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
 from arguments import (
     DataArguments,
     DiffusionArguments,
@@ -20,40 +24,39 @@ from arguments import (
     check_hub_arguments,
     check_training_arguments,
 )
+from batches import Share
 from building import build_scheduler, build_unet
+from checkpoints import checkpoints, clear_remains, find_checkpoint
 from diffusers import UNet2DModel
+from diffusers.optimization import get_scheduler
+from ema import WeightAverage
 from image_data import ImageData, load_images
+from job import Job
 from output_folder import claim_folder
 from pushing import Pusher
+from run_state import open_batches, restore, save_weights_as_diffusers_does
+from scoring import check_labels
 from threads import use_all_cores
-from torch.utils.data import DataLoader
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from tracking import check_logger, start_trackers, tell
 
-from ddpm_hf import DDPMPaperScheduler
+from ddpm_hf.hub import INDEX
 from ddpm_hf.objectives import ImportanceTimesteps
-from ddpm_hf.reverse_process import ReverseProcess
 
 
-@dataclasses.dataclass
-class Job:
-    """Everything a run needs, made and checked before it starts."""
+LONGEST_WAIT = datetime.timedelta(hours=2)  # for a process that reads a large data set, or draws many samples
 
-    accelerator: Accelerator
-    folder: Path
-    data: ImageData
-    unet: UNet2DModel
-    scheduler: DDPMPaperScheduler
-    training_process: ReverseProcess
-    objective: str
-    timestep_sampling: str
-    importance: ImportanceTimesteps | None
-    training: TrainingArguments
-    inference_steps: int
-    loader: DataLoader
-    steps: int  # optimisation steps in all
-    settings: dict[str, Any]  # as they were given, but for places and names of the user's own
-    pusher: Pusher | None = None
-    push_steps: int = 0
-    seconds: float = 0.0  # spent training
+# Arguments that do not change what a run arrives at: where things lie, what is written, how the work is divided.
+INDIFFERENT = {
+    *("train_data_dir", "cache_dir", "dataloader_num_workers", "enable_xformers_memory_efficient_attention"),
+    *("output_dir", "overwrite_output_dir", "local_rank", "num_epochs", "max_train_steps", "eval_batch_size"),
+    *("train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "logger", "logging_dir"),
+    *("save_images_epochs", "save_model_epochs", "validation_steps", "max_validation_images"),
+    *("num_validation_evaluations", "checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint"),
+    *("num_evaluations", "num_quality_samples", "ddpm_num_inference_steps", "skip_bad_images"),
+    *("dataset_name", "mixed_precision"),  # told apart by what they come to
+}
 
 
 def prepare(
@@ -66,49 +69,165 @@ def prepare(
     """Check what was asked for and build it.
 
     Raises:
-        ValueError, OSError: for anything that cannot be trained or pushed as asked.
+        ValueError, OSError: for anything that cannot be trained, gone on with or pushed as asked.
     """
     check_training_arguments(training, diffusion)
     check_hub_arguments(hub)
-    accelerator = Accelerator(
-        mixed_precision=training.mixed_precision, gradient_accumulation_steps=training.gradient_accumulation_steps
-    )
+    check_logger(training.logger)
+    accelerator = _engine(training)
     use_all_cores(accelerator.device)
-    set_seed(training.seed, device_specific=True)  # other noise on every process
+    set_seed(training.seed)
     images = load_images(data)
+    _check_classes(model, images)
     scheduler = build_scheduler(diffusion, images.train.num_levels)
     inference_steps = diffusion.ddpm_num_inference_steps or min(100, len(scheduler))
     build_scheduler(diffusion, images.train.num_levels).set_timesteps(inference_steps)  # found out now if it cannot
     unet = build_unet(model, diffusion, images.train)
-    loader = DataLoader(
-        images.train,
-        batch_size=min(training.train_batch_size, len(images.train)),
-        shuffle=True,
-        drop_last=True,
-        num_workers=data.dataloader_num_workers,
-        generator=torch.Generator().manual_seed(training.seed),
+    if training.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    share = Share(
+        training.train_batch_size,
+        accelerator.gradient_accumulation_steps,
+        accelerator.process_index,
+        accelerator.num_processes,
     )
+    steps = _steps(training, images, share)
+    folder, checkpoint = _claim(training, accelerator)
+    save_weights_as_diffusers_does(accelerator, unet)
+    if accelerator.state.deepspeed_plugin is not None:  # it cannot see the batches, which are not Accelerate's
+        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = share.batch_size
+    prepared = accelerator.prepare(unet, *_make_optimizer(unet, training, steps))
+    unet = accelerator.unwrap_model(prepared[0], keep_torch_compile=False)
     is_by_loss = diffusion.timestep_sampling == "importance"
-    importance = ImportanceTimesteps(len(scheduler), accelerator.device) if is_by_loss else None
-    per_epoch = math.ceil(len(loader) / accelerator.num_processes / training.gradient_accumulation_steps)
-    folder = claim_folder(training.output_dir, training.overwrite_output_dir)
-    return Job(
-        accelerator=accelerator,
-        folder=folder,
-        data=images,
-        unet=unet,
+    job = Job(
+        accelerator,
+        folder,
+        images,
+        unet,
+        *prepared,
+        averages=_averages(unet, training),
         scheduler=scheduler,
         training_process=dataclasses.replace(scheduler.process, constrain=None),  # clipping would stop the gradient
-        objective=diffusion.objective,
-        timestep_sampling=diffusion.timestep_sampling,
-        importance=importance,
+        importance=ImportanceTimesteps(len(scheduler), accelerator.device) if is_by_loss else None,
+        diffusion=diffusion,
         training=training,
+        share=share,
+        steps=steps,
         inference_steps=inference_steps,
-        loader=loader,
-        steps=training.max_train_steps or training.num_epochs * per_epoch,
         settings=settings(model, data, diffusion, training),
-        pusher=Pusher(folder, hub) if hub.push_to_hub and accelerator.is_main_process else None,
-        push_steps=hub.hub_push_steps,
+        course=_course(unet, images, share, accelerator, data, diffusion, training),
+        run_id=broadcast_object_list([secrets.token_hex(4)])[0],
+        skip_bad_images=data.skip_bad_images,
+        bad_images=set(images.bad_images),
+    )
+    if checkpoint is not None:
+        restore(job, checkpoint)
+        accelerator.print(f"Going on from {checkpoint}, after step {job.step} of {steps}.")
+    elif training.resume_from_checkpoint is not None:
+        accelerator.print(f"There is no checkpoint in {folder} yet; starting from the beginning.")
+    open_batches(job, data.random_flip, data.dataloader_num_workers, checkpoint)
+    if hub.push_to_hub and accelerator.is_main_process:
+        job.pusher, job.push_steps = Pusher(folder, hub), hub.hub_push_steps
+    start_trackers(accelerator, folder, job.settings, job.run_id, job.step)
+    if images.bad_images and accelerator.is_main_process:
+        tell(f"Going on without {len(images.bad_images)} images that cannot be read: {images.bad_images[0]} ...")
+    return job
+
+
+def _engine(training: TrainingArguments) -> Accelerator:
+    if training.local_rank >= 0:
+        os.environ.setdefault("LOCAL_RANK", str(training.local_rank))
+    folder = Path(training.output_dir)
+    return Accelerator(
+        mixed_precision=training.mixed_precision,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        log_with=None if training.logger == "none" else training.logger,
+        project_config=ProjectConfiguration(str(folder), str(folder / training.logging_dir)),
+        step_scheduler_with_optimizer=False,  # one step of it for each of the optimiser's, however many processes
+        dynamo_backend="inductor" if training.torch_compile else None,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
+    )
+
+
+def _check_classes(model: ModelArguments, images: ImageData) -> None:
+    """Raise ValueError for a class-conditional model without the classes, or with more of them than it knows."""
+    if model.num_class_embeds is None:
+        return
+    if model.num_class_embeds < 1:
+        raise ValueError(f"`num_class_embeds` must be at least 1, but is {model.num_class_embeds}.")
+    if hasattr(images.train, "has_labels"):  # a stream, whose labels are seen as they come
+        if not images.train.has_labels:
+            check_labels(None, model.num_class_embeds)
+        return
+    for part in (images.train, images.test, images.validation):
+        check_labels(part.labels, model.num_class_embeds)
+
+
+def _steps(training: TrainingArguments, images: ImageData, share: Share) -> int:
+    """Optimisation steps in all."""
+    if training.max_train_steps is not None:
+        return training.max_train_steps
+    size = len(images.train) if hasattr(images.train, "__len__") else images.train.size
+    if size is None:
+        raise ValueError("Nobody has counted the images of this stream; pass --max_train_steps.")
+    return math.ceil(training.num_epochs * size / share.total)
+
+
+def _claim(training: TrainingArguments, accelerator: Accelerator) -> tuple[Path, Path | None]:
+    """The run's folder, and the checkpoint in it to go on from, if that is wanted and there is one."""
+    folder, resume = Path(training.output_dir), training.resume_from_checkpoint
+    checkpoint = None if resume is None else find_checkpoint(folder, resume)
+    if resume is None:
+        claim_folder(training.output_dir, training.overwrite_output_dir)
+    elif checkpoint is None and (folder / INDEX).exists() and not training.overwrite_output_dir:
+        raise ValueError(f"`output_dir` {folder} holds a finished run without a checkpoint; choose another.")
+    folder.mkdir(parents=True, exist_ok=True)
+    accelerator.wait_for_everyone()  # all have looked before anything is written
+    if accelerator.is_main_process:
+        clear_remains(folder)
+        for old in checkpoints(folder) if resume is None else []:  # of the run that is overwritten
+            shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+    return folder, checkpoint
+
+
+def _make_optimizer(unet: UNet2DModel, training: TrainingArguments, steps: int) -> tuple[Optimizer, LRScheduler]:
+    """AdamW and its learning rate: warm-up, then the decay asked for."""
+    optimizer = torch.optim.AdamW(
+        unet.parameters(),
+        lr=training.learning_rate,
+        betas=(training.adam_beta1, training.adam_beta2),
+        weight_decay=training.adam_weight_decay,
+        eps=training.adam_epsilon,
+        fused=True,
+    )
+    lr_scheduler = get_scheduler(
+        training.lr_scheduler, optimizer, num_warmup_steps=training.lr_warmup_steps, num_training_steps=steps
+    )
+    return optimizer, lr_scheduler
+
+
+def _averages(unet: UNet2DModel, training: TrainingArguments) -> list[WeightAverage]:
+    if not training.use_ema:
+        return []
+    return [WeightAverage(unet, training.ema_inv_gamma, training.ema_power, decay) for decay in training.ema_max_decay]
+
+
+def _course(
+    unet: UNet2DModel, images: ImageData, share: Share, accelerator: Accelerator, *arguments: Any
+) -> dict[str, Any]:
+    """What decides the weights that a run arrives at."""
+    given = {name: value for group in arguments for name, value in dataclasses.asdict(group).items()}
+    model = {name: value for name, value in unet.config.items() if not name.startswith("_")}
+    return (
+        model
+        | {name: value for name, value in given.items() if name not in INDIFFERENT}
+        | {
+            "images in a step": share.total,
+            "data": images.name,
+            "images": len(images.train) if hasattr(images.train, "__len__") else None,
+            "precision": accelerator.mixed_precision,
+        }
     )
 
 
@@ -116,4 +235,5 @@ def settings(*arguments: Any) -> dict[str, Any]:
     """What a reader of the model card may know of the arguments: nothing about the user's machine."""
     fields = {name: value for group in arguments for name, value in dataclasses.asdict(group).items()}
     private = ("_dir", "_path", "dataset_name")  # the data are named, without their place, in the card
-    return {name: value for name, value in fields.items() if value is not None and not name.endswith(private)}
+    shown = {name: value for name, value in fields.items() if value is not None and not name.endswith(private)}
+    return {name: value for name, value in shown.items() if name != "resume_from_checkpoint"}

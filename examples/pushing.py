@@ -15,7 +15,7 @@ from arguments import HubArguments
 from huggingface_hub import get_session, set_client_factory
 from huggingface_hub.utils import disable_progress_bars, httpx
 from output_folder import replace_folder
-from tqdm.auto import tqdm
+from tracking import tell
 
 from ddpm_hf import HubError, push_folder
 from ddpm_hf.hub import claim_repository
@@ -90,11 +90,6 @@ class Pusher:
         """What pushes a folder again, without the token: commands end in histories and logs."""
         arguments = [sys.executable, str(PUSH_SCRIPT), "--output_dir", str(folder), "--hub_model_id", self.repo_id]
         return shlex.join(arguments + ["--hub_private_repo"] * bool(self.private))
-
-
-def tell(text: str) -> None:
-    """A line for the user, above a progress bar if there is one."""
-    tqdm.write(text, file=sys.stderr)
 
 
 def limit_silence() -> None:

@@ -7,24 +7,23 @@ import dataclasses
 from typing import Any
 
 import torch
-from image_data import ImageData
-from quality import IMAGES_OF_A_DATA_SET, compared_size, pixel_frechet_distance
+from job import Job
+from quality import compared_size, pixel_frechet_distance
 from torch import Tensor
 
 from ddpm_hf import BitsPerDim
 
 
-def training_facts(job: Any) -> dict[str, Any]:
+def training_facts(job: Job) -> dict[str, Any]:
     """What there is to tell of a run before it is scored."""
     scheduler = job.scheduler
     return {
         "data": job.data.name,
         "dataset_name": job.data.hub_name,
-        "train_images": len(job.data.train),
+        "train_images": job.images_per_epoch,
+        "bad_images_passed_over": len(job.bad_images),
         "train_steps": job.steps,
-        "train_batch_size": job.loader.batch_size
-        * job.accelerator.num_processes
-        * job.training.gradient_accumulation_steps,
+        "train_batch_size": job.share.total,
         "cpu_threads": torch.get_num_threads(),
         "image_shape": list(job.data.train.shape),
         "num_levels": job.data.train.num_levels,
@@ -32,13 +31,13 @@ def training_facts(job: Any) -> dict[str, Any]:
         "prediction_type": scheduler.config.prediction_type,
         "variance_type": scheduler.variance_type,
         "timesteps": len(scheduler),
-        "objective": job.objective,
+        "objective": job.diffusion.objective,
         "seed": job.training.seed,
         "settings": job.settings,
     }
 
 
-def metrics(job: Any, result: BitsPerDim, quality: dict[str, Any]) -> dict[str, Any]:
+def metrics(job: Job, result: BitsPerDim, quality: dict[str, Any]) -> dict[str, Any]:
     """The figures of a run, for metrics.json."""
     return {
         "bits_per_dim": result.total,
@@ -50,6 +49,7 @@ def metrics(job: Any, result: BitsPerDim, quality: dict[str, Any]) -> dict[str, 
         "model_evaluations_per_test_image": result.num_model_evaluations // result.num_examples,
         **quality,
         "train_seconds": job.seconds,
+        "validation": job.validation,
         "decoder_variance": job.scheduler.first_variance,
         **training_facts(job),
     }
@@ -73,10 +73,9 @@ def describe(report: dict[str, Any]) -> str:
     )
 
 
-def quality_of(samples: Tensor, steps: int, data: ImageData) -> dict[str, Any]:
-    """How far samples `[N, C, H, W]` in [0, 1] are from the training images, and how far the test images are."""
+def quality_of(samples: Tensor, steps: int, train: Tensor, test: Tensor) -> dict[str, Any]:
+    """How far samples `[N, C, H, W]` in [0, 1] are from training images in [−1, 1], and how far test images are."""
     size, compared = tuple(samples.shape[-2:]), compared_size(*samples.shape[-2:])
-    train, test = (torch.cat(list(split.batches(256, IMAGES_OF_A_DATA_SET))) for split in (data.train, data.test))
     return {
         "frechet_distance_pixels": pixel_frechet_distance(samples * 2 - 1, train),
         "frechet_distance_pixels_of_test_images": pixel_frechet_distance(test, train) if len(test) > 1 else None,

@@ -2,8 +2,9 @@
 """Draw a grid of images from a saved model or a name on the Hub (Ho et al. 2020, Algorithm 2).
 
     python examples/sample.py --model_name_or_path runs/digits --num_images 64 --output digits.png
+    accelerate launch --multi_gpu examples/sample.py …      the same images, drawn by several processes
 
-Image i depends on --seed and i alone, whatever the batch size.
+Image i depends on --seed and i alone, whatever the batch size and the number of processes.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from threads import use_all_cores  # isort: skip - before torch
 
 from pathlib import Path
 
+from accelerate import Accelerator
 from arguments import ModelPathArguments, SampleArguments, parse, user_errors
 from figures import save_grid
 from output_folder import claim_file
 from sampling import draw_images
 from scoring import load_pipeline
+from stopping import run_errors
 
 
 def main() -> None:
@@ -28,14 +31,33 @@ def main() -> None:
             if getattr(sampling, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, but is {getattr(sampling, name)}.")
         output = claim_file(sampling.output)
-        pipeline = load_pipeline(model)
+        accelerator = Accelerator()
+        pipeline = load_pipeline(model, accelerator.device)
         pipeline.scheduler.set_timesteps(sampling.num_inference_steps or len(pipeline.scheduler))
-    use_all_cores(pipeline.device)
+        pipeline.set_progress_bar_config(disable=not accelerator.is_main_process)
+        check_classes(pipeline.unet.config.get("num_class_embeds"), sampling.class_labels)
+    use_all_cores(accelerator.device)
     images = draw_images(
-        pipeline, sampling.num_images, sampling.batch_size, sampling.num_inference_steps, sampling.seed
+        pipeline,
+        sampling.num_images,
+        sampling.batch_size,
+        sampling.num_inference_steps,
+        sampling.seed,
+        accelerator,
+        sampling.class_labels,
     )
-    save_grid(images, output)
-    print(f"{sampling.num_images} samples in {output}")
+    if accelerator.is_main_process:
+        with run_errors(script):
+            save_grid(images, output)
+        print(f"{sampling.num_images} samples in {output}")
+    accelerator.end_training()
+
+
+def check_classes(known: int | None, asked: list[int] | None) -> None:
+    """Raise ValueError for classes that the model does not know."""
+    if asked is not None and not (known and asked and all(0 <= label < known for label in asked)):
+        what = f"knows the classes 0 ... {known - 1}" if known else "is not class-conditional"
+        raise ValueError(f"`class_labels` are {asked}, but the model {what}.")
 
 
 if __name__ == "__main__":

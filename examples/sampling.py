@@ -3,17 +3,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
+from accelerate import Accelerator
+from sharing import shared
 from torch import Tensor
 
 from ddpm_hf import DDPMPaperPipeline
 
 
-def draw_images(pipeline: DDPMPaperPipeline, count: int, batch_size: int, steps: int | None, seed: int) -> Tensor:
-    """Images `[count, C, H, W]` in [0, 1], in main memory; all timesteps if `steps` is None."""
-    generators = [torch.Generator().manual_seed(seed + i) for i in range(count)]
-    batches = []
-    for start in range(0, count, batch_size):
-        batch = generators[start : start + batch_size]
-        batches.append(pipeline(len(batch), batch, steps, output_type="pt").images.cpu())
-    return torch.cat(batches)
+def draw_images(
+    pipeline: DDPMPaperPipeline,
+    count: int,
+    batch_size: int,
+    steps: int | None,
+    seed: int,
+    accelerator: Accelerator,
+    classes: Sequence[int] | None = None,
+) -> Tensor:
+    """Images `[count, C, H, W]` in [0, 1], in main memory, drawn by all processes together.
+
+    Args:
+        steps: of the chain; all timesteps if None.
+        classes: of a class-conditional model, which are drawn by turns; all of them if None.
+    """
+    turns = classes or range(num_classes(pipeline.unet) or 0)
+
+    def draw(batch: int) -> Tensor:
+        numbers = range(batch * batch_size, min((batch + 1) * batch_size, count))
+        generators = [torch.Generator().manual_seed(seed + i) for i in numbers]
+        labels = [turns[i % len(turns)] for i in numbers] if turns else None
+        return pipeline(len(numbers), generators, steps, output_type="pt", class_labels=labels).images.cpu()
+
+    return torch.cat(shared(accelerator, -(-count // batch_size), draw))
+
+
+def num_classes(unet: Any) -> int | None:
+    """How many classes a model knows, or None if it is not class-conditional."""
+    return unet.config.get("num_class_embeds")

@@ -4,19 +4,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
+from accelerate import Accelerator
 from arguments import ModelPathArguments
+from image_data import LevelImages
+from randomness import Use, generator_of
+from sampling import num_classes
 from scipy.optimize import minimize_scalar
+from sharing import shared
 from torch import Tensor, nn
 
 from ddpm_hf import BitsPerDim, DDPMPaperPipeline, DDPMPaperScheduler, HubError, bits_per_dim
-from ddpm_hf.likelihood import discretized_gaussian_log_likelihood
+from ddpm_hf.likelihood import Denoiser, discretized_gaussian_log_likelihood
 
 
-def load_pipeline(model: ModelPathArguments) -> DDPMPaperPipeline:
-    """A pipeline from a folder or the Hub, in evaluation mode on the device there is.
+def load_pipeline(model: ModelPathArguments, device: torch.device) -> DDPMPaperPipeline:
+    """A pipeline from a folder or the Hub, in evaluation mode.
 
     Raises:
         ValueError, OSError: if there is none, or it is not an unconditional diffusers pipeline.
@@ -29,43 +34,92 @@ def load_pipeline(model: ModelPathArguments) -> DDPMPaperPipeline:
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"`model_name_or_path` {name} cannot be loaded: {error}") from error
     pipeline.unet.eval()
-    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    return pipeline.to(device)
 
 
 def score(
     unet: nn.Module,
     scheduler: DDPMPaperScheduler,
-    batches: Iterable[Tensor],
+    images: LevelImages,
+    accelerator: Accelerator,
+    batch_size: int,
     num_evaluations: int,
     seed: int,
-    device: torch.device,
+    progress: Callable[[Iterable[int]], Iterable[int]] | None = None,
 ) -> BitsPerDim:
-    """Bits/dim over the batches, from at most `num_evaluations` model calls per image; 0 for all visited times."""
+    """Bits/dim over the images, scored by all processes together, whose number changes nothing.
 
-    def denoise(x_t: Tensor, timesteps: Tensor) -> Tensor:
-        return unet(x_t, timesteps, return_dict=False)[0]
+    Args:
+        batch_size: images in a batch, which share one draw of noise and times.
+        num_evaluations: model calls per image, at most; 0 for all visited times.
+        progress: wraps the iteration over batches.
+    """
+    is_estimate = 0 < num_evaluations < len(scheduler.timesteps)
 
-    return bits_per_dim(
-        denoise,
-        scheduler,
-        (batch.to(device) for batch in batches),
-        num_evaluations=num_evaluations if 0 < num_evaluations < len(scheduler.timesteps) else None,
-        generator=torch.Generator().manual_seed(seed),
-    )
+    def score_batch(k: int) -> BitsPerDim:
+        x_0, labels = images.batch(k * batch_size, (k + 1) * batch_size)
+        return bits_per_dim(
+            denoiser(unet),
+            scheduler,
+            [(x_0.to(accelerator.device), conditioning(unet, labels, accelerator.device))],
+            num_evaluations=num_evaluations if is_estimate else None,
+            generator=generator_of(Use.SCORING, seed, k),
+        )
+
+    return BitsPerDim.merged(shared(accelerator, -(-len(images) // batch_size), score_batch, progress))
+
+
+def denoiser(unet: nn.Module) -> Denoiser:
+    """A model as the mathematics wants it: its input in the model's precision, its output in float32."""
+
+    def denoise(x_t: Tensor, timesteps: Tensor, **conditioning: Tensor) -> Tensor:
+        return unet(x_t.to(unet.dtype), timesteps, return_dict=False, **conditioning)[0].float()
+
+    return denoise
+
+
+def conditioning(unet: nn.Module, labels: Tensor | None, device: torch.device) -> dict[str, Tensor]:
+    """What a class-conditional model is told of the images; nothing for another.
+
+    Raises:
+        ValueError: if it cannot be told their classes.
+    """
+    classes = num_classes(unet)
+    if classes is None:
+        return {}
+    check_labels(labels, classes)
+    return {"class_labels": labels.to(device)}
+
+
+def check_labels(labels: Tensor | None, classes: int) -> None:
+    """Raise ValueError unless there are labels in 0 … classes − 1; they are looked at only in main memory."""
+    if labels is None:
+        raise ValueError(f"The model knows {classes} classes, but the data have none; name a `label_column`.")
+    if labels.device.type == "cpu" and labels.numel() and int(labels.max()) >= classes:
+        raise ValueError(f"The data have a class {int(labels.max())}, but the model knows {classes}, counted from 0.")
 
 
 @torch.no_grad()
 def fit_decoder_variance(
-    unet: nn.Module, scheduler: DDPMPaperScheduler, batches: Iterable[Tensor], seed: int, device: torch.device
+    unet: nn.Module,
+    scheduler: DDPMPaperScheduler,
+    batches: Iterable[tuple[Tensor, Tensor | None]],
+    seed: int,
+    device: torch.device,
 ) -> float:
-    """The variance of p_θ(x_0 | x_1) under which training images cost the fewest bits, for `first_variance`."""
+    """The variance of p_θ(x_0 | x_1) under which training images cost the fewest bits, for `first_variance`.
+
+    Args:
+        batches: images and their classes, or None.
+    """
     generator = torch.Generator().manual_seed(seed)
     originals, means = [], []
-    for batch in batches:
-        x_0 = batch.to(device)
-        noise = torch.randn(batch.shape, generator=generator).to(device)
+    for images, labels in batches:
+        x_0 = images.to(device)
+        noise = torch.randn(images.shape, generator=generator).to(device)
         x_1 = scheduler.add_noise(x_0, noise, 0)
-        output = unet(x_1, torch.zeros(len(x_0), dtype=torch.long, device=device), return_dict=False)[0]
+        t = torch.zeros(len(x_0), dtype=torch.long, device=device)
+        output = denoiser(unet)(x_1, t, **conditioning(unet, labels, device))
         originals.append(x_0.cpu())
         means.append(scheduler.p_mean_variance(output, x_1, 0).mean.cpu())
     x_0, mean = torch.cat(originals), torch.cat(means)

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import threads  # noqa: F401  # isort: skip - before torch
 
-import copy
-import shutil
+import math
+import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from accelerate.utils import gather_object
 from arguments import (
     DataArguments,
     DiffusionArguments,
@@ -29,22 +31,19 @@ from arguments import (
     parse,
     user_errors,
 )
-from diffusers.optimization import get_scheduler
-from ema import WeightAverage, averaged
-from figures import save_grid
-from output_folder import write_file, write_folder, write_json
-from preparation import Job, prepare
-from reporting import describe, metrics, quality_of, training_facts
-from sampling import draw_images
-from scoring import fit_decoder_variance, score
+from batches import Batch
+from checkpoints import GO_ON, save_checkpoint
+from job import Job
+from outcome import draw_grid, finish, push_snapshot, save_model, validate
+from preparation import prepare
+from randomness import Use, generator_of, noise_like, seed_of
+from run_state import write_state
+from scoring import conditioning
+from stopping import RunStopped, Signals, run_errors
 from torch import Tensor
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from tqdm.auto import tqdm
+from tracking import Progress, tell
 
-from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler
-from ddpm_hf.hub import INDEX
-from ddpm_hf.model_card import CARD, METRICS, SAMPLES, fill_card
 from ddpm_hf.objectives import (
     rate_loss,
     simple_loss,
@@ -54,154 +53,158 @@ from ddpm_hf.objectives import (
 )
 
 
-IMAGES_FOR_THE_DECODER = 2048  # more than enough to fit one number
 STEPS_BETWEEN_REPORTS = 10  # reading the loss waits for the device
 
 
-def losses(job: Job, model: torch.nn.Module, x_0: Tensor) -> Tensor:
-    """Algorithm 1, lines 2 to 5: one loss per example, at a random time each, `[B]`."""
-    scheduler = job.scheduler
-    noise = torch.randn_like(x_0)
-    t, weights = draw_timesteps(job, len(x_0), x_0.device)
+def losses_of(job: Job, batch: Batch, t: Tensor, first: int) -> Tensor:
+    """Algorithm 1, lines 2 to 5: one loss per example, `[B]`, at its time in `t`; `first` is its place in the step."""
+    scheduler, x_0 = job.scheduler, batch.images
+    noise = noise_like(x_0, first, job.training.seed, job.step)
     x_t = scheduler.add_noise(x_0, noise, t)
-    output = model(x_t, t, return_dict=False)[0].float()
-    if job.objective == "simple":
-        loss = simple_loss(output, scheduler.training_target(x_0, noise, t))
-    elif job.objective == "vlb":  # every timestep is visited: the chain's index is the timestep
-        loss = vlb_loss(job.training_process, output, x_0, x_t, t, scheduler.num_levels)
+    classes = conditioning(job.unet, batch.labels, x_0.device)
+    output = job.model(x_t, t, return_dict=False, **classes)[0].float()
+    if job.diffusion.objective == "simple":
+        return simple_loss(output, scheduler.training_target(x_0, noise, t))
+    if job.diffusion.objective == "vlb":  # every timestep is visited: the chain's index is the timestep
+        return vlb_loss(job.training_process, output, x_0, x_t, t, scheduler.num_levels)
+    return rate_loss(job.training_process, output, x_0, x_t, t)
+
+
+def draw_timesteps(job: Job) -> tuple[Tensor, Tensor]:
+    """A timestep for every example of the step, those of all processes, and the weight of its loss."""
+    size, device = job.share.total, job.accelerator.device
+    generator = generator_of(Use.TIMES, job.training.seed, job.step, device=device)
+    if job.importance is not None:
+        t, weights = job.importance.sample(size, generator)
     else:
-        loss = rate_loss(job.training_process, output, x_0, x_t, t)
+        draw = uniform_timesteps if job.diffusion.timestep_sampling == "uniform" else stratified_timesteps
+        t = draw(size, len(job.scheduler), generator=generator)
+        weights = torch.ones(size, device=device)
+    if job.diffusion.snr_gamma is not None:
+        weights = weights * job.scheduler.min_snr_weights(t, job.diffusion.snr_gamma).float()
+    return t, weights
+
+
+def take_step(job: Job, batches: Iterator[Batch], progress: Progress) -> None:
+    """One optimisation step: the gradients of all its windows, on all processes, then the average of the weights."""
+    accelerator, share, seed = job.accelerator, job.share, job.training.seed
+    t, weights = draw_timesteps(job)
+    seen, norm = [], None
+    for window in range(share.accumulation):
+        batch = next(batches)
+        note_bad_images(job, batch)
+        first = share.first(window)
+        mine = slice(first, first + share.batch_size)
+        torch.manual_seed(seed_of(Use.DROPOUT, seed, job.step, window, share.rank))
+        with accelerator.accumulate(job.model):
+            losses = losses_of(job, batch, t[mine], first)
+            accelerator.backward((weights[mine] * losses).mean())
+            if accelerator.sync_gradients:
+                norm = accelerator.clip_grad_norm_(job.model.parameters(), job.training.max_grad_norm)
+            job.optimizer.step()
+            job.optimizer.zero_grad()
+        seen.append(accelerator.gather(losses.detach()))
+    job.lr_scheduler.step()
+    losses = torch.cat(seen)
     if job.importance is not None:
-        job.importance.update(t, loss)
-    return weights * loss
+        job.importance.update(t, losses)
+    for average in job.averages:
+        average.update(job.unet)
+    progress.add(t, losses, weights, norm)
+    job.step += 1
 
 
-def draw_timesteps(job: Job, batch_size: int, device: torch.device) -> tuple[Tensor, Tensor | float]:
-    """One timestep per example, and the weight of its loss."""
-    if job.importance is not None:
-        return job.importance.sample(batch_size)
-    draw = uniform_timesteps if job.timestep_sampling == "uniform" else stratified_timesteps
-    return draw(batch_size, len(job.scheduler), device), 1.0
-
-
-def make_optimizer(job: Job) -> tuple[Optimizer, LRScheduler]:
-    """AdamW and its learning rate: warm-up, then the decay asked for."""
-    training = job.training
-    optimizer = torch.optim.AdamW(
-        job.unet.parameters(),
-        lr=training.learning_rate,
-        betas=(training.adam_beta1, training.adam_beta2),
-        weight_decay=training.adam_weight_decay,
-        eps=training.adam_epsilon,
-        fused=True,
-    )
-    lr_scheduler = get_scheduler(
-        training.lr_scheduler,
-        optimizer,
-        num_warmup_steps=training.lr_warmup_steps * job.accelerator.num_processes,  # each process makes a step of it
-        num_training_steps=job.steps * job.accelerator.num_processes,
-    )
-    return optimizer, lr_scheduler
-
-
-def train(job: Job) -> WeightAverage | None:
-    """Algorithm 1 until the last step; returns the averaged weights, if they are wanted."""
-    accelerator, training = job.accelerator, job.training
-    model, optimizer, lr_scheduler, loader = accelerator.prepare(job.unet, *make_optimizer(job), job.loader)
-    ema = None
-    if training.use_ema:
-        ema = WeightAverage(job.unet, training.ema_inv_gamma, training.ema_power, training.ema_max_decay)
-    bar = tqdm(total=job.steps, desc="training", unit="step", disable=not accelerator.is_main_process)
-    started, running = time.monotonic(), torch.zeros((), device=accelerator.device)
-    step = epoch = 0  # counted here: the bars of other processes are disabled, and count nothing
-    while step < job.steps:
-        model.train()
-        for x_0 in loader:
-            with accelerator.accumulate(model):
-                loss = losses(job, model, x_0).mean()
-                accelerator.backward(loss)
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(model.parameters(), training.max_grad_norm)
-                optimizer.step()
-                lr_scheduler.step()
-                optimizer.zero_grad()
-            running += loss.detach() / training.gradient_accumulation_steps
-            if not accelerator.sync_gradients:
-                continue
-            if ema is not None:
-                ema.update(job.unet)
-            step += 1
+def train(job: Job, signals: Signals) -> None:
+    """Algorithm 1 until the last step, or until a signal comes; what is due along the way is done here."""
+    batches, progress = iter(job.batches), Progress(len(job.scheduler), job.accelerator.device)
+    is_main, clock = job.accelerator.is_main_process, time.monotonic()
+    with tqdm(total=job.steps, initial=job.step, desc="training", unit="step", disable=not is_main) as bar:
+        while job.step < job.steps:
+            job.model.train()
+            take_step(job, batches, progress)
             bar.update()
-            if step % STEPS_BETWEEN_REPORTS == 0:
-                images = step * loader.total_batch_size * training.gradient_accumulation_steps
-                speed = images / (time.monotonic() - started)
-                bar.set_postfix_str(f"loss {running.item() / STEPS_BETWEEN_REPORTS:.4f}, {speed:.0f} images/s")
-                running.zero_()
-            if step == job.steps:
-                break
-            if job.pusher is not None and is_due(step, job.push_steps) and not job.pusher.is_busy:
-                push_snapshot(job, ema, step)
-        epoch += 1
-        is_last = step == job.steps
-        if accelerator.is_main_process and is_due(epoch, training.save_images_epochs) and not is_last:
-            with averaged(ema, job.unet):
-                samples = draw(job, training.eval_batch_size)
-            save_grid(samples, job.folder / "samples" / f"step_{step:07d}.png")
-    bar.close()
-    job.seconds = time.monotonic() - started
-    return ema
+            if is_time_to_report(job, progress, signals):
+                clock = report(job, progress, bar, clock)
+                caught = next((each for each in gather_object([signals.caught]) if each is not None), None)
+            else:
+                caught = None
+            pause = time.monotonic()
+            along_the_way(job, caught)
+            clock += time.monotonic() - pause
 
 
-def is_due(count: int, interval: int) -> bool:
-    """Whether something done every `interval` steps or epochs, never if 0, is due after so many."""
-    return interval > 0 and count % interval == 0
+def is_time_to_report(job: Job, progress: Progress, signals: Signals) -> bool:
+    """Whether to read the losses now; of several processes none alone may decide it."""
+    is_stopped = job.accelerator.num_processes == 1 and signals.caught is not None
+    is_saved = job.is_due(job.training.checkpointing_steps) or job.step == job.steps
+    return len(progress) == STEPS_BETWEEN_REPORTS or is_saved or is_stopped
 
 
-def draw(job: Job, count: int) -> Tensor:
-    """Samples in [0, 1], the same noise every time."""
-    job.unet.eval()
-    pipeline = DDPMPaperPipeline(job.unet, DDPMPaperScheduler.from_config(job.scheduler.config))
-    pipeline.set_progress_bar_config(leave=False, desc="sampling", unit="step")
-    return draw_images(pipeline, count, job.training.train_batch_size, job.inference_steps, job.training.seed)
+def along_the_way(job: Job, caught: signal.Signals | None) -> None:
+    """What is due after the step besides training; after the last one only what its end does not do anyway.
+
+    Raises:
+        RunStopped: if a signal was caught, when all is saved.
+    """
+    training, is_last = job.training, job.step == job.steps
+    if job.is_due(training.validation_steps):
+        validate(job)
+    if caught or job.is_due(training.checkpointing_steps) or (is_last and training.checkpointing_steps):
+        saved = save(job)
+    if caught and not is_last:
+        raise RunStopped(
+            f"{caught.name} stopped it, {saved} is whole. The same command with {GO_ON} goes on from there.",
+            128 + caught,
+        )
+    if is_last:
+        return
+    if job.ends_epoch(training.save_images_epochs):
+        draw_grid(job)
+    is_saved = job.ends_epoch(training.save_model_epochs)
+    if is_saved:
+        save_model(job)
+    if job.pusher is not None and (is_saved or job.is_due(job.push_steps)) and not job.pusher.is_busy:
+        push_snapshot(job)
 
 
-def push_snapshot(job: Job, ema: WeightAverage | None, step: int) -> None:
-    """Push what is trained so far beside the training, which waits for no more than a copy of the weights."""
-    with averaged(ema, job.unet):
-        pipeline = DDPMPaperPipeline(copy.deepcopy(job.unet).cpu(), job.scheduler)
-    grids = sorted((job.folder / "samples").glob("*.png"))
-
-    def write(folder: Path) -> None:
-        pipeline.save_pretrained(folder)
-        write_json(folder / METRICS, {**training_facts(job), "step_of_training": step})
-        if grids:
-            shutil.copyfile(grids[-1], folder / SAMPLES)
-
-    job.pusher.push_snapshot(step, write)
+def save(job: Job) -> Path:
+    """A checkpoint of the run as it is now."""
+    limit = job.training.checkpoints_total_limit
+    return save_checkpoint(job.accelerator, job.folder, job.step, lambda partial: write_state(job, partial), limit)
 
 
-def finish(job: Job) -> None:
-    """Sample, score on the test images, and save: all with the averaged weights."""
-    training, device = job.training, job.accelerator.device
-    job.unet.eval()
-    if job.scheduler.variance_type.startswith("fixed"):
-        some = job.data.train.batches(training.train_batch_size, limit=IMAGES_FOR_THE_DECODER)
-        variance = fit_decoder_variance(job.unet, job.scheduler, some, training.seed, device)
-        job.scheduler = DDPMPaperScheduler.from_config(job.scheduler.config, first_variance=variance)
-    samples = draw(job, max(training.eval_batch_size, training.num_quality_samples))
-    save_grid(samples[: training.eval_batch_size], job.folder / SAMPLES)
-    quality = quality_of(samples, job.inference_steps, job.data) if training.num_quality_samples else {}
-    batches = job.data.test.batches(training.train_batch_size)
-    result = score(job.unet, job.scheduler, batches, training.num_evaluations, training.seed, device)
-    report = metrics(job, result, quality)
-    write_json(job.folder / METRICS, report)
-    pipeline = DDPMPaperPipeline(job.unet, job.scheduler)
-    write_folder(job.folder, pipeline.save_pretrained, last=INDEX)
-    name = str(job.folder) if job.pusher is None else job.pusher.repo_id
-    write_file(job.folder / CARD, lambda partial: partial.write_text(fill_card(job.folder, name), "utf-8"))
-    print(describe(report))
-    if job.pusher is not None:
-        job.pusher.push_run()
+def report(job: Job, progress: Progress, bar: tqdm, since: float) -> float:
+    """Tell of the steps since the last report, and stop if one went wrong; returns the time."""
+    count, now = len(progress), time.monotonic()
+    losses, norms, levels = progress.read()
+    is_scaled = job.accelerator.mixed_precision == "fp16"  # which leaves out steps whose gradient overflows
+    for step, loss, norm in zip(range(job.step - count + 1, job.step + 1), losses, norms, strict=True):
+        if not math.isfinite(loss) or not (is_scaled or math.isfinite(norm)):
+            what = f"The loss of step {step} is {loss}, the norm of its gradient {norm}."
+            raise RunStopped(f"{what} The checkpoints before it are good; go on with a lower learning rate, say.")
+    job.seconds += now - since
+    speed = count * job.share.total / (now - since)
+    loss = sum(losses) / count
+    bar.set_postfix_str(f"loss {loss:.4f}, {speed:.0f} images/s")
+    figures = {
+        "loss": loss,
+        "gradient_norm": norms[-1],
+        "learning_rate": job.lr_scheduler.get_last_lr()[0],
+        "images_per_second": speed,
+        "epoch": job.epochs_made(job.step),
+    }
+    job.accelerator.log(figures | levels, step=job.step)
+    return time.monotonic()
+
+
+def note_bad_images(job: Job, batch: Batch) -> None:
+    """Name every image that was passed over once, or stop at the first."""
+    for sentence in batch.bad:
+        if not job.skip_bad_images:
+            raise RunStopped(f"{sentence} Take it out, or pass --skip_bad_images to go on without such images.")
+        if sentence not in job.bad_images:
+            job.bad_images.add(sentence)
+            tell(f"Passed over, {len(job.bad_images)} so far: {sentence}")
 
 
 def main() -> None:
@@ -209,10 +212,11 @@ def main() -> None:
     arguments = parse(script, ModelArguments, DataArguments, DiffusionArguments, TrainingArguments, HubArguments)
     with user_errors(script):
         job = prepare(*arguments)
-    ema = train(job)
-    if job.accelerator.is_main_process:
-        with averaged(ema, job.unet):
-            finish(job)
+    with run_errors(script):
+        signals = Signals()
+        train(job, signals)
+        signals.restore()
+        finish(job)
     job.accelerator.end_training()
 
 

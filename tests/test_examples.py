@@ -16,6 +16,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from PIL import Image
+from script_server import ScriptServer
 
 from ddpm_hf import DDPMPaperPipeline
 
@@ -23,13 +24,6 @@ from ddpm_hf import DDPMPaperPipeline
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TINY_MODEL = ["--block_out_channels", "8", "8", "--layers_per_block", "1", "--norm_num_groups", "4"]
 TINY_RUN = ["--ddpm_num_steps", "20", "--max_train_steps", "4", "--train_batch_size", "64", "--eval_batch_size", "4"]
-
-
-def run(script: str, *arguments: object, launcher: tuple[str, ...] = (sys.executable,)) -> subprocess.CompletedProcess:
-    """One of the scripts as a process of its own, offline."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [*launcher, str(EXAMPLES / script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
 
 
 def fails(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, script: str, *arguments: object) -> str:
@@ -48,9 +42,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model trained on the digits under `accelerate launch`."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     launcher = (sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu")
-    done = run(
-        "train.py", *TINY_MODEL, *TINY_RUN, "--output_dir", folder, "--save_images_epochs", 1, launcher=launcher
-    )
+    arguments = [*TINY_MODEL, *TINY_RUN, "--output_dir", folder, "--save_images_epochs", 1]
+    command = [*launcher, EXAMPLES / "train.py", *arguments]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "bits/dim on 297 test images" in done.stdout
     return folder
@@ -78,10 +72,10 @@ def test_the_launcher_leaves_all_cores_to_the_training(trained: Path) -> None:
     assert json.loads((trained / "metrics.json").read_text())["cpu_threads"] == len(os.sched_getaffinity(0))
 
 
-def test_sample_grids_are_drawn_along_the_way(tmp_path: Path) -> None:
+def test_sample_grids_are_drawn_along_the_way(scripts: ScriptServer, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     settings = [*TINY_MODEL, *TINY_RUN, "--train_batch_size", 500, "--save_images_epochs", 1]
-    assert run("train.py", *settings, "--output_dir", folder).returncode == 0
+    assert scripts.run("train.py", *settings, "--output_dir", folder).code == 0
     assert [path.name for path in (folder / "samples").iterdir()] == ["step_0000003.png"]  # 3 steps an epoch, 4 in all
 
 
@@ -95,15 +89,15 @@ def test_the_card_carries_the_figures_of_the_run(trained: Path) -> None:
     assert "{{" not in card.text and "None" not in card.text
 
 
-def test_the_same_seed_trains_the_same_weights(tmp_path: Path) -> None:
+def test_the_same_seed_trains_the_same_weights(scripts: ScriptServer, tmp_path: Path) -> None:
     for name in "ab":
-        done = run("train.py", *TINY_MODEL, *TINY_RUN, "--output_dir", tmp_path / name, "--seed", 3)
-        assert done.returncode == 0, done.stderr
+        done = scripts.run("train.py", *TINY_MODEL, *TINY_RUN, "--output_dir", tmp_path / name, "--seed", 3)
+        assert done.code == 0, done.output
     weights = [DDPMPaperPipeline.from_pretrained(tmp_path / name).unet.state_dict() for name in "ab"]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
-def test_training_follows_a_settings_file_and_flags_win(tmp_path: Path) -> None:
+def test_training_follows_a_settings_file_and_flags_win(scripts: ScriptServer, tmp_path: Path) -> None:
     settings = tmp_path / "settings.yaml"
     settings.write_text(
         "block_out_channels: [8, 8]\nlayers_per_block: 1\nnorm_num_groups: 4\nattention_head_dim: 4\n"
@@ -111,17 +105,19 @@ def test_training_follows_a_settings_file_and_flags_win(tmp_path: Path) -> None:
         "variance_type: learned_range\nobjective: vlb\nprediction_type: v_prediction\nlearning_rate: 1e-3\n"
         f"output_dir: {tmp_path / 'run'}\n"
     )
-    done = run("train.py", settings, "--max_train_steps", 2)
-    assert done.returncode == 0, done.stderr
+    done = scripts.run("train.py", settings, "--max_train_steps", 2)
+    assert done.code == 0, done.output
     report = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert (report["train_steps"], report["variance_type"], report["objective"]) == (2, "learned_range", "vlb")
     assert DDPMPaperPipeline.from_pretrained(tmp_path / "run").unet.config.out_channels == 2
 
 
-def test_training_on_a_folder_of_rectangular_colour_images(tmp_path: Path) -> None:
+def test_training_on_a_folder_of_rectangular_colour_images(scripts: ScriptServer, tmp_path: Path) -> None:
     images = save_images(tmp_path / "images", [("RGB", (8, 16))] * 12)
-    done = run("train.py", *TINY_MODEL, *TINY_RUN, "--train_data_dir", images, "--output_dir", tmp_path / "run")
-    assert done.returncode == 0, done.stderr
+    done = scripts.run(
+        "train.py", *TINY_MODEL, *TINY_RUN, "--train_data_dir", images, "--output_dir", tmp_path / "run"
+    )
+    assert done.code == 0, done.output
     report = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert report["image_shape"] == [3, 16, 8] and report["num_levels"] == 256
     assert report["train_images"] + report["test_images"] == 12
@@ -129,7 +125,7 @@ def test_training_on_a_folder_of_rectangular_colour_images(tmp_path: Path) -> No
     assert pipeline(2, num_inference_steps=2).images[0].size == (8, 16)
 
 
-def test_training_on_a_data_set_of_parquet_files(tmp_path: Path) -> None:
+def test_training_on_a_data_set_of_parquet_files(scripts: ScriptServer, tmp_path: Path) -> None:
     files = sorted(save_images(tmp_path / "images", [("L", (8, 8))] * 10).iterdir())
     data = datasets.Dataset.from_dict({"picture": [str(file) for file in files], "label": list(range(10))})
     data = data.cast_column("picture", datasets.Image())
@@ -137,8 +133,8 @@ def test_training_on_a_data_set_of_parquet_files(tmp_path: Path) -> None:
     data.select(range(7)).to_parquet(tmp_path / "data" / "train.parquet")
     data.select(range(7, 10)).to_parquet(tmp_path / "data" / "test.parquet")
     arguments = ["--dataset_name", tmp_path / "data", "--output_dir", tmp_path / "run", "--num_levels", 4]
-    done = run("train.py", *TINY_MODEL, *TINY_RUN, *arguments)
-    assert done.returncode == 0, done.stderr
+    done = scripts.run("train.py", *TINY_MODEL, *TINY_RUN, *arguments)
+    assert done.code == 0, done.output
     report = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert (report["train_images"], report["test_images"], report["num_levels"]) == (7, 3, 4)
 
@@ -146,23 +142,25 @@ def test_training_on_a_data_set_of_parquet_files(tmp_path: Path) -> None:
 # --- sample.py and evaluate.py --------------------------------------------------------------------------------------
 
 
-def test_samples_do_not_depend_on_the_batch_they_are_drawn_in(trained: Path, tmp_path: Path) -> None:
+def test_samples_do_not_depend_on_the_batch_they_are_drawn_in(
+    scripts: ScriptServer, trained: Path, tmp_path: Path
+) -> None:
     grids = []
     for batch_size in (5, 2):
         output = tmp_path / f"{batch_size}.png"
-        done = run(
+        done = scripts.run(
             "sample.py", "--model_name_or_path", trained, "--num_images", 5, "--batch_size", batch_size,
             "--output", output,
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        assert done.code == 0, done.output
         grids.append(np.asarray(Image.open(output)).astype(int))
     assert np.abs(grids[0] - grids[1]).max() <= 1  # of 255: convolutions of another batch size round differently
 
 
-def test_evaluation_repeats_the_score_of_the_training(trained: Path, tmp_path: Path) -> None:
+def test_evaluation_repeats_the_score_of_the_training(scripts: ScriptServer, trained: Path, tmp_path: Path) -> None:
     arguments = ["--model_name_or_path", trained, "--output_dir", tmp_path / "evaluation", "--num_evaluations", 0]
-    done = run("evaluate.py", *arguments)
-    assert done.returncode == 0, done.stderr
+    done = scripts.run("evaluate.py", *arguments)
+    assert done.code == 0, done.output
     result = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
     report = json.loads((trained / "metrics.json").read_text())
     error = (result["standard_error"] ** 2 + report["bits_per_dim_standard_error"] ** 2) ** 0.5
@@ -216,9 +214,9 @@ def test_a_wrong_flag_is_named_in_one_sentence(capsys, monkeypatch, tmp_path, fl
     assert not (tmp_path / "run").exists()
 
 
-def test_a_mistake_ends_a_real_process_with_status_2_and_no_traceback(tmp_path: Path) -> None:
-    done = run("train.py", "--variance_type", "fixed", "--output_dir", tmp_path / "run")
-    assert done.returncode == 2 and "Traceback" not in done.stderr and "`variance_type`" in done.stderr
+def test_a_mistake_ends_a_real_process_with_status_2_and_no_traceback(scripts: ScriptServer, tmp_path: Path) -> None:
+    done = scripts.run("train.py", "--variance_type", "fixed", "--output_dir", tmp_path / "run")
+    assert done.code == 2 and "Traceback" not in done.output and "`variance_type`" in done.output
 
 
 def test_another_run_is_not_written_over(capsys, monkeypatch, trained) -> None:

@@ -1,0 +1,87 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""A training run: everything it needs, and how far it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedType
+from arguments import DiffusionArguments, TrainingArguments
+from batches import Share, TrainingBatches
+from diffusers import UNet2DModel
+from ema import WeightAverage
+from image_data import ImageData
+from pushing import Pusher
+
+from ddpm_hf import DDPMPaperScheduler
+from ddpm_hf.objectives import ImportanceTimesteps
+from ddpm_hf.reverse_process import ReverseProcess
+
+
+DIVIDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+
+
+@dataclasses.dataclass
+class Job:
+    """Everything a run needs, made and checked before it starts; from `step` on how far it is."""
+
+    accelerator: Accelerator
+    folder: Path
+    data: ImageData
+    unet: UNet2DModel  # the model itself: sampled, scored, averaged and saved
+    model: torch.nn.Module  # the same as Accelerate prepared it: trained
+    optimizer: Any
+    lr_scheduler: Any
+    averages: list[WeightAverage]
+    scheduler: DDPMPaperScheduler
+    training_process: ReverseProcess
+    importance: ImportanceTimesteps | None
+    diffusion: DiffusionArguments
+    training: TrainingArguments
+    share: Share
+    steps: int  # optimisation steps in all
+    inference_steps: int
+    settings: dict[str, Any]  # as they were given, but for places and names of the user's own
+    course: dict[str, Any]  # the settings that decide what the run arrives at
+    run_id: str
+    skip_bad_images: bool
+    pusher: Pusher | None = None
+    push_steps: int = 0
+    batches: TrainingBatches | None = None
+    step: int = 0  # optimisation steps made
+    seconds: float = 0.0  # spent training
+    bad_images: set[str] = dataclasses.field(default_factory=set)  # sentences on those passed over
+    validation: list[dict[str, float]] = dataclasses.field(default_factory=list)  # bits/dim along the way
+
+    @property
+    def average(self) -> WeightAverage | None:
+        """The averaged weights that are sampled and scored, if there are any."""
+        return self.averages[0] if self.averages else None
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether an engine divides the model itself among the processes."""
+        return self.accelerator.distributed_type in DIVIDED
+
+    @property
+    def images_per_epoch(self) -> int | None:
+        """Training images, if they have been counted."""
+        train = self.data.train
+        return len(train) if hasattr(train, "__len__") else train.size
+
+    def epochs_made(self, step: int) -> int:
+        """Whole passes over the data after so many steps; 0 for data that nobody has counted."""
+        return step * self.share.total // self.images_per_epoch if self.images_per_epoch else 0
+
+    def ends_epoch(self, interval: int) -> bool:
+        """Whether the last step ended an epoch after which something done every `interval` epochs is due."""
+        if interval == 0:
+            return False
+        return self.epochs_made(self.step) // interval > self.epochs_made(self.step - 1) // interval
+
+    def is_due(self, interval: int) -> bool:
+        """Whether something done every `interval` steps, never if 0, is due after the last step."""
+        return interval > 0 and self.step % interval == 0

@@ -1,0 +1,173 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""What a run leaves: sample grids and scores along the way, snapshots on the Hub, the finished model with its card.
+
+All processes draw and score together; the main one writes.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from accelerate.utils import broadcast_object_list
+from batches import Share, TrainingBatches
+from ema import averaged
+from figures import save_grid
+from job import Job
+from output_folder import replace_folder, write_file, write_folder, write_json
+from quality import IMAGES_OF_A_DATA_SET
+from reporting import describe, metrics, quality_of, training_facts
+from sampling import draw_images
+from scoring import fit_decoder_variance, score
+from torch import Tensor
+from tracking import log_images
+
+from ddpm_hf import BitsPerDim, DDPMPaperPipeline, DDPMPaperScheduler
+from ddpm_hf.hub import INDEX
+from ddpm_hf.model_card import CARD, METRICS, SAMPLES, fill_card
+
+
+IMAGES_FOR_THE_DECODER = 2048  # more than enough to fit one number
+
+
+def draw(job: Job, count: int) -> Tensor:
+    """Samples in [0, 1], the same noise every time."""
+    job.unet.eval()
+    pipeline = DDPMPaperPipeline(job.unet, DDPMPaperScheduler.from_config(job.scheduler.config))
+    pipeline.set_progress_bar_config(
+        leave=False, desc="sampling", unit="step", disable=not job.accelerator.is_main_process
+    )
+    batch_size = job.training.train_batch_size
+    return draw_images(pipeline, count, batch_size, job.inference_steps, job.training.seed, job.accelerator)
+
+
+def draw_grid(job: Job) -> None:
+    """A sample grid of the weights as they are now."""
+    with averaged(job.average, job.unet):
+        samples = draw(job, job.training.eval_batch_size)
+    if job.accelerator.is_main_process:
+        save_grid(samples, job.folder / "samples" / f"step_{job.step:07d}.png")
+        log_images(job.accelerator, "samples", samples, job.step)
+
+
+def validate(job: Job) -> None:
+    """Bits/dim of validation images with the weights as they are now."""
+    with averaged(job.average, job.unet):
+        result = _score(job, job.data.validation.first(job.training.max_validation_images))
+    figures = {
+        "step": job.step,
+        "bits_per_dim": result.total,
+        "bits_per_dim_standard_error": result.standard_error,
+    }
+    job.validation.append(figures)
+    job.accelerator.log({f"validation/{name}": value for name, value in figures.items() if name != "step"}, job.step)
+
+
+def _score(job: Job, images: object, num_evaluations: int | None = None) -> BitsPerDim:
+    job.unet.eval()
+    asked = job.training.num_validation_evaluations if num_evaluations is None else num_evaluations
+    batch_size, seed = job.training.train_batch_size, job.training.seed
+    return score(job.unet, job.scheduler, images, job.accelerator, batch_size, asked, seed)
+
+
+def save_model(job: Job) -> None:
+    """The pipeline with the averaged weights as they are now, in the run's folder."""
+    with averaged(job.average, job.unet):
+        _save_pipeline(job)
+
+
+def _save_pipeline(job: Job) -> None:
+    weights = job.accelerator.get_state_dict(job.model) if job.is_divided else None
+    if not job.accelerator.is_main_process:
+        return
+    unet = job.unet
+    if weights is not None:  # the model's own parts lie with other processes
+        unet = type(job.unet).from_config(job.unet.config)
+        unet.load_state_dict(weights)
+    write_folder(job.folder, DDPMPaperPipeline(unet, job.scheduler).save_pretrained, last=INDEX)
+
+
+def push_snapshot(job: Job) -> None:
+    """Push what is trained so far beside the training, which waits for no more than a copy of the weights."""
+    with averaged(job.average, job.unet):
+        pipeline = DDPMPaperPipeline(copy.deepcopy(job.unet).cpu(), job.scheduler)
+    grids = sorted((job.folder / "samples").glob("*.png"))
+    facts = {**training_facts(job), "step_of_training": job.step}
+
+    def write(folder: Path) -> None:
+        pipeline.save_pretrained(folder)
+        write_json(folder / METRICS, facts)
+        if grids:
+            shutil.copyfile(grids[-1], folder / SAMPLES)
+
+    job.pusher.push_snapshot(job.step, write)
+
+
+def training_images(job: Job, limit: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Up to so many training images with their classes, the same on every process."""
+    train, size = job.data.train, job.training.train_batch_size
+    if hasattr(train, "batch"):
+        yield from (train.batch(start, min(start + size, limit)) for start in range(0, min(len(train), limit), size))
+        return
+    count = -(-min(limit, job.images_per_epoch or limit) // size)
+    batches = iter(TrainingBatches(train, Share(size), 0, count, job.training.seed))
+    for _ in range(count):
+        batch = next(batches)
+        yield batch.images, batch.labels
+
+
+def finish(job: Job) -> None:
+    """Sample, score on the test images, and save: all with the averaged weights."""
+    training, accelerator = job.training, job.accelerator
+    others = _scores_of_other_averages(job)
+    with averaged(job.average, job.unet):
+        job.unet.eval()
+        if job.scheduler.variance_type.startswith("fixed"):
+            some = training_images(job, IMAGES_FOR_THE_DECODER)
+            variance = fit_decoder_variance(job.unet, job.scheduler, some, training.seed, accelerator.device)
+            variance = broadcast_object_list([variance])[0]
+            job.scheduler = DDPMPaperScheduler.from_config(job.scheduler.config, first_variance=variance)
+        samples = draw(job, max(training.eval_batch_size, training.num_quality_samples))
+        result = _score(job, job.data.test, training.num_evaluations)
+        if accelerator.is_main_process:
+            report = metrics(job, result, _quality(job, samples)) | others
+            save_grid(samples[: training.eval_batch_size], job.folder / SAMPLES)
+            write_json(job.folder / METRICS, report)
+        _save_pipeline(job)
+    if accelerator.is_main_process:
+        log_images(accelerator, "final_samples", samples[: training.eval_batch_size], job.step)
+        accelerator.log({f"test/{name}": value for name, value in _figures(report).items()}, job.step)
+        name = str(job.folder) if job.pusher is None else job.pusher.repo_id
+        write_file(job.folder / CARD, lambda partial: partial.write_text(fill_card(job.folder, name), "utf-8"))
+        print(describe(report))
+        if job.pusher is not None:
+            job.pusher.push_run()
+
+
+def _quality(job: Job, samples: Tensor) -> dict[str, object]:
+    if not job.training.num_quality_samples:
+        return {}
+    train = torch.cat([images for images, _ in training_images(job, IMAGES_OF_A_DATA_SET)])
+    test = torch.cat(list(job.data.test.batches(256, IMAGES_OF_A_DATA_SET)))
+    return quality_of(samples, job.inference_steps, train, test)
+
+
+def _figures(report: dict[str, object]) -> dict[str, float]:
+    names = ("bits_per_dim", "bits_per_dim_standard_error", "frechet_distance_pixels")
+    return {name: report[name] for name in names if report.get(name) is not None}
+
+
+def _scores_of_other_averages(job: Job) -> dict[str, object]:
+    """Validation bits/dim of every decay, where there are several; the weights of the others are saved beside."""
+    if len(job.averages) < 2:
+        return {}
+    scores = {}
+    for average in job.averages:
+        with averaged(average, job.unet):
+            scores[f"{average.max_decay:g}"] = _score(job, job.data.validation).total
+            if average is not job.average and job.accelerator.is_main_process:
+                replace_folder(job.folder / f"unet_ema_{average.max_decay:g}", job.unet.save_pretrained)
+    return {"validation_bits_per_dim_by_ema_decay": scores}

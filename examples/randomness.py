@@ -1,0 +1,55 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Randomness by address: what is drawn for an example depends on the seed, the step and its place in the step's batch.
+
+Nothing depends on what was drawn before, nor on who draws it. So a run that was stopped goes on as if it had not been,
+and one process with a batch of 128, two with 64 each, or one that accumulates twice 64 train on the same noise.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+BLOCK = 16  # examples whose noise is drawn by one call
+
+
+class Use(enum.IntEnum):
+    """What is drawn; the same address gives other numbers for each."""
+
+    ORDER = 0
+    AUGMENTATION = 1
+    TIMES = 2
+    NOISE = 3
+    DROPOUT = 4
+    SCORING = 5
+
+
+def seed_of(use: Use, *address: int) -> int:
+    """A seed that depends on all of the address and on nothing else, in 0 … 2⁶³ − 1."""
+    # With its length: an address that ends in zeros is another one than that without them.
+    sequence = np.random.SeedSequence([use, len(address), *address])
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def generator_of(use: Use, *address: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator at the beginning of what the address draws."""
+    return torch.Generator(device).manual_seed(seed_of(use, *address))
+
+
+def noise_like(x_0: Tensor, first: int, seed: int, step: int) -> Tensor:
+    """Standard normal float32 noise for examples `[B, …]` at the places first … first + B − 1 of the step's batch."""
+    blocks = range(first // BLOCK, -(-(first + len(x_0)) // BLOCK))
+    drawn = [
+        torch.randn(
+            (BLOCK, *x_0.shape[1:]),
+            generator=generator_of(Use.NOISE, seed, step, block, device=x_0.device),
+            device=x_0.device,
+        )
+        for block in blocks
+    ]
+    start = first - blocks.start * BLOCK
+    return torch.cat(drawn)[start : start + len(x_0)]

@@ -1,0 +1,31 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Work divided among processes: numbered pieces, the same whoever does them, and gathered once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+
+Piece = TypeVar("Piece")
+
+
+def shared(
+    accelerator: Accelerator,
+    count: int,
+    do: Callable[[int], Piece],
+    progress: Callable[[Iterable[int]], Iterable[int]] | None = None,
+) -> list[Piece]:
+    """do(0), …, do(count − 1), on every process, each done by one of them.
+
+    All do as many, for a model that is divided among them answers only if all call it: some do the last one too.
+    """
+    processes = accelerator.num_processes
+    rounds = -(-count // processes)
+    numbers: Any = [min(accelerator.process_index + k * processes, count - 1) for k in range(rounds)]
+    done = [(number, do(number)) for number in (numbers if progress is None else progress(numbers))]
+    pieces = dict(gather_object(done))
+    return [pieces[number] for number in range(count)]
