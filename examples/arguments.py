@@ -39,6 +39,9 @@ class DataArguments:
     train_data_dir: str | None = field(default=None, metadata=_help("A local folder of images."))
     cache_dir: str | None = field(default=None, metadata=_help("Where downloads are kept."))
     resolution: int | None = field(default=None, metadata=_help("Side of the square images; the data's own if unset."))
+    interpolation: str = field(
+        default="lanczos", metadata=_help("To resize with: lanczos, bicubic, bilinear, as diffusers' script, or box.")
+    )
     center_crop: bool = field(default=False, metadata=_help("Crop the middle; a random place if unset."))
     random_flip: bool = field(default=False, metadata=_help("Mirror half of the training images."))
     preserve_input_precision: bool = field(
@@ -260,6 +263,8 @@ def parse(script: str, *classes: type, argv: Sequence[str] | None = None) -> tup
     *filled, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
     if rest:
         parser.error(f"there is no argument {rest[0]}; --help lists those there are.")
+    for token in filter(None, (getattr(group, "hub_token", None) for group in filled)):
+        sys.argv = [argument.replace(token, "...") for argument in sys.argv]  # which trackers write down
     return tuple(filled)
 
 
@@ -275,6 +280,13 @@ def _read_settings(parser: HfArgumentParser, path: Path) -> dict[str, Any]:
     extra = sorted(set(settings) - known)
     if extra:
         parser.error(f"{path} names arguments that do not exist: {', '.join(extra)}.")
+    try:
+        for action in parser._actions:
+            value = settings.get(action.dest)
+            if action.nargs == "+" and value is not None:
+                settings[action.dest] = [action.type(each) for each in (value if isinstance(value, list) else [value])]
+    except (TypeError, ValueError):
+        parser.error(f"{path} has {value!r} for `{action.dest}`.")
     return settings
 
 

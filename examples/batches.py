@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from image_data import LevelImages, scaled
 from image_files import BadImage
-from image_streams import ImageStream, Sample, StreamReader
-from randomness import Use, generator_of, seed_of
+from image_streams import Failure, ImageStream, Piece, Position, StreamReader
+from randomness import Use, generator_of
+from stopping import RunStopped
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -48,52 +49,67 @@ class Share:
         return (window * self.processes + self.rank) * self.batch_size
 
 
+class Levels(NamedTuple):
+    """A batch before it is scaled: integers `[B, C, H, W]`."""
+
+    levels: Tensor
+    labels: Tensor | None
+    bad: list[str]
+
+
 class EndlessImages(Dataset):
     """Images by their place in an endless row: all of them in a random order, again in another, and so on."""
 
     def __init__(self, images: LevelImages, seed: int, random_flip: bool):
         self.images, self.seed, self.random_flip = images, seed, random_flip
-        self._orders: dict[int, Tensor] = {}
+        self._epochs: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def __getitems__(self, places: range) -> Batch:
-        index = self._indices(places)
+    def __getitems__(self, places: range) -> Levels | Failure:
+        index, draws = self._drawn(places)
         if self.images.pixels is not None:
             levels, bad = self.images.pixels[index], []
         else:
-            levels, index, bad = self._read(index, places)
+            try:
+                levels, index, bad = self._read(index, draws[:, :2].tolist())
+            except BadImage as error:
+                return Failure(str(error))
         if self.random_flip:
-            levels = _flipped(levels, [self._rng(place, 1).random() for place in places])
-        labels = None if self.images.labels is None else self.images.labels[index]
-        return Batch(scaled(levels, self.images.num_levels), labels, bad)
+            levels = torch.where(draws[:, 2].lt(0.5).view(-1, 1, 1, 1), levels.flip(-1), levels)
+        return Levels(levels, None if self.images.labels is None else self.images.labels[index], bad)
 
-    def _read(self, index: Tensor, places: range) -> tuple[Tensor, Tensor, list[str]]:
+    def _read(self, index: Tensor, crops: list[list[float]]) -> tuple[Tensor, Tensor, list[str]]:
         """The images, the next one that can be read in the place of a bad one, and the sentences on those."""
-        levels, bad, found = [], [], index.clone()
-        for k, place in enumerate(places):
-            for i in range(int(index[k]), int(index[k]) + len(self.images)):
+        levels, bad, found = [], [], index.tolist()
+        for k, crop in enumerate(crops):
+            for i in range(found[k], found[k] + len(self.images)):
                 found[k] = i % len(self.images)
                 try:
-                    levels.append(self.images.read(int(found[k]), self._rng(place, 0)))
+                    levels.append(self.images.levels(found[k], tuple(crop)))
                     break
                 except BadImage as error:
                     bad.append(str(error))
             else:
-                raise BadImage("None of the training images can be read.")
-        return torch.stack(levels), found, bad
+                raise BadImage(f"None of the training images can be read: {bad[-1]}")
+        return torch.stack(levels), torch.tensor(found), bad
 
-    def _indices(self, places: range) -> Tensor:
+    def _drawn(self, places: range) -> tuple[Tensor, Tensor]:
+        """The images at these places, and for each three numbers in [0, 1): where it is cropped, whether mirrored."""
         n = len(self.images)
-        epochs = range(places.start // n, (places.stop - 1) // n + 1)
-        return torch.cat([self._order(e)[max(places.start - e * n, 0) : places.stop - e * n] for e in epochs])
+        parts = []
+        for epoch in range(places.start // n, (places.stop - 1) // n + 1):
+            part = slice(max(places.start - epoch * n, 0), places.stop - epoch * n)
+            parts.append([column[part] for column in self._epoch(epoch)])
+        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
-    def _order(self, epoch: int) -> Tensor:
-        if epoch not in self._orders:
-            order = torch.randperm(len(self.images), generator=generator_of(Use.ORDER, self.seed, epoch))
-            self._orders = {key: kept for key, kept in self._orders.items() if key == epoch - 1} | {epoch: order}
-        return self._orders[epoch]
-
-    def _rng(self, place: int, use: int) -> np.random.Generator:
-        return np.random.default_rng(seed_of(Use.AUGMENTATION, self.seed, place, use))
+    def _epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """The order of an epoch, and what is drawn for the images in this order."""
+        if epoch not in self._epochs:
+            n, is_random = len(self.images), self.random_flip or self.images.pixels is None
+            order = torch.randperm(n, generator=generator_of(Use.ORDER, self.seed, epoch))
+            draws = generator_of(Use.AUGMENTATION, self.seed, epoch)
+            columns = order, torch.rand(n, 3, generator=draws) if is_random else torch.empty(n, 0)
+            self._epochs = {key: kept for key, kept in self._epochs.items() if key == epoch - 1} | {epoch: columns}
+        return self._epochs[epoch]
 
 
 class Places(Sampler[range]):
@@ -113,7 +129,7 @@ class TrainingBatches:
     """One process's batches from `first_step` to `last_step`, on the device, and what finds the next one again.
 
     Args:
-        images: all there is, or a stream of it.
+        images: all there is, or a stream of it, which does not end.
         share: the process's part of a step's batch.
         first_step, last_step: optimisation steps; the last is not read.
         seed: of the order.
@@ -121,6 +137,9 @@ class TrainingBatches:
         num_workers: processes that read.
         device: where batches go.
         state: of a stream, as `state` gave it at `first_step`.
+
+    Raises:
+        ValueError: if the state is of other parts or workers.
     """
 
     def __init__(
@@ -135,58 +154,138 @@ class TrainingBatches:
         device: torch.device | str = "cpu",
         state: dict[str, Any] | None = None,
     ):
-        self.device, self.num_levels, self.random_flip = torch.device(device), images.num_levels, random_flip
-        options = {"pin_memory": self.device.type == "cuda"}
-        if isinstance(images, ImageStream):
-            workers = images.num_workers(num_workers, share.processes)
-            turns = max(1, workers)
-            if state is not None and len(state["workers"]) != turns:
-                raise ValueError(
-                    f"The checkpoint is of a stream that {len(state['workers'])} workers read, now there are {turns};"
-                    " a stream goes on with as many processes and `dataloader_num_workers`."
-                )
-            self._states = state["workers"] if state else [None] * turns
-            self._turn = state["turn"] if state else 0
-            reader = StreamReader(
-                images, share.batch_size, seed, share.rank, share.processes, list(self._states), self._turn
-            )
-            self._loader = DataLoader(reader, batch_size=None, num_workers=workers, collate_fn=_itself, **options)
-        else:
-            self._states = None
-            dataset = EndlessImages(images, seed, random_flip)
-            places = Places(share, first_step, last_step)
-            self._loader = DataLoader(
-                dataset, batch_sampler=places, num_workers=num_workers, collate_fn=_itself, **options
-            )
+        self.images, self.share, self.seed, self.random_flip = images, share, seed, random_flip
+        self.steps, self.device = (first_step, last_step), torch.device(device)
+        self._is_stream = isinstance(images, ImageStream)
+        self._workers = images.num_workers(num_workers, share.processes) if self._is_stream else num_workers
+        self._readers = max(1, self._workers)
+        self._epoch, self._turn, self._rest = 0, 0, 0
+        self._positions: list[Position | None] = [None] * self._readers
+        if state is not None:
+            self._go_on(state)
 
     def __iter__(self) -> Iterator[Batch]:
-        for read in self._loader:
-            if read is None:
-                continue
-            batch = read if self._states is None else self._collate(read)
-            labels = None if batch.labels is None else batch.labels.to(self.device, non_blocking=True)
-            yield Batch(batch.images.to(self.device, non_blocking=True), labels, batch.bad)
+        """Batches from where they are; closed, it lets go of all files and workers."""
+        for levels, labels, bad in self._of_stream() if self._is_stream else self._of_images():
+            images = scaled(levels.to(self.device, non_blocking=True), self.images.num_levels)
+            yield Batch(images, None if labels is None else labels.to(self.device, non_blocking=True), bad)
 
     @property
     def state(self) -> dict[str, Any] | None:
-        """What finds the next batch of a stream, as JSON; the others' follows from the step alone."""
-        return None if self._states is None else {"workers": list(self._states), "turn": self._turn}
+        """What finds the next batch of a stream, as JSON; that of other images follows from the step alone."""
+        if not self._is_stream:
+            return None
+        return {
+            "parts": self.images.num_parts,
+            "epoch": self._epoch,
+            "turn": self._turn,
+            "rest": self._rest,
+            "readers": [position and asdict(position) for position in self._positions],
+        }
 
-    def _collate(self, samples: list[Sample]) -> Batch:
-        self._states[self._turn] = samples[-1].state
-        self._turn = (self._turn + 1) % len(self._states)
-        good = [sample for sample in samples if sample.bad is None]
-        levels = torch.stack([sample.levels for sample in good])
-        if self.random_flip:
-            levels = _flipped(levels, [sample.flip for sample in good])
-        labels = None if good[0].label is None else torch.tensor([sample.label for sample in good])
-        return Batch(scaled(levels, self.num_levels), labels, [sample.bad for sample in samples if sample.bad])
+    def _go_on(self, state: dict[str, Any]) -> None:
+        if len(state["readers"]) != self._readers:
+            raise ValueError(
+                f"The checkpoint is of a stream that {len(state['readers'])} workers read, now there are"
+                f" {self._readers}; a stream goes on with as many processes and `dataloader_num_workers`."
+            )
+        if state["parts"] != self.images.num_parts:
+            raise ValueError(
+                f"The checkpoint is of a stream of {state['parts']} parts, now there are {self.images.num_parts}."
+            )
+        self._epoch, self._turn, self._rest = state["epoch"], state["turn"], state["rest"]
+        self._positions = [position and Position(**position) for position in state["readers"]]
+
+    def _of_images(self) -> Iterator[Levels]:
+        dataset = EndlessImages(self.images, self.seed, self.random_flip)
+        for batch in self._loader(dataset, batch_sampler=Places(self.share, *self.steps)):
+            yield _checked(batch)
+
+    def _of_stream(self) -> Iterator[Levels]:
+        reader = StreamReader(
+            self.images,
+            self.share.batch_size,
+            self.seed,
+            self.random_flip,
+            self.share.rank,
+            self.share.processes,
+            self._readers,
+            self._epoch,
+            list(self._positions),
+            self._turn,
+            self._rest,
+        )
+        # Its workers stay through all epochs, which the reader counts there.
+        loader = self._loader(reader, batch_size=None, persistent_workers=self._workers > 0)
+        held: list[Piece] = []  # fewer images than a batch
+        is_whole = self._positions == [None] * self._readers
+        while True:
+            found_any, sentence = False, ""
+            for number, given in self._pieces_of_epoch(loader):
+                found_any = found_any or len(given.levels) > 0
+                sentence = next(filter(None, given.bad), sentence)
+                piece, rest = given.split(self.share.batch_size - _count(held))
+                held.append(piece)
+                self._positions[number] = piece.after[-1]
+                if _count(held) == self.share.batch_size:
+                    self._rest = len(rest.after)
+                    self._turn = number if rest.after else (number + 1) % self._readers
+                    yield _joined(held)
+                    held = [rest] if rest.after else []
+                    self._positions[number] = given.after[-1]
+            if is_whole and not found_any:
+                where = f"Process {self.share.rank} found no training images in a whole pass over the data."
+                raise RunStopped(f"{where} {sentence}".strip())
+            self._epoch, self._turn, self._rest, is_whole = self._epoch + 1, 0, 0, True
+            self._positions = [None] * self._readers
+
+    def _pieces_of_epoch(self, loader: DataLoader) -> Iterator[tuple[int, Piece]]:
+        """What the readers give by turns until all have ended, and the number of each."""
+        first, ended = self._turn, set()
+        for k, piece in enumerate(loader):
+            number = (first + k) % self._readers
+            if piece is not None:
+                yield number, _checked(piece)
+                continue
+            ended.add(number)
+            if len(ended) == self._readers:
+                return
+
+    def _loader(self, dataset: Dataset, **options: Any) -> DataLoader:
+        return DataLoader(
+            dataset,
+            num_workers=self._workers,
+            collate_fn=_itself,
+            worker_init_fn=_outlast_signals,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # of its own: torch's stays as it is
+            **options,
+        )
 
 
-def _flipped(levels: Tensor, draws: list[float]) -> Tensor:
-    """Images mirrored where the draw, uniform in [0, 1), is below a half."""
-    mirror = torch.tensor(draws).lt(0.5).view(-1, 1, 1, 1)
-    return torch.where(mirror, levels.flip(-1), levels)
+def _count(pieces: list[Piece]) -> int:
+    return sum(len(piece.levels) for piece in pieces)
+
+
+def _joined(pieces: list[Piece]) -> Levels:
+    bad = [sentence for piece in pieces for sentence in piece.bad if sentence is not None]
+    full = [piece for piece in pieces if len(piece.levels)]
+    if len(full) == 1:
+        return Levels(full[0].levels, full[0].labels, bad)
+    labels = None if full[0].labels is None else torch.cat([piece.labels for piece in full])
+    return Levels(torch.cat([piece.levels for piece in full]), labels, bad)
+
+
+def _checked(read: Any) -> Any:
+    if isinstance(read, Failure):
+        raise RunStopped(read.sentence)
+    return read
+
+
+def _outlast_signals(worker: int) -> None:
+    """Let a worker live on when all processes of a run are told to stop: the last batches come from it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))  # at most once
 
 
 def _itself(batch: Any) -> Any:

@@ -15,11 +15,12 @@ model (FSDP, DeepSpeed), weights and optimizer are in its own format.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from accelerate.utils import gather_object
 from arguments import LATEST
 from output_folder import disk_errors, flush, partial_of, put, remove_folder
 from safetensors import SafetensorError
-from stopping import RunStopped
+from stopping import LOST, Interrupted, RunStopped, is_loss_of_a_process
 
 
 NAME = re.compile(r"checkpoint-(\d+)")
@@ -65,7 +66,9 @@ def find_checkpoint(folder: Path, name: str) -> Path | None:
 def save_checkpoint(
     accelerator: Accelerator, folder: Path, step: int, write: Callable[[Path], Any], limit: int | None
 ) -> Path:
-    """Let every process write its part of a checkpoint; older ones go when it stands.
+    """Let every process write its part of a checkpoint; others go when it stands.
+
+    These are the oldest, and any later ones: they are of a course that was left when the run went back.
 
     Args:
         folder: the run's, which all processes see.
@@ -85,27 +88,61 @@ def save_checkpoint(
 
     def fill() -> None:
         write(partial)
+
+    def secure() -> None:  # when nobody writes any more: files come and go while they are written
         flush(partial)
 
+    def stand() -> None:
+        if accelerator.is_main_process:
+            put(partial, target)
+
+    def tidy() -> None:
+        until = [other for other in checkpoints(folder) if step_of(other) <= step]
+        kept = until[-limit:] if limit is not None and limit > 0 else until
+        if accelerator.is_main_process:
+            for other in set(checkpoints(folder)).difference(kept):
+                remove_folder(other)
+
     try:
-        for part in (make, fill):
+        for part in (make, fill, secure, stand):
             _on_all(accelerator, part)
     except OSError as error:
         if accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
-        last = next(reversed(checkpoints(folder)), None)
-        rest = "There is no checkpoint before it." if last is None else f"{last} is whole; go on from it with {GO_ON}."
-        raise RunStopped(f"The checkpoint of step {step} could not be written: {error}. {rest}") from error
-    if accelerator.is_main_process:
-        put(partial, target)
-        for old in checkpoints(folder)[: -limit if limit is not None and limit > 0 else 0]:
-            if old != target:
-                remove_folder(old)
-    accelerator.wait_for_everyone()
+        what = f"The checkpoint of step {step} could not be written: {error}."
+        raise RunStopped(f"{what} {way_on(folder)}") from error
+    _on_all(accelerator, tidy)
     return target
 
 
 GO_ON = "--resume_from_checkpoint latest"
+
+
+def way_on(folder: Path) -> str:
+    """A sentence on how a run that has stopped is gone on with."""
+    last = next(reversed(checkpoints(folder)), None)
+    if last is None:
+        return "There is no checkpoint to go on from."
+    return f"{last} is whole. The same command with {GO_ON} goes on from there."
+
+
+@contextlib.contextmanager
+def telling_the_way_on(folder: Path) -> Iterator[None]:
+    """Inside, what ends a run before its time is told with the way on.
+
+    Raises:
+        RunStopped: for a signal, a file that cannot be written, another process that has ended.
+    """
+    try:
+        yield
+    except Interrupted as stop:
+        raise RunStopped(f"{stop}. {way_on(folder)}", stop.status) from stop
+    except OSError as error:
+        raise RunStopped(f"error: {' '.join(str(error).split())}. {way_on(folder)}") from error
+    except RuntimeError as error:
+        if not is_loss_of_a_process(error):
+            raise
+        raise RunStopped(f"{LOST} {way_on(folder)}") from error
 
 
 def _on_all(accelerator: Accelerator, part: Callable[[], None]) -> None:
@@ -134,11 +171,12 @@ def read_checkpoint(checkpoint: Path, read: Callable[[], Any]) -> None:
     Raises:
         ValueError: if it cannot be read, or is another run's.
     """
-    failures = (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError)
+    failures = (OSError, LookupError, TypeError, ValueError, AttributeError, EOFError, RuntimeError)
+    failures += (SafetensorError, pickle.UnpicklingError)
     try:
         read()
     except failures as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{checkpoint} cannot be gone on from: {reason[:500]}") from error
 
 

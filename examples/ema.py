@@ -13,6 +13,8 @@ from torch import Tensor, nn
 class WeightAverage:
     """Averages in float32, one fused call per step; the decay warms up as 1 − (1 + step/inv_gamma)^(−power).
 
+    The step counts from 0: the first average is the weights themselves, as in diffusers' `EMAModel`.
+
     Args:
         model: its parameters and floating buffers are averaged, each where it lies, sharded ones too.
         inv_gamma, power, max_decay: of the decay at each step.
@@ -28,14 +30,14 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take in the weights of one more optimisation step."""
-        self.step += 1
         decay = min(self.max_decay, 1 - (1 + self.step / self.inv_gamma) ** -self.power)
+        self.step += 1
         current = [tensor.detach().float() for tensor in floating_tensors(model).values()]
         torch._foreach_lerp_(self.averages, current, 1 - decay)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averages by name; of sharded ones this process's part."""
-        return {name: _local(tensor) for name, tensor in zip(self.names, self.averages, strict=True)}
+        """The averages by name, in one piece: where processes share a model, all of them call this together."""
+        return {name: _whole(tensor) for name, tensor in zip(self.names, self.averages, strict=True)}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor], step: int) -> None:
@@ -44,11 +46,11 @@ class WeightAverage:
         Raises:
             ValueError: if it is that of another model.
         """
-        mine = self.state_dict()
+        mine = dict(zip(self.names, self.averages, strict=True))
         if {name: tensor.shape for name, tensor in mine.items()} != {name: t.shape for name, t in state.items()}:
-            raise ValueError("The averaged weights are those of another model, or of another division of it.")
+            raise ValueError("The averaged weights are those of another model.")
         for name, tensor in mine.items():
-            tensor.copy_(state[name])
+            tensor.copy_(_divided_as(tensor, state[name]))
         self.step = step
 
 
@@ -58,12 +60,14 @@ def averaged(average: WeightAverage | None, model: nn.Module) -> Iterator[None]:
     if average is None:
         yield
         return
+    _divide(model)
     tensors = list(floating_tensors(model).values())
     kept = [tensor.detach().clone() for tensor in tensors]
     _copy(average.averages, tensors)
     try:
         yield
     finally:
+        _divide(model)
         _copy(kept, tensors)
 
 
@@ -79,5 +83,20 @@ def floating_tensors(model: nn.Module) -> dict[str, Tensor]:
     return dict(model.named_parameters()) | buffers
 
 
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+def _divide(model: nn.Module) -> None:
+    """Have FSDP let go of weights in one piece, which it keeps after a forward pass and computes with again."""
+    for module in model.modules():
+        if hasattr(module, "reshard"):
+            module.reshard()
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor().cpu() if hasattr(tensor, "full_tensor") else tensor
+
+
+def _divided_as(like: Tensor, whole: Tensor) -> Tensor:
+    if not hasattr(like, "full_tensor"):
+        return whole
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements)

@@ -31,7 +31,7 @@ from image_data import LevelImages, load_images
 from output_folder import claim_folder, write_json
 from reporting import evaluation_report
 from scoring import conditioning, load_pipeline, score
-from stopping import run_errors
+from stopping import end, run_errors
 from tqdm.auto import tqdm
 
 from ddpm_hf import BitsPerDim, DDPMPaperPipeline, DDPMPaperScheduler
@@ -40,6 +40,13 @@ from ddpm_hf import BitsPerDim, DDPMPaperPipeline, DDPMPaperScheduler
 def main() -> None:
     script = Path(__file__).name
     model, data, evaluation = parse(script, ModelPathArguments, DataArguments, EvaluationArguments)
+    with run_errors(script):
+        evaluate(script, model, data, evaluation)
+        end()
+
+
+def evaluate(script: str, model: ModelPathArguments, data: DataArguments, evaluation: EvaluationArguments) -> None:
+    """Score, with all processes together; the main one writes."""
     with user_errors(script):
         accelerator = Accelerator()
         images = choose_images(data, evaluation).first(evaluation.max_images)
@@ -60,9 +67,7 @@ def main() -> None:
         functools.partial(tqdm, desc="scoring", unit="batch", disable=not accelerator.is_main_process),
     )
     if accelerator.is_main_process:
-        with run_errors(script):
-            write_evaluation(result, pipeline, images, folder, model, evaluation)
-    accelerator.end_training()
+        write_evaluation(result, pipeline, images, folder, model, evaluation)
 
 
 def write_evaluation(

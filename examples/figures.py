@@ -23,8 +23,8 @@ from matplotlib import pyplot as plt
 SMALLEST_CELL = 64  # pixels: smaller images are enlarged, each pixel to a square
 
 
-def save_grid(images: Tensor, path: Path, columns: int | None = None, margin: int = 2) -> None:
-    """Images `[N, C, H, W]` in [0, 1], side by side in rows on white."""
+def save_grid(images: Tensor, path: Path, columns: int | None = None, margin: int = 2) -> Image.Image:
+    """Images `[N, C, H, W]` in [0, 1], side by side in rows on white; the picture in the file is returned too."""
     images = images.detach().float().cpu().clamp(0, 1)
     count, channels, height, width = images.shape
     if channels not in (1, 3, 4):
@@ -40,6 +40,7 @@ def save_grid(images: Tensor, path: Path, columns: int | None = None, margin: in
         canvas[top : top + height * factor, left : left + width * factor] = image
     picture = Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
     write_file(path, picture.save)
+    return picture
 
 
 @torch.no_grad()

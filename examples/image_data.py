@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,14 +14,16 @@ import datasets
 import numpy as np
 import torch
 from arguments import DataArguments
-from image_files import MODES, BadImage, ImageShape, open_image
+from image_files import INTERPOLATIONS, MODES, TAKE_OUT, BadImage, Header, ImageShape, content_of, header_of
 from image_streams import ImageStream, is_class, open_stream
 from sklearn.datasets import load_digits
 from torch import Tensor
 
 
 LARGEST_IN_MEMORY = 2 * 2**30  # bytes of pixels that are kept decoded
+SPLITS = ("train", "test", "validation")
 DIGITS = "scikit-learn digits"
+WEBDATASET_LABEL = "cls"  # the column of classes in shards of that form
 
 datasets.disable_progress_bars()
 
@@ -30,18 +33,18 @@ class LevelImages:
 
     Args:
         size: number of images.
-        read: `read(i, rng)` gives image i as integers `[C, H, W]` in 0 … num_levels − 1, and raises `BadImage`; what
-            is random about it `rng` decides, or nothing is if it is None.
+        read: `read(i, crop)` gives image i as integers `[C, H, W]` in 0 … num_levels − 1, and raises `BadImage`; two
+            numbers in [0, 1) place the crop, which is in the middle if there are none. Not needed with `pixels`.
         num_levels: levels of the data.
         shape: C, H, W.
         labels: the class of every image, int64 `[size]`, or None.
-        pixels: all that `read` gives, `[size, C, H, W]`, if nothing about it is random and memory holds it.
+        pixels: all that `read` gives, `[size, C, H, W]`, if crops change nothing and memory holds it.
     """
 
     def __init__(
         self,
         size: int,
-        read: Callable[[int, np.random.Generator | None], Tensor],
+        read: Callable[[int, tuple[float, float] | None], Tensor] | None,
         num_levels: int,
         shape: tuple[int, int, int],
         labels: Tensor | None = None,
@@ -53,18 +56,37 @@ class LevelImages:
     @classmethod
     def in_memory(cls, pixels: Tensor, num_levels: int, labels: Tensor | None = None) -> LevelImages:
         """Images that are there already, integers `[N, C, H, W]`."""
-        return cls(len(pixels), lambda i, rng: pixels[i], num_levels, tuple(pixels.shape[1:]), labels, pixels)
+        return cls(len(pixels), None, num_levels, tuple(pixels.shape[1:]), labels, pixels)
 
     def __len__(self) -> int:
         return self.size
 
     def __getitem__(self, i: int) -> Tensor:
-        return scaled(self.read(i, None), self.num_levels)
+        return scaled(self.levels(i), self.num_levels)
 
-    def batch(self, first: int, last: int) -> tuple[Tensor, Tensor | None]:
-        """Images first … last − 1, `[B, C, H, W]`, cropped in the middle if at all, and their labels."""
-        images = torch.stack([self[i] for i in range(first, min(last, self.size))])
-        return images, None if self.labels is None else self.labels[first:last]
+    def levels(self, i: int, crop: tuple[float, float] | None = None) -> Tensor:
+        """Image i as integers."""
+        return self.read(i, crop) if self.pixels is None else self.pixels[i]
+
+    def batch(self, first: int, last: int, skip_bad: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Images first … last − 1, `[B, C, H, W]`, cropped in the middle if at all, and their labels.
+
+        Raises:
+            BadImage: for one that cannot be read, unless these are left out.
+        """
+        if self.pixels is not None:
+            levels, some = self.pixels[first:last], slice(first, last)
+        else:
+            read, some = [], []
+            for i in range(first, min(last, self.size)):
+                try:
+                    read.append(self.levels(i))
+                    some.append(i)
+                except BadImage:
+                    if not skip_bad:
+                        raise
+            levels = torch.stack(read) if read else torch.empty(0, *self.shape)
+        return scaled(levels, self.num_levels), None if self.labels is None else self.labels[some]
 
     def batches(self, batch_size: int, limit: int | None = None) -> Iterator[Tensor]:
         """The first `limit` images (all of them if None) in order, in batches."""
@@ -75,8 +97,8 @@ class LevelImages:
     def first(self, count: int | None) -> LevelImages:
         """The first so many of them, or all."""
         size = self.size if count is None else min(count, self.size)
-        labels = None if self.labels is None else self.labels[:size]
-        return LevelImages(size, self.read, self.num_levels, self.shape, labels, self.pixels)
+        labels, pixels = (None if column is None else column[:size] for column in (self.labels, self.pixels))
+        return LevelImages(size, self.read, self.num_levels, self.shape, labels, pixels)
 
 
 def scaled(levels: Tensor, num_levels: int) -> Tensor:
@@ -121,10 +143,14 @@ def load_images(arguments: DataArguments) -> ImageData:
         splits = datasets.load_dataset(**source, cache_dir=arguments.cache_dir, streaming=arguments.streaming)
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
         raise ValueError(f"{name} holds no images that can be read: {error}") from error
-    splits = {split: columns_of(data, name, arguments.label_column) for split, data in splits.items()}
     if "train" not in splits:
         raise ValueError(f"{name} holds no training images (split 'train'); it has {list(splits)}.")
-    parts = _streamed(splits, name, arguments) if arguments.streaming else _mapped(splits, name, arguments)
+    columns = columns_of(splits["train"], name, arguments.label_column)
+    splits = {split: _selected(data, columns) for split, data in splits.items() if split in SPLITS}
+    try:
+        parts = (_streamed if arguments.streaming else _mapped)(splits, columns, name, arguments)
+    except BadImage as error:
+        raise BadImage(f"{error} {TAKE_OUT}") from error
     label = Path(name).resolve().name if is_local else name
     return ImageData(name=label, hub_name=None if is_local else name, **parts)
 
@@ -133,6 +159,9 @@ def _check(arguments: DataArguments) -> None:
     most = 2**16 if arguments.preserve_input_precision else 256
     if arguments.num_levels is not None and not 2 <= arguments.num_levels <= most:
         raise ValueError(f"`num_levels` must be in 2 ... {most}, but is {arguments.num_levels}.")
+    if arguments.interpolation not in INTERPOLATIONS:
+        known = ", ".join(INTERPOLATIONS)
+        raise ValueError(f"`interpolation` must be one of {known}, but is {arguments.interpolation!r}.")
     if arguments.channels is not None and arguments.channels not in MODES:
         raise ValueError(f"`channels` must be 1, 3 or 4, but is {arguments.channels}.")
     for name in ("test_fraction", "validation_fraction"):
@@ -171,8 +200,8 @@ def _digits(arguments: DataArguments) -> ImageData:
 # --- data sets that `datasets` reads --------------------------------------------------------------------------------
 
 
-def columns_of(data: Any, name: str, label_column: str | None) -> Any:
-    """The column of images, undecoded, as "image", and that of their classes, if there is one, as "label".
+def columns_of(data: Any, name: str, label_column: str | None) -> tuple[str, str | None]:
+    """The column of images, and that of their classes, if there is one.
 
     Raises:
         ValueError: if there are no images, or no `label_column`.
@@ -181,99 +210,160 @@ def columns_of(data: Any, name: str, label_column: str | None) -> Any:
     images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
     if not images:
         raise ValueError(f"{name} has no column of images; its columns are {list(features)}.")
-    classes = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     if label_column is not None and label_column not in features:
         raise ValueError(f"`label_column` {label_column} is no column of {name}; its columns are {list(features)}.")
-    columns = {images[0]: "image"}
-    if label_column is not None or classes:
-        columns[label_column or classes[0]] = "label"
-    data = data.select_columns(list(columns))
-    renamed = {old: new for old, new in columns.items() if old != new}
-    data = data.rename_columns(renamed) if renamed else data
-    return data.cast_column("image", datasets.Image(decode=False))
+    classes = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    if not classes and features.get(WEBDATASET_LABEL) == datasets.Value("int64"):
+        classes = [WEBDATASET_LABEL]
+    return images[0], label_column or next(iter(classes), None)
 
 
-def _mapped(splits: dict[str, datasets.Dataset], name: str, arguments: DataArguments) -> dict[str, Any]:
+def _selected(data: Any, columns: tuple[str, str | None]) -> Any:
+    """These columns, the images undecoded."""
+    chosen = data.select_columns([column for column in columns if column is not None])
+    return chosen.cast_column(columns[0], datasets.Image(decode=False))
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """Reads images of a data set one at a time.
+
+    Attributes:
+        data: entries of undecoded images.
+        image: the column of images.
+        split: what the images are of.
+        rows: the images, by their number in the split.
+        form: what every image is made into.
+    """
+
+    data: datasets.Dataset
+    image: str
+    split: str
+    rows: Tensor
+    form: ImageShape | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def entry(self, i: int) -> tuple[dict[str, Any] | None, str]:
+        """An undecoded image, and what to call it."""
+        row = int(self.rows[i])
+        entry = self.data[row][self.image]
+        path = None if entry is None else entry["path"]
+        if path is not None and entry["bytes"] is None:
+            return entry, path
+        return entry, f"Image {row} of split {self.split}" + (f" ({path})" if path else "")
+
+    def __call__(self, i: int, crop: tuple[float, float] | None = None) -> Tensor:
+        entry, name = self.entry(i)
+        return self.form.levels(content_of(entry, name), name, crop)
+
+    def only(self, kept: list[int] | range) -> StoredImages:
+        """Some of them."""
+        return dataclasses.replace(self, rows=self.rows[list(kept)])
+
+
+def _mapped(
+    splits: dict[str, datasets.Dataset], columns: tuple[str, str | None], name: str, arguments: DataArguments
+) -> dict[str, Any]:
     """Data that can be counted: train, test and validation images."""
     if len(splits["train"]) < 2:
         raise ValueError(f"{name} holds no training images (split 'train' of at least 2).")
-    train, test, validation = _divide(splits, arguments)
+    parts = _divide({split: _all_of(data, columns[0], split) for split, data in splits.items()}, arguments)
     bad: list[str] = []
-    train = _readable(train, arguments, bad)
-    shape = ImageShape.of((open_image(entry, "", decode=False) for entry in train["image"]), arguments)
+    parts["train"], form = _formed(parts["train"], arguments, bad)
     images = {
-        part: _level_images(data, shape, arguments, bad, is_training=part == "train")
-        for part, data in (("train", train), ("test", test), ("validation", validation))
-        if data is not None
+        part: _level_images(dataclasses.replace(stored, form=form), columns[1], arguments, bad, part == "train")
+        for part, stored in parts.items()
     }
     return {"validation": images["test"], **images, "bad_images": tuple(bad)}
 
 
-def _divide(
-    splits: dict[str, datasets.Dataset], arguments: DataArguments
-) -> tuple[datasets.Dataset, datasets.Dataset, datasets.Dataset | None]:
-    """Train, test and validation: the data set's own splits where it has them."""
-    train, test = splits["train"], splits.get("test", splits.get("validation"))
-    validation = splits.get("validation") if "test" in splits else None
-    if test is None:
-        halves = train.train_test_split(test_size=arguments.test_fraction, seed=0)
-        train, test = halves["train"], halves["test"]
-    if validation is None and arguments.validation_fraction:
-        halves = train.train_test_split(test_size=arguments.validation_fraction, seed=0)
-        train, validation = halves["train"], halves["test"]
-    return train, test, validation
+def _all_of(data: datasets.Dataset, image: str, split: str) -> StoredImages:
+    return StoredImages(data, image, split, torch.arange(len(data)))
 
 
-def _readable(data: datasets.Dataset, arguments: DataArguments, bad: list[str]) -> datasets.Dataset:
-    """The data without the images whose header cannot be read; one of these is an error unless they are skipped."""
-    good = []
-    for i, entry in enumerate(data["image"]):
-        try:
-            open_image(entry, f"image {i}", decode=False).close()
-            good.append(i)
-        except BadImage as error:
-            if not arguments.skip_bad_images:
-                raise
-            bad.append(str(error))
-    if len(good) < 2:
-        raise ValueError("Fewer than 2 of the training images can be read.")
-    return data if len(good) == len(data) else data.select(good)
+def _divide(splits: dict[str, StoredImages], arguments: DataArguments) -> dict[str, StoredImages]:
+    """Train, test and perhaps validation: the data set's own splits where it has them."""
+    parts = {"train": splits["train"], "test": splits.get("test", splits.get("validation"))}
+    if "test" in splits and "validation" in splits:
+        parts["validation"] = splits["validation"]
+    for part, share in (("test", arguments.test_fraction), ("validation", arguments.validation_fraction)):
+        if parts.get(part) is None and (share > 0 or part == "test"):
+            parts["train"], parts[part] = _split(parts["train"], part, share)
+    return parts
+
+
+def _split(images: StoredImages, part: str, share: float) -> tuple[StoredImages, StoredImages]:
+    """The images in a random order, all but a share of them and that share."""
+    count = math.ceil(share * len(images))
+    if not 0 < count < len(images):
+        raise ValueError(f"`{part}_fraction` {share} of {len(images)} images leaves none for testing or for training.")
+    order = np.random.default_rng(0).permutation(len(images)).tolist()
+    return images.only(order[count:]), images.only(order[:count])
+
+
+def _formed(images: StoredImages, arguments: DataArguments, bad: list[str]) -> tuple[StoredImages, ImageShape]:
+    """The images whose header can be read, and the shape that fits them; a bad one is an error unless skipped."""
+    good: list[int] = []
+
+    def headers() -> Iterator[Header]:
+        for i in range(len(images)):
+            try:
+                yield header_of(*images.entry(i))
+                good.append(i)
+            except BadImage as error:
+                if not arguments.skip_bad_images:
+                    raise
+                bad.append(str(error))
+
+    form = ImageShape.of(headers(), arguments)
+    return (images if len(good) == len(images) else images.only(good)), form
 
 
 def _level_images(
-    data: datasets.Dataset, shape: ImageShape, arguments: DataArguments, bad: list[str], is_training: bool
+    images: StoredImages, label: str | None, arguments: DataArguments, bad: list[str], is_training: bool
 ) -> LevelImages:
-    column, labels = data["image"], _labels(data)
-
-    def read(i: int, rng: np.random.Generator | None) -> Tensor:
-        entry, name = column[i], f"image {i}"
-        return shape.levels(open_image(entry, name), entry["path"] or name, rng)
-
-    in_memory = len(data) * math.prod(shape.of_tensor) * (1 if shape.num_levels <= 256 else 4) <= LARGEST_IN_MEMORY
-    if not in_memory or (is_training and shape.is_random):
-        return LevelImages(len(data), read, shape.num_levels, shape.of_tensor, labels)
-    levels, good = [], []
-    for i in range(len(data)):
+    """The images in memory if it holds them, or else read when they are needed."""
+    form, dtype = images.form, torch.uint8 if images.form.num_levels <= 256 else torch.int32
+    size = len(images) * math.prod(form.of_tensor) * dtype.itemsize
+    is_lazy = size > LARGEST_IN_MEMORY or (is_training and form.is_random)
+    if is_lazy and (is_training or not arguments.skip_bad_images):
+        return LevelImages(len(images), images, form.num_levels, form.of_tensor, _labels(images, label))
+    pixels, good = None if is_lazy else torch.empty(len(images), *form.of_tensor, dtype=dtype), []
+    for i in range(len(images)):
         try:
-            levels.append(read(i, None))
-            good.append(i)
+            levels = images(i)
         except BadImage as error:
             if not arguments.skip_bad_images:
                 raise
             bad.append(str(error))
-    return LevelImages.in_memory(torch.stack(levels), shape.num_levels, None if labels is None else labels[good])
+            continue
+        if pixels is not None:
+            pixels[len(good)] = levels
+        good.append(i)
+    if not good:
+        raise ValueError(f"None of the images of split {images.split} can be read: {bad[-1]}")
+    images = images.only(good)
+    if pixels is None:
+        return LevelImages(len(images), images, form.num_levels, form.of_tensor, _labels(images, label))
+    return LevelImages.in_memory(pixels[: len(good)], form.num_levels, _labels(images, label))
 
 
-def _labels(data: datasets.Dataset) -> Tensor | None:
-    if "label" not in data.column_names:
+def _labels(images: StoredImages, column: str | None) -> Tensor | None:
+    if column is None:
         return None
-    labels = data["label"][:]
-    return torch.tensor(labels, dtype=torch.long) if all(is_class(label) for label in labels) else None
+    labels = images.data.select_columns([column])[:][column]
+    if not all(is_class(labels[row]) for row in images.rows.tolist()):
+        return None
+    return torch.tensor(labels, dtype=torch.long)[images.rows]
 
 
-def _streamed(splits: dict[str, datasets.IterableDataset], name: str, arguments: DataArguments) -> dict[str, Any]:
+def _streamed(
+    splits: dict[str, datasets.IterableDataset], columns: tuple[str, str | None], name: str, arguments: DataArguments
+) -> dict[str, Any]:
     """Data that pass by: training images as a stream, as many test and validation images as are kept in memory."""
-    train, held_out = open_stream(splits, name, arguments)
+    train, held_out, bad = open_stream(splits, columns, name, arguments)
     kept = {
         part: LevelImages.in_memory(
             torch.stack([image for image, _ in pairs]),
@@ -282,4 +372,4 @@ def _streamed(splits: dict[str, datasets.IterableDataset], name: str, arguments:
         )
         for part, pairs in held_out.items()
     }
-    return {"train": train, "validation": kept["test"], **kept}
+    return {"train": train, "validation": kept["test"], **kept, "bad_images": tuple(bad)}

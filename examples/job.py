@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
+from accelerate.utils import gather_object
 from arguments import DiffusionArguments, TrainingArguments
 from batches import Share, TrainingBatches
 from diffusers import UNet2DModel
 from ema import WeightAverage
 from image_data import ImageData
 from pushing import Pusher
+from tracking import Trackers
 
 from ddpm_hf import DDPMPaperScheduler
 from ddpm_hf.objectives import ImportanceTimesteps
@@ -48,9 +50,11 @@ class Job:
     course: dict[str, Any]  # the settings that decide what the run arrives at
     run_id: str
     skip_bad_images: bool
-    pusher: Pusher | None = None
+    is_pushed: bool = False
     push_steps: int = 0
+    pusher: Pusher | None = None  # of the main process, if the run is pushed
     batches: TrainingBatches | None = None
+    trackers: Trackers | None = None
     step: int = 0  # optimisation steps made
     seconds: float = 0.0  # spent training
     bad_images: set[str] = dataclasses.field(default_factory=set)  # sentences on those passed over
@@ -85,3 +89,8 @@ class Job:
     def is_due(self, interval: int) -> bool:
         """Whether something done every `interval` steps, never if 0, is due after the last step."""
         return interval > 0 and self.step % interval == 0
+
+
+def gather_bad_images(job: Job) -> None:
+    """Let every process know of the images that any of them passed over."""
+    job.bad_images = set(gather_object(sorted(job.bad_images)))

@@ -6,7 +6,9 @@ All processes draw and score together; the main one writes.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import itertools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,16 +16,16 @@ from pathlib import Path
 import torch
 from accelerate.utils import broadcast_object_list
 from batches import Share, TrainingBatches
-from ema import averaged
+from diffusers import UNet2DModel
+from ema import WeightAverage, averaged
 from figures import save_grid
-from job import Job
+from job import Job, gather_bad_images
 from output_folder import replace_folder, write_file, write_folder, write_json
 from quality import IMAGES_OF_A_DATA_SET
 from reporting import describe, metrics, quality_of, training_facts
 from sampling import draw_images
 from scoring import fit_decoder_variance, score
 from torch import Tensor
-from tracking import log_images
 
 from ddpm_hf import BitsPerDim, DDPMPaperPipeline, DDPMPaperScheduler
 from ddpm_hf.hub import INDEX
@@ -33,9 +35,19 @@ from ddpm_hf.model_card import CARD, METRICS, SAMPLES, fill_card
 IMAGES_FOR_THE_DECODER = 2048  # more than enough to fit one number
 
 
+@contextlib.contextmanager
+def evaluated(job: Job) -> Iterator[None]:
+    """Inside, the model has its averaged weights and drops nothing out."""
+    with averaged(job.average, job.unet):
+        job.unet.eval()
+        try:
+            yield
+        finally:
+            job.unet.train()
+
+
 def draw(job: Job, count: int) -> Tensor:
     """Samples in [0, 1], the same noise every time."""
-    job.unet.eval()
     pipeline = DDPMPaperPipeline(job.unet, DDPMPaperScheduler.from_config(job.scheduler.config))
     pipeline.set_progress_bar_config(
         leave=False, desc="sampling", unit="step", disable=not job.accelerator.is_main_process
@@ -46,16 +58,16 @@ def draw(job: Job, count: int) -> Tensor:
 
 def draw_grid(job: Job) -> None:
     """A sample grid of the weights as they are now."""
-    with averaged(job.average, job.unet):
+    with evaluated(job):
         samples = draw(job, job.training.eval_batch_size)
     if job.accelerator.is_main_process:
-        save_grid(samples, job.folder / "samples" / f"step_{job.step:07d}.png")
-        log_images(job.accelerator, "samples", samples, job.step)
+        picture = save_grid(samples, job.folder / "samples" / f"step_{job.step:07d}.png")
+        job.trackers.log_picture("samples", picture, job.step)
 
 
 def validate(job: Job) -> None:
     """Bits/dim of validation images with the weights as they are now."""
-    with averaged(job.average, job.unet):
+    with evaluated(job):
         result = _score(job, job.data.validation.first(job.training.max_validation_images))
     figures = {
         "step": job.step,
@@ -63,11 +75,10 @@ def validate(job: Job) -> None:
         "bits_per_dim_standard_error": result.standard_error,
     }
     job.validation.append(figures)
-    job.accelerator.log({f"validation/{name}": value for name, value in figures.items() if name != "step"}, job.step)
+    job.trackers.log({f"validation/{name}": value for name, value in figures.items() if name != "step"}, job.step)
 
 
 def _score(job: Job, images: object, num_evaluations: int | None = None) -> BitsPerDim:
-    job.unet.eval()
     asked = job.training.num_validation_evaluations if num_evaluations is None else num_evaluations
     batch_size, seed = job.training.train_batch_size, job.training.seed
     return score(job.unet, job.scheduler, images, job.accelerator, batch_size, asked, seed)
@@ -80,20 +91,35 @@ def save_model(job: Job) -> None:
 
 
 def _save_pipeline(job: Job) -> None:
-    weights = job.accelerator.get_state_dict(job.model) if job.is_divided else None
-    if not job.accelerator.is_main_process:
-        return
-    unet = job.unet
-    if weights is not None:  # the model's own parts lie with other processes
-        unet = type(job.unet).from_config(job.unet.config)
+    unet = _whole(job, job.average)
+    if job.accelerator.is_main_process:
+        write_folder(job.folder, DDPMPaperPipeline(unet, job.scheduler).save_pretrained, last=INDEX)
+
+
+def _whole(job: Job, average: WeightAverage | None) -> UNet2DModel:
+    """The model, which has these averaged weights, in one piece; of several processes the main one's counts."""
+    if not job.is_divided:
+        return job.unet
+    weights = job.accelerator.get_state_dict(job.model) if average is None else average.state_dict()
+    unet = UNet2DModel.from_config(job.unet.config)
+    if job.accelerator.is_main_process:
         unet.load_state_dict(weights)
-    write_folder(job.folder, DDPMPaperPipeline(unet, job.scheduler).save_pretrained, last=INDEX)
+    return unet
 
 
 def push_snapshot(job: Job) -> None:
-    """Push what is trained so far beside the training, which waits for no more than a copy of the weights."""
+    """Push what is trained so far beside the training, which waits for no more than a copy of the weights.
+
+    All processes call it together; nothing happens while the last push is under way.
+    """
+    is_main = job.accelerator.is_main_process
+    is_free = broadcast_object_list([is_main and not job.pusher.is_busy])[0]
+    if not is_free or not (is_main or job.is_divided):
+        return
     with averaged(job.average, job.unet):
-        pipeline = DDPMPaperPipeline(copy.deepcopy(job.unet).cpu(), job.scheduler)
+        pipeline = DDPMPaperPipeline(copy.deepcopy(_whole(job, job.average)).cpu(), job.scheduler)
+    if not is_main:
+        return
     grids = sorted((job.folder / "samples").glob("*.png"))
     facts = {**training_facts(job), "step_of_training": job.step}
 
@@ -110,21 +136,21 @@ def training_images(job: Job, limit: int) -> Iterator[tuple[Tensor, Tensor | Non
     """Up to so many training images with their classes, the same on every process."""
     train, size = job.data.train, job.training.train_batch_size
     if hasattr(train, "batch"):
-        yield from (train.batch(start, min(start + size, limit)) for start in range(0, min(len(train), limit), size))
+        for start in range(0, min(len(train), limit), size):
+            yield train.batch(start, min(start + size, limit), job.skip_bad_images)
         return
     count = -(-min(limit, job.images_per_epoch or limit) // size)
-    batches = iter(TrainingBatches(train, Share(size), 0, count, job.training.seed))
-    for _ in range(count):
-        batch = next(batches)
-        yield batch.images, batch.labels
+    with contextlib.closing(iter(TrainingBatches(train, Share(size), 0, count, job.training.seed))) as batches:
+        for batch in itertools.islice(batches, count):
+            yield batch.images, batch.labels
 
 
 def finish(job: Job) -> None:
     """Sample, score on the test images, and save: all with the averaged weights."""
     training, accelerator = job.training, job.accelerator
+    gather_bad_images(job)
     others = _scores_of_other_averages(job)
-    with averaged(job.average, job.unet):
-        job.unet.eval()
+    with evaluated(job):
         if job.scheduler.variance_type.startswith("fixed"):
             some = training_images(job, IMAGES_FOR_THE_DECODER)
             variance = fit_decoder_variance(job.unet, job.scheduler, some, training.seed, accelerator.device)
@@ -134,12 +160,12 @@ def finish(job: Job) -> None:
         result = _score(job, job.data.test, training.num_evaluations)
         if accelerator.is_main_process:
             report = metrics(job, result, _quality(job, samples)) | others
-            save_grid(samples[: training.eval_batch_size], job.folder / SAMPLES)
+            picture = save_grid(samples[: training.eval_batch_size], job.folder / SAMPLES)
             write_json(job.folder / METRICS, report)
         _save_pipeline(job)
     if accelerator.is_main_process:
-        log_images(accelerator, "final_samples", samples[: training.eval_batch_size], job.step)
-        accelerator.log({f"test/{name}": value for name, value in _figures(report).items()}, job.step)
+        job.trackers.log_picture("samples", picture, job.step)
+        job.trackers.log({f"test/{name}": value for name, value in _figures(report).items()}, job.step)
         name = str(job.folder) if job.pusher is None else job.pusher.repo_id
         write_file(job.folder / CARD, lambda partial: partial.write_text(fill_card(job.folder, name), "utf-8"))
         print(describe(report))
@@ -167,7 +193,9 @@ def _scores_of_other_averages(job: Job) -> dict[str, object]:
     scores = {}
     for average in job.averages:
         with averaged(average, job.unet):
+            job.unet.eval()
             scores[f"{average.max_decay:g}"] = _score(job, job.data.validation).total
-            if average is not job.average and job.accelerator.is_main_process:
-                replace_folder(job.folder / f"unet_ema_{average.max_decay:g}", job.unet.save_pretrained)
+            unet = _whole(job, average) if average is not job.average else None
+            if unet is not None and job.accelerator.is_main_process:
+                replace_folder(job.folder / f"unet_ema_{average.max_decay:g}", unet.save_pretrained)
     return {"validation_bits_per_dim_by_ema_decay": scores}

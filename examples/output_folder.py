@@ -55,7 +55,7 @@ def write_file(path: Path, write: Callable[[Path], Any]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    with _removed_if_it_fails(partial):
+    with _removed_if_it_fails(partial, path):
         write(partial)
         flush(partial)
     put(partial, path)
@@ -70,7 +70,7 @@ def write_folder(folder: Path, write: Callable[[Path], Any], last: str) -> None:
     """Let `write` fill a folder beside, then move its entries into `folder`, the one that readers look for last."""
     partial = folder / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
-    with _removed_if_it_fails(partial):
+    with _removed_if_it_fails(partial, folder):
         write(partial)
         flush(partial)
     for entry in sorted(partial.iterdir(), key=lambda entry: entry.name == last):
@@ -82,7 +82,7 @@ def replace_folder(folder: Path, write: Callable[[Path], Any]) -> None:
     """Let `write` fill a folder beside, then put it in the place of `folder`: whole, or not there."""
     partial = partial_of(folder)
     shutil.rmtree(partial, ignore_errors=True)
-    with _removed_if_it_fails(partial):
+    with _removed_if_it_fails(partial, folder):
         write(partial)
         flush(partial)
     put(partial, folder)
@@ -128,6 +128,9 @@ def _flush_one(path: Path) -> None:
         os.close(descriptor)
 
 
+OF_FILES = ("PytorchStreamWriter", "inline_container", "iostream", "cannot be opened", "does not exist")
+
+
 @contextlib.contextmanager
 def disk_errors() -> Iterator[None]:
     """Inside, what torch and safetensors raise for a file that cannot be written is an OSError."""
@@ -136,19 +139,23 @@ def disk_errors() -> Iterator[None]:
     except SafetensorError as error:
         raise OSError(str(error)) from error
     except RuntimeError as error:
-        if "PytorchStreamWriter" not in str(error) and "file" not in str(error):
+        reason = str(error).splitlines()[0]
+        if not any(sign in reason for sign in OF_FILES):
             raise
-        raise OSError(str(error).splitlines()[0]) from error
+        raise OSError(f"torch could not write a file to its end; is the disk full? ({reason})") from error
 
 
 @contextlib.contextmanager
-def _removed_if_it_fails(partial: Path) -> Iterator[None]:
+def _removed_if_it_fails(partial: Path, target: Path) -> Iterator[None]:
+    """Inside, `partial` is filled; an OSError names its `target`."""
     try:
         with disk_errors():
             yield
-    except BaseException:
+    except BaseException as error:
         if partial.is_dir():
             shutil.rmtree(partial, ignore_errors=True)
         else:
             partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            raise OSError(f"{target}: {error.strerror or error}") from error
         raise

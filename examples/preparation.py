@@ -8,12 +8,11 @@ import datetime
 import math
 import os
 import secrets
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
 from arguments import (
     DataArguments,
@@ -32,14 +31,15 @@ from diffusers.optimization import get_scheduler
 from ema import WeightAverage
 from image_data import ImageData, load_images
 from job import Job
-from output_folder import claim_folder
+from output_folder import claim_folder, remove_folder
 from pushing import Pusher
+from reporting import training_facts
 from run_state import open_batches, restore, save_weights_as_diffusers_does
 from scoring import check_labels
 from threads import use_all_cores
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from tracking import check_logger, start_trackers, tell
+from tracking import Trackers, check_logger, tell
 
 from ddpm_hf.hub import INDEX
 from ddpm_hf.objectives import ImportanceTimesteps
@@ -78,7 +78,7 @@ def prepare(
     use_all_cores(accelerator.device)
     set_seed(training.seed)
     images = load_images(data)
-    _check_classes(model, images)
+    images = _with_classes(images, model.num_class_embeds)
     scheduler = build_scheduler(diffusion, images.train.num_levels)
     inference_steps = diffusion.ddpm_num_inference_steps or min(100, len(scheduler))
     build_scheduler(diffusion, images.train.num_levels).set_timesteps(inference_steps)  # found out now if it cannot
@@ -94,8 +94,12 @@ def prepare(
     steps = _steps(training, images, share)
     folder, checkpoint = _claim(training, accelerator)
     save_weights_as_diffusers_does(accelerator, unet)
-    if accelerator.state.deepspeed_plugin is not None:  # it cannot see the batches, which are not Accelerate's
-        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = share.batch_size
+    if accelerator.state.deepspeed_plugin is not None:  # it cannot see the batches, and divides the steps itself
+        accelerator.state.deepspeed_plugin.deepspeed_config |= {
+            "train_micro_batch_size_per_gpu": share.batch_size,
+            "gradient_accumulation_steps": share.accumulation,
+            "gradient_clipping": training.max_grad_norm,
+        }
     prepared = accelerator.prepare(unet, *_make_optimizer(unet, training, steps))
     unet = accelerator.unwrap_model(prepared[0], keep_torch_compile=False)
     is_by_loss = diffusion.timestep_sampling == "importance"
@@ -126,19 +130,28 @@ def prepare(
     elif training.resume_from_checkpoint is not None:
         accelerator.print(f"There is no checkpoint in {folder} yet; starting from the beginning.")
     open_batches(job, data.random_flip, data.dataloader_num_workers, checkpoint)
-    if hub.push_to_hub and accelerator.is_main_process:
-        job.pusher, job.push_steps = Pusher(folder, hub), hub.hub_push_steps
-    start_trackers(accelerator, folder, job.settings, job.run_id, job.step)
-    if images.bad_images and accelerator.is_main_process:
-        tell(f"Going on without {len(images.bad_images)} images that cannot be read: {images.bad_images[0]} ...")
+    if hub.push_to_hub:
+        job.is_pushed, job.push_steps = True, hub.hub_push_steps
+        job.pusher = Pusher(folder, hub) if accelerator.is_main_process else None
+    job.trackers = Trackers(accelerator, folder, _told(job), job.run_id, job.step)
+    if accelerator.is_main_process:
+        for count, sentence in enumerate(images.bad_images, 1):
+            tell(f"Passed over, {count} so far: {sentence}")
     return job
 
 
 def _engine(training: TrainingArguments) -> Accelerator:
-    if training.local_rank >= 0:
+    """Accelerate, on all the processes that were started.
+
+    Raises:
+        ValueError: if they do not find each other, or divide the weights in a way that cannot be sampled from.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if training.local_rank >= 0 and processes > 1:
         os.environ.setdefault("LOCAL_RANK", str(training.local_rank))
     folder = Path(training.output_dir)
-    return Accelerator(
+    accelerator = Accelerator(
+        cpu=processes > 1 and not _has_device(),
         mixed_precision=training.mixed_precision,
         gradient_accumulation_steps=training.gradient_accumulation_steps,
         log_with=None if training.logger == "none" else training.logger,
@@ -147,20 +160,42 @@ def _engine(training: TrainingArguments) -> Accelerator:
         dynamo_backend="inductor" if training.torch_compile else None,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
     )
+    if accelerator.num_processes < processes:
+        raise ValueError(
+            f"{processes} processes were started, but only {accelerator.num_processes} found each other; start them"
+            " with `accelerate launch` or `torchrun`."
+        )
+    if accelerator.distributed_type == DistributedType.FSDP and accelerator.state.fsdp_plugin.fsdp_version != 2:
+        raise ValueError("`fsdp_version` of the launcher's settings must be 2.")
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is not None and plugin.zero_stage == 3:
+        raise ValueError("`zero_stage` of the launcher's settings must be at most 2; FSDP divides the weights too.")
+    return accelerator
 
 
-def _check_classes(model: ModelArguments, images: ImageData) -> None:
-    """Raise ValueError for a class-conditional model without the classes, or with more of them than it knows."""
-    if model.num_class_embeds is None:
-        return
-    if model.num_class_embeds < 1:
-        raise ValueError(f"`num_class_embeds` must be at least 1, but is {model.num_class_embeds}.")
-    if hasattr(images.train, "has_labels"):  # a stream, whose labels are seen as they come
-        if not images.train.has_labels:
-            check_labels(None, model.num_class_embeds)
-        return
-    for part in (images.train, images.test, images.validation):
-        check_labels(part.labels, model.num_class_embeds)
+def _has_device() -> bool:
+    """Whether there is anything but processor cores to compute on."""
+    return torch.accelerator.is_available() if hasattr(torch, "accelerator") else torch.cuda.is_available()
+
+
+def _with_classes(images: ImageData, classes: int | None) -> ImageData:
+    """The images for a model of so many classes; a stream checks its labels as they come.
+
+    Raises:
+        ValueError: for a class-conditional model without the classes, or with fewer of them than the data have.
+    """
+    if classes is None:
+        return images
+    if classes < 1:
+        raise ValueError(f"`num_class_embeds` must be at least 1, but is {classes}.")
+    for part in (images.test, images.validation):
+        check_labels(part.labels, classes)
+    if hasattr(images.train, "__len__"):
+        check_labels(images.train.labels, classes)
+        return images
+    if not images.train.has_labels:
+        check_labels(None, classes)
+    return dataclasses.replace(images, train=dataclasses.replace(images.train, num_classes=classes))
 
 
 def _steps(training: TrainingArguments, images: ImageData, share: Share) -> int:
@@ -177,7 +212,8 @@ def _claim(training: TrainingArguments, accelerator: Accelerator) -> tuple[Path,
     """The run's folder, and the checkpoint in it to go on from, if that is wanted and there is one."""
     folder, resume = Path(training.output_dir), training.resume_from_checkpoint
     checkpoint = None if resume is None else find_checkpoint(folder, resume)
-    if resume is None:
+    is_new = resume is None or (checkpoint is not None and checkpoint.parent.resolve() != folder.resolve())
+    if is_new:
         claim_folder(training.output_dir, training.overwrite_output_dir)
     elif checkpoint is None and (folder / INDEX).exists() and not training.overwrite_output_dir:
         raise ValueError(f"`output_dir` {folder} holds a finished run without a checkpoint; choose another.")
@@ -185,8 +221,8 @@ def _claim(training: TrainingArguments, accelerator: Accelerator) -> tuple[Path,
     accelerator.wait_for_everyone()  # all have looked before anything is written
     if accelerator.is_main_process:
         clear_remains(folder)
-        for old in checkpoints(folder) if resume is None else []:  # of the run that is overwritten
-            shutil.rmtree(old)
+        for old in checkpoints(folder) if is_new else []:  # of the run that is overwritten
+            remove_folder(old)
     accelerator.wait_for_everyone()
     return folder, checkpoint
 
@@ -229,6 +265,12 @@ def _course(
             "precision": accelerator.mixed_precision,
         }
     )
+
+
+def _told(job: Job) -> dict[str, Any]:
+    """What the trackers are told of a run that begins."""
+    facts = training_facts(job) | {"images_in_a_step": job.share.total} | job.settings
+    return {name: value for name, value in facts.items() if value is not None and name != "settings"}
 
 
 def settings(*arguments: Any) -> dict[str, Any]:

@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator, DistributedType
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from batches import TrainingBatches
 from checkpoints import check_course, read_checkpoint, read_json
 from diffusers import UNet2DModel
@@ -17,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 STATE = "training.json"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+AVERAGE = "ema-{}.safetensors"
 
 
 def save_weights_as_diffusers_does(accelerator: Accelerator, unet: UNet2DModel) -> None:
@@ -46,12 +49,11 @@ def write_state(job: Job, folder: Path) -> None:
     accelerator.save_state(str(folder))
     if job.batches.state is not None:
         _write_json(folder / f"data_{accelerator.process_index}.json", job.batches.state)
-    for i, average in enumerate(job.averages):
-        name = _average_name(accelerator, i)
-        if accelerator.is_main_process or "rank" in name:
-            save_file(average.state_dict(), folder / name)
+    averages = [average.state_dict() for average in job.averages]
     if not accelerator.is_main_process:
         return
+    for i, average in enumerate(averages):
+        save_file(average, folder / AVERAGE.format(i))
     if job.importance is not None:
         save_file(job.importance.state_dict(), folder / "importance.safetensors")
     state = {
@@ -72,15 +74,26 @@ def restore(job: Job, checkpoint: Path) -> None:
     Raises:
         ValueError: if it cannot be read, or is of a run with other settings.
     """
-    read_checkpoint(checkpoint, lambda: _restore(job, checkpoint))
+    failure = None
+    try:
+        read_checkpoint(checkpoint, lambda: _restore(job, checkpoint))
+    except ValueError as error:
+        failure = str(error)
+    # Of one process alone the others would wait for ever; where the model is divided they read together anyway.
+    failures = [failure] if job.is_divided else gather_object([failure])
+    for told in filter(None, failures):
+        raise ValueError(told)
 
 
 def _restore(job: Job, checkpoint: Path) -> None:
     state = read_json(checkpoint / STATE)
     check_course(state["course"], json.loads(json.dumps(job.course)))
+    if state["step"] > job.steps:
+        raise ValueError(f"it is after step {state['step']}, and the run would end after {job.steps}.")
     job.accelerator.load_state(str(checkpoint))
+    job.accelerator.step = state["step"] * job.share.accumulation  # windows, which may be others than in the checkpoint
     for i, average in enumerate(job.averages):
-        average.load_state_dict(load_file(checkpoint / _average_name(job.accelerator, i)), state["step"])
+        average.load_state_dict(load_file(checkpoint / AVERAGE.format(i)), state["step"])
     if job.importance is not None:
         job.importance.load_state_dict(load_file(checkpoint / "importance.safetensors"))
     job.step, job.seconds, job.run_id = state["step"], state["seconds"], state["run_id"]
@@ -115,10 +128,16 @@ def open_batches(job: Job, random_flip: bool, num_workers: int, checkpoint: Path
     )
 
 
-def _average_name(accelerator: Accelerator, i: int) -> str:
-    """Each process has its part of the averages where the model is divided."""
-    is_divided = accelerator.distributed_type == DistributedType.FSDP
-    return f"ema-{i}-rank{accelerator.process_index}.safetensors" if is_divided else f"ema-{i}.safetensors"
+def is_finite(job: Job) -> bool:
+    """Whether all numbers are finite that a checkpoint would hold now, those of all processes."""
+    tensors = [*job.unet.parameters(), *(tensor for average in job.averages for tensor in average.averages)]
+    tensors += [value for state in job.optimizer.state.values() for value in state.values()]
+    if job.importance is not None:
+        tensors += job.importance.state_dict().values()
+    parts = [
+        tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors if torch.is_tensor(tensor)
+    ]
+    return all(gather_object([all(bool(part.isfinite().all()) for part in parts)]))
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -20,12 +20,19 @@ from figures import save_grid
 from output_folder import claim_file
 from sampling import draw_images
 from scoring import load_pipeline
-from stopping import run_errors
+from stopping import end, run_errors
 
 
 def main() -> None:
     script = Path(__file__).name
     model, sampling = parse(script, ModelPathArguments, SampleArguments)
+    with run_errors(script):
+        sample(script, model, sampling)
+        end()
+
+
+def sample(script: str, model: ModelPathArguments, sampling: SampleArguments) -> None:
+    """Draw, with all processes together; the main one writes."""
     with user_errors(script):
         for name in ("num_images", "batch_size"):
             if getattr(sampling, name) < 1:
@@ -47,10 +54,8 @@ def main() -> None:
         sampling.class_labels,
     )
     if accelerator.is_main_process:
-        with run_errors(script):
-            save_grid(images, output)
+        save_grid(images, output)
         print(f"{sampling.num_images} samples in {output}")
-    accelerator.end_training()
 
 
 def check_classes(known: int | None, asked: list[int] | None) -> None:

@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Iterator
 from types import FrameType
+from typing import NoReturn
+
+from torch import distributed
 
 
 class RunStopped(Exception):
@@ -23,8 +27,18 @@ class RunStopped(Exception):
         self.status = status
 
 
+class Interrupted(BaseException):  # which no `except Exception` of a library swallows
+    """A signal came where the process is left at once."""
+
+    def __init__(self, number: signal.Signals):
+        super().__init__(f"{number.name} stopped it")
+        self.status = 128 + number
+
+
 class Signals:
-    """Notes SIGTERM and SIGINT (Ctrl-C) for the training to see; a second one ends the process at once.
+    """SIGTERM and SIGINT (Ctrl-C): raised as `Interrupted`, or noted where that is asked for.
+
+    A second Ctrl-C ends the process at once; a second SIGTERM, which some schedulers send, does nothing.
 
     Attributes:
         caught: the signal that came, or None.
@@ -32,17 +46,25 @@ class Signals:
 
     def __init__(self) -> None:
         self.caught: signal.Signals | None = None
+        self._are_noted = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._catch)
 
+    @contextlib.contextmanager
+    def noted(self) -> Iterator[None]:
+        """Inside, a signal that comes can be seen in `caught`; it is raised at the end."""
+        self._are_noted = True
+        yield
+        self._are_noted = False
+        if self.caught is not None:
+            raise Interrupted(self.caught)
+
     def _catch(self, number: int, frame: FrameType | None) -> None:
         self.caught = signal.Signals(number)
-        self.restore()
-
-    def restore(self) -> None:
-        """From now on signals do what they do by themselves."""
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if not self._are_noted:
+            raise Interrupted(self.caught)
 
 
 @contextlib.contextmanager
@@ -51,8 +73,43 @@ def run_errors(script: str) -> Iterator[None]:
     try:
         yield
     except RunStopped as stop:
-        print(f"{script}: {stop}", file=sys.stderr, flush=True)
-        sys.exit(stop.status)
+        _leave(stop.status, f"{script}: {stop}")
+    except Interrupted as stop:
+        _leave(stop.status, f"{script}: {stop} before it began.")
     except OSError as error:
-        print(f"{script}: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        sys.exit(1)
+        _leave(1, f"{script}: error: {' '.join(str(error).split())}")
+    except SystemExit as end:
+        _leave(end.code)
+    except RuntimeError as error:
+        if not is_loss_of_a_process(error):
+            raise
+        _leave(1, f"{script}: {LOST}")
+
+
+LOST = "Another process has ended, and this one cannot go on without it."
+
+
+def is_loss_of_a_process(error: RuntimeError) -> bool:
+    """Whether what failed is the exchange with another process."""
+    return distributed.is_available() and (isinstance(error, distributed.DistError) or "gloo" in str(error))
+
+
+def end() -> None:
+    """End the process, at the end of its script, if it is one of several."""
+    if _is_one_of_several():
+        _leave(0)
+
+
+def _leave(status: int, sentence: str | None = None) -> NoReturn:
+    if sentence is not None:
+        print(sentence, file=sys.stderr)
+    if _is_one_of_several():
+        # Without tidying up, where torch may wait for ever: for a thread of gloo that waits for the interpreter.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def _is_one_of_several() -> bool:
+    return distributed.is_available() and distributed.is_initialized()

@@ -3,20 +3,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
+from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
 
 PROJECT = "ddpm_hf"
 NOISE_LEVELS = 10  # equal parts of the timesteps, whose losses are told apart
+RESULTS = ("test/bits_per_dim", "test/frechet_distance_pixels")  # by which tensorboard compares runs
 
 
 def tell(text: str) -> None:
@@ -26,40 +32,105 @@ def tell(text: str) -> None:
 
 def check_logger(name: str) -> None:
     """Raise ValueError unless the tracker is installed."""
-    if name != "none" and importlib.util.find_spec(name) is None:
+    if name == "none":
+        return
+    found = importlib.util.find_spec(name)
+    if found is None or found.origin is None:  # nothing, or a mere folder of that name
         raise ValueError(f"`logger` {name} is not installed; `pip install {name}`, or pass --logger none.")
 
 
-def start_trackers(accelerator: Accelerator, folder: Path, settings: dict[str, Any], run_id: str, step: int) -> None:
-    """Open the trackers of a run, which goes on from this step, and tell them its settings."""
-    os.environ.setdefault("TRACKIO_DIR", str(accelerator.logging_dir))
-    options = {
-        "tensorboard": {"purge_step": step or None},  # what was told after the checkpoint is told again
-        "wandb": {"id": run_id, "name": folder.resolve().name, "resume": "allow", "dir": accelerator.logging_dir},
-        "trackio": {"name": f"{folder.resolve().name}-{run_id}", "resume": "allow"},
-    }
-    plain = {name: value if isinstance(value, (bool, int, float)) else str(value) for name, value in settings.items()}
-    names = {tracker if isinstance(tracker, str) else tracker.value for tracker in accelerator.log_with}
-    if names:
-        Path(accelerator.logging_dir).mkdir(parents=True, exist_ok=True)
-        accelerator.init_trackers(PROJECT, plain, {name: options[name] for name in names})
+class Trackers:
+    """Those that the user asked for; the main process tells them what there is to tell.
+
+    A run that goes on from a checkpoint comes by steps again that were told before it was stopped. Each is shown once:
+    tensorboard is told again, the others keep what they have.
+
+    Args:
+        accelerator: made with the names of the trackers.
+        folder: of the run, which is named after it.
+        settings: told at the start.
+        run_id: the same when the run goes on.
+        step: that it goes on from.
+
+    Raises:
+        ValueError: if one of them does not start.
+    """
+
+    def __init__(self, accelerator: Accelerator, folder: Path, settings: dict[str, Any], run_id: str, step: int):
+        self._all: list[GeneralTracker] = []
+        if not accelerator.log_with or not accelerator.is_main_process:
+            return
+        names = [name if isinstance(name, str) else name.value for name in accelerator.log_with]
+        logs, run = Path(accelerator.logging_dir), folder.resolve().name
+        for variable in ("WANDB_DIR", "TRACKIO_DIR"):
+            os.environ.setdefault(variable, str(logs))
+        options = {
+            "tensorboard": {"purge_step": step + 1},
+            "wandb": {"id": run_id, "name": run, "resume": "allow"},
+            "trackio": {"name": f"{run}-{run_id}", "resume": "allow"},
+        }
+        is_new = not logs.exists()
+        logs.mkdir(parents=True, exist_ok=True)
+        try:
+            accelerator.init_trackers(PROJECT, init_kwargs={name: options[name] for name in names})
+        except Exception as error:  # whatever a library raises that finds no key or no server
+            if is_new:
+                shutil.rmtree(logs, ignore_errors=True)
+            raise ValueError(f"`logger` {', '.join(names)} does not start: {error}") from error
+        self._all = accelerator.trackers
+        self._first = {tracker.name: _first_unknown(tracker) for tracker in self._all} if step else {}
+        self._tell_settings(settings, step + 1)
+
+    def _tell_settings(self, settings: dict[str, Any], step: int) -> None:
+        plain = {
+            name: value if isinstance(value, (bool, int, float)) else str(value) for name, value in settings.items()
+        }
+        for tracker in self._all:
+            if tracker.name != "tensorboard":
+                tracker.store_init_configuration(plain)
+                continue
+            # Accelerate would make another run of them at every start, in which there is nothing else.
+            from torch.utils.tensorboard.summary import hparams
+
+            for summary in hparams(plain, dict.fromkeys(RESULTS)):
+                tracker.writer.file_writer.add_summary(summary)
+            rows = "".join(f"\n| {name} | {value} |" for name, value in plain.items())
+            tracker.writer.add_text("settings", f"| setting | value |\n| --- | --- |{rows}", step)
+
+    def _listening(self, step: int) -> list[GeneralTracker]:
+        return [tracker for tracker in self._all if step >= self._first.get(tracker.name, 0)]
+
+    def log(self, figures: dict[str, float], step: int) -> None:
+        """Tell numbers."""
+        for tracker in self._listening(step):
+            tracker.log(figures, step)
+
+    def log_picture(self, name: str, picture: Image.Image, step: int) -> None:
+        """Show a picture."""
+        for tracker in self._listening(step):
+            if tracker.name == "tensorboard":
+                pixels = np.asarray(picture)
+                tracker.log_images({name: pixels}, step, dataformats="HWC"[: pixels.ndim])
+                tracker.writer.flush()
+            elif tracker.name == "wandb":
+                tracker.log_images({name: [picture]}, step)
+            else:
+                import trackio
+
+                tracker.log({name: trackio.Image(picture)}, step)
+
+    def close(self) -> None:
+        """Let them write what they still hold."""
+        for tracker in self._all:
+            with contextlib.suppress(Exception):  # whatever a library raises: the run is over
+                tracker.finish()
 
 
-def log_images(accelerator: Accelerator, name: str, images: Tensor, step: int) -> None:
-    """Give images `[N, C, H, W]` in [0, 1] to the trackers."""
-    pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    for tracker in accelerator.trackers:
-        if tracker.name == "tensorboard":
-            tracker.log_images({name: pixels}, step, dataformats="NHWC")
-        elif tracker.name == "wandb":
-            tracker.log_images(
-                {name: [image.squeeze(-1) if image.shape[-1] == 1 else image for image in pixels]}, step
-            )
-        else:
-            import trackio
-
-            shown = pixels.repeat(3, axis=-1) if pixels.shape[-1] == 1 else pixels
-            tracker.log({f"{name}/{i}": trackio.Image(image) for i, image in enumerate(shown)}, step)
+def _first_unknown(tracker: GeneralTracker) -> int:
+    """The first step that a tracker has heard nothing of."""
+    if tracker.name == "wandb":
+        return tracker.run.step
+    return getattr(tracker.run, "_next_step", 0) if tracker.name == "trackio" else 0
 
 
 class Progress:
@@ -82,6 +153,8 @@ class Progress:
     def add(self, t: Tensor, losses: Tensor, weights: Tensor | float, norm: Tensor | float | None) -> None:
         """Take in a step: its timesteps, its losses of all processes `[B]`, their weights and the gradient's norm."""
         self.losses.append((weights * losses).mean())
+        if hasattr(norm, "full_tensor"):  # of a model that is divided among processes
+            norm = norm.full_tensor()
         self.norms.append(torch.as_tensor(0.0 if norm is None else norm, device=self.device).float())
         level = t * NOISE_LEVELS // self.num_timesteps
         self.levels.index_add_(1, level, torch.stack([losses.float(), torch.ones_like(losses, dtype=torch.float32)]))

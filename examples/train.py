@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threads  # noqa: F401  # isort: skip - before torch
 
+import contextlib
 import math
 import signal
 import time
@@ -32,14 +33,15 @@ from arguments import (
     user_errors,
 )
 from batches import Batch
-from checkpoints import GO_ON, save_checkpoint
-from job import Job
+from checkpoints import save_checkpoint, telling_the_way_on
+from image_files import TAKE_OUT
+from job import Job, gather_bad_images
 from outcome import draw_grid, finish, push_snapshot, save_model, validate
 from preparation import prepare
 from randomness import Use, generator_of, noise_like, seed_of
-from run_state import write_state
+from run_state import is_finite, write_state
 from scoring import conditioning
-from stopping import RunStopped, Signals, run_errors
+from stopping import Interrupted, RunStopped, Signals, end, run_errors
 from torch import Tensor
 from tqdm.auto import tqdm
 from tracking import Progress, tell
@@ -54,6 +56,7 @@ from ddpm_hf.objectives import (
 
 
 STEPS_BETWEEN_REPORTS = 10  # reading the loss waits for the device
+ANEW = "The checkpoints before it are good, but lead to it again; start anew with a lower learning rate, say."
 
 
 def losses_of(job: Job, batch: Batch, t: Tensor, first: int) -> Tensor:
@@ -62,7 +65,7 @@ def losses_of(job: Job, batch: Batch, t: Tensor, first: int) -> Tensor:
     noise = noise_like(x_0, first, job.training.seed, job.step)
     x_t = scheduler.add_noise(x_0, noise, t)
     classes = conditioning(job.unet, batch.labels, x_0.device)
-    output = job.model(x_t, t, return_dict=False, **classes)[0].float()
+    output = job.model(x_t.to(job.unet.dtype), t, return_dict=False, **classes)[0].float()
     if job.diffusion.objective == "simple":
         return simple_loss(output, scheduler.training_target(x_0, noise, t))
     if job.diffusion.objective == "vlb":  # every timestep is visited: the chain's index is the timestep
@@ -116,11 +119,12 @@ def take_step(job: Job, batches: Iterator[Batch], progress: Progress) -> None:
 
 def train(job: Job, signals: Signals) -> None:
     """Algorithm 1 until the last step, or until a signal comes; what is due along the way is done here."""
-    batches, progress = iter(job.batches), Progress(len(job.scheduler), job.accelerator.device)
+    progress = Progress(len(job.scheduler), job.accelerator.device)
     is_main, clock = job.accelerator.is_main_process, time.monotonic()
-    with tqdm(total=job.steps, initial=job.step, desc="training", unit="step", disable=not is_main) as bar:
+    bar = tqdm(total=job.steps, initial=job.step, desc="training", unit="step", disable=not is_main)
+    with bar, contextlib.closing(iter(job.batches)) as batches:
+        job.model.train()
         while job.step < job.steps:
-            job.model.train()
             take_step(job, batches, progress)
             bar.update()
             if is_time_to_report(job, progress, signals):
@@ -136,26 +140,33 @@ def train(job: Job, signals: Signals) -> None:
 def is_time_to_report(job: Job, progress: Progress, signals: Signals) -> bool:
     """Whether to read the losses now; of several processes none alone may decide it."""
     is_stopped = job.accelerator.num_processes == 1 and signals.caught is not None
-    is_saved = job.is_due(job.training.checkpointing_steps) or job.step == job.steps
-    return len(progress) == STEPS_BETWEEN_REPORTS or is_saved or is_stopped
+    return len(progress) == STEPS_BETWEEN_REPORTS or is_anything_due(job) or is_stopped
+
+
+def is_anything_due(job: Job) -> bool:
+    """Whether the last step is followed by anything but the next one."""
+    training = job.training
+    steps = (training.validation_steps, training.checkpointing_steps, job.push_steps)
+    epochs = (training.save_images_epochs, training.save_model_epochs)
+    return job.step == job.steps or any(map(job.is_due, steps)) or any(map(job.ends_epoch, epochs))
 
 
 def along_the_way(job: Job, caught: signal.Signals | None) -> None:
     """What is due after the step besides training; after the last one only what its end does not do anyway.
 
     Raises:
-        RunStopped: if a signal was caught, when all is saved.
+        Interrupted: if a signal was caught, when all is saved.
+        RunStopped: if there are numbers that are not finite.
     """
     training, is_last = job.training, job.step == job.steps
+    if (caught or is_anything_due(job)) and not is_finite(job):
+        raise RunStopped(f"After step {job.step} not all weights are finite. {ANEW}")
     if job.is_due(training.validation_steps):
         validate(job)
     if caught or job.is_due(training.checkpointing_steps) or (is_last and training.checkpointing_steps):
-        saved = save(job)
-    if caught and not is_last:
-        raise RunStopped(
-            f"{caught.name} stopped it, {saved} is whole. The same command with {GO_ON} goes on from there.",
-            128 + caught,
-        )
+        save(job)
+    if caught:
+        raise Interrupted(caught)
     if is_last:
         return
     if job.ends_epoch(training.save_images_epochs):
@@ -163,14 +174,15 @@ def along_the_way(job: Job, caught: signal.Signals | None) -> None:
     is_saved = job.ends_epoch(training.save_model_epochs)
     if is_saved:
         save_model(job)
-    if job.pusher is not None and (is_saved or job.is_due(job.push_steps)) and not job.pusher.is_busy:
+    if job.is_pushed and (is_saved or job.is_due(job.push_steps)):
         push_snapshot(job)
 
 
-def save(job: Job) -> Path:
+def save(job: Job) -> None:
     """A checkpoint of the run as it is now."""
+    gather_bad_images(job)
     limit = job.training.checkpoints_total_limit
-    return save_checkpoint(job.accelerator, job.folder, job.step, lambda partial: write_state(job, partial), limit)
+    save_checkpoint(job.accelerator, job.folder, job.step, lambda partial: write_state(job, partial), limit)
 
 
 def report(job: Job, progress: Progress, bar: tqdm, since: float) -> float:
@@ -181,7 +193,7 @@ def report(job: Job, progress: Progress, bar: tqdm, since: float) -> float:
     for step, loss, norm in zip(range(job.step - count + 1, job.step + 1), losses, norms, strict=True):
         if not math.isfinite(loss) or not (is_scaled or math.isfinite(norm)):
             what = f"The loss of step {step} is {loss}, the norm of its gradient {norm}."
-            raise RunStopped(f"{what} The checkpoints before it are good; go on with a lower learning rate, say.")
+            raise RunStopped(f"{what} {ANEW}")
     job.seconds += now - since
     speed = count * job.share.total / (now - since)
     loss = sum(losses) / count
@@ -193,7 +205,7 @@ def report(job: Job, progress: Progress, bar: tqdm, since: float) -> float:
         "images_per_second": speed,
         "epoch": job.epochs_made(job.step),
     }
-    job.accelerator.log(figures | levels, step=job.step)
+    job.trackers.log(figures | levels, job.step)
     return time.monotonic()
 
 
@@ -201,7 +213,7 @@ def note_bad_images(job: Job, batch: Batch) -> None:
     """Name every image that was passed over once, or stop at the first."""
     for sentence in batch.bad:
         if not job.skip_bad_images:
-            raise RunStopped(f"{sentence} Take it out, or pass --skip_bad_images to go on without such images.")
+            raise RunStopped(f"{sentence} {TAKE_OUT}")
         if sentence not in job.bad_images:
             job.bad_images.add(sentence)
             tell(f"Passed over, {len(job.bad_images)} so far: {sentence}")
@@ -210,14 +222,15 @@ def note_bad_images(job: Job, batch: Batch) -> None:
 def main() -> None:
     script = Path(__file__).name
     arguments = parse(script, ModelArguments, DataArguments, DiffusionArguments, TrainingArguments, HubArguments)
-    with user_errors(script):
-        job = prepare(*arguments)
     with run_errors(script):
         signals = Signals()
-        train(job, signals)
-        signals.restore()
-        finish(job)
-    job.accelerator.end_training()
+        with user_errors(script):
+            job = prepare(*arguments)
+        with telling_the_way_on(job.folder), contextlib.closing(job.trackers):
+            with signals.noted():
+                train(job, signals)
+            finish(job)
+        end()
 
 
 if __name__ == "__main__":

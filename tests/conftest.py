@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
 from script_server import ScriptServer
+from training_runs import EVERYTHING, ended, start
 
 
 hypothesis.settings.register_profile("same_every_run", derandomize=True, deadline=None, database=None, max_examples=50)
@@ -35,3 +38,17 @@ def scripts() -> Iterator[ScriptServer]:
     """Runs the scripts in examples/ without waiting for their imports; started by the first test that asks for it."""
     with ScriptServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def whole(scripts: ScriptServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never stopped."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    ended(start(scripts, folder, *EVERYTHING))
+    return folder
+
+
+@pytest.fixture
+def finished(whole: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may change."""
+    return Path(shutil.copytree(whole, tmp_path / "run"))

@@ -58,6 +58,7 @@ def import_everything() -> None:
     """
     sys.path[0] = str(EXAMPLES)
     names = ["threads", "torch", "torch.distributed", "torch.distributed.elastic.multiprocessing.errors"]
+    names += ["torch._dynamo"]  # by DistributedDataParallel, when it is made
     names += ["accelerate", "accelerate.utils", "datasets", "sklearn.datasets", "scipy.optimize", "yaml"]
     names += ["matplotlib.pyplot", "matplotlib.backends.backend_agg", "PIL.Image", "safetensors.torch"]
     names += ["ddpm_hf", "ddpm_hf.objectives", "diffusers.optimization"]

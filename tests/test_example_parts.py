@@ -1,11 +1,10 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The pieces that the scripts share: images as levels, averaged weights, output folders, configurations."""
+"""The pieces that the scripts share: averaged weights, output folders, configurations."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -13,7 +12,7 @@ from arguments import DataArguments, DiffusionArguments, ModelArguments, Trainin
 from building import build_scheduler, build_unet
 from ema import WeightAverage, averaged
 from figures import save_grid
-from image_data import LevelImages, load_images
+from image_data import LevelImages
 from output_folder import claim_folder, replace_folder, write_file, write_folder
 from PIL import Image
 from quality import frechet_distance, pixel_frechet_distance
@@ -26,71 +25,6 @@ from ddpm_hf import DDPMPaperScheduler, NoiseSchedule
 
 
 CONFIGS = Path(__file__).parents[1] / "examples" / "configs"
-
-
-# --- images ---------------------------------------------------------------------------------------------------------
-
-
-def test_the_digits_are_scikit_learns_in_order() -> None:
-    data, truth = load_images(DataArguments()), load_digits().images
-    assert (len(data.train), len(data.test), data.train.num_levels) == (1500, 297, 17)
-    for images, levels in ((data.train, truth[:1500]), (data.test, truth[1500:])):
-        batch = torch.cat(list(images.batches(400)))
-        np.testing.assert_array_equal(((batch[:, 0] + 1) * 8).numpy(), levels)
-
-
-def test_flips_mirror_about_half_of_the_images_and_change_nothing_else() -> None:
-    torch.manual_seed(0)
-    image = torch.arange(12, dtype=torch.uint8).reshape(1, 3, 4)
-    images = LevelImages(400, lambda i: image, num_levels=256, random_flip=True)
-    plain = image.float() * (2 / 255) - 1
-    flipped = [torch.equal(images[i], plain.flip(-1)) for i in range(400)]
-    assert all(same or torch.equal(images[i], plain) for i, same in enumerate(flipped[:5]))
-    assert 140 < sum(flipped) < 260
-
-
-@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3), ("RGBA", 4)])
-def test_eight_bit_images_keep_their_pixels(tmp_path: Path, mode: str, channels: int) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 4, channels), dtype=np.uint8)
-    (tmp_path / "images").mkdir()
-    for i, image in enumerate(pixels):
-        Image.fromarray(image[..., 0] if channels == 1 else image, mode=mode).save(tmp_path / "images" / f"{i}.png")
-    data = load_images(DataArguments(train_data_dir=str(tmp_path / "images"), test_fraction=0.2))
-    seen = torch.cat([*data.train.batches(9), *data.test.batches(9)])
-    levels = ((seen + 1) / 2 * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    assert sorted(image.tobytes() for image in levels) == sorted(image.tobytes() for image in pixels)
-
-
-def test_black_and_white_images_have_two_levels(tmp_path: Path) -> None:
-    for i in range(4):
-        Image.fromarray(np.eye(8) > i / 10).save(tmp_path / f"{i}.png")
-    data = load_images(DataArguments(train_data_dir=str(tmp_path), test_fraction=0.25))
-    assert data.train.num_levels == 2 and set(data.train[0].unique().tolist()) == {-1.0, 1.0}
-
-
-def test_fewer_levels_keep_the_highest_bits(tmp_path: Path) -> None:
-    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(tmp_path / "a.png")
-    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(tmp_path / "b.png")
-    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(tmp_path / "c.png")
-    data = load_images(DataArguments(train_data_dir=str(tmp_path), num_levels=32, test_fraction=0.4))
-    levels = ((data.train[0] + 1) / 2 * 31).round().flatten().long()
-    assert torch.equal(levels, torch.arange(256) >> 3)
-
-
-def test_resizing_crops_the_middle(tmp_path: Path) -> None:
-    wide = np.zeros((8, 24), dtype=np.uint8)
-    wide[:, 8:16] = 255
-    for name in "abc":
-        Image.fromarray(wide).save(tmp_path / f"{name}.png")
-    arguments = DataArguments(train_data_dir=str(tmp_path), resolution=8, center_crop=True, test_fraction=0.4)
-    assert torch.equal(load_images(arguments).train[0], torch.ones(1, 8, 8))
-
-
-def test_a_data_set_without_images_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    datasets.Dataset.from_dict({"text": ["a", "b"]}).to_parquet(tmp_path / "data" / "train.parquet")
-    with pytest.raises(ValueError, match="no column of images"):
-        load_images(DataArguments(dataset_name=str(tmp_path / "data")))
 
 
 # --- weights --------------------------------------------------------------------------------------------------------
@@ -106,7 +40,7 @@ def test_the_average_follows_its_recursion_and_is_swapped_back() -> None:
             for tensor in model.state_dict().values():
                 tensor.add_(torch.randn_like(tensor) if tensor.is_floating_point() else 1)
         average.update(model)
-        decay = min(0.9, 1 - (1 + step) ** -0.75)
+        decay = min(0.9, 1 - step**-0.75)
         for name in expected:
             expected[name] = decay * expected[name] + (1 - decay) * model.state_dict()[name].double()
     last = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -207,7 +141,7 @@ def test_the_distance_of_pixels_needs_no_more_images_than_pixels() -> None:
 def test_the_papers_models_have_the_published_sizes(config: str, shape: tuple[int, ...], parameters: int) -> None:
     classes = (ModelArguments, DataArguments, DiffusionArguments, TrainingArguments)
     model, _, diffusion, _ = parse("train.py", *classes, argv=[str(CONFIGS / config)])
-    images = LevelImages(1, lambda i: torch.zeros(shape, dtype=torch.uint8), num_levels=256)
+    images = LevelImages.in_memory(torch.zeros((1, *shape), dtype=torch.uint8), num_levels=256)
     with torch.device("meta"):
         unet = build_unet(model, diffusion, images)
     assert sum(parameter.numel() for parameter in unet.parameters()) == parameters
@@ -224,8 +158,10 @@ def test_the_fitted_decoder_variance_is_that_of_the_residuals() -> None:
     scheduler = DDPMPaperScheduler(prediction_type="sample", clip_sample=False, num_levels=num_levels)
 
     class Oracle(nn.Module):
+        config, dtype = {}, torch.float32
+
         def forward(self, x_t: torch.Tensor, t: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
             return (guess,)
 
-    variance = fit_decoder_variance(Oracle(), scheduler, [x_0], seed=0, device=torch.device("cpu"))
+    variance = fit_decoder_variance(Oracle(), scheduler, [(x_0, None)], seed=0, device=torch.device("cpu"))
     assert variance == pytest.approx(spread**2, rel=0.03)

@@ -1,0 +1,838 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Training, ours against the recipe of diffusers' train_unconditional.py: what a step costs, what equal seconds reach.
+
+    python benchmarks/training.py --output results.json
+
+overhead: the bare forward and backward pass, our step and stock's take turns of ten steps in one process.
+quality:  each recipe trains alone for the same seconds, one after the other; then bits/dim of the test images, the
+          pixel Fréchet distance of samples, and the peak memory.
+gpu:      the paper's 35.7 M parameters on 32x32 images, turns as in `overhead`, eager and compiled, by precision.
+
+Ours is examples/train.py itself: its `prepare`, `train` and `finish`, as they are, at their default settings with
+checkpoints; sample grids and validation along the way are off, as they are on stock's side. Stock's script needs
+torchvision; its recipe is written anew here, with the same calls of Accelerate and diffusers in the same order. What
+differs is in its favour: its images lie in memory as tensors and are only scaled one by one, nothing is written to
+tensorboard, and it computes on all cores. Both get the same data, UNet and batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import math
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import accelerate
+import diffusers
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+from torch.nn.functional import mse_loss
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from ddpm_hf import BitsPerDim, DDPMPaperScheduler
+
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "examples"))  # the training that is measured
+import preparation  # noqa: E402
+import train as ours  # noqa: E402
+from arguments import (  # noqa: E402
+    DataArguments,
+    DiffusionArguments,
+    HubArguments,
+    ModelArguments,
+    TrainingArguments,
+    parse,
+)
+from batches import Batch, TrainingBatches  # noqa: E402
+from image_data import ImageData, LevelImages, load_images  # noqa: E402
+from job import Job  # noqa: E402
+from outcome import IMAGES_FOR_THE_DECODER, finish  # noqa: E402
+from reporting import quality_of  # noqa: E402
+from scoring import fit_decoder_variance, score  # noqa: E402
+from threads import use_all_cores  # noqa: E402
+
+
+BLOCK = 10  # steps in a turn; our training reads its losses once in as many
+FIRST_ROUNDS = 6  # left out: caches fill, and our timesteps are uniform for 50 steps
+STEPS_BETWEEN_CHECKPOINTS = 500  # both recipes' default
+STEPS_WITHOUT_END = 10**6
+BARE, OURS, STOCK = "bare", "ours", "stock"
+STOCK_RATE, TUNED_RATE = 1e-4, 2e-3  # the script's default, and one that suits the digits
+STOCK_WARMUP = 500
+
+
+# --- stock's recipe --------------------------------------------------------------------------------------------------
+
+
+class ScaledItems(Dataset):
+    """Images one by one, as the script's transforms leave them; it would decode, resize and crop them too."""
+
+    def __init__(self, pixels: Tensor, num_levels: int, random_flip: bool = False):
+        self.pixels, self.num_levels, self.random_flip = pixels, num_levels, random_flip
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        image = self.pixels[i].float() / (self.num_levels - 1)
+        if self.random_flip and torch.rand(1) < 0.5:
+            image = image.flip(-1)
+        return {"input": (image - 0.5) / 0.5}
+
+
+@dataclass
+class Stock:
+    """The recipe of diffusers' script, prepared; `step` counts on."""
+
+    accelerator: Accelerator
+    model: torch.nn.Module
+    optimizer: Any
+    loader: Any
+    lr_scheduler: Any
+    noise_scheduler: DDPMScheduler
+    ema: EMAModel
+    weight_dtype: torch.dtype
+    folder: Path
+    step: int = 0
+
+    def train(self) -> Iterator[None]:
+        """Its loop without end; gives way after every step."""
+        for epoch in itertools.count():
+            self.model.train()
+            bar = tqdm(total=len(self.loader), disable=not self.accelerator.is_local_main_process)
+            bar.set_description(f"Epoch {epoch}")
+            for batch in self.loader:
+                self._take_step(batch, bar)
+                yield
+            bar.close()
+            self.accelerator.wait_for_everyone()
+
+    def _take_step(self, batch: dict[str, Tensor], bar: tqdm) -> None:
+        accelerator = self.accelerator
+        x_0 = batch["input"].to(self.weight_dtype)
+        noise = torch.randn(x_0.shape, dtype=self.weight_dtype, device=x_0.device)
+        t = torch.randint(0, self.noise_scheduler.config.num_train_timesteps, (len(x_0),), device=x_0.device).long()
+        x_t = self.noise_scheduler.add_noise(x_0, noise, t)
+        with accelerator.accumulate(self.model):
+            loss = mse_loss(self.model(x_t, t).sample.float(), noise.float())
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+            self.lr_scheduler.step()
+            self.optimizer.zero_grad()
+        if accelerator.sync_gradients:
+            self.ema.step(self.model.parameters())
+            bar.update(1)
+            self.step += 1
+            if self.step % STEPS_BETWEEN_CHECKPOINTS == 0:
+                self.save()
+        logs = {"loss": loss.detach().item(), "lr": self.lr_scheduler.get_last_lr()[0], "step": self.step}
+        logs["ema_decay"] = self.ema.cur_decay_value
+        bar.set_postfix(**logs)
+        accelerator.log(logs, step=self.step)
+
+    def save(self) -> None:
+        """A checkpoint."""
+        self.accelerator.save_state(str(self.folder / f"checkpoint-{self.step}"))
+
+
+@dataclass(frozen=True)
+class StockSettings:
+    """What varies of it."""
+
+    batch_size: int
+    learning_rate: float = STOCK_RATE
+    precision: str = "no"
+    compiled: bool = False
+    num_workers: int = 0
+    random_flip: bool = False
+
+
+def prepare_stock(
+    pixels: Tensor, num_levels: int, unet_config: dict[str, Any], settings: StockSettings, folder: Path
+) -> Stock:
+    """Stock's recipe with --use_ema and everything else at its default, but for `settings`."""
+    accelerator = Accelerator(
+        gradient_accumulation_steps=1,
+        mixed_precision=settings.precision,
+        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "logs")),
+        dynamo_backend="inductor" if settings.compiled else None,  # as `accelerate launch` can ask for
+    )
+    use_all_cores(accelerator.device)
+    model = UNet2DModel.from_config(unet_config)
+    ema = EMAModel(
+        model.parameters(),
+        decay=0.9999,
+        use_ema_warmup=True,
+        inv_gamma=1.0,
+        power=3 / 4,
+        model_cls=UNet2DModel,
+        model_config=model.config,
+    )
+    noise_scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear", prediction_type="epsilon")
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.learning_rate, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8
+    )
+    items = ScaledItems(pixels, num_levels, settings.random_flip)
+    loader = DataLoader(items, batch_size=settings.batch_size, shuffle=True, num_workers=settings.num_workers)
+    lr_scheduler = get_scheduler(
+        "cosine", optimizer=optimizer, num_warmup_steps=STOCK_WARMUP, num_training_steps=STEPS_WITHOUT_END
+    )
+    prepared = accelerator.prepare(model, optimizer, loader, lr_scheduler)
+    ema.to(accelerator.device)
+    _save_weights_as_the_script_does(accelerator, ema)
+    dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[settings.precision]
+    return Stock(accelerator, *prepared, noise_scheduler, ema, dtype, folder)
+
+
+def _save_weights_as_the_script_does(accelerator: Accelerator, ema: EMAModel) -> None:
+    def save(models: list[Any], weights: list[Any], folder: str) -> None:
+        ema.save_pretrained(os.path.join(folder, "unet_ema"))
+        for model in models:
+            model.save_pretrained(os.path.join(folder, "unet"))
+            weights.pop()
+
+    accelerator.register_save_state_pre_hook(save)
+
+
+# --- ours ------------------------------------------------------------------------------------------------------------
+
+
+def prepare_ours(folder: Path, *flags: str, config: Path | None = None) -> Job:
+    """The job of examples/train.py with these flags; what is done along the way is left out but for checkpoints."""
+    argv = [] if config is None else [str(config)]
+    argv += ["--output_dir", str(folder), "--validation_steps", "0", "--save_images_epochs", "0", *flags]
+    classes = (ModelArguments, DataArguments, DiffusionArguments, TrainingArguments, HubArguments)
+    return preparation.prepare(*parse("training.py", *classes, argv=argv))
+
+
+def train_ours(job: Job, batches: Any) -> None:
+    """examples/train.py's own loop, with something in the place of the job's batches that gives the same ones."""
+    given, job.batches = job.batches, batches
+    ours.train(job, SimpleNamespace(caught=None))  # Ctrl-C ends the benchmark, and is not waited for
+    job.batches = given
+
+
+# --- overhead --------------------------------------------------------------------------------------------------------
+
+
+class Bare:
+    """Forward and backward pass alone: noisy images, times and noise lie ready; the last gradients are let go."""
+
+    def __init__(self, job: Job, precision: str, compiled: bool, count: int = 16):
+        self.unet = UNet2DModel.from_config(job.unet.config).to(job.accelerator.device).train()
+        self.model = torch.compile(self.unet) if compiled else self.unet
+        self.parameters = list(self.unet.parameters())
+        self.autocast = partial(
+            torch.autocast, job.accelerator.device.type, torch.bfloat16, enabled=precision == "bf16"
+        )
+        self.inputs = itertools.cycle([self._input(job) for _ in range(count)])
+
+    @staticmethod
+    def _input(job: Job) -> tuple[Tensor, Tensor, Tensor]:
+        device, size = job.accelerator.device, job.share.batch_size
+        noise = torch.randn(size, *job.data.train.shape, device=device)
+        t = torch.randint(len(job.scheduler), (size,), device=device)
+        x_0 = torch.rand_like(noise) * 2 - 1
+        return job.scheduler.add_noise(x_0, noise, t), t, noise
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        with self.autocast():
+            return self.model(x_t, t, return_dict=False)[0]
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def take_step(self) -> None:
+        x_t, t, noise = next(self.inputs)
+        self.backward(mse_loss(self.forward(x_t, t).float(), noise))
+        for parameter in self.parameters:
+            parameter.grad = None
+
+
+class Stopwatch:
+    """Seconds spent in functions, by name, turn by turn; it takes under a microsecond of each call."""
+
+    def __init__(self) -> None:
+        self.turns: list[Counter[str]] = []
+        self._seconds: Counter[str] = Counter()
+
+    def watch(self, owner: Any, name: str, label: str) -> None:
+        """Put a function that is timed in the place of an owner's."""
+        setattr(owner, name, self.timed(getattr(owner, name), label))
+
+    def timed(self, function: Callable[..., Any], label: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._seconds[label] += time.perf_counter() - start
+
+        return call
+
+    def end_turn(self) -> None:
+        self.turns.append(self._seconds)
+        self._seconds = Counter()
+
+
+def watch_parts(watch: Stopwatch, job: Job) -> None:
+    """Time the parts of our step. What is not named here is in "the rest"."""
+    accelerator = job.accelerator
+    parts = [
+        (ours, "draw_timesteps", "timesteps"),
+        (ours, "noise_like", "noise"),
+        (ours, "seed_of", "seed of the dropout"),
+        (torch, "manual_seed", "seed of the dropout"),
+        (job.scheduler, "add_noise", "add_noise"),
+        (job.model, "forward", "forward"),
+        (ours, f"{job.diffusion.objective}_loss", "loss"),
+        (accelerator, "backward", "backward"),
+        (accelerator, "clip_grad_norm_", "clipping"),
+        (job.optimizer, "step", "optimizer"),
+        (job.optimizer, "zero_grad", "optimizer"),
+        (job.lr_scheduler, "step", "learning rate"),
+        (accelerator, "gather", "gathering"),
+        *([] if job.importance is None else [(job.importance, "update", "importance")]),
+        *((average, "update", "average of the weights") for average in job.averages),
+        (ours.Progress, "add", "progress"),
+        (ours, "report", "report"),
+        (ours, "along_the_way", "along the way"),
+    ]
+    for owner, name, label in parts:
+        watch.watch(owner, name, label)
+
+
+class Turns:
+    """In the place of a job's batches: the others take their turns before each of ours, `BLOCK` steps each.
+
+    So our training runs through its own loop, which asks for its next batch when its turn is over.
+    """
+
+    state = None  # for checkpoints: these images need none
+
+    def __init__(self, batches: TrainingBatches, others: dict[str, Callable[[], None]], watch: Stopwatch):
+        self.batches, self.others, self.watch = batches, others, watch
+        self.seconds: dict[str, list[float]] = {name: [] for name in (OURS, *others)}
+        self.memory: dict[str, list[int]] = {name: [] for name in (OURS, *others)}  # of a GPU
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = iter(self.batches)
+        read, begun = self.watch.timed(lambda: next(batches, None), "data"), None
+        for step in itertools.count():
+            if step % BLOCK == 0:
+                if begun is not None:
+                    self._end(OURS, begun)
+                    self.watch.end_turn()
+                for name, other in self.others.items():
+                    begun = self._begin()
+                    for _ in range(BLOCK):
+                        other()
+                    self._end(name, begun)
+                begun = self._begin()
+            batch = read()
+            if batch is None:
+                return
+            yield batch
+
+    def _begin(self) -> float:
+        start = now()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        return start
+
+    def _end(self, name: str, begun: float) -> None:
+        self.seconds[name].append(now() - begun)
+        if torch.cuda.is_available():
+            self.memory[name].append(torch.cuda.max_memory_allocated())
+
+
+def now() -> float:
+    """Seconds, when all that was asked of the device is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def steps_needed(rounds: int) -> int:
+    """Optimisation steps of ours; the last one ends the last turn."""
+    return (FIRST_ROUNDS + rounds) * BLOCK + 1
+
+
+def compare_steps(job: Job, stock: Stock, bare: Bare, rounds: int, watch: Stopwatch) -> dict[str, Any]:
+    """What a step costs on each side, as ratios of turns one right after the other."""
+    turns = Turns(job.batches, {BARE: bare.take_step, STOCK: partial(next, stock.train())}, watch)
+    with quiet():
+        train_ours(job, turns)
+    counted = slice(FIRST_ROUNDS, FIRST_ROUNDS + rounds)
+    taken = {side: seconds[counted] for side, seconds in turns.seconds.items()}
+    pairs = {"ours over bare": (OURS, BARE), "stock over bare": (STOCK, BARE), "ours over stock": (OURS, STOCK)}
+    result: dict[str, Any] = {
+        name: {
+            **spread([a / b for a, b in zip(taken[over], taken[under], strict=True)]),
+            "of all turns together": sum(taken[over]) / sum(taken[under]),
+        }
+        for name, (over, under) in pairs.items()
+    }
+    result["steps per second"] = {side: BLOCK / statistics.median(seconds) for side, seconds in taken.items()}
+    result["milliseconds of a step"] = {side: 1e3 / rate for side, rate in result["steps per second"].items()}
+    if torch.cuda.is_available():
+        result["peak GiB of the GPU in a turn, all three sides' weights in it"] = {
+            side: max(values) / 2**30 for side, values in turns.memory.items()
+        }
+    if "forward" in watch.turns[0]:
+        result["our step"] = breakdown(watch.turns[counted], taken)
+    return result
+
+
+def breakdown(turns: list[Counter[str]], taken: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Where our step spends what it takes beyond the bare one: milliseconds, and percent of the bare step.
+
+    Every figure is a median over turns, so that they add up to the whole only about.
+    """
+    spent: dict[str, list[tuple[float, float]]] = {}
+    for turn, mine, bare in zip(turns, taken[OURS], taken[BARE], strict=True):
+        theirs = {name: turn[f"bare {name}"] for name in ("forward", "backward")}
+        parts = {name: seconds for name, seconds in turn.items() if not name.startswith("bare ")}
+        parts["the rest"] = mine - sum(parts.values())
+        parts |= {name: parts[name] - seconds for name, seconds in theirs.items()}
+        parts["loss of the bare pass, and letting its gradients go"] = sum(theirs.values()) - bare
+        for name, seconds in parts.items():
+            label = f"{name}, beyond the bare one" if name in theirs else name
+            spent.setdefault(label, []).append((1e3 * seconds / BLOCK, 100 * seconds / bare))
+    medians = {name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in spent.items()}
+    return {
+        name: {"milliseconds": milliseconds, "percent of bare": percent}
+        for name, (milliseconds, percent) in sorted(medians.items(), key=lambda item: -item[1][0])
+    }
+
+
+def measure_overhead(batch_size: int, rounds: int) -> dict[str, Any]:
+    """Digits, the default model."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with quiet():
+            flags = ["--train_batch_size", str(batch_size), "--max_train_steps", str(steps_needed(rounds))]
+            job = prepare_ours(folder / OURS, *flags)
+            stock = _stock_of(job, StockSettings(batch_size), folder / STOCK)
+        bare, watch = Bare(job, "no", compiled=False), Stopwatch()
+        if job.accelerator.device.type == "cpu":  # elsewhere the host's clock tells little
+            watch_parts(watch, job)
+            watch.watch(bare, "forward", "bare forward")
+            watch.watch(bare, "backward", "bare backward")
+        result = compare_steps(job, stock, bare, rounds, watch)
+        with quiet():
+            checkpoints = {OURS: seconds_of(partial(ours.save, job)), STOCK: seconds_of(stock.save)}
+        result["milliseconds of a checkpoint"] = {side: 1e3 * value for side, value in checkpoints.items()}
+        result[f"percent of bare for a checkpoint every {STEPS_BETWEEN_CHECKPOINTS} steps"] = {
+            side: 100 * value / STEPS_BETWEEN_CHECKPOINTS * result["steps per second"][BARE]
+            for side, value in checkpoints.items()
+        }
+        return result
+
+
+def _stock_of(job: Job, settings: StockSettings, folder: Path) -> Stock:
+    """Stock's recipe for the job's images, so many of them that every step has a whole batch, and its UNet."""
+    images = job.data.train
+    pixels = images.pixels[: len(images) // settings.batch_size * settings.batch_size]
+    return prepare_stock(pixels, images.num_levels, job.unet.config, settings, folder)
+
+
+def seconds_of(action: Callable[[], object], calls: int = 5) -> float:
+    """Median seconds of a call, the first one left out."""
+
+    def once() -> float:
+        start = now()
+        action()
+        return now() - start
+
+    return statistics.median([once() for _ in range(calls + 1)][1:])
+
+
+# --- quality ---------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Seconds of a budget, counted from the first look on.
+
+    Learning rates follow it: the number of steps that a cosine decays over is what the budget allows for at the rate
+    of the steps so far. So each recipe's ends at its last step, however fast the machine is just then.
+    """
+
+    def __init__(self, budget: float):
+        self.budget = budget
+        self._start: float | None = None
+        self._processor_start = 0.0
+
+    @property
+    def seconds(self) -> float:
+        if self._start is None:
+            self._start, self._processor_start = now(), time.process_time()
+        return now() - self._start
+
+    @property
+    def processor_seconds(self) -> float:
+        """Of all cores together: where they are far fewer than the budget has, something else was at work too."""
+        return time.process_time() - self._processor_start
+
+    def is_over_after(self, step: int) -> bool:
+        """Whether the time is up when the next step is made, after so many."""
+        return step > 0 and self.seconds * (step + 1) / step >= self.budget
+
+    def lead(self, lr_scheduler: Any, warmup: int) -> None:
+        """Have a cosine with a warm-up, as Accelerate prepared it, follow the clock."""
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return step / warmup
+            total = step * self.budget / max(self.seconds, 1e-9)
+            progress = (step - warmup) / max(total - warmup, 1)
+            return 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
+
+        lr_scheduler.scheduler.lr_lambdas = [factor]
+
+
+class UntilTimeIsUp:
+    """In the place of a job's batches: the same ones; the job ends with the last step that the clock allows."""
+
+    state = None
+
+    def __init__(self, job: Job, clock: Clock):
+        self.job, self.batches, self.clock = job, job.batches, clock
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.batches:
+            if self.clock.is_over_after(self.job.step):
+                self.job.steps = self.job.step + 1
+            yield batch
+
+
+def run_ours(seed: int, budget: float) -> dict[str, Any]:
+    """Our training for so many seconds, and its own end: samples, bits/dim, a saved model."""
+    with tempfile.TemporaryDirectory() as name, quiet():
+        folder = Path(name) / OURS
+        job = prepare_ours(folder, "--seed", str(seed), "--max_train_steps", str(STEPS_WITHOUT_END))
+        clock, before = Clock(budget), resident_mib()
+        clock.lead(job.lr_scheduler, job.training.lr_warmup_steps)
+        train_ours(job, UntilTimeIsUp(job, clock))
+        trained = _training_figures(clock, job.step, job.step * job.share.total, before)
+        finish(job)
+        metrics = json.loads((folder / "metrics.json").read_text())
+    names = ("bits_per_dim", "bits_per_dim_standard_error", "frechet_distance_pixels")
+    return trained | {key: metrics[key] for key in names}
+
+
+def run_stock(seed: int, budget: float, learning_rate: float, dropout: float) -> dict[str, Any]:
+    """Stock's recipe for so many seconds, scored as ours is."""
+    with tempfile.TemporaryDirectory() as name, quiet():
+        torch.manual_seed(seed)
+        images, defaults = load_images(DataArguments()), TrainingArguments()
+        settings = StockSettings(defaults.train_batch_size, learning_rate)
+        config = _default_unet_config(images) | {"dropout": dropout}
+        stock = prepare_stock(images.train.pixels, images.train.num_levels, config, settings, Path(name))
+        clock, before, seen = Clock(budget), resident_mib(), 0
+        clock.lead(stock.lr_scheduler, STOCK_WARMUP)
+        for _ in stock.train():
+            seen = stock.step * len(images.train) // len(stock.loader)  # the last batch of an epoch is a smaller one
+            if clock.is_over_after(stock.step):
+                break
+        trained = _training_figures(clock, stock.step, seen, before)
+        return trained | _judge_stock(stock, images, seed)
+
+
+def _default_unet_config(images: ImageData) -> dict[str, Any]:
+    return dict(preparation.build_unet(ModelArguments(), DiffusionArguments(), images.train).config)
+
+
+def _training_figures(clock: Clock, steps: int, images: int, resident_before: float) -> dict[str, float]:
+    seconds = clock.seconds
+    figures = {
+        "seconds": seconds,
+        "processor seconds": clock.processor_seconds,
+        "steps": steps,
+        "steps per second": steps / seconds,
+        "images per second": images / seconds,
+        "peak resident MiB": resident_mib(),
+        "resident MiB before the first step": resident_before,
+    }
+    if torch.cuda.is_available():
+        figures["peak GiB of the GPU"] = torch.cuda.max_memory_allocated() / 2**30
+    return figures
+
+
+def resident_mib() -> float:
+    """The most memory that this process has had so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 / (1024 if sys.platform == "darwin" else 1)
+
+
+def _judge_stock(stock: Stock, images: ImageData, seed: int) -> dict[str, Any]:
+    """With its averages, x_0 clipped, the decoder fitted as ours; the better figure of both fixed variances."""
+    unet = stock.accelerator.unwrap_model(stock.model)
+    stock.ema.copy_to(unet.parameters())
+    unet.eval()
+    bits, distances = {}, {}
+    for variance_type in ("fixed_small", "fixed_large"):
+        bits[variance_type] = _bits_of_stock(stock, unet, images, variance_type, seed)
+        distances[variance_type] = _distance_of_stock(stock, unet, images, variance_type, seed)
+    best = min(bits.values(), key=lambda result: result.total)
+    return {
+        "bits_per_dim": best.total,
+        "bits_per_dim_standard_error": best.standard_error,
+        "frechet_distance_pixels": min(distances.values()),
+        "bits_per_dim by variance": {name: result.total for name, result in bits.items()},
+        "frechet_distance_pixels by variance": distances,
+    }
+
+
+def _bits_of_stock(stock: Stock, unet: UNet2DModel, images: ImageData, variance_type: str, seed: int) -> BitsPerDim:
+    accelerator, defaults = stock.accelerator, TrainingArguments()
+    options = {"variance_type": variance_type, "num_levels": images.test.num_levels}
+    scheduler = DDPMPaperScheduler.from_config(stock.noise_scheduler.config, **options)
+    some = [images.train.batch(i, i + 256) for i in range(0, min(len(images.train), IMAGES_FOR_THE_DECODER), 256)]
+    options["first_variance"] = fit_decoder_variance(unet, scheduler, some, seed, accelerator.device)
+    scheduler = DDPMPaperScheduler.from_config(stock.noise_scheduler.config, **options)
+    size, evaluations = defaults.train_batch_size, defaults.num_evaluations
+    return score(unet, scheduler, images.test, accelerator, size, evaluations, seed)
+
+
+def _distance_of_stock(stock: Stock, unet: UNet2DModel, images: ImageData, variance_type: str, seed: int) -> float:
+    """Of samples that diffusers' own pipeline draws."""
+    defaults, steps = TrainingArguments(), 100
+    scheduler = DDPMScheduler.from_config(stock.noise_scheduler.config, variance_type=variance_type)
+    pipeline = DDPMPipeline(unet, scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator(stock.accelerator.device).manual_seed(seed)
+    drawn, count = [], defaults.num_quality_samples
+    for first in range(0, count, defaults.train_batch_size):
+        size = min(defaults.train_batch_size, count - first)
+        drawn.append(pipeline(size, generator, steps, output_type="np").images)
+    samples = torch.cat([torch.from_numpy(part) for part in drawn]).permute(0, 3, 1, 2)
+    train, test = (torch.cat(list(part.batches(256))) for part in (images.train, images.test))
+    return quality_of(samples, steps, train, test)["frechet_distance_pixels"]
+
+
+def measure_quality(seeds: list[int], budget: float, dropout: float) -> dict[str, Any]:
+    """Every recipe with every seed, each in a process of its own, and what stock's reach over what ours does."""
+    recipes: dict[str, Callable[[int, float], dict[str, Any]]] = {OURS: run_ours}
+    for rate in (STOCK_RATE, TUNED_RATE):
+        recipes[f"{STOCK}, learning rate {rate:g}"] = partial(run_stock, learning_rate=rate, dropout=dropout)
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in recipes}
+    for seed in seeds:
+        for name, run in recipes.items():
+            runs[name].append({"seed": seed, **alone(run, seed, budget)})
+            print(f"quality, seed {seed}, {name:27} {_told(runs[name][-1])}", flush=True)
+    against = {f"ours against {name}": _against(runs[OURS], runs[name]) for name in runs if name != OURS}
+    _print_against(against)
+    return {"runs": runs, **against}
+
+
+def _against(mine: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Seed by seed: ratios of speed and memory, how much lower the figures are, and whether they are every time."""
+    pairs = list(zip(mine, theirs, strict=True))
+
+    def ratios(name: str) -> list[float]:
+        return [a[name] / b[name] for a, b in pairs]
+
+    lower = {name: [b[name] - a[name] for a, b in pairs] for name in ("bits_per_dim", "frechet_distance_pixels")}
+    return {
+        "images per second, ratio": ratios("images per second"),
+        "steps per second, ratio": ratios("steps per second"),
+        "peak resident memory, ratio": ratios("peak resident MiB"),
+        **{f"{name}, lower by": values for name, values in lower.items()},
+        "better on every run": {name: min(values) > 0 for name, values in lower.items()},
+    }
+
+
+def _told(run: dict[str, Any]) -> str:
+    return (
+        f"{run['bits_per_dim']:.4f} bits/dim, Fréchet {run['frechet_distance_pixels']:.4f}, {run['steps']} steps in"
+        f" {run['seconds']:.1f} s, {run['steps per second']:.2f} a second, {run['peak resident MiB']:.0f} MiB"
+    )
+
+
+# --- gpu -------------------------------------------------------------------------------------------------------------
+
+PRECISIONS = {"float32": ("no", False), "float32 with TF32": ("no", True), "bf16": ("bf16", True)}
+
+
+def measure_gpu(rounds: int) -> dict[str, Any]:
+    """Each mode in a process of its own."""
+    results: dict[str, Any] = {}
+    for precision in PRECISIONS:
+        for compiled in (False, True):
+            name = f"{precision}, {'compiled' if compiled else 'eager'}"
+            results[name] = alone(compare_on_paper_model, precision, compiled, rounds)
+            _print_ratios(f"gpu, {name}", results[name])
+        mine = results[f"{precision}, compiled"]["steps per second"][OURS]
+        theirs = results[f"{precision}, eager"]["steps per second"][STOCK]
+        results[f"{precision}, compiled"]["our steps per second over stock's eager ones"] = mine / theirs
+        print(f"gpu, {precision}: ours compiled over stock eager {mine / theirs:.3f}", flush=True)
+    return results
+
+
+def compare_on_paper_model(
+    precision: str, compiled: bool, rounds: int, batch_size: int = 128, images: int = 50_000
+) -> dict[str, Any]:
+    """The paper's model on random 8-bit images, as many as CIFAR-10 has."""
+    mixed, tf32 = PRECISIONS[precision]
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    pixels = torch.randint(256, (images, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    data = LevelImages.in_memory(pixels, 256)
+    preparation.load_images = lambda arguments: ImageData("random levels", data, data, data)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with quiet():
+            flags = ["--train_batch_size", str(batch_size), "--max_train_steps", str(steps_needed(rounds))]
+            flags += ["--mixed_precision", mixed, "--checkpointing_steps", "0"]
+            flags += ["--torch_compile", "true"] if compiled else []
+            config = ROOT / "examples" / "configs" / "cifar10.yaml"
+            job = prepare_ours(folder / OURS, *flags, config=config)
+            settings = StockSettings(batch_size, precision=mixed, compiled=compiled, num_workers=4, random_flip=True)
+            stock = _stock_of(job, settings, folder / STOCK)
+        result = compare_steps(job, stock, Bare(job, mixed, compiled), rounds, Stopwatch())
+        return result | {"parameters": sum(parameter.numel() for parameter in job.unet.parameters())}
+
+
+# --- all of it -------------------------------------------------------------------------------------------------------
+
+
+def alone(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns in a fresh process."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, bars and tables are drawn as ever, into nothing."""
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        yield
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": median, "lower quartile": lower, "upper quartile": upper}
+
+
+def _print_ratios(name: str, result: dict[str, Any]) -> None:
+    for label in ("ours over bare", "stock over bare", "ours over stock"):
+        r = result[label]
+        quartiles = f"[{r['lower quartile']:.4f}, {r['upper quartile']:.4f}]"
+        print(f"{name:32} {label:16} {r['median']:.4f}  {quartiles}", flush=True)
+    rates = ", ".join(f"{side} {rate:.2f}" for side, rate in result["steps per second"].items())
+    print(f"{name:32} steps per second {rates}", flush=True)
+
+
+def _print_parts(result: dict[str, Any]) -> None:
+    for name, part in result.get("our step", {}).items():
+        print(f"    {name:54} {part['milliseconds']:8.3f} ms  {part['percent of bare']:6.2f} % of bare")
+    shares = next(shares for name, shares in result.items() if name.startswith("percent of bare"))
+    told = ", ".join(f"{side} {share:.2f}" for side, share in shares.items())
+    print(
+        f"    a checkpoint every {STEPS_BETWEEN_CHECKPOINTS} steps, not among these, in % of bare: {told}", flush=True
+    )
+
+
+def _print_against(against: dict[str, Any]) -> None:
+    for name, found in against.items():
+        rates = ", ".join(f"{ratio:.3f}" for ratio in found["images per second, ratio"])
+        better = ", ".join(f"{figure} {is_better}" for figure, is_better in found["better on every run"].items())
+        print(f"quality, {name}: images per second {rates}; better on every run: {better}", flush=True)
+
+
+def run_sections(arguments: argparse.Namespace) -> dict[str, Any]:
+    results: dict[str, Any] = {}
+    if "overhead" in arguments.sections:
+        results["overhead"] = {}
+        for size in arguments.batch_sizes:
+            results["overhead"][f"batch {size}"] = found = alone(measure_overhead, size, arguments.rounds)
+            _print_ratios(f"overhead, batch {size}", found)
+            _print_parts(found)
+    if "quality" in arguments.sections:
+        results["quality"] = measure_quality(arguments.seeds, arguments.budget, arguments.stock_dropout)
+    if "gpu" in arguments.sections:
+        if torch.cuda.is_available():
+            results["gpu"] = measure_gpu(min(arguments.rounds, 20))
+        else:
+            results["gpu"] = "skipped: there is no GPU"
+            print("gpu: skipped, there is no GPU")
+    return results
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    default = Path(__file__).parent / "results" / "training.json"
+    sections = ("overhead", "quality", "gpu")
+    parser.add_argument("--output", type=Path, default=default, help="where the JSON goes (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    parser.add_argument("--sections", nargs="+", choices=sections, default=list(sections), help="what is measured")
+    parser.add_argument("--rounds", type=int, default=60, help="of turns, at least 2; at most 20 on a GPU")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 128], help="of the overhead's training")
+    parser.add_argument("--budget", type=float, default=240.0, help="seconds of a training for quality")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings for quality")
+    parser.add_argument("--stock-dropout", type=float, default=0.0, help="UNet2DModel's default (default: 0)")
+    arguments = parser.parse_args()
+    if arguments.output.exists() and not arguments.overwrite:
+        sys.exit(f"{arguments.output} exists; pass --overwrite to replace it.")
+    if arguments.rounds < 2 or arguments.budget <= 0 or min(arguments.batch_sizes) < 1:
+        sys.exit("--rounds must be at least 2, --budget above 0, --batch-sizes at least 1.")
+    return arguments
+
+
+def main() -> None:
+    arguments = _arguments()
+    results = run_sections(arguments)
+    versions = {
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "accelerate": accelerate.__version__,
+        "python": platform.python_version(),
+    }
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({platform.machine()})"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    settings = {
+        "sections": arguments.sections,
+        "rounds": arguments.rounds,
+        "steps in a turn": BLOCK,
+        "budget": arguments.budget,
+        "seeds": arguments.seeds,
+        "batch size for quality": TrainingArguments().train_batch_size,
+        "dropout of stock's recipe for quality": arguments.stock_dropout,
+    }
+    report = {"versions": versions, "device": device, "cores": cores, "settings": settings, "results": results}
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"written to {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()

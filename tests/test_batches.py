@@ -1,0 +1,166 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Batches of images that can be counted: a pure function of the seed and the step, whoever reads them."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+from batches import Batch, EndlessImages, Share, TrainingBatches
+from image_data import LevelImages
+from image_files import BadImage
+from stopping import RunStopped
+
+
+SIZE = 50
+BAD = (7, 23)
+
+
+def numbered(size: int = SIZE) -> LevelImages:
+    """Images that tell their number, and are not their own mirror images."""
+    pixels = torch.arange(size, dtype=torch.uint8).view(-1, 1, 1, 1).repeat(1, 1, 2, 4)
+    pixels[:, :, 0] = torch.tensor([200, 201, 202, 203])
+    return LevelImages.in_memory(pixels, 256, torch.arange(size) % 3)
+
+
+def read(i: int, crop: tuple[float, float] | None) -> torch.Tensor:
+    """Image i, and in its first row where it was cropped, in percent."""
+    if i in BAD:
+        raise BadImage(f"{i}.png is not an image that can be read: it is torn.")
+    levels = torch.full((1, 2, 4), i, dtype=torch.uint8)
+    levels[0, 0, :2] = torch.tensor([int(100 * where) for where in crop or (0.5, 0.5)])
+    return levels
+
+
+def read_on_demand(size: int = SIZE) -> LevelImages:
+    return LevelImages(size, read, 256, (1, 2, 4), torch.arange(size) % 3)
+
+
+def levels_of(batch: Batch) -> torch.Tensor:
+    return ((batch.images + 1) * 127.5).round().long()
+
+
+def numbers_of(batch: Batch) -> list[int]:
+    return levels_of(batch)[:, 0, 1, 0].tolist()
+
+
+def take(images: LevelImages, share: Share, steps: tuple[int, int] = (0, 12), **options: object) -> list[Batch]:
+    return list(TrainingBatches(images, share, *steps, seed=5, **options))
+
+
+def assert_same(batches: list[Batch], others: list[Batch]) -> None:
+    for batch, other in zip(batches, others, strict=True):
+        assert torch.equal(batch.images, other.images) and torch.equal(batch.labels, other.labels)
+        assert batch.bad == other.bad
+
+
+@pytest.mark.parametrize("batch_size", [8, 50, 120])
+def test_every_image_comes_once_in_an_epoch(batch_size: int) -> None:
+    batches = take(numbered(), Share(batch_size), (0, 1 + 300 // batch_size))
+    order = [number for batch in batches for number in numbers_of(batch)]
+    epochs = [order[start : start + SIZE] for start in range(0, 300, SIZE)]
+    assert all(sorted(epoch) == list(range(SIZE)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 6
+    assert [label for batch in batches for label in batch.labels.tolist()] == [number % 3 for number in order]
+
+
+@pytest.mark.parametrize("images", [numbered(), read_on_demand()], ids=["in memory", "on demand"])
+def test_who_reads_changes_nothing(images: LevelImages) -> None:
+    whole = take(images, Share(24), random_flip=True)
+    for processes, accumulation in ((1, 2), (2, 1), (3, 1), (2, 3), (1, 24)):
+        size = 24 // processes // accumulation
+        shares = [Share(size, accumulation, rank, processes) for rank in range(processes)]
+        windows = zip(*(take(images, share, random_flip=True) for share in shares), strict=True)
+        parts = [part for window in windows for part in window]  # as the places of a step lie
+        joined = [parts[k : k + 24 // size] for k in range(0, len(parts), 24 // size)]
+        for batch, pieces in zip(whole, joined, strict=True):
+            assert torch.equal(batch.images, torch.cat([piece.images for piece in pieces]))
+            assert torch.equal(batch.labels, torch.cat([piece.labels for piece in pieces]))
+            assert batch.bad == [sentence for piece in pieces for sentence in piece.bad]
+    assert_same(take(images, Share(24), random_flip=True, num_workers=2), whole)
+
+
+@pytest.mark.parametrize("images", [numbered(), read_on_demand()], ids=["in memory", "on demand"])
+def test_a_run_goes_on_with_the_batch_it_would_have_read(images: LevelImages) -> None:
+    whole = take(images, Share(7, accumulation=2), random_flip=True)
+    for step in range(12):
+        assert_same(take(images, Share(7, accumulation=2), (step, 12), random_flip=True), whole[2 * step :])
+
+
+def test_another_seed_is_another_order_and_torchs_own_randomness_stays() -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first, second = (next(iter(TrainingBatches(numbered(), Share(50), 0, 1, seed))) for seed in (0, 1))
+    list(TrainingBatches(numbered(), Share(50), 0, 1, 0, num_workers=1))
+    assert numbers_of(first) != numbers_of(second)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_half_of_the_images_are_mirrored_and_nothing_else_changes() -> None:
+    plain, flipped = (take(numbered(), Share(50), (0, 20), random_flip=flip) for flip in (False, True))
+    mirrored: Counter[int] = Counter()
+    for batch, other in zip(plain, flipped, strict=True):
+        assert numbers_of(batch) == numbers_of(other)
+        for number, image, flip in zip(numbers_of(batch), batch.images, other.images, strict=True):
+            mirrored[number] += torch.equal(flip, image.flip(-1))
+            assert torch.equal(flip, image.flip(-1)) or torch.equal(flip, image)
+    assert 430 < sum(mirrored.values()) < 570
+    assert min(mirrored.values()) > 2 and max(mirrored.values()) < 18  # of 20: not by the image
+
+
+def test_crops_are_anywhere_and_of_their_place_alone() -> None:
+    batches = take(read_on_demand(), Share(50), (0, 8))
+    crops = torch.cat([levels_of(batch)[:, 0, 0, :2] for batch in batches])
+    assert crops.min() < 3 and crops.max() > 96 and (crops.float().mean(0) - 49.5).abs().max() < 5
+    assert len({tuple(crop) for crop in crops.tolist()}) > 350
+
+
+def test_the_next_image_comes_in_the_place_of_a_bad_one() -> None:
+    batches = take(read_on_demand(), Share(25), (0, 4))
+    for epoch in (batches[:2], batches[2:]):
+        assert Counter(number for batch in epoch for number in numbers_of(batch)) == Counter(range(SIZE)) - Counter(
+            BAD
+        ) + Counter(number + 1 for number in BAD)
+        assert sorted(sentence for batch in epoch for sentence in batch.bad) == [
+            "23.png is not an image that can be read: it is torn.",
+            "7.png is not an image that can be read: it is torn.",
+        ]
+    for batch in batches:
+        assert batch.labels.tolist() == [number % 3 for number in numbers_of(batch)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_nothing_but_bad_images_ends_in_a_sentence(workers: int) -> None:
+    def torn(i: int, crop: object) -> torch.Tensor:
+        raise BadImage(f"{i}.png is not an image that can be read: it is torn.")
+
+    images = LevelImages(3, torn, 256, (1, 2, 4))
+    with pytest.raises(RunStopped, match=r"^None of the training images can be read: \d.png is not an image"):
+        take(images, Share(2), num_workers=workers)
+
+
+def test_batches_of_images_to_score_leave_out_bad_ones_only_if_that_is_asked_for() -> None:
+    images = read_on_demand()
+    with pytest.raises(BadImage, match=r"7\.png"):
+        images.batch(5, 10)
+    batch, labels = images.batch(5, 10, skip_bad=True)
+    assert ((batch[:, 0, 1, 0] + 1) * 127.5).round().tolist() == [5, 6, 8, 9] and labels.tolist() == [2, 0, 2, 0]
+    assert images.batch(7, 8, skip_bad=True)[0].shape == (0, 1, 2, 4)
+    assert [len(part) for part in numbered().first(33).batches(10)] == [10, 10, 10, 3]
+
+
+def test_images_of_many_levels_reach_both_ends() -> None:
+    pixels = torch.tensor([0, 65535], dtype=torch.int32).view(2, 1, 1, 1).expand(2, 1, 2, 2)
+    batch = next(iter(TrainingBatches(LevelImages.in_memory(pixels, 65536), Share(2), 0, 1, 0)))
+    assert batch.images.dtype == torch.float32 and batch.labels is None
+    assert set(batch.images.unique().tolist()) == {-1.0, 1.0}
+
+
+def test_a_place_is_read_alike_from_any_batch() -> None:
+    endless = EndlessImages(read_on_demand(), seed=2, random_flip=True)
+    whole = endless.__getitems__(range(40, 130)).levels
+    for start, stop in itertools.pairwise([40, 41, 57, 99, 100, 101, 130]):
+        fresh = EndlessImages(read_on_demand(), seed=2, random_flip=True)
+        assert torch.equal(fresh.__getitems__(range(start, stop)).levels, whole[start - 40 : stop - 40])

@@ -1,0 +1,569 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Images that pass by: every one once in an epoch, whoever reads, and the next one wherever a run goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import itertools
+import json
+import os
+import pickle
+import re
+import shlex
+import signal
+import tarfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+
+import datasets
+import image_streams
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+from arguments import DataArguments
+from batches import Batch, Share, TrainingBatches
+from image_data import ImageData, load_images
+from image_streams import ImageStream, PartsByTurns
+from PIL import Image
+from safetensors.torch import load_file
+from script_server import ScriptServer
+from stopping import RunStopped
+
+
+FILES = (40, 30, 25, 41, 20)  # images in each, numbered through
+TOTAL = sum(FILES)
+TINY = shlex.split(
+    "--block_out_channels 8 8 --layers_per_block 1 --norm_num_groups 4 --ddpm_num_steps 20 --train_batch_size 16"
+    " --eval_batch_size 4 --num_quality_samples 0 --num_evaluations 2 --save_images_epochs 0 --lr_warmup_steps 2"
+)
+
+
+def png(number: int) -> bytes:
+    """An image that tells its number, otherwise noise."""
+    pixels = np.random.default_rng(number).integers(0, 256, (8, 8), dtype=np.uint8)
+    pixels[0, :2] = divmod(number, 256)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def numbers_of(batch: Batch) -> list[int]:
+    levels = ((batch.images + 1) * 127.5).round().long()
+    return (levels[:, 0, 0, 0] * 256 + levels[:, 0, 0, 1]).tolist()
+
+
+def class_of(number: int) -> int:
+    return number % 5
+
+
+def numbered() -> Iterator[tuple[int, range]]:
+    first = 0
+    for file, size in enumerate(FILES):
+        yield file, range(first, first + size)
+        first += size
+
+
+def write_parquet(folder: Path, contents: list[list[bytes]], row_group_size: int = 1000) -> Path:
+    folder.mkdir()
+    for file, images in enumerate(contents):
+        rows = [{"picture": {"bytes": content, "path": None}, "kind": class_of(i)} for i, content in enumerate(images)]
+        features = datasets.Features({"picture": datasets.Image(), "kind": datasets.ClassLabel(num_classes=5)})
+        data = datasets.Dataset.from_list(rows, features=features)
+        pyarrow.parquet.write_table(
+            data.data.table, folder / f"train-{file:05d}.parquet", row_group_size=row_group_size
+        )
+    total = sum(map(len, contents))
+    counted = f"dataset_info:\n  splits:\n  - name: train\n    num_bytes: 0\n    num_examples: {total}\n"
+    (folder / "README.md").write_text(f"---\n{counted}---\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    contents = [[png(number) for number in numbers] for _, numbers in numbered()]
+    folder = write_parquet(tmp_path_factory.mktemp("data") / "parquet", contents)
+    for file, numbers in numbered():  # classes by the number, not by the row
+        path = folder / f"train-{file:05d}.parquet"
+        table = pyarrow.parquet.read_table(path)
+        kinds = pyarrow.array([class_of(number) for number in numbers], pyarrow.int64())
+        pyarrow.parquet.write_table(table.set_column(1, "kind", kinds).cast(table.schema), path, row_group_size=8)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tars(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tars")
+    for file, numbers in numbered():
+        with tarfile.open(folder / f"train-{file:05d}.tar", "w") as tar:
+            for number in numbers:
+                for name, content in (("png", png(number)), ("cls", str(class_of(number)).encode())):
+                    member = tarfile.TarInfo(f"{number:06d}.{name}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("folder")
+    for number in range(TOTAL):
+        (folder / str(class_of(number))).mkdir(exist_ok=True)
+        (folder / str(class_of(number)) / f"{number:06d}.png").write_bytes(png(number))
+    return folder
+
+
+@pytest.fixture(params=["parquet", "tars", "folder"])
+def source(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Arguments that name data of each kind."""
+    path = str(request.getfixturevalue(request.param))
+    return {"train_data_dir": path} if request.param == "folder" else {"dataset_name": path}
+
+
+def open_data(buffer: int = 32, **arguments: object) -> ImageData:
+    return load_images(DataArguments(streaming=True, shuffle_buffer_size=buffer, **arguments))
+
+
+def numbers_of_test(data: ImageData) -> list[int]:
+    return numbers_of(Batch(data.test.batch(0, len(data.test))[0], None, []))
+
+
+def one_by_one(stream: ImageStream, share: Share, workers: int, epochs: int) -> list[list[int]]:
+    """The images that a process reads in each epoch."""
+    read: list[list[int]] = [[] for _ in range(epochs)]
+    batches = TrainingBatches(stream, share, 0, 0, seed=3, num_workers=workers)
+    with closing(iter(batches)) as iterator:
+        for batch in iterator:
+            if batches.state["epoch"] == epochs:
+                return read
+            read[batches.state["epoch"]] += numbers_of(batch)
+
+
+# --- what is read ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+def test_every_image_is_read_once_in_an_epoch(source: dict[str, str], processes: int, workers: int) -> None:
+    data = open_data(**source)
+    held_out = numbers_of_test(data)
+    expected = sorted(set(range(TOTAL)) - set(held_out))
+    assert 5 <= len(held_out) < 40 and len(set(held_out)) == len(held_out)
+    shares = [Share(1, rank=rank, processes=processes) for rank in range(processes)]
+    epochs = list(zip(*(one_by_one(data.train, share, workers, 2) for share in shares), strict=True))
+    for parts in epochs:
+        assert sorted(number for part in parts for number in part) == expected
+        assert min(len(part) for part in parts) > 0
+    assert epochs[0] != epochs[1]
+
+
+@pytest.mark.parametrize("workers", [0, 2, 3])
+def test_batches_take_all_of_an_epoch_before_the_next_one(parquet: Path, workers: int) -> None:
+    data = open_data(dataset_name=str(parquet))
+    size = TOTAL - len(data.test)
+    with closing(iter(TrainingBatches(data.train, Share(16), 0, 0, seed=0, num_workers=workers))) as iterator:
+        read = [number for batch in islice(iterator, 3 * size // 16) for number in numbers_of(batch)]
+    for epoch in range(2):
+        assert len(set(read[epoch * size : (epoch + 1) * size])) == size
+
+
+def test_files_are_mixed_and_the_order_is_the_seeds(parquet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_streams, "MANY_PARTS", 4)
+    data = open_data(dataset_name=str(parquet))
+
+    def first(seed: int) -> list[int]:
+        with closing(iter(TrainingBatches(data.train, Share(16), 0, 0, seed))) as iterator:
+            return [number for batch in islice(iterator, 5) for number in numbers_of(batch)]
+
+    read = first(0)
+    file_of = {number: file for file, numbers in numbered() for number in numbers}
+    assert {file_of[number] for number in read[:16]} == set(range(len(FILES)))
+    assert read != sorted(read) and read != first(1) and read == first(0)
+
+
+def test_flips_and_crops_follow_the_seed(tmp_path: Path) -> None:
+    wide = io.BytesIO()
+    Image.fromarray(np.arange(16, dtype=np.uint8)[None].repeat(8, 0)).save(wide, "PNG")
+    path = write_parquet(tmp_path / "data", [[wide.getvalue()] * 40, [png(number) for number in range(4)]])
+    stream = open_data(dataset_name=str(path), resolution=8, test_fraction=0.99).train
+    stream = dataclasses.replace(stream, held_out=0.0, data=stream.data.shard(2, 0))
+
+    def starts_and_ends(flip: bool) -> list[tuple[int, int]]:
+        with closing(iter(TrainingBatches(stream, Share(40), 0, 0, seed=0, random_flip=flip))) as iterator:
+            images = ((next(iterator).images + 1) * 127.5).round()
+        return [(int(image[0, 0, 0]), int(image[0, 0, -1])) for image in images]
+
+    plain, flipped = starts_and_ends(False), starts_and_ends(True)
+    assert all(end == start + 7 for start, end in plain) and len(set(plain)) > 5 and plain == starts_and_ends(False)
+    mirrored = [pair[::-1] == other for pair, other in zip(plain, flipped, strict=True)]
+    assert 10 < sum(mirrored) < 30
+    assert all(pair == other for pair, other, is_it in zip(plain, flipped, mirrored, strict=True) if not is_it)
+
+
+def test_labels_arrive_with_their_images(source: dict[str, str]) -> None:
+    data = open_data(**source)
+    assert data.train.has_labels
+    held_out = numbers_of_test(data)
+    assert data.test.labels.tolist() == [class_of(number) for number in held_out]
+    stream = dataclasses.replace(data.train, num_classes=5)
+    with closing(iter(TrainingBatches(stream, Share(16), 0, 0, seed=0, num_workers=2))) as iterator:
+        for batch in islice(iterator, 15):
+            assert batch.labels.tolist() == [class_of(number) for number in numbers_of(batch)] and not batch.bad
+    with closing(iter(TrainingBatches(data.train, Share(16), 0, 0, seed=0))) as iterator:
+        assert next(iterator).labels is None  # nobody needs them
+
+
+def test_a_class_that_the_model_does_not_know_is_told(parquet: Path) -> None:
+    stream = dataclasses.replace(open_data(dataset_name=str(parquet)).train, num_classes=4)
+    with closing(iter(TrainingBatches(stream, Share(64), 0, 0, seed=0))) as iterator:
+        batch = next(iterator)
+    assert set(batch.labels.tolist()) == {0, 1, 2, 3}
+    assert all("is of class 4; the model knows 0 ... 3." in sentence for sentence in batch.bad) and batch.bad
+
+
+def test_copies_of_an_image_are_all_on_one_side(tmp_path: Path) -> None:
+    contents = [[png(number) for number in range(60)] for _ in range(3)]
+    for data in (
+        open_data(dataset_name=str(write_parquet(tmp_path / "parquet", contents)), test_fraction=0.3),
+        open_data(train_data_dir=str(_copies_in_folders(tmp_path / "folder", contents)), test_fraction=0.3),
+    ):
+        held_out = Counter(numbers_of_test(data))
+        assert set(held_out.values()) == {3} and 5 < len(held_out) < 35
+        (read,) = one_by_one(data.train, Share(1), 0, 1)
+        assert Counter(read) == {number: 3 for number in range(60) if number not in held_out}
+
+
+def _copies_in_folders(folder: Path, contents: list[list[bytes]]) -> Path:
+    for copy, images in enumerate(contents):
+        (folder / str(copy)).mkdir(parents=True)
+        for number, content in enumerate(images):
+            (folder / str(copy) / f"{copy}-{number}.png").write_bytes(content)
+    return folder
+
+
+def test_validation_images_are_others_than_test_images(parquet: Path) -> None:
+    data = open_data(dataset_name=str(parquet), validation_fraction=0.2)
+    validation = numbers_of(Batch(data.validation.batch(0, 500)[0], None, []))
+    (read,) = one_by_one(data.train, Share(1), 0, 1)
+    assert sorted([*read, *validation, *numbers_of_test(data)]) == list(range(TOTAL))
+    few = open_data(dataset_name=str(parquet), validation_fraction=0.2, max_held_out_images=3)
+    assert len(few.test) == len(few.validation) == 3
+    assert len({file for file, numbers in numbered() for number in numbers_of_test(few) if number in numbers}) > 1
+
+
+def test_a_file_of_many_row_groups_is_as_good_as_many_files(tmp_path: Path) -> None:
+    contents = [[png(number) for number in range(100)]]
+    stream = open_data(dataset_name=str(write_parquet(tmp_path / "data", contents, row_group_size=5))).train
+    assert stream.num_parts == 20 and stream.num_workers(6, 4) == 5
+    with closing(iter(TrainingBatches(stream, Share(8), 0, 0, 0))) as iterator:
+        read = numbers_of(next(iterator))
+    assert len({number // 5 for number in read}) > 3 and max(read) - min(read) > 30
+
+
+def test_a_worker_needs_a_part_of_its_own_or_a_listing(tars: Path, folder: Path) -> None:
+    stream = open_data(dataset_name=str(tars)).train
+    assert [stream.num_workers(asked, 1) for asked in (0, 3, 5, 9)] == [0, 3, 5, 5]
+    assert [stream.num_workers(9, processes) for processes in (2, 5)] == [5, 1]
+    assert open_data(train_data_dir=str(folder)).train.num_workers(9, 2) == 9
+
+
+# --- going on -------------------------------------------------------------------------------------------------------
+
+
+def read_with_states(stream: ImageStream, workers: int, count: int, size: int, **state: object) -> list[tuple]:
+    batches = TrainingBatches(stream, Share(size), 0, 0, 0, random_flip=True, num_workers=workers, **state)
+    with closing(iter(batches)) as iterator:
+        return [(batch, json.dumps(batches.state)) for batch in islice(iterator, count)]
+
+
+def assert_same(batches: list[tuple], expected: list[tuple], where: str) -> None:
+    for (one, _), (other, _) in zip(batches, expected, strict=True):
+        assert torch.equal(one.images, other.images), where
+        assert (one.labels is None) == (other.labels is None) and one.bad == other.bad, where
+        assert one.labels is None or torch.equal(one.labels, other.labels), where
+
+
+def assert_goes_on(stream: ImageStream, workers: int, size: int, stops: list[int], count: int) -> None:
+    """It is stopped once, after each of these numbers of batches, and then in one go after all of them."""
+    whole = read_with_states(stream, workers, count, size)
+    for stop in stops:
+        last = min(stop + 6, count)
+        again = read_with_states(stream, workers, last - stop, size, state=json.loads(whole[stop - 1][1]))
+        assert_same(again, whole[stop:last], f"after {stop} batches")
+    state = None
+    for first, last in itertools.pairwise([0, *stops, count]):
+        part = read_with_states(stream, workers, last - first, size, state=state)
+        assert_same(part, whole[first:last], f"between {first} and {last} batches")
+        state = json.loads(part[-1][1])
+
+
+def test_a_reader_goes_on_at_the_next_image_wherever_it_stopped(source: dict[str, str]) -> None:
+    # 139 images or so in blocks of 32, in batches of 8: it stops within and between blocks, and between epochs.
+    stream = dataclasses.replace(open_data(**source).train, num_classes=5)
+    assert_goes_on(stream, 0, 8, [*range(1, 9), *range(14, 22), 35], 37)
+
+
+def test_workers_go_on_at_the_next_image_wherever_they_stopped(source: dict[str, str]) -> None:
+    stream = dataclasses.replace(open_data(**source).train, num_classes=5)
+    assert_goes_on(stream, 2, 8, [1, 4, 9, 17, 18], 22)
+
+
+def test_three_workers_go_on_too_in_whole_files(parquet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_streams, "MANY_PARTS", 4)
+    assert_goes_on(open_data(dataset_name=str(parquet)).train, 3, 8, [2, 4, 17, 19], 22)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_larger_than_what_is_read_of_an_epoch_go_on_too(parquet: Path, workers: int) -> None:
+    stream = dataclasses.replace(open_data(dataset_name=str(parquet), test_fraction=0.5).train, num_classes=5)
+    assert_goes_on(stream, workers, 50, [1, 2, 3], 4)
+    assert_goes_on(stream, workers, 160, [1], 2)
+
+
+def test_one_process_of_several_goes_on(parquet: Path) -> None:
+    stream = open_data(dataset_name=str(parquet)).train
+    for processes, rank in ((2, 1), (5, 3)):
+        share = Share(4, rank=rank, processes=processes)
+        batches = TrainingBatches(stream, share, 0, 0, seed=0)
+        with closing(iter(batches)) as iterator:
+            states = [(json.dumps(batches.state), numbers_of(batch)) for batch in islice(iterator, 30)]
+        for stop in (2, 5, 11, 17, 24):
+            state = json.loads(states[stop][0])
+            with closing(iter(TrainingBatches(stream, share, 0, 0, seed=0, state=state))) as iterator:
+                assert [numbers_of(batch) for batch in islice(iterator, 5)] == [n for _, n in states[stop + 1 :][:5]]
+
+
+def test_the_state_is_small_and_of_these_parts_and_workers(parquet: Path) -> None:
+    stream = open_data(dataset_name=str(parquet)).train
+    _, state = read_with_states(stream, 2, 9, 8)[-1]
+    assert len(state) < 4000
+    with pytest.raises(ValueError, match="of a stream that 2 workers read, now there are 1; a stream goes on with"):
+        TrainingBatches(stream, Share(8), 0, 0, 0, state=json.loads(state))
+    with pytest.raises(ValueError, match=f"of a stream of 7 parts, now there are {stream.num_parts}"):
+        TrainingBatches(stream, Share(8), 0, 0, 0, num_workers=2, state=json.loads(state) | {"parts": 7})
+
+
+def test_parts_by_turns_go_on_after_any_entry(parquet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_streams, "MANY_PARTS", 4)  # files, read by their row groups
+    data = open_data(dataset_name=str(parquet)).train.data
+    assert data.num_shards == len(FILES)
+    whole = PartsByTurns(data, [3, 1, 4, 0, 2], "picture", at_once=2)
+    states, names = [whole.state], []
+    for _, name in whole:
+        names.append(name)
+        states.append(json.loads(json.dumps(whole.state)))
+    assert len(set(names)) == TOTAL and names[:3] == [
+        "Image 0 of part 3",
+        "Image 0 of part 1",
+        "Image 1 of part 3",
+    ]
+    for k in range(0, TOTAL + 1, 3):
+        again = PartsByTurns(data, [3, 1, 4, 0, 2], "picture", at_once=2, state=states[k])
+        assert [name for _, name in islice(again, 12)] == names[k : k + 12]
+
+
+def test_a_stream_can_be_sent_to_another_process(source: dict[str, str]) -> None:
+    stream = open_data(**source).train
+    sent = pickle.loads(pickle.dumps(stream))
+    assert one_by_one(sent, Share(1), 0, 1) == one_by_one(stream, Share(1), 0, 1)
+
+
+# --- what cannot be read --------------------------------------------------------------------------------------------
+
+
+def damaged(count: int = 60, bad: tuple[int, ...] = (7, 23, 41)) -> list[bytes]:
+    """Images of which some are cut off in the middle."""
+    contents = [png(number) for number in range(count)]
+    return [content[: len(content) // 2] if number in bad else content for number, content in enumerate(contents)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_images_are_named_and_passed_over(tmp_path: Path, workers: int) -> None:
+    path = write_parquet(tmp_path / "data", [damaged(), [png(number) for number in range(60, 90)]])
+    data = open_data(dataset_name=str(path), skip_bad_images=True)
+    held_out = [sentence for sentence in data.bad_images if "is not an image that can be read" in sentence]
+    stream = dataclasses.replace(data.train, held_out=0.0)
+    with closing(iter(TrainingBatches(stream, Share(29), 0, 0, seed=0, num_workers=workers))) as iterator:
+        batches = list(islice(iterator, 6))
+    assert sorted(number for batch in batches for number in numbers_of(batch)) == sorted(
+        2 * [number for number in range(90) if number not in (7, 23, 41)]
+    )
+    sentences = Counter(sentence for batch in batches for sentence in batch.bad)
+    assert set(sentences.values()) == {2}  # in each of two epochs, in the same words
+    named = sorted(sentence.split(" of part 0 is not an image that can be read: ")[0] for sentence in sentences)
+    assert named == ["Image 23", "Image 41", "Image 7"] and set(held_out) <= set(sentences)
+    assert_goes_on(stream, workers, 8, [1, 3, 5, 11], 14)
+
+
+def test_a_held_out_image_that_is_bad_stops_unless_it_is_skipped(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "data", [damaged()])
+    with pytest.raises(OSError, match=r"Image \d+ of part 0 is not an image that can be read: .*\.$"):
+        open_data(dataset_name=str(path), test_fraction=0.95)
+    data = open_data(dataset_name=str(path), test_fraction=0.95, skip_bad_images=True)
+    assert len(data.bad_images) == len(set(data.bad_images)) >= 2
+
+
+def test_an_image_of_another_size_is_named(tmp_path: Path) -> None:
+    odd = io.BytesIO()
+    Image.fromarray(np.zeros((9, 8), dtype=np.uint8)).save(odd, "PNG")
+    path = write_parquet(tmp_path / "data", [[*(png(number) for number in range(50)), odd.getvalue()]])
+    stream = dataclasses.replace(open_data(dataset_name=str(path), skip_bad_images=True).train, held_out=0.0)
+    with closing(iter(TrainingBatches(stream, Share(50), 0, 0, seed=0))) as iterator:
+        sentences = [sentence for batch in islice(iterator, 2) for sentence in batch.bad]
+    assert "Image 50 of part 0 has (8, 9) pixels, those before (8, 8); pass --resolution." in sentences
+
+
+def test_a_process_that_finds_nothing_says_so(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "data", [[png(number) for number in range(40)], damaged(20, tuple(range(20)))])
+    data = open_data(dataset_name=str(path), skip_bad_images=True)
+    told = []
+    for rank in range(2):
+        for workers in (0, 2):
+            batches = TrainingBatches(data.train, Share(4, rank=rank, processes=2), 0, 0, 0, num_workers=workers)
+            with closing(iter(batches)) as iterator:
+                try:
+                    next(iterator)
+                except RunStopped as stop:
+                    told.append(str(stop))
+    assert len(told) == 2 and told[0] == told[1]
+    assert told[0].startswith(("Process 0 found no training images", "Process 1 found no training images"))
+    assert "of part 1 is not an image that can be read" in told[0]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_breaks_off_is_told_in_a_sentence(tmp_path: Path, tars: Path, workers: int) -> None:
+    for path in tars.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    data = open_data(dataset_name=str(tmp_path), max_held_out_images=2)
+    last = sorted(tmp_path.iterdir())[-1]
+    last.write_bytes(last.read_bytes()[:5000])
+    with (
+        closing(iter(TrainingBatches(data.train, Share(8), 0, 0, 0, num_workers=workers))) as iterator,
+        pytest.raises(RunStopped, match=r"^The stream of images broke off: part 4 cannot be read after \d+ images: "),
+    ):
+        list(islice(iterator, 40))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"test_fraction": 0.6, "validation_fraction": 0.5}, "leave no images to train on"),
+        ({"test_fraction": 0.0}, "has no test images; pass a `test_fraction` above 0"),
+        ({"label_column": "colour"}, "`label_column` colour is no column of"),
+        ({"shuffle_buffer_size": 0}, "`shuffle_buffer_size` must be at least 1, but is 0"),
+    ],
+)
+def test_what_cannot_be_streamed_is_refused(parquet: Path, arguments: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        load_images(DataArguments(dataset_name=str(parquet), streaming=True, **arguments))
+
+
+# --- train.py -------------------------------------------------------------------------------------------------------
+
+
+def options(output: Path, path: Path, workers: int = 0, steps: int = 12) -> list[str]:
+    more = f"--streaming --shuffle_buffer_size 32 --max_train_steps {steps} --dataloader_num_workers {workers}"
+    return [*TINY, *shlex.split(more), "--dataset_name", str(path), "--output_dir", str(output)]
+
+
+def assert_same_end(left: Path, right: Path) -> None:
+    """Two checkpoints hold the same weights, averages, moments, and places in the stream."""
+    for name in ("unet/diffusion_pytorch_model.safetensors", "ema-0.safetensors"):
+        one, other = load_file(left / name), load_file(right / name)
+        assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+    one, other = (torch.load(folder / "optimizer.bin", weights_only=True)["state"] for folder in (left, right))
+    assert all(torch.equal(one[k][key], other[k][key]) for k in one for key in one[k])
+    for place in left.glob("data_*.json"):
+        assert place.stat().st_size < 10_000
+        one, other = (json.loads((folder / place.name).read_text()) for folder in (left, right))
+        assert [one[key] for key in ("epoch", "turn", "rest")] == [other[key] for key in ("epoch", "turn", "rest")]
+
+
+def assert_nothing_but_progress(output: str) -> None:
+    for word in ("Exception", "Traceback", "Warning", "warning", "Too many", "shuffle buffer"):
+        assert word not in output, output
+
+
+def test_a_run_of_a_stream_that_goes_on_ends_as_if_it_had_not_stopped(
+    scripts: ScriptServer, parquet: Path, tmp_path: Path
+) -> None:
+    classes = ["--num_class_embeds", "5", "--random_flip", "--checkpointing_steps", "7"]
+    whole = scripts.run("train.py", *options(tmp_path / "whole", parquet, workers=2), *classes)
+    assert whole.code == 0, whole.output
+    assert_nothing_but_progress(whole.output)
+    (tmp_path / "again").mkdir()
+    os.rename(tmp_path / "whole" / "checkpoint-7", tmp_path / "again" / "checkpoint-7")
+    resumed = scripts.run(
+        "train.py", *options(tmp_path / "again", parquet, workers=2), *classes, "--resume_from_checkpoint", "latest"
+    )
+    assert resumed.code == 0, resumed.output
+    assert "after step 7 of 12" in resumed.output
+    assert_nothing_but_progress(resumed.output)
+    assert_same_end(tmp_path / "whole" / "checkpoint-12", tmp_path / "again" / "checkpoint-12")
+
+
+def test_two_processes_go_on_with_their_parts_of_a_stream(
+    scripts: ScriptServer, parquet: Path, tmp_path: Path
+) -> None:
+    def run(folder: Path, *more: str) -> None:
+        processes = scripts.start_together(2, "train.py", *options(folder, parquet), "--checkpointing_steps", 7, *more)
+        while any(process.code is None for process in processes):
+            assert all(not process.code for process in processes), [process.output for process in processes]
+            time.sleep(0.05)
+        for process in processes:
+            assert process.code == 0, process.output
+            assert_nothing_but_progress(process.output)
+
+    run(tmp_path / "whole")
+    (tmp_path / "again").mkdir()
+    os.rename(tmp_path / "whole" / "checkpoint-7", tmp_path / "again" / "checkpoint-7")
+    run(tmp_path / "again", "--resume_from_checkpoint", "latest")
+    left, right = tmp_path / "whole" / "checkpoint-12", tmp_path / "again" / "checkpoint-12"
+    assert_same_end(left, right)
+    first, second = ((left / f"data_{rank}.json").read_text() for rank in range(2))
+    assert first != second
+
+
+def test_a_run_with_workers_that_is_told_to_stop_leaves_a_checkpoint(
+    scripts: ScriptServer, parquet: Path, tmp_path: Path
+) -> None:
+    run = scripts.start("train.py", *options(tmp_path / "run", parquet, workers=2, steps=100_000))
+    run.wait_for("loss")
+    os.killpg(run.pid, signal.SIGTERM)  # the workers too, as a cluster does
+    assert run.wait() == 128 + signal.SIGTERM, run.output
+    assert "SIGTERM stopped it" in run.output
+    assert_nothing_but_progress(run.output)
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_image_of_a_stream_stops_the_run_or_is_passed_over(
+    scripts: ScriptServer, tmp_path: Path, workers: int
+) -> None:
+    path = write_parquet(tmp_path / "data", [damaged(), [png(number) for number in range(60, 90)]])
+    skip = [] if workers else ["--skip_bad_images"]
+    run = scripts.run("train.py", *options(tmp_path / "run", path, workers), *skip)
+    assert_nothing_but_progress(run.output)
+    if not skip:
+        assert run.code in (1, 2), run.output
+        assert re.search(r"Image \d+ of part 0 is not an image .*\. Take it out, or pass", run.output)
+        return
+    assert run.code == 0, run.output
+    for row in (7, 23, 41):
+        assert run.output.count(f"Image {row} of part 0 is not an image that can be read") == 1, run.output
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["bad_images_passed_over"] == 3
+
+
+def test_a_stream_that_nobody_has_counted_needs_a_number_of_steps(
+    scripts: ScriptServer, parquet: Path, tars: Path, tmp_path: Path
+) -> None:
+    assert open_data(dataset_name=str(parquet), test_fraction=0.25).train.size == 117
+    arguments = [*TINY, "--streaming", "--dataset_name", str(tars), "--output_dir", str(tmp_path / "run")]
+    run = scripts.run("train.py", *arguments)
+    assert run.code == 2 and "pass --max_train_steps" in run.output, run.output
+    assert_nothing_but_progress(run.output)

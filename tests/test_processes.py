@@ -1,0 +1,202 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Several processes: one training, one score, one grid; when one of them ends before its time the others do too."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from script_server import Script, ScriptServer
+from training_runs import (
+    LATEST,
+    ONE_THREAD,
+    TINY,
+    assert_same,
+    done_in,
+    ended,
+    last_line,
+    losses_in,
+    losses_to,
+    nan_at,
+    signal_at,
+    signal_in,
+    start,
+    start_together,
+)
+
+
+# Of several processes signals are seen when anything is due, here a checkpoint or a validation, or for ten steps.
+TOGETHER = [
+    *TINY,
+    *shlex.split(
+        "--max_train_steps 14 --train_batch_size 16 --gradient_accumulation_steps 2 --dropout 0.1 --random_flip"
+        " --ema_max_decay 0.99 0.9 --checkpointing_steps 4 --validation_steps 7 --max_validation_images 64"
+        " --num_validation_evaluations 2"
+    ),
+]
+GOES_ON = "The same command with --resume_from_checkpoint latest goes on from there."
+ALONE = "train.py: Another process has ended, and this one cannot go on without it."
+
+
+def all_ended(runs: list[Script], *codes: int) -> list[str]:
+    """What runs printed, when they have ended with these codes."""
+    for run in runs:
+        run.wait(60)
+    return [ended(run, code) for run, code in zip(runs, codes, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def unstopped(scripts: ScriptServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes that was never stopped."""
+    folder = tmp_path_factory.mktemp("unstopped") / "run"
+    all_ended(start_together(scripts, 2, folder, *TOGETHER), 0, 0)
+    return folder
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+def test_two_processes_train_as_one_with_the_whole_batch(scripts: ScriptServer, tmp_path: Path) -> None:
+    arguments = [*TINY, *shlex.split("--max_train_steps 40 --dropout 0 --random_flip")]
+    alone = start(scripts, tmp_path / "alone", *arguments, prelude=losses_to(tmp_path / "one"))
+    half = ["--train_batch_size", 32]
+    both = start_together(scripts, 2, tmp_path / "both", *arguments, *half, prelude=losses_to(tmp_path / "two"))
+    all_ended([alone, *both], 0, 0, 0)
+    one, two = losses_in(tmp_path / "one"), losses_in(tmp_path / "two")
+    assert len(one) == 40 and one[-1] < 0.8 * one[0]
+    assert two == pytest.approx(one, rel=1e-4)
+
+
+def test_a_run_goes_on_with_other_processes(scripts: ScriptServer, tmp_path: Path) -> None:
+    arguments = [*TINY, *shlex.split("--max_train_steps 20 --dropout 0 --random_flip")]
+    alone = start(scripts, tmp_path / "alone", *arguments, prelude=losses_to(tmp_path / "one"))
+    two = losses_to(tmp_path / "two")
+    ended(start(scripts, tmp_path / "run", *arguments, prelude=two + signal_at(7, "SIGTERM")), 143)
+    half = ["--train_batch_size", 32, *LATEST]
+    both = start_together(scripts, 2, tmp_path / "run", *arguments, *half, prelude=two)
+    all_ended([alone, *both], 0, 0, 0)
+    assert losses_in(tmp_path / "two") == pytest.approx(losses_in(tmp_path / "one"), rel=1e-4)
+    assert {path.name for path in (tmp_path / "run" / "checkpoint-20").glob("random*")} == {
+        "random_states_0.pkl",
+        "random_states_1.pkl",
+    }
+
+
+def test_a_signal_to_one_or_both_stops_both_and_they_go_on_exactly(
+    scripts: ScriptServer, unstopped: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    # In the first window of step 6, and in the second of step 9.
+    for ranks, name, code, batch, step in [((0, 1), "SIGTERM", 143, 11, 7), ((1,), "SIGINT", 130, 4, 12)]:
+        prelude = signal_at(batch, name, ranks)
+        runs = start_together(scripts, 2, folder, *TOGETHER, *LATEST, prelude=prelude)
+        told = f"{folder / f'checkpoint-{step}'} is whole. {GOES_ON}"
+        for output in all_ended(runs, code, code):
+            assert last_line(output) == f"train.py: {name} stopped it. {told}"
+    all_ended(start_together(scripts, 2, folder, *TOGETHER, *LATEST), 0, 0)
+    assert_same(folder, unstopped)
+
+
+@pytest.mark.parametrize(
+    ("prelude", "killed", "step"),
+    [
+        (signal_at(13, "SIGKILL", [1]), 1, 4),  # in the middle of a step
+        (signal_at(13, "SIGKILL", [0]), 0, 4),
+        (signal_in("run_state.write_state", "SIGKILL", 3, [1]), 1, 8),  # while the last checkpoint is written
+    ],
+)
+def test_when_one_process_is_killed_the_other_ends_and_both_go_on(
+    scripts: ScriptServer, unstopped: Path, tmp_path: Path, prelude: str, killed: int, step: int
+) -> None:
+    folder = tmp_path / "run"
+    runs = start_together(scripts, 2, folder, *TOGETHER, prelude=prelude)
+    assert runs[killed].wait() == -signal.SIGKILL
+    since = time.monotonic()
+    sentence = last_line(ended(runs[1 - killed], 1))
+    assert time.monotonic() - since < 20
+    assert sentence == f"{ALONE} {folder / f'checkpoint-{step}'} is whole. {GOES_ON}"
+    all_ended(start_together(scripts, 2, folder, *TOGETHER, *LATEST), 0, 0)
+    assert_same(folder, unstopped)
+
+
+def limit(size: int) -> str:
+    return f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
+
+
+@pytest.mark.parametrize(("rank", "size"), [(0, 100_000), (1, 10_000)])
+def test_when_one_process_cannot_write_both_end_with_the_last_checkpoint(
+    scripts: ScriptServer, unstopped: Path, tmp_path: Path, rank: int, size: int
+) -> None:
+    folder = tmp_path / "run"
+    prelude = done_in("run_state.write_state", limit(size), 2, [rank])
+    for output in all_ended(start_together(scripts, 2, folder, *TOGETHER, prelude=prelude), 1, 1):
+        assert last_line(output).startswith("train.py: The checkpoint of step 8 could not be written: ")
+        assert last_line(output).endswith(f" {folder / 'checkpoint-4'} is whole. {GOES_ON}")
+    assert [path.name for path in folder.iterdir()] == ["checkpoint-4"]
+
+
+def test_when_the_end_cannot_be_written_both_end(scripts: ScriptServer, unstopped: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    prelude = done_in("figures.save_grid", limit(50_000), 1, [0])
+    outputs = all_ended(start_together(scripts, 2, folder, *TOGETHER, prelude=prelude), 1, 0)
+    assert last_line(outputs[0]).startswith("train.py: error: ")
+    assert last_line(outputs[0]).endswith(f" {folder / 'checkpoint-14'} is whole. {GOES_ON}")
+    assert not list(folder.rglob("*.partial*")) and not (folder / "model_index.json").exists()
+    assert_same(folder / "checkpoint-14", unstopped / "checkpoint-14")
+
+
+def test_when_one_process_cannot_read_the_checkpoint_both_say_so(
+    scripts: ScriptServer, unstopped: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(unstopped, tmp_path / "run"))
+    prelude = done_in("run_state.load_file", "raise OSError('the disk has gone')", 1, [1])
+    for output in all_ended(start_together(scripts, 2, folder, *TOGETHER, *LATEST, prelude=prelude), 2, 2):
+        told = f"{folder / 'checkpoint-14'} cannot be gone on from: the disk has gone"
+        assert last_line(output) == f"train.py: error: {told}"
+
+
+def test_a_loss_that_is_no_number_on_one_process_stops_both(scripts: ScriptServer, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for output in all_ended(start_together(scripts, 2, folder, *TOGETHER, prelude=nan_at(11, rank=1)), 1, 1):
+        assert last_line(output).startswith("train.py: The loss of step 6 is nan, the norm of its gradient nan. ")
+    assert [path.name for path in folder.iterdir()] == ["checkpoint-4"]
+
+
+# --- scoring and sampling --------------------------------------------------------------------------------------------
+
+
+def test_a_score_and_a_grid_are_the_same_whoever_makes_them(
+    scripts: ScriptServer, unstopped: Path, tmp_path: Path
+) -> None:
+    scored = ["evaluate.py", "--model_name_or_path", unstopped, "--batch_size", 64, "--num_evaluations", 5]
+    drawn = ["sample.py", "--model_name_or_path", unstopped, "--batch_size", 3, "--num_images", 10]
+    runs = [
+        scripts.start(*scored, "--output_dir", tmp_path / "1", env=ONE_THREAD),
+        scripts.start(*drawn, "--output", tmp_path / "1.png", env=ONE_THREAD),
+    ]
+    # Five and four batches: of two and of three processes some have nothing left to do in the last round.
+    for processes in (2, 3):
+        all_ended(runs, *[0] * len(runs))
+        runs = scripts.start_together(processes, *scored, "--output_dir", tmp_path / str(processes))
+        runs += scripts.start_together(processes, *drawn, "--output", tmp_path / f"{processes}.png")
+    all_ended(runs, *[0] * len(runs))
+    for other in ("2", "3"):
+        for name in ("1/evaluation.json", "1/evaluation.png", "1.png"):
+            assert (tmp_path / name).read_bytes() == (tmp_path / name.replace("1", other, 1)).read_bytes()
+    table = json.loads((tmp_path / "1" / "evaluation.json").read_text())
+    assert table["num_examples"] == 297
+    assert sum(run.output.count("bits/dim on 297 images") for run in runs) == 1  # one of them tells
+    assert len(np.unique(np.asarray(Image.open(tmp_path / "1.png")))) > 20
+
+
+def test_a_mistake_ends_all_processes_with_a_sentence(scripts: ScriptServer, unstopped: Path) -> None:
+    arguments = ["--model_name_or_path", unstopped, "--output_dir", unstopped]
+    for output in all_ended(scripts.start_together(2, "evaluate.py", *arguments), 2, 2):
+        assert "already holds another run" in last_line(output)
