@@ -478,7 +478,7 @@ def seconds_of(action: Callable[[], object], calls: int = 5) -> float:
 
 
 class Clock:
-    """Seconds of a budget, counted from the first look on.
+    """Seconds of a budget, counted from now on.
 
     Learning rates follow it: the number of steps that a cosine decays over is what the budget allows for at the rate
     of the steps so far. So each recipe's ends at its last step, however fast the machine is just then.
@@ -486,13 +486,10 @@ class Clock:
 
     def __init__(self, budget: float):
         self.budget = budget
-        self._start: float | None = None
-        self._processor_start = 0.0
+        self._start, self._processor_start = now(), time.process_time()
 
     @property
     def seconds(self) -> float:
-        if self._start is None:
-            self._start, self._processor_start = now(), time.process_time()
         return now() - self._start
 
     @property
@@ -510,7 +507,7 @@ class Clock:
         def factor(step: int) -> float:
             if step < warmup:
                 return step / warmup
-            total = step * self.budget / max(self.seconds, 1e-9)
+            total = step * self.budget / self.seconds
             progress = (step - warmup) / max(total - warmup, 1)
             return 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
 
@@ -537,7 +534,7 @@ def run_ours(seed: int, budget: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name, quiet():
         folder = Path(name) / OURS
         job = prepare_ours(folder, "--seed", str(seed), "--max_train_steps", str(STEPS_WITHOUT_END))
-        clock, before = Clock(budget), resident_mib()
+        before, clock = resident_mib(), Clock(budget)
         clock.lead(job.lr_scheduler, job.training.lr_warmup_steps)
         train_ours(job, UntilTimeIsUp(job, clock))
         trained = _training_figures(clock, job.step, job.step * job.share.total, before)
@@ -555,7 +552,7 @@ def run_stock(seed: int, budget: float, learning_rate: float, dropout: float) ->
         settings = StockSettings(defaults.train_batch_size, learning_rate)
         config = _default_unet_config(images) | {"dropout": dropout}
         stock = prepare_stock(images.train.pixels, images.train.num_levels, config, settings, Path(name))
-        clock, before, seen = Clock(budget), resident_mib(), 0
+        before, seen, clock = resident_mib(), 0, Clock(budget)
         clock.lead(stock.lr_scheduler, STOCK_WARMUP)
         for _ in stock.train():
             seen = stock.step * len(images.train) // len(stock.loader)  # the last batch of an epoch is a smaller one
@@ -578,7 +575,7 @@ def _training_figures(clock: Clock, steps: int, images: int, resident_before: fl
         "steps per second": steps / seconds,
         "images per second": images / seconds,
         "peak resident MiB": resident_mib(),
-        "resident MiB before the first step": resident_before,
+        "resident MiB that the training added": resident_mib() - resident_before,
     }
     if torch.cuda.is_available():
         figures["peak GiB of the GPU"] = torch.cuda.max_memory_allocated() / 2**30
@@ -663,6 +660,7 @@ def _against(mine: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> dict[s
         "images per second, ratio": ratios("images per second"),
         "steps per second, ratio": ratios("steps per second"),
         "peak resident memory, ratio": ratios("peak resident MiB"),
+        "resident memory that the training added, ratio": ratios("resident MiB that the training added"),
         **{f"{name}, lower by": values for name, values in lower.items()},
         "better on every run": {name: min(values) > 0 for name, values in lower.items()},
     }

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -256,7 +257,7 @@ class TrainingBatches:
             dataset,
             num_workers=self._workers,
             collate_fn=_itself,
-            worker_init_fn=_outlast_signals,
+            worker_init_fn=_begin_worker,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # of its own: torch's stays as it is
             **options,
@@ -282,8 +283,9 @@ def _checked(read: Any) -> Any:
     return read
 
 
-def _outlast_signals(worker: int) -> None:
+def _begin_worker(number: int) -> None:
     """Let a worker live on when all processes of a run are told to stop: the last batches come from it."""
+    gc.freeze()  # a collection would copy every page that it looks at, of all that the worker shares with its parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))  # at most once
 

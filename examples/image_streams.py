@@ -11,6 +11,7 @@ begins: a reader that was stopped finds that place by the data set's own state, 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import tarfile
@@ -279,8 +280,9 @@ class _Part:
 
     def __init__(self, data: datasets.IterableDataset, number: int, count: int = 0, state: dict | None = None):
         self.number, self.count = number, count
-        # By row groups where a file has them: pyarrow reads the whole of one that it is given as a whole.
-        self._data = data.shard(data.num_shards, number).reshard()
+        with self._errors():
+            # By row groups where a file has them: pyarrow reads the whole of one that it is given as a whole.
+            self._data = data.shard(data.num_shards, number).reshard()
         if state is not None:
             self._data.load_state_dict(state)
         # By `iter`, which leaves the dealing out to us: a data set in a worker gives that worker's files alone.
@@ -293,15 +295,20 @@ class _Part:
 
     def read(self) -> dict[str, Any] | None:
         """The next entry; None at the end."""
-        try:
+        with self._errors():
             batch = next(self._entries, None)
-        except READ_ERRORS as error:
-            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-            raise OSError(f"part {self.number} cannot be read after {self.count} images: {reason}.") from error
         if batch is None:
             return None
         self.count += 1
         return {column: values[0] for column, values in batch.items()}
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except READ_ERRORS as error:
+            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+            raise OSError(f"part {self.number} cannot be read after {self.count} images: {reason}.") from error
 
     def name_of(self, entry: dict[str, Any] | None) -> str:
         """What to call the image that was read last."""

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""`fsdp_on_cpu.py train.py --flag ...`: a script of examples/ with FSDP on the CPU, which Accelerate leaves to GPUs."""
+"""`fsdp_on_cpu.py train.py --flag ...`: a script of examples/ with FSDP on the CPU, as Accelerate does on GPUs."""
 
 from __future__ import annotations
 

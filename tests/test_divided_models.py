@@ -105,7 +105,7 @@ def test_its_checkpoints_hold_no_part_of_one_process(divided: Path) -> None:
         torch.load(divided / "checkpoint-3" / name, weights_only=True)
 
 
-PUSHED = '''
+PUSHED = """
 import sys, types
 from pathlib import Path
 
@@ -172,7 +172,7 @@ with torch.no_grad():
     after = {{name: value.full_tensor() for name, value in unet.named_parameters()}}
 assert all(torch.equal(after[name], plain[name]) for name in plain)  # its own weights again
 print("all is well")
-'''
+"""
 
 
 def test_averages_of_a_divided_model_and_a_push_of_them(scripts: ScriptServer, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import os
 import pickle
 import re
 import shlex
+import shutil
 import signal
 import tarfile
 import time
@@ -35,6 +36,8 @@ from safetensors.torch import load_file
 from script_server import ScriptServer
 from stopping import RunStopped
 
+
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
 
 FILES = (40, 30, 25, 41, 20)  # images in each, numbered through
 TOTAL = sum(FILES)
@@ -445,6 +448,22 @@ def test_a_file_that_breaks_off_is_told_in_a_sentence(tmp_path: Path, tars: Path
     with (
         closing(iter(TrainingBatches(data.train, Share(8), 0, 0, 0, num_workers=workers))) as iterator,
         pytest.raises(RunStopped, match=r"^The stream of images broke off: part 4 cannot be read after \d+ images: "),
+    ):
+        list(islice(iterator, 40))
+
+
+def test_a_file_that_is_gone_is_told_in_a_sentence(
+    tmp_path: Path, parquet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_streams, "MANY_PARTS", 4)
+    shutil.copytree(parquet, tmp_path / "data")
+    data = open_data(dataset_name=str(tmp_path / "data"))
+    (tmp_path / "data" / "train-00002.parquet").write_bytes(b"PAR1 no more PAR1")
+    with (
+        closing(iter(TrainingBatches(data.train, Share(8), 0, 0, 0))) as iterator,
+        pytest.raises(
+            RunStopped, match=r"^The stream of images broke off: part 2 cannot be read after 0 images: .*\.$"
+        ),
     ):
         list(islice(iterator, 40))
 
