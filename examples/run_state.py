@@ -91,7 +91,8 @@ def _restore(job: Job, checkpoint: Path) -> None:
     if state["step"] > job.steps:
         raise ValueError(f"it is after step {state['step']}, and the run would end after {job.steps}.")
     job.accelerator.load_state(str(checkpoint))
-    job.accelerator.step = state["step"] * job.share.accumulation  # windows, which may be others than in the checkpoint
+    # Windows, which may be others than in the checkpoint.
+    job.accelerator.step = state["step"] * job.share.accumulation
     for i, average in enumerate(job.averages):
         average.load_state_dict(load_file(checkpoint / AVERAGE.format(i)), state["step"])
     if job.importance is not None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,10 +23,14 @@ torch.set_num_threads(1)  # small tensors run faster on one thread, and sums com
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Scripts that a test runs in this process take all cores: the next test finds one thread again."""
+def nothing_left() -> Iterator[None]:
+    """Scripts that a test runs in this process take all cores and catch signals: the next test finds neither."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    handlers = [signal.getsignal(number) for number in numbers]
     yield
     torch.set_num_threads(1)
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from arguments import TrainingArguments
 from diffusers import UNet2DModel
 from script_server import READ_BY_IMPORTS, Script, ScriptServer
 from test_accelerate_configs import launched
+from training_runs import ONE_THREAD
 
 from ddpm_hf import DDPMPaperPipeline
 
@@ -68,7 +69,7 @@ def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None
 
 def test_two_processes_train_the_model_of_one(scripts: ScriptServer, divided: Path, tmp_path: Path) -> None:
     alone = tmp_path / "run"
-    run = scripts.run("train.py", *RUN, "--train_batch_size", 512, "--output_dir", alone)
+    run = scripts.run("train.py", *RUN, "--train_batch_size", 512, "--output_dir", alone, env=ONE_THREAD)
     assert run.code == 0, run.output
     for part in ("unet", "unet_ema_0.5"):  # the averages of either decay
         assert_close(weights(divided / part), weights(alone / part))

@@ -87,6 +87,28 @@ def test_a_run_goes_on_with_another_division_of_the_batch(scripts: ScriptServer,
     assert losses_in(tmp_path / "halves") == pytest.approx(losses_in(tmp_path / "whole"), rel=1e-4)
 
 
+DRAWN = """
+import randomness, tracking
+def drawn_noise(*arguments, draw=randomness.noise_like):
+    noise = draw(*arguments)
+    print("noise of", arguments[1], noise.flatten()[:3].tolist(), flush=True)
+    return noise
+def drawn_times(self, t, *arguments, add=tracking.Progress.add):
+    print("times", t.tolist(), flush=True)
+    add(self, t, *arguments)
+randomness.noise_like, tracking.Progress.add = drawn_noise, drawn_times
+"""
+
+
+def test_every_step_and_every_image_draws_anew(scripts: ScriptServer, tmp_path: Path) -> None:
+    arguments = shlex.split("--max_train_steps 3 --train_batch_size 16 --gradient_accumulation_steps 2")
+    output = ended(start(scripts, tmp_path / "run", *TINY, *arguments, prelude=DRAWN))
+    noise = [line.partition("noise of ")[2].split(" ", 1) for line in output.splitlines() if "noise of " in line]
+    assert [first for first, _ in noise] == ["0", "16"] * 3
+    times = [line.partition("times ")[2] for line in output.splitlines() if "times " in line]
+    assert len({drawn for _, drawn in noise}) == 6 and len(set(times)) == 3
+
+
 # --- from where ------------------------------------------------------------------------------------------------------
 
 

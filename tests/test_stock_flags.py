@@ -50,7 +50,7 @@ from randomness import noise_like
 from script_server import EXAMPLES, ScriptServer
 from torch.nn.functional import mse_loss
 from tracking import Progress
-from training_runs import after, ended, signal_at
+from training_runs import ONE_THREAD, after, ended, signal_at
 
 
 STOCK = EXAMPLES / "configs" / "stock.yaml"
@@ -340,7 +340,7 @@ def test_what_is_written_and_gone_on_with(scripts: ScriptServer, images: Path, t
     common += ["--checkpointing_steps", 2, "--checkpoints_total_limit", 2, "--save_images_epochs", 2]
     common += ["--save_model_epochs", 1, "--logger", "tensorboard", "--logging_dir", "boards"]
     common += ["--dataloader_num_workers", 1, "--enable_xformers_memory_efficient_attention"]
-    stopped = scripts.start(after(tmp_path, signal_at(13, "SIGTERM")), *common)  # in step 7
+    stopped = scripts.start(after(tmp_path, signal_at(13, "SIGTERM")), *common, env=ONE_THREAD)  # in step 7
     ended(stopped, 143)
     assert {path.name for path in run.glob("checkpoint-*")} == {"checkpoint-6", "checkpoint-7"}
     assert [path.name for path in (run / "samples").iterdir()] == ["step_0000005.png"]
@@ -351,11 +351,11 @@ def test_what_is_written_and_gone_on_with(scripts: ScriptServer, images: Path, t
     assert not (run / "metrics.json").exists()
     refused = scripts.run("train.py", *common)
     assert refused.code == 2 and "already holds another run" in refused.output
-    gone_on = scripts.run("train.py", *common, "--resume_from_checkpoint", "checkpoint-6")
+    gone_on = scripts.run("train.py", *common, "--resume_from_checkpoint", "checkpoint-6", env=ONE_THREAD)
     assert "after step 6 of 9" in ended(gone_on)
     report = json.loads((run / "metrics.json").read_text())
     assert (report["train_steps"], report["train_images"], report["train_batch_size"]) == (9, 36, 16)
-    anew = scripts.run("train.py", *common, "--overwrite_output_dir", "--num_epochs", 1)
+    anew = scripts.run("train.py", *common, "--overwrite_output_dir", "--num_epochs", 1, env=ONE_THREAD)
     ended(anew)
     assert {path.name for path in run.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-3"}
 
@@ -396,7 +396,7 @@ def test_the_commands_of_the_readme_mean_the_same(text: str) -> None:
 def test_the_flowers_command_runs(images: Path, tmp_path: Path) -> None:
     output = tmp_path / "ddpm-ema-flowers-64"
     words = command(FLOWERS, images, output)
-    words += ["--hub_private_repo", "--hub_token", "hf_owner", "--max_train_steps", "3", *map(str, TINY_MODEL + QUICK)]
+    words += ["--hub_private_repo", "--hub_token", "hf_owner", "--max_train_steps", "2", *map(str, TINY_MODEL + QUICK)]
     words += ["--ddpm_num_inference_steps", "2", "--eval_batch_size", "2", "--cache_dir", str(tmp_path / "cache")]
     with LoopbackHub() as hub:
         hub.add_user("owner", token="hf_owner")
@@ -442,7 +442,9 @@ def job(tmp_path: Path) -> Iterator[Any]:
         argv = [STOCK, *TINY_MODEL, "--use_ema", "--logger", "none", "--output_dir", tmp_path / "run", *flags]
         images = save(tmp_path / "images", 40, (8, 8))
         argv += ["--train_data_dir", images, "--resolution", 8, "--cache_dir", tmp_path / "cache"]
-        return preparation.prepare(*parsed(*argv, "--lr_warmup_steps", 2, "--learning_rate", 1e-3))
+        prepared = preparation.prepare(*parsed(*argv, "--lr_warmup_steps", 2, "--learning_rate", 1e-3))
+        torch.set_num_threads(1)
+        return prepared
 
     yield make
     AcceleratorState._reset_state(reset_partial_state=True)

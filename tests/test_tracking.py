@@ -23,6 +23,7 @@ from accelerate.utils import ProjectConfiguration
 from PIL import Image
 from script_server import Script, ScriptServer
 from tracking import NOISE_LEVELS, Trackers, check_logger
+from training_runs import ONE_THREAD, after, signal_at
 
 
 TOKEN = "hf_ThisMustStayASecret"
@@ -40,7 +41,7 @@ Curves = dict[str, dict[int, float]]
 
 
 def trained(scripts: ScriptServer, folder: Path, *arguments: object, env: dict[str, str] | None = None) -> Script:
-    done = scripts.run("train.py", *RUN, "--output_dir", folder, *arguments, env=env)
+    done = scripts.run("train.py", *RUN, "--output_dir", folder, *arguments, env=ONE_THREAD | (env or {}))
     assert done.code == 0, done.output
     assert_secret(folder)
     return done
@@ -58,16 +59,16 @@ def assert_complete(curves: Curves, folder: Path) -> None:
     """Everything is there at its steps, with the values that metrics.json tells."""
     report = report_of(folder)
     assert set(curves) == ALONG_THE_WAY | VALIDATION | AT_THE_END
-    assert {tuple(curves[name]) for name in ALONG_THE_WAY - LEVELS} == {(10, 20, 30)}
+    assert {tuple(curves[name]) for name in ALONG_THE_WAY - LEVELS} == {(10, 20, 24, 30)}  # an epoch ends with 24
     for name in VALIDATION:
         told = {each["step"]: each[name.removeprefix("validation/")] for each in report["validation"]}
         assert curves[name] == pytest.approx(told, rel=1e-6) and list(told) == [10, 20, 30]
     for name in AT_THE_END:
         assert curves[name] == pytest.approx({30: report[name.removeprefix("test/")]}, rel=1e-6)
     rates = curves["learning_rate"]
-    assert rates == pytest.approx({10: 10 / 50 * 4e-3, 20: 20 / 50 * 4e-3, 30: 30 / 50 * 4e-3}, rel=1e-6)  # warm-up
+    assert rates == pytest.approx({step: step / 50 * 4e-3 for step in rates}, rel=1e-6)  # of the warm-up
     assert min(curves["images_per_second"].values()) > 0 and min(curves["gradient_norm"].values()) > 0
-    assert curves["epoch"] == {10: 0, 20: 0, 30: 1}  # of 1500 images, 64 in a step
+    assert curves["epoch"] == {10: 0, 20: 0, 24: 1, 30: 1}  # of 1500 images, 64 in a step
     # Noise hides what the model could get wrong: the losses fall with the noise level.
     ends = [np.mean(list(curves[name].values())) for name in (min(LEVELS), max(LEVELS))]
     assert ends[0] > 10 * ends[1]
@@ -159,17 +160,15 @@ def test_a_run_that_goes_on_from_before_has_one_curve(scripts: ScriptServer, run
 
 def test_a_run_that_was_stopped_has_one_curve(scripts: ScriptServer, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    arguments = [*RUN, "--logger", "tensorboard", "--output_dir", tmp_path, "--resume_from_checkpoint", "latest"]
-    stopped = scripts.start("train.py", *arguments)
-    stopped.wait_for(" 12/30")
-    stopped.kill(signal.SIGTERM)
-    assert stopped.wait() == 128 + signal.SIGTERM, stopped.output
-    last = max(curves_of(tmp_path)["loss"])
-    assert 10 < last < 30 and (tmp_path / f"checkpoint-{last}").is_dir()
-    done = scripts.run("train.py", *arguments)
+    run = tmp_path / "run"
+    arguments = [*RUN, "--logger", "tensorboard", "--output_dir", run, "--resume_from_checkpoint", "latest"]
+    stopped = scripts.run(after(tmp_path, signal_at(13, "SIGTERM")), *arguments, env=ONE_THREAD)
+    assert stopped.code == 128 + signal.SIGTERM, stopped.output
+    assert list(curves_of(run)["loss"]) == [10, 13]
+    done = scripts.run("train.py", *arguments, env=ONE_THREAD)
     assert done.code == 0, done.output
-    curves = curves_of(tmp_path)
-    assert list(curves["loss"])[:2] == [10, min(last, 20)]
+    curves = curves_of(run)
+    assert list(curves["loss"]) == [10, 13, 20, 24, 30]
     assert set(curves) == ALONG_THE_WAY | VALIDATION | AT_THE_END
     assert list(curves["validation/bits_per_dim"]) == [10, 20, 30]
 

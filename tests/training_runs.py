@@ -72,13 +72,13 @@ def after(folder: Path, prelude: str, script: str = "train.py") -> Path:
 
 
 def signal_at(batch: int, name: str, ranks: Iterable[int] = (0, 1)) -> str:
-    """A prelude: the process gets the signal when it has read so many batches of training images."""
+    """A prelude: the process, with its workers, gets the signal when it has read so many training batches."""
     return f"""
 import batches
 def signalled(self, read=batches.TrainingBatches.__iter__):
     for k, batch in enumerate(read(self), 1):
         if k == {batch} and int(os.environ.get("RANK", 0)) in {tuple(ranks)}:
-            os.kill(os.getpid(), signal.{name})
+            os.killpg(0, signal.{name})
         yield batch
 batches.TrainingBatches.__iter__ = signalled
 """
