@@ -307,8 +307,7 @@ def watch_parts(watch: Stopwatch, job: Job) -> None:
     parts = [
         (ours, "draw_timesteps", "timesteps"),
         (ours, "noise_like", "noise"),
-        (ours, "seed_of", "seed of the dropout"),
-        (torch, "manual_seed", "seed of the dropout"),
+        (ours, "seed_dropout", "seed of the dropout"),
         (job.scheduler, "add_noise", "add_noise"),
         (job.model, "forward", "forward"),
         (ours, f"{job.diffusion.objective}_loss", "loss"),

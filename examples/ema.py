@@ -23,16 +23,16 @@ class WeightAverage:
     def __init__(self, model: nn.Module, inv_gamma: float, power: float, max_decay: float):
         self.inv_gamma, self.power, self.max_decay = inv_gamma, power, max_decay
         self.step = 0
-        tensors = floating_tensors(model)
-        self.names = list(tensors)
-        self.averages = [tensor.detach().float().clone() for tensor in tensors.values()]
+        self._tensors = floating_tensors(model)  # found once: the search takes as long as the average
+        self.names = list(self._tensors)
+        self.averages = [tensor.detach().float().clone() for tensor in self._tensors.values()]
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self) -> None:
         """Take in the weights of one more optimisation step."""
         decay = min(self.max_decay, 1 - (1 + self.step / self.inv_gamma) ** -self.power)
         self.step += 1
-        current = [tensor.detach().float() for tensor in floating_tensors(model).values()]
+        current = [tensor.detach().float() for tensor in self._tensors.values()]
         torch._foreach_lerp_(self.averages, current, 1 - decay)
 
     def state_dict(self) -> dict[str, Tensor]:

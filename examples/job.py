@@ -37,6 +37,7 @@ class Job:
     model: torch.nn.Module  # the same as Accelerate prepared it: trained
     optimizer: Any
     lr_scheduler: Any
+    parameters: list[torch.nn.Parameter]  # of the prepared model
     averages: list[WeightAverage]
     scheduler: DDPMPaperScheduler
     training_process: ReverseProcess

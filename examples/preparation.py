@@ -109,6 +109,7 @@ def prepare(
         images,
         unet,
         *prepared,
+        parameters=list(prepared[0].parameters()),
         averages=_averages(unet, training),
         scheduler=scheduler,
         training_process=dataclasses.replace(scheduler.process, constrain=None),  # clipping would stop the gradient

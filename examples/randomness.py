@@ -53,3 +53,12 @@ def noise_like(x_0: Tensor, first: int, seed: int, step: int) -> Tensor:
     ]
     start = first - blocks.start * BLOCK
     return torch.cat(drawn)[start : start + len(x_0)]
+
+
+def seed_dropout(device: torch.device, *address: int) -> None:
+    """Put torch's own generator of the device, from which dropout is drawn, where the address says."""
+    seed = seed_of(Use.DROPOUT, *address)
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` looks for every kind of device first
+    else:
+        torch.manual_seed(seed)

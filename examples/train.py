@@ -38,7 +38,7 @@ from image_files import TAKE_OUT
 from job import Job, gather_bad_images
 from outcome import draw_grid, finish, push_snapshot, save_model, validate
 from preparation import prepare
-from randomness import Use, generator_of, noise_like, seed_of
+from randomness import Use, generator_of, noise_like, seed_dropout
 from run_state import is_finite, write_state
 from scoring import conditioning
 from stopping import Interrupted, RunStopped, Signals, end, run_errors
@@ -90,7 +90,7 @@ def draw_timesteps(job: Job) -> tuple[Tensor, Tensor]:
 
 def take_step(job: Job, batches: Iterator[Batch], progress: Progress) -> None:
     """One optimisation step: the gradients of all its windows, on all processes, then the average of the weights."""
-    accelerator, share, seed = job.accelerator, job.share, job.training.seed
+    accelerator, share = job.accelerator, job.share
     t, weights = draw_timesteps(job)
     seen, norm = [], None
     for window in range(share.accumulation):
@@ -98,12 +98,12 @@ def take_step(job: Job, batches: Iterator[Batch], progress: Progress) -> None:
         note_bad_images(job, batch)
         first = share.first(window)
         mine = slice(first, first + share.batch_size)
-        torch.manual_seed(seed_of(Use.DROPOUT, seed, job.step, window, share.rank))
+        seed_dropout(job.accelerator.device, job.training.seed, job.step, window, share.rank)
         with accelerator.accumulate(job.model):
             losses = losses_of(job, batch, t[mine], first)
             accelerator.backward((weights[mine] * losses).mean())
             if accelerator.sync_gradients:
-                norm = accelerator.clip_grad_norm_(job.model.parameters(), job.training.max_grad_norm)
+                norm = accelerator.clip_grad_norm_(job.parameters, job.training.max_grad_norm)
             job.optimizer.step()
             job.optimizer.zero_grad()
         seen.append(accelerator.gather(losses.detach()))
@@ -112,7 +112,7 @@ def take_step(job: Job, batches: Iterator[Batch], progress: Progress) -> None:
     if job.importance is not None:
         job.importance.update(t, losses)
     for average in job.averages:
-        average.update(job.unet)
+        average.update()
     progress.add(t, losses, weights, norm)
     job.step += 1
 

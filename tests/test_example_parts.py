@@ -39,7 +39,7 @@ def test_the_average_follows_its_recursion_and_is_swapped_back() -> None:
         with torch.no_grad():
             for tensor in model.state_dict().values():
                 tensor.add_(torch.randn_like(tensor) if tensor.is_floating_point() else 1)
-        average.update(model)
+        average.update()
         decay = min(0.9, 1 - step**-0.75)
         for name in expected:
             expected[name] = decay * expected[name] + (1 - decay) * model.state_dict()[name].double()
