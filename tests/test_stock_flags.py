@@ -458,7 +458,7 @@ def test_its_average_is_reproduced() -> None:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter))
-        ours.update(model)
+        ours.update()
         theirs.step(model.parameters())
         for mine, its in zip(ours.averages, theirs.shadow_params, strict=True):
             torch.testing.assert_close(mine, its, rtol=1e-5, atol=1e-6)

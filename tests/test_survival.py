@@ -28,52 +28,64 @@ def steps_of(folder: Path) -> list[int]:
     return sorted(int(name.removeprefix("checkpoint-")) for name in names if name.startswith("checkpoint-"))
 
 
-def wait_until(holds: Callable[[], object], run: Script) -> None:
+def wait_until(holds: Callable[[], object], run: Script) -> float:
+    """Until it holds, or the run has ended; the time."""
     while run.code is None and not holds():
-        time.sleep(0.001)
+        time.sleep(0.0005)
+    return time.monotonic()
 
 
 def test_a_run_killed_at_twenty_moments_ends_as_one_never_stopped(scripts: ScriptServer, tmp_path: Path) -> None:
-    whole, folder = tmp_path / "whole", tmp_path / "run"
+    whole, folder, chance = tmp_path / "whole", tmp_path / "run", random.Random(0)
     unstopped = start(scripts, whole, *SAVING, "--checkpoints_total_limit", -1)
-    chance, hits = random.Random(0), 0
+    begun = time.monotonic()
+    trains = wait_until(lambda: "training:" in unstopped.output, unstopped)
+    finishes = wait_until(lambda: "80/80" in unstopped.output, unstopped)
     ended(unstopped)
+    until_it_trains, of_a_step = trains - begun, (finishes - trains) / 80
+    of_the_finish = time.monotonic() - finishes
 
-    def partial() -> list[Path]:
-        return list(folder.glob(".checkpoint-*.partial"))
+    def saves(stage: str) -> Callable[[], object]:
+        """Whether a checkpoint is being written, and this file of it is there, or it has just come to stand."""
+        if stage == "stands":
+            known = steps_of(folder)
+            return lambda: steps_of(folder)[-1:] not in ([], known[-1:])
+        return lambda: list(folder.glob(f".checkpoint-*.partial/{stage}"))
 
-    def kill(moment: str) -> str:
-        """Go on with the run, and kill it at such a moment; what it had printed."""
+    def kill(moment: str) -> bool:
+        """Go on with the run and kill it at such a moment, unless it ends before."""
         last = max(steps_of(folder), default=0)
         run = start(scripts, folder, *SAVING, *LATEST)
-        if moment == "saving":  # the first, the second or the third checkpoint from here
-            for _ in range(chance.randrange(1, 4)):
-                wait_until(lambda: not partial(), run)
-                wait_until(partial, run)
-            time.sleep(chance.uniform(0, 0.06))
+        if moment == "anywhere":
+            time.sleep(chance.uniform(0, until_it_trains + 6 * of_a_step))
         elif moment == "finishing":
             wait_until(lambda: "80/80" in run.output, run)
-            time.sleep(chance.uniform(0, 0.7))
+            time.sleep(chance.uniform(0, of_the_finish))
         else:
-            time.sleep(chance.uniform(0, 1.2))
+            for _ in range(chance.randrange(1, 3)):  # the first checkpoint from here, or the second
+                wait_until(lambda: not saves("")(), run)
+                wait_until(saves(moment), run)
         run.kill()
-        assert run.wait() == -signal.SIGKILL, run.output
+        assert run.wait() in (-signal.SIGKILL, 0), run.output
         if "training:" in run.output:
             told = f"Going on from {folder / f'checkpoint-{last}'}, after step {last} of 80."
             assert (told if last else f"There is no checkpoint in {folder} yet") in run.output
-        return run.output
+        return run.code != 0
 
-    for moment in ["saving", "anywhere"] * 8:
-        kill(moment)
-        hits += len(partial())
+    hits = 0
+    for stage in ["unet", "stands", "optimizer.bin", "random_states_0.pkl", "ema-0.safetensors", "training.json"]:
+        assert kill(stage)
+        hits += bool(saves("")())
+        assert kill("anywhere") and kill("anywhere")
         for step in steps_of(folder):
             assert_same(folder / f"checkpoint-{step}", whole / f"checkpoint-{step}")
     reached = max(steps_of(folder))
-    for _ in range(4):
-        assert "80/80" in kill("finishing")
+    assert 4 < reached < 80 and hits >= 2, (reached, hits)
+    finishing = 0
+    while finishing < 2:
+        finishing += kill("finishing")
     ended(start(scripts, folder, *SAVING, *LATEST))
     assert_left(folder, whole)
-    assert hits >= 4 and 10 < reached < 80, (hits, reached)  # while a checkpoint was written, and all along the way
 
 
 def assert_left(folder: Path, whole: Path) -> None:
