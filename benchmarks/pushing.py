@@ -10,9 +10,7 @@ the Hub and the pushing thread share.
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
 import shlex
 import statistics
 import subprocess
@@ -21,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 import diffusers
-import torch
+from report import parse, parser_of, write_report
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,17 +71,12 @@ def measure(repetitions: int, steps: int, push_every: int, delay: float) -> dict
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(__file__).parent / "results" / "pushing.json"
-    parser.add_argument("--output", type=Path, default=default, help="where the JSON goes (default: %(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    parser = parser_of(__doc__, "pushing")
     parser.add_argument("--repetitions", type=int, default=5, help="of the three trainings")
     parser.add_argument("--steps", type=int, default=200, help="of a training")
     parser.add_argument("--push-every", type=int, default=20, help="steps")
     parser.add_argument("--upload-delay", type=float, default=5.0, help="seconds of the slow Hub")
-    arguments = parser.parse_args()
-    if arguments.output.exists() and not arguments.overwrite:
-        sys.exit(f"{arguments.output} exists; pass --overwrite to replace it.")
+    arguments = parse(parser)
     if min(arguments.repetitions, arguments.steps, arguments.push_every) < 1 or arguments.upload_delay <= 0:
         sys.exit("--repetitions, --steps and --push-every must be at least 1, --upload-delay above 0.")
     results = measure(arguments.repetitions, arguments.steps, arguments.push_every, arguments.upload_delay)
@@ -91,12 +84,8 @@ def main() -> None:
         print(
             f"pushing, {name:26} {r['median']:.4f}  [{r['least']:.4f}, {r['greatest']:.4f}]  {r['snapshots pushed']}"
         )
-    versions = {"torch": torch.__version__, "diffusers": diffusers.__version__, "python": platform.python_version()}
     settings = {"steps": arguments.steps, "push every": arguments.push_every}
-    report = {"versions": versions, "device": f"cpu ({platform.machine()})", "settings": settings, "results": results}
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"written to {arguments.output}")
+    write_report(arguments.output, results, diffusers, settings=settings)
 
 
 if __name__ == "__main__":

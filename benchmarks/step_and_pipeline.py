@@ -10,19 +10,15 @@ in the same run. On the CPU, one thread.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import statistics
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import diffusers
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from report import parse, parser_of, spread, write_report
 
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler
 
@@ -48,11 +44,6 @@ def seconds(action: Callable[[], object], calls: int = 1) -> float:
     for _ in range(calls):
         action()
     return (time.perf_counter() - start) / calls
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
-    return {"median": median, "lower quartile": lower, "upper quartile": upper}
 
 
 def compare(ours: Callable[[], object], stock: Callable[[], object], repetitions: int) -> dict[str, dict]:
@@ -113,16 +104,11 @@ def measure_pipelines(repetitions: int, steps: int, batch_sizes: list[int]) -> d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(__file__).parent / "results" / "step_and_pipeline.json"
-    parser.add_argument("--output", type=Path, default=default, help="where the JSON goes (default: %(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    parser = parser_of(__doc__, "step_and_pipeline")
     parser.add_argument("--repetitions", type=int, default=25, help="of every comparison, at least 2")
     parser.add_argument("--steps", type=int, default=50, help="of a pipeline")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16, 64], help="of a pipeline")
-    arguments = parser.parse_args()
-    if arguments.output.exists() and not arguments.overwrite:
-        sys.exit(f"{arguments.output} exists; pass --overwrite to replace it.")
+    arguments = parse(parser)
     if arguments.repetitions < 2:
         sys.exit("--repetitions must be at least 2.")
     torch.set_num_threads(1)
@@ -133,11 +119,7 @@ def main() -> None:
             if "median" in r:
                 quartiles = f"[{r['lower quartile']:.4f}, {r['upper quartile']:.4f}]"
                 print(f"{name:52} {label:23} {r['median']:.4f}  {quartiles}")
-    versions = {"torch": torch.__version__, "diffusers": diffusers.__version__, "python": platform.python_version()}
-    report = {"versions": versions, "device": f"cpu ({platform.machine()})", "threads": 1, "results": results}
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"written to {arguments.output}")
+    write_report(arguments.output, results, diffusers, threads=1)
 
 
 if __name__ == "__main__":

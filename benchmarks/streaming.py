@@ -12,12 +12,10 @@ Reading alone is timed by itself, without a model.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import itertools
 import json
-import platform
 import re
 import shlex
 import subprocess
@@ -33,6 +31,7 @@ import pyarrow
 import pyarrow.parquet
 import torch
 from PIL import Image
+from report import parse, parser_of, write_report
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -154,17 +153,12 @@ def reading_speed(data: Path, way: str, batch_size: int, batches: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(__file__).parent / "results" / "streaming.json"
-    parser.add_argument("--output", type=Path, default=default, help="where the JSON goes (default: %(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    parser = parser_of(__doc__, "streaming")
     parser.add_argument("--gigabytes", type=float, default=1.0, help="of images")
     parser.add_argument("--files", type=int, default=16, help="that they are in")
     parser.add_argument("--share", type=float, default=0.7, help="of the images that a training reads")
     parser.add_argument("--batch-size", type=int, default=512, help="images in a step")
-    arguments = parser.parse_args()
-    if arguments.output.exists() and not arguments.overwrite:
-        sys.exit(f"{arguments.output} exists; pass --overwrite to replace it.")
+    arguments = parse(parser)
     if min(arguments.gigabytes, arguments.share) <= 0 or min(arguments.files, arguments.batch_size) < 1:
         sys.exit("--gigabytes and --share must be above 0, --files and --batch-size at least 1.")
     torch.set_num_threads(1)  # of the reading alone
@@ -189,7 +183,6 @@ def main() -> None:
                 f" first step after {r['seconds before the first step']:.0f} s",
                 flush=True,
             )
-    versions = {"torch": torch.__version__, "datasets": datasets.__version__, "python": platform.python_version()}
     settings = {
         "images": count,
         "GB of images": total / GB,
@@ -200,10 +193,7 @@ def main() -> None:
         "images in a step": arguments.batch_size,
         "shuffle buffer": DataArguments.shuffle_buffer_size,
     }
-    report = {"versions": versions, "device": f"cpu ({platform.machine()})", "settings": settings, "results": results}
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"written to {arguments.output}")
+    write_report(arguments.output, results, datasets, settings=settings)
 
 
 if __name__ == "__main__":

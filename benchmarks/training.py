@@ -40,6 +40,8 @@ import accelerate
 import diffusers
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from report import parse as parse_benchmark
+from report import parser_of, spread, write_report
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
@@ -596,11 +598,6 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
-    return {"median": median, "lower quartile": lower, "upper quartile": upper}
-
-
 def _print_ratios(name: str, result: dict[str, Any]) -> None:
     for label in ("ours over bare", "stock over bare", "ours over stock"):
         r = result[label]
@@ -647,20 +644,15 @@ def run_sections(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(__file__).parent / "results" / "training.json"
+    parser = parser_of(__doc__, "training")
     sections = ("overhead", "quality", "gpu")
-    parser.add_argument("--output", type=Path, default=default, help="where the JSON goes (default: %(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_argument("--sections", nargs="+", choices=sections, default=list(sections), help="what is measured")
     parser.add_argument("--rounds", type=int, default=60, help="of turns, at least 2; at most 20 on a GPU")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 128], help="of the overhead's training")
     parser.add_argument("--budget", type=float, default=240.0, help="seconds of a training for quality")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings for quality")
     parser.add_argument("--stock-dropout", type=float, default=0.0, help="UNet2DModel's default (default: 0)")
-    arguments = parser.parse_args()
-    if arguments.output.exists() and not arguments.overwrite:
-        sys.exit(f"{arguments.output} exists; pass --overwrite to replace it.")
+    arguments = parse_benchmark(parser)
     if arguments.rounds < 2 or arguments.budget <= 0 or min(arguments.batch_sizes) < 1:
         sys.exit("--rounds must be at least 2, --budget above 0, --batch-sizes at least 1.")
     return arguments
@@ -669,12 +661,6 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = _arguments()
     results = run_sections(arguments)
-    versions = {
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
-        "accelerate": accelerate.__version__,
-        "python": platform.python_version(),
-    }
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({platform.machine()})"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     settings = {
@@ -686,10 +672,7 @@ def main() -> None:
         "batch size for quality": TrainingArguments().train_batch_size,
         "dropout of stock's recipe for quality": arguments.stock_dropout,
     }
-    report = {"versions": versions, "device": device, "cores": cores, "settings": settings, "results": results}
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"written to {arguments.output}")
+    write_report(arguments.output, results, diffusers, accelerate, device=device, cores=cores, settings=settings)
 
 
 if __name__ == "__main__":

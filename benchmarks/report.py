@@ -1,0 +1,47 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""What all benchmarks share: where their figures go, and what stands beside them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+
+def parser_of(document: str, name: str) -> argparse.ArgumentParser:
+    """A parser that knows --output, results/<name>.json if it is not given, and --overwrite."""
+    parser = argparse.ArgumentParser(description=document.splitlines()[0])
+    default = Path(__file__).parent / "results" / f"{name}.json"
+    parser.add_argument("--output", type=Path, default=default, help="where the JSON goes (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The arguments; ends the process if the output is there and must not be replaced."""
+    arguments = parser.parse_args()
+    if arguments.output.exists() and not arguments.overwrite:
+        sys.exit(f"{arguments.output} exists; pass --overwrite to replace it.")
+    return arguments
+
+
+def write_report(path: Path, results: dict[str, Any], *libraries: ModuleType, **facts: Any) -> None:
+    """The results as JSON, with the versions of the libraries, the device, and whatever else decides them."""
+    versions = {library.__name__: library.__version__ for library in (torch, *libraries)}
+    report = {"versions": versions | {"python": platform.python_version()}, "device": f"cpu ({platform.machine()})"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report | facts | {"results": results}, indent=2) + "\n")
+    print(f"written to {path}")
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": median, "lower quartile": lower, "upper quartile": upper}
