@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import shutil
@@ -122,8 +121,10 @@ class Trackers:
     def close(self) -> None:
         """Let them write what they still hold."""
         for tracker in self._all:
-            with contextlib.suppress(Exception):  # whatever a library raises: the run is over
+            try:
                 tracker.finish()
+            except Exception as error:  # whatever a library raises: the run itself is over, and whole
+                tell(f"`logger` {tracker.name} may lack the end of the run: {error}")
 
 
 def _first_unknown(tracker: GeneralTracker) -> int:
