@@ -53,9 +53,9 @@ sys.path.insert(0, str(ROOT / "examples"))  # the training that is measured
 import preparation  # noqa: E402
 import train as ours  # noqa: E402
 from arguments import (  # noqa: E402
+    RUN,
     DataArguments,
     DiffusionArguments,
-    HubArguments,
     ModelArguments,
     TrainingArguments,
     parse,
@@ -90,8 +90,7 @@ def prepare_ours(folder: Path, *flags: str, config: Path | None = None) -> Job:
     """The job of examples/train.py with these flags; what is done along the way is left out but for checkpoints."""
     argv = [] if config is None else [str(config)]
     argv += ["--output_dir", str(folder), "--validation_steps", "0", "--save_images_epochs", "0", *flags]
-    classes = (ModelArguments, DataArguments, DiffusionArguments, TrainingArguments, HubArguments)
-    return preparation.prepare(*parse("training.py", *classes, argv=argv))
+    return preparation.prepare(*parse("training.py", *RUN, argv=argv))
 
 
 def train_ours(job: Job, batches: Any) -> None:

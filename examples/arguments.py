@@ -203,6 +203,9 @@ class HubArguments(RepositoryArguments):
     )
 
 
+RUN = (ModelArguments, DataArguments, DiffusionArguments, TrainingArguments, HubArguments)  # what train.py is told
+
+
 @dataclass
 class PushArguments(RepositoryArguments):
     """Which finished run is pushed."""

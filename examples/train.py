@@ -23,15 +23,7 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
-from arguments import (
-    DataArguments,
-    DiffusionArguments,
-    HubArguments,
-    ModelArguments,
-    TrainingArguments,
-    parse,
-    user_errors,
-)
+from arguments import RUN, parse, user_errors
 from batches import Batch
 from checkpoints import save_checkpoint, telling_the_way_on
 from image_files import TAKE_OUT
@@ -221,7 +213,7 @@ def note_bad_images(job: Job, batch: Batch) -> None:
 
 def main() -> None:
     script = Path(__file__).name
-    arguments = parse(script, ModelArguments, DataArguments, DiffusionArguments, TrainingArguments, HubArguments)
+    arguments = parse(script, *RUN)
     with run_errors(script):
         signals = Signals()
         with user_errors(script):

@@ -21,13 +21,10 @@ from image_files import BadImage, Header, ImageShape, header_of
 from PIL import Image, ImageOps
 from script_server import ScriptServer
 from sklearn.datasets import load_digits
+from training_runs import TINY
 
 
-TINY = shlex.split(
-    "--block_out_channels 8 8 --layers_per_block 1 --norm_num_groups 4 --ddpm_num_steps 20 --train_batch_size 16"
-    " --eval_batch_size 4 --num_quality_samples 4 --num_evaluations 2 --save_images_epochs 0 --max_train_steps 12"
-    " --num_validation_evaluations 2"
-)
+RUN = [*TINY, *shlex.split("--train_batch_size 16 --max_train_steps 12 --num_validation_evaluations 2")]
 
 
 def noise(seed: int, shape: tuple[int, ...] = (8, 8), top: int = 256) -> np.ndarray:
@@ -358,7 +355,7 @@ def test_an_image_that_breaks_off_stops_the_run_or_is_passed_over(
     for name in ("07.png", "21.png"):
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content[: len(content) - 40])
-    common = [*TINY, "--train_data_dir", str(folder), "--resolution", "8", "--dataloader_num_workers", str(workers)]
+    common = [*RUN, "--train_data_dir", str(folder), "--resolution", "8", "--dataloader_num_workers", str(workers)]
     common += ["--test_fraction", "0.05"]  # not these two: crops at random places are read when they are needed
     skip = ["--skip_bad_images"] if workers else []
     run = scripts.run("train.py", *common, *skip, "--output_dir", tmp_path / "run")
@@ -378,7 +375,7 @@ def test_a_file_without_a_header_stops_the_run_before_it_starts_or_is_passed_ove
 ) -> None:
     folder = save_noise(tmp_path / "images", 40)
     (folder / "05.png").write_bytes(b"not an image")
-    common = [*TINY, "--train_data_dir", str(folder)]
+    common = [*RUN, "--train_data_dir", str(folder)]
     stopped = scripts.run("train.py", *common, "--output_dir", tmp_path / "stopped")
     assert stopped.code == 2 and f"train.py: error: {folder / '05.png'} is not an image" in stopped.output
     assert not (tmp_path / "stopped").exists()

@@ -35,16 +35,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from script_server import ScriptServer
 from stopping import RunStopped
+from training_runs import TINY
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
 
 FILES = (40, 30, 25, 41, 20)  # images in each, numbered through
 TOTAL = sum(FILES)
-TINY = shlex.split(
-    "--block_out_channels 8 8 --layers_per_block 1 --norm_num_groups 4 --ddpm_num_steps 20 --train_batch_size 16"
-    " --eval_batch_size 4 --num_quality_samples 0 --num_evaluations 2 --save_images_epochs 0 --lr_warmup_steps 2"
-)
+RUN = [*TINY, *shlex.split("--train_batch_size 16 --num_quality_samples 0 --lr_warmup_steps 2")]
 
 
 def png(number: int) -> bytes:
@@ -487,7 +485,7 @@ def test_what_cannot_be_streamed_is_refused(parquet: Path, arguments: dict[str, 
 
 def options(output: Path, path: Path, workers: int = 0, steps: int = 12) -> list[str]:
     more = f"--streaming --shuffle_buffer_size 32 --max_train_steps {steps} --dataloader_num_workers {workers}"
-    return [*TINY, *shlex.split(more), "--dataset_name", str(path), "--output_dir", str(output)]
+    return [*RUN, *shlex.split(more), "--dataset_name", str(path), "--output_dir", str(output)]
 
 
 def assert_same_end(left: Path, right: Path) -> None:
@@ -582,7 +580,7 @@ def test_a_stream_that_nobody_has_counted_needs_a_number_of_steps(
     scripts: ScriptServer, parquet: Path, tars: Path, tmp_path: Path
 ) -> None:
     assert open_data(dataset_name=str(parquet), test_fraction=0.25).train.size == 117
-    arguments = [*TINY, "--streaming", "--dataset_name", str(tars), "--output_dir", str(tmp_path / "run")]
+    arguments = [*RUN, "--streaming", "--dataset_name", str(tars), "--output_dir", str(tmp_path / "run")]
     run = scripts.run("train.py", *arguments)
     assert run.code == 2 and "pass --max_train_steps" in run.output, run.output
     assert_nothing_but_progress(run.output)

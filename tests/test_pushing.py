@@ -19,15 +19,12 @@ from huggingface_hub import ModelCard
 from loopback_hub import LoopbackHub, check_card
 from safetensors.torch import load, load_file
 from tiny_models import tiny_unet
+from training_runs import TINY
 
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-TINY = shlex.split(
-    "--block_out_channels 8 8 --layers_per_block 1 --norm_num_groups 4 --ddpm_num_steps 20 --train_batch_size 64"
-    " --eval_batch_size 4 --num_quality_samples 4 --num_evaluations 2"
-)
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 # A script with its pauses between tries made short.
 RUN = "import sys, runpy; import ddpm_hf.hub; ddpm_hf.hub.RETRY_WAITS = (0.05, 0.1); script = sys.argv[1]; \

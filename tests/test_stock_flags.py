@@ -25,11 +25,8 @@ import yaml
 from accelerate.commands.launch import launch_command_parser
 from accelerate.state import AcceleratorState
 from arguments import (
+    RUN,
     DataArguments,
-    DiffusionArguments,
-    HubArguments,
-    ModelArguments,
-    TrainingArguments,
     check_hub_arguments,
     check_training_arguments,
     parse,
@@ -54,7 +51,6 @@ from training_runs import ONE_THREAD, after, ended, signal_at
 
 
 STOCK = EXAMPLES / "configs" / "stock.yaml"
-GROUPS = (ModelArguments, DataArguments, DiffusionArguments, TrainingArguments, HubArguments)
 TINY_MODEL = ["--block_out_channels", 8, 8, "--down_block_types", "DownBlock2D", "AttnDownBlock2D"]
 TINY_MODEL += ["--up_block_types", "AttnUpBlock2D", "UpBlock2D", "--layers_per_block", 1, "--norm_num_groups", 4]
 QUICK = ["--num_quality_samples", 0, "--num_evaluations", 2, "--validation_steps", 0]
@@ -142,7 +138,7 @@ OTHERS: dict[str, Any] = {
 
 
 def parsed(*argv: object) -> tuple[Any, ...]:
-    return parse("train.py", *GROUPS, argv=[str(argument) for argument in argv])
+    return parse("train.py", *RUN, argv=[str(argument) for argument in argv])
 
 
 def values_of(*argv: object) -> dict[str, Any]:
