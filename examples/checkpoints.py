@@ -16,7 +16,6 @@ model (FSDP, DeepSpeed), weights and optimizer are in its own format.
 from __future__ import annotations
 
 import contextlib
-import json
 import pickle
 import re
 import shutil
@@ -25,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from arguments import LATEST
 from output_folder import disk_errors, flush, partial_of, put, remove_folder
 from safetensors import SafetensorError
+from sharing import on_all
 from stopping import LOST, Interrupted, RunStopped, is_loss_of_a_process
 
 
@@ -105,13 +104,13 @@ def save_checkpoint(
 
     try:
         for part in (make, fill, secure, stand):
-            _on_all(accelerator, part)
+            _on_all(part)
     except OSError as error:
         if accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
         what = f"The checkpoint of step {step} could not be written: {error}."
         raise RunStopped(f"{what} {way_on(folder)}") from error
-    _on_all(accelerator, tidy)
+    _on_all(tidy)
     return target
 
 
@@ -145,17 +144,9 @@ def telling_the_way_on(folder: Path) -> Iterator[None]:
         raise RunStopped(f"{LOST} {way_on(folder)}") from error
 
 
-def _on_all(accelerator: Accelerator, part: Callable[[], None]) -> None:
-    """Do a part on every process; an OSError on all of them if it fails on one."""
-    failure = None
-    try:
-        with disk_errors():
-            part()
-    except OSError as error:
-        failure = error.strerror or str(error)
-    failures = [each for each in gather_object([failure]) if each is not None]
-    if failures:
-        raise OSError(failures[0])
+def _on_all(part: Callable[[], None]) -> None:
+    """Do a part of the writing on every process; an OSError on all of them if it fails on one."""
+    on_all(disk_errors()(part), OSError, lambda error: error.strerror or str(error))
 
 
 def clear_remains(folder: Path) -> None:
@@ -186,8 +177,3 @@ def check_course(recorded: dict[str, Any], now: dict[str, Any]) -> None:
     if names:
         told = "; ".join(f"{name} was {recorded.get(name)!r} and is {now.get(name)!r}" for name in names)
         raise ValueError(f"its settings are others: {told}.")
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds."""
-    return json.loads(path.read_text("utf-8"))

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ddpm_hf import BitsPerDim, DDPMPaperPipeline
+from ddpm_hf.model_card import number_of_classes
 
 
 matplotlib.use("Agg")
@@ -67,8 +68,7 @@ def save_evaluation(
     forward = [x_0] + [pipeline.scheduler.add_noise(x_0, noise, t) for t in shown]
     generators = [torch.Generator().manual_seed(seed + k) for k in range(rows)]
     states = {}
-    is_conditional = pipeline.unet.config.get("num_class_embeds") is not None
-    labels = classes[:rows].tolist() if is_conditional else None
+    labels = None if number_of_classes(pipeline.unet.config) is None else classes[:rows].tolist()
     for step in pipeline.iterate(rows, generators, timesteps=timesteps[::-1], class_labels=labels):
         if step.timestep in shown:
             states[step.timestep] = step.sample

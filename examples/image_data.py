@@ -14,8 +14,8 @@ import datasets
 import numpy as np
 import torch
 from arguments import DataArguments
-from image_files import INTERPOLATIONS, MODES, TAKE_OUT, BadImage, Header, ImageShape, content_of, header_of
-from image_streams import ImageStream, is_class, open_stream
+from image_files import INTERPOLATIONS, MODES, TAKE_OUT, BadImage, Header, ImageShape, content_of, header_of, name_of
+from image_streams import ImageStream, is_class, open_stream, own_splits
 from sklearn.datasets import load_digits
 from torch import Tensor
 
@@ -249,10 +249,7 @@ class StoredImages:
         """An undecoded image, and what to call it."""
         row = int(self.rows[i])
         entry = self.data[row][self.image]
-        path = None if entry is None else entry["path"]
-        if path is not None and entry["bytes"] is None:
-            return entry, path
-        return entry, f"Image {row} of split {self.split}" + (f" ({path})" if path else "")
+        return entry, name_of(entry, f"Image {row} of split {self.split}")
 
     def __call__(self, i: int, crop: tuple[float, float] | None = None) -> Tensor:
         entry, name = self.entry(i)
@@ -285,11 +282,9 @@ def _all_of(data: datasets.Dataset, image: str, split: str) -> StoredImages:
 
 def _divide(splits: dict[str, StoredImages], arguments: DataArguments) -> dict[str, StoredImages]:
     """Train, test and perhaps validation: the data set's own splits where it has them."""
-    parts = {"train": splits["train"], "test": splits.get("test", splits.get("validation"))}
-    if "test" in splits and "validation" in splits:
-        parts["validation"] = splits["validation"]
+    parts = {"train": splits["train"], **own_splits(splits)}
     for part, share in (("test", arguments.test_fraction), ("validation", arguments.validation_fraction)):
-        if parts.get(part) is None and (share > 0 or part == "test"):
+        if part not in parts and (share > 0 or part == "test"):
             parts["train"], parts[part] = _split(parts["train"], part, share)
     return parts
 

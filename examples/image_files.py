@@ -38,6 +38,14 @@ class Header(NamedTuple):
     size: tuple[int, int]
 
 
+def name_of(entry: dict[str, Any] | None, place: str) -> str:
+    """What to call an image that `datasets` hands out: its file, or else its place, and what the file was called."""
+    path = None if entry is None else entry["path"]
+    if path is not None and entry["bytes"] is None:
+        return path
+    return place + (f" ({path})" if path else "")
+
+
 def content_of(entry: dict[str, Any] | None, name: str) -> bytes:
     """The bytes of an image file as `datasets` hands it out undecoded, `{"bytes", "path"}`.
 

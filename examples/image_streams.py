@@ -26,7 +26,7 @@ import pyarrow
 import torch
 from arguments import DataArguments
 from huggingface_hub.utils import httpx
-from image_files import BadImage, ImageShape, content_of, header_of
+from image_files import BadImage, ImageShape, content_of, header_of, name_of
 from randomness import Use, generator_of
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
@@ -116,22 +116,28 @@ def open_stream(
     bad: list[str] = []
     splits = {split: _in_parts(data) for split, data in splits.items()}
     stream = _whole_stream(splits["train"], columns, name, arguments, bad)
-    own = {"test": splits.get("test", splits.get("validation"))}
-    own["validation"] = splits.get("validation") if "test" in splits else None
+    own = own_splits(splits)
     bounds, held_out = {}, 0.0
     for part, share in (("test", arguments.test_fraction), ("validation", arguments.validation_fraction)):
-        if own[part] is None and share > 0:
+        if part not in own and share > 0:
             bounds[part] = (held_out, held_out + share)
             held_out += share
     if held_out >= 1:
         raise ValueError("`test_fraction` and `validation_fraction` leave no images to train on.")
-    kept = {part: _kept(stream, data, (0.0, 1.0), arguments, bad) for part, data in own.items() if data is not None}
+    kept = {part: _kept(stream, data, (0.0, 1.0), arguments, bad) for part, data in own.items()}
     kept |= {part: _kept(stream, splits["train"], bound, arguments, bad) for part, bound in bounds.items()}
     if not kept.get("test"):
         raise ValueError(f"{name} has no test images; pass a `test_fraction` above 0, or more images.")
     size = None if stream.size is None else round(stream.size * (1 - held_out))
     kept = {part: pairs for part, pairs in kept.items() if pairs}
     return dataclasses.replace(stream, held_out=held_out, size=size), kept, list(dict.fromkeys(bad))
+
+
+def own_splits(splits: dict[str, Any]) -> dict[str, Any]:
+    """What of a data set's splits is for testing, a validation split if nothing else is, and for validation."""
+    if "test" in splits:
+        return {part: splits[part] for part in ("test", "validation") if part in splits}
+    return {"test": splits["validation"]} if "validation" in splits else {}
 
 
 def _in_parts(data: datasets.IterableDataset) -> datasets.IterableDataset:
@@ -312,10 +318,7 @@ class _Part:
 
     def name_of(self, entry: dict[str, Any] | None) -> str:
         """What to call the image that was read last."""
-        path = entry["path"] if entry is not None else None
-        if path is not None and entry["bytes"] is None:
-            return path
-        return f"Image {self.count - 1} of part {self.number}" + (f" ({path})" if path else "")
+        return name_of(entry, f"Image {self.count - 1} of part {self.number}")
 
 
 @dataclass(frozen=True)

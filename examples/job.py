@@ -74,8 +74,7 @@ class Job:
     @property
     def images_per_epoch(self) -> int | None:
         """Training images, if they have been counted."""
-        train = self.data.train
-        return len(train) if hasattr(train, "__len__") else train.size
+        return self.data.train.size
 
     def epochs_made(self, step: int) -> int:
         """Whole passes over the data after so many steps; 0 for data that nobody has counted."""

@@ -19,6 +19,7 @@ from batches import Share, TrainingBatches
 from diffusers import UNet2DModel
 from ema import WeightAverage, averaged
 from figures import save_grid
+from image_streams import ImageStream
 from job import Job, gather_bad_images
 from output_folder import replace_folder, write_file, write_folder, write_json
 from quality import IMAGES_OF_A_DATA_SET
@@ -36,9 +37,9 @@ IMAGES_FOR_THE_DECODER = 2048  # more than enough to fit one number
 
 
 @contextlib.contextmanager
-def evaluated(job: Job) -> Iterator[None]:
-    """Inside, the model has its averaged weights and drops nothing out."""
-    with averaged(job.average, job.unet):
+def evaluated(job: Job, average: WeightAverage | None) -> Iterator[None]:
+    """Inside, the model has these averaged weights, or its own if None, and drops nothing out."""
+    with averaged(average, job.unet):
         job.unet.eval()
         try:
             yield
@@ -58,7 +59,7 @@ def draw(job: Job, count: int) -> Tensor:
 
 def draw_grid(job: Job) -> None:
     """A sample grid of the weights as they are now."""
-    with evaluated(job):
+    with evaluated(job, job.average):
         samples = draw(job, job.training.eval_batch_size)
     if job.accelerator.is_main_process:
         picture = save_grid(samples, job.folder / "samples" / f"step_{job.step:07d}.png")
@@ -67,7 +68,7 @@ def draw_grid(job: Job) -> None:
 
 def validate(job: Job) -> None:
     """Bits/dim of validation images with the weights as they are now."""
-    with evaluated(job):
+    with evaluated(job, job.average):
         result = _score(job, job.data.validation.first(job.training.max_validation_images))
     figures = {
         "step": job.step,
@@ -135,7 +136,7 @@ def push_snapshot(job: Job) -> None:
 def training_images(job: Job, limit: int) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Up to so many training images with their classes, the same on every process."""
     train, size = job.data.train, job.training.train_batch_size
-    if hasattr(train, "batch"):
+    if not isinstance(train, ImageStream):
         for start in range(0, min(len(train), limit), size):
             yield train.batch(start, min(start + size, limit), job.skip_bad_images)
         return
@@ -150,7 +151,7 @@ def finish(job: Job) -> None:
     training, accelerator = job.training, job.accelerator
     gather_bad_images(job)
     others = _scores_of_other_averages(job)
-    with evaluated(job):
+    with evaluated(job, job.average):
         if job.scheduler.variance_type.startswith("fixed"):
             some = training_images(job, IMAGES_FOR_THE_DECODER)
             variance = fit_decoder_variance(job.unet, job.scheduler, some, training.seed, accelerator.device)
@@ -192,8 +193,7 @@ def _scores_of_other_averages(job: Job) -> dict[str, object]:
         return {}
     scores = {}
     for average in job.averages:
-        with averaged(average, job.unet):
-            job.unet.eval()
+        with evaluated(job, average):
             scores[f"{average.max_decay:g}"] = _score(job, job.data.validation).total
             unet = _whole(job, average) if average is not job.average else None
             if unet is not None and job.accelerator.is_main_process:

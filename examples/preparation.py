@@ -30,6 +30,7 @@ from diffusers import UNet2DModel
 from diffusers.optimization import get_scheduler
 from ema import WeightAverage
 from image_data import ImageData, load_images
+from image_streams import ImageStream
 from job import Job
 from output_folder import claim_folder, remove_folder
 from pushing import Pusher
@@ -94,12 +95,7 @@ def prepare(
     steps = _steps(training, images, share)
     folder, checkpoint = _claim(training, accelerator)
     save_weights_as_diffusers_does(accelerator, unet)
-    if accelerator.state.deepspeed_plugin is not None:  # it cannot see the batches, and divides the steps itself
-        accelerator.state.deepspeed_plugin.deepspeed_config |= {
-            "train_micro_batch_size_per_gpu": share.batch_size,
-            "gradient_accumulation_steps": share.accumulation,
-            "gradient_clipping": training.max_grad_norm,
-        }
+    _tell_deepspeed(accelerator, share, training)
     prepared = accelerator.prepare(unet, *_make_optimizer(unet, training, steps))
     unet = accelerator.unwrap_model(prepared[0], keep_torch_compile=False)
     is_by_loss = diffusion.timestep_sampling == "importance"
@@ -174,6 +170,16 @@ def _engine(training: TrainingArguments) -> Accelerator:
     return accelerator
 
 
+def _tell_deepspeed(accelerator: Accelerator, share: Share, training: TrainingArguments) -> None:
+    """Tell DeepSpeed, if it is used, of batches, which it cannot see, and of steps, which it divides itself."""
+    if accelerator.state.deepspeed_plugin is not None:
+        accelerator.state.deepspeed_plugin.deepspeed_config |= {
+            "train_micro_batch_size_per_gpu": share.batch_size,
+            "gradient_accumulation_steps": share.accumulation,
+            "gradient_clipping": training.max_grad_norm,
+        }
+
+
 def _has_device() -> bool:
     """Whether there is anything but processor cores to compute on."""
     return torch.accelerator.is_available() if hasattr(torch, "accelerator") else torch.cuda.is_available()
@@ -191,7 +197,7 @@ def _with_classes(images: ImageData, classes: int | None) -> ImageData:
         raise ValueError(f"`num_class_embeds` must be at least 1, but is {classes}.")
     for part in (images.test, images.validation):
         check_labels(part.labels, classes)
-    if hasattr(images.train, "__len__"):
+    if not isinstance(images.train, ImageStream):
         check_labels(images.train.labels, classes)
         return images
     if not images.train.has_labels:
@@ -203,7 +209,7 @@ def _steps(training: TrainingArguments, images: ImageData, share: Share) -> int:
     """Optimisation steps in all."""
     if training.max_train_steps is not None:
         return training.max_train_steps
-    size = len(images.train) if hasattr(images.train, "__len__") else images.train.size
+    size = images.train.size
     if size is None:
         raise ValueError("Nobody has counted the images of this stream; pass --max_train_steps.")
     return math.ceil(training.num_epochs * size / share.total)
@@ -254,7 +260,7 @@ def _course(
     unet: UNet2DModel, images: ImageData, share: Share, accelerator: Accelerator, *arguments: Any
 ) -> dict[str, Any]:
     """What decides the weights that a run arrives at."""
-    given = {name: value for group in arguments for name, value in dataclasses.asdict(group).items()}
+    given = _given(arguments)
     model = {name: value for name, value in unet.config.items() if not name.startswith("_")}
     return (
         model
@@ -262,7 +268,7 @@ def _course(
         | {
             "images in a step": share.total,
             "data": images.name,
-            "images": len(images.train) if hasattr(images.train, "__len__") else None,
+            "images": None if isinstance(images.train, ImageStream) else images.train.size,
             "precision": accelerator.mixed_precision,
         }
     )
@@ -276,7 +282,11 @@ def _told(job: Job) -> dict[str, Any]:
 
 def settings(*arguments: Any) -> dict[str, Any]:
     """What a reader of the model card may know of the arguments: nothing about the user's machine."""
-    fields = {name: value for group in arguments for name, value in dataclasses.asdict(group).items()}
-    private = ("_dir", "_path", "dataset_name")  # the data are named, without their place, in the card
-    shown = {name: value for name, value in fields.items() if value is not None and not name.endswith(private)}
-    return {name: value for name, value in shown.items() if name != "resume_from_checkpoint"}
+    # Places; the data are named, without theirs, in the card.
+    private = ("_dir", "_path", "dataset_name", "resume_from_checkpoint")
+    return {name: value for name, value in _given(arguments).items() if not (value is None or name.endswith(private))}
+
+
+def _given(arguments: tuple[Any, ...]) -> dict[str, Any]:
+    """All arguments by name."""
+    return {name: value for group in arguments for name, value in dataclasses.asdict(group).items()}

@@ -11,10 +11,15 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from batches import TrainingBatches
-from checkpoints import check_course, read_checkpoint, read_json
+from checkpoints import check_course, read_checkpoint
 from diffusers import UNet2DModel
+from image_streams import ImageStream
 from job import DIVIDED, Job
+from output_folder import write_json
 from safetensors.torch import load_file, save_file
+from sharing import on_all
+
+from ddpm_hf.model_card import read_json
 
 
 STATE = "training.json"
@@ -48,7 +53,7 @@ def write_state(job: Job, folder: Path) -> None:
     accelerator = job.accelerator
     accelerator.save_state(str(folder))
     if job.batches.state is not None:
-        _write_json(folder / f"data_{accelerator.process_index}.json", job.batches.state)
+        write_json(folder / f"data_{accelerator.process_index}.json", job.batches.state)
     averages = [average.state_dict() for average in job.averages]
     if not accelerator.is_main_process:
         return
@@ -65,7 +70,7 @@ def write_state(job: Job, folder: Path) -> None:
         "bad_images": sorted(job.bad_images),
         "course": job.course,
     }
-    _write_json(folder / STATE, state)
+    write_json(folder / STATE, state)
 
 
 def restore(job: Job, checkpoint: Path) -> None:
@@ -74,15 +79,14 @@ def restore(job: Job, checkpoint: Path) -> None:
     Raises:
         ValueError: if it cannot be read, or is of a run with other settings.
     """
-    failure = None
-    try:
+
+    def read() -> None:
         read_checkpoint(checkpoint, lambda: _restore(job, checkpoint))
-    except ValueError as error:
-        failure = str(error)
-    # Of one process alone the others would wait for ever; where the model is divided they read together anyway.
-    failures = [failure] if job.is_divided else gather_object([failure])
-    for told in filter(None, failures):
-        raise ValueError(told)
+
+    if job.is_divided:  # its parts are read together anyway
+        read()
+    else:
+        on_all(read, ValueError)
 
 
 def _restore(job: Job, checkpoint: Path) -> None:
@@ -108,7 +112,7 @@ def open_batches(job: Job, random_flip: bool, num_workers: int, checkpoint: Path
         ValueError: if a stream was divided among other processes or workers.
     """
     position = None
-    if checkpoint is not None and not hasattr(job.data.train, "__len__"):
+    if checkpoint is not None and isinstance(job.data.train, ImageStream):
         processes = read_json(checkpoint / STATE)["processes"]
         if processes != job.accelerator.num_processes:
             raise ValueError(
@@ -138,8 +142,6 @@ def is_finite(job: Job) -> bool:
     parts = [
         tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors if torch.is_tensor(tensor)
     ]
-    return all(gather_object([all(bool(part.isfinite().all()) for part in parts)]))
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    device = job.accelerator.device  # where they are put together, so that they are waited for once
+    found = torch.stack([part.isfinite().all().to(device, non_blocking=True) for part in parts])
+    return all(gather_object([bool(found.all())]))

@@ -22,6 +22,8 @@ from sampling import draw_images
 from scoring import load_pipeline
 from stopping import end, run_errors
 
+from ddpm_hf.model_card import number_of_classes
+
 
 def main() -> None:
     script = Path(__file__).name
@@ -42,7 +44,7 @@ def sample(script: str, model: ModelPathArguments, sampling: SampleArguments) ->
         pipeline = load_pipeline(model, accelerator.device)
         pipeline.scheduler.set_timesteps(sampling.num_inference_steps or len(pipeline.scheduler))
         pipeline.set_progress_bar_config(disable=not accelerator.is_main_process)
-        check_classes(pipeline.unet.config.get("num_class_embeds"), sampling.class_labels)
+        check_classes(number_of_classes(pipeline.unet.config), sampling.class_labels)
     use_all_cores(accelerator.device)
     images = draw_images(
         pipeline,

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -12,6 +11,7 @@ from sharing import shared
 from torch import Tensor
 
 from ddpm_hf import DDPMPaperPipeline
+from ddpm_hf.model_card import number_of_classes
 
 
 def draw_images(
@@ -29,7 +29,7 @@ def draw_images(
         steps: of the chain; all timesteps if None.
         classes: of a class-conditional model, which are drawn by turns; all of them if None.
     """
-    turns = classes or range(num_classes(pipeline.unet) or 0)
+    turns = classes or range(number_of_classes(pipeline.unet.config) or 0)
 
     def draw(batch: int) -> Tensor:
         numbers = range(batch * batch_size, min((batch + 1) * batch_size, count))
@@ -38,8 +38,3 @@ def draw_images(
         return pipeline(len(numbers), generators, steps, output_type="pt", class_labels=labels).images.cpu()
 
     return torch.cat(shared(accelerator, -(-count // batch_size), draw))
-
-
-def num_classes(unet: Any) -> int | None:
-    """How many classes a model knows, or None if it is not class-conditional."""
-    return unet.config.get("num_class_embeds")

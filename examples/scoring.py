@@ -11,13 +11,13 @@ from accelerate import Accelerator
 from arguments import ModelPathArguments
 from image_data import LevelImages
 from randomness import Use, generator_of
-from sampling import num_classes
 from scipy.optimize import minimize_scalar
 from sharing import shared
 from torch import Tensor, nn
 
 from ddpm_hf import BitsPerDim, DDPMPaperPipeline, DDPMPaperScheduler, HubError, bits_per_dim
 from ddpm_hf.likelihood import Denoiser, discretized_gaussian_log_likelihood
+from ddpm_hf.model_card import number_of_classes
 
 
 def load_pipeline(model: ModelPathArguments, device: torch.device) -> DDPMPaperPipeline:
@@ -84,7 +84,7 @@ def conditioning(unet: nn.Module, labels: Tensor | None, device: torch.device) -
     Raises:
         ValueError: if it cannot be told their classes.
     """
-    classes = num_classes(unet)
+    classes = number_of_classes(unet.config)
     if classes is None:
         return {}
     check_labels(labels, classes)

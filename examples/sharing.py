@@ -29,3 +29,20 @@ def shared(
     done = [(number, do(number)) for number in (numbers if progress is None else progress(numbers))]
     pieces = dict(gather_object(done))
     return [pieces[number] for number in range(count)]
+
+
+def on_all(part: Callable[[], None], failure: type[Exception], told: Callable[[Exception], str] = str) -> None:
+    """Do a part on every process, and raise on all of them what fails on one, which the others would wait for.
+
+    Args:
+        failure: what is caught and raised; anything else goes its own way.
+        told: the sentence on it.
+    """
+    sentence = None
+    try:
+        part()
+    except failure as error:
+        sentence = told(error)
+    for each in gather_object([sentence]):
+        if each is not None:
+            raise failure(each)
