@@ -174,6 +174,7 @@ def watch_parts(watch: Stopwatch, job: Job) -> None:
         (job.model, "forward", "forward"),
         (ours, f"{job.diffusion.objective}_loss", "loss"),
         (accelerator, "backward", "backward"),
+        *([] if job.flat is None else [(job.flat, "take_gradients", "gradients put together")]),
         (accelerator, "clip_grad_norm_", "clipping"),
         (job.optimizer, "step", "optimizer"),
         (job.optimizer, "zero_grad", "optimizer"),

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
+from flat_weights import FlatWeights
 from torch import Tensor, nn
 
 
@@ -17,23 +18,30 @@ class WeightAverage:
 
     Args:
         model: its parameters and floating buffers are averaged, each where it lies, sharded ones too.
+        flat: its parameters in one tensor, which are then averaged in one pass.
         inv_gamma, power, max_decay: of the decay at each step.
     """
 
-    def __init__(self, model: nn.Module, inv_gamma: float, power: float, max_decay: float):
+    def __init__(
+        self, model: nn.Module, inv_gamma: float, power: float, max_decay: float, flat: FlatWeights | None = None
+    ):
         self.inv_gamma, self.power, self.max_decay = inv_gamma, power, max_decay
         self.step = 0
-        self._tensors = floating_tensors(model)  # found once: the search takes as long as the average
-        self.names = list(self._tensors)
-        self.averages = [tensor.detach().float().clone() for tensor in self._tensors.values()]
+        tensors = floating_tensors(model)  # found once: the search takes as long as the average
+        self.names = list(tensors)
+        whole = {} if flat is None else {flat.parameter: flat.parameter.detach().float().clone()}
+        views = {} if flat is None else flat.views(whole[flat.parameter])
+        apart = {tensor: tensor.detach().float().clone() for name, tensor in tensors.items() if name not in views}
+        self._sources, self._averages = list(whole | apart), list((whole | apart).values())
+        self.averages = [views[name] if name in views else apart[tensor] for name, tensor in tensors.items()]
 
     @torch.no_grad()
     def update(self) -> None:
         """Take in the weights of one more optimisation step."""
         decay = min(self.max_decay, 1 - (1 + self.step / self.inv_gamma) ** -self.power)
         self.step += 1
-        current = [tensor.detach().float() for tensor in self._tensors.values()]
-        torch._foreach_lerp_(self.averages, current, 1 - decay)
+        current = [tensor.detach().float() for tensor in self._sources]
+        torch._foreach_lerp_(self._averages, current, 1 - decay)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averages by name, in one piece: where processes share a model, all of them call this together."""

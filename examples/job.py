@@ -14,6 +14,7 @@ from arguments import DiffusionArguments, TrainingArguments
 from batches import Share, TrainingBatches
 from diffusers import UNet2DModel
 from ema import WeightAverage
+from flat_weights import FlatWeights
 from image_data import ImageData
 from pushing import Pusher
 from tracking import Trackers
@@ -37,7 +38,8 @@ class Job:
     model: torch.nn.Module  # the same as Accelerate prepared it: trained
     optimizer: Any
     lr_scheduler: Any
-    parameters: list[torch.nn.Parameter]  # of the prepared model
+    parameters: list[torch.nn.Parameter]  # that the optimiser steps: the one of `flat`, or the prepared model's
+    flat: FlatWeights | None  # unless an engine divides the model
     averages: list[WeightAverage]
     scheduler: DDPMPaperScheduler
     training_process: ReverseProcess

@@ -8,6 +8,7 @@ import datetime
 import math
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,17 @@ from checkpoints import checkpoints, clear_remains, find_checkpoint
 from diffusers import UNet2DModel
 from diffusers.optimization import get_scheduler
 from ema import WeightAverage
+from flat_weights import FlatWeights
 from image_data import ImageData, load_images
 from image_streams import ImageStream
-from job import Job
+from job import DIVIDED, Job
 from output_folder import claim_folder, remove_folder
 from pushing import Pusher
 from reporting import training_facts
 from run_state import open_batches, restore, save_weights_as_diffusers_does
 from scoring import check_labels
 from threads import use_all_cores
+from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tracking import Trackers, check_logger, tell
@@ -96,7 +99,7 @@ def prepare(
     folder, checkpoint = _claim(training, accelerator)
     save_weights_as_diffusers_does(accelerator, unet)
     _tell_deepspeed(accelerator, share, training)
-    prepared = accelerator.prepare(unet, *_make_optimizer(unet, training, steps))
+    prepared, flat = _prepare_to_step(unet, training, steps, accelerator)
     unet = accelerator.unwrap_model(prepared[0], keep_torch_compile=False)
     is_by_loss = diffusion.timestep_sampling == "importance"
     job = Job(
@@ -105,8 +108,9 @@ def prepare(
         images,
         unet,
         *prepared,
-        parameters=list(prepared[0].parameters()),
-        averages=_averages(unet, training),
+        parameters=list(prepared[0].parameters()) if flat is None else [flat.parameter],
+        flat=flat,
+        averages=_averages(unet, training, flat),
         scheduler=scheduler,
         training_process=dataclasses.replace(scheduler.process, constrain=None),  # clipping would stop the gradient
         importance=ImportanceTimesteps(len(scheduler), accelerator.device) if is_by_loss else None,
@@ -234,10 +238,23 @@ def _claim(training: TrainingArguments, accelerator: Accelerator) -> tuple[Path,
     return folder, checkpoint
 
 
-def _make_optimizer(unet: UNet2DModel, training: TrainingArguments, steps: int) -> tuple[Optimizer, LRScheduler]:
+def _prepare_to_step(
+    unet: UNet2DModel, training: TrainingArguments, steps: int, accelerator: Accelerator
+) -> tuple[list[Any], FlatWeights | None]:
+    """What is trained, as Accelerate prepares it; on flat weights, unless an engine divides the model."""
+    if accelerator.distributed_type in DIVIDED:  # it wants all of them at once
+        return accelerator.prepare(unet, *_make_optimizer(unet.parameters(), training, steps)), None
+    model = accelerator.prepare(unet)
+    flat = FlatWeights(unet)  # now that nothing moves the weights any more
+    return [model, *accelerator.prepare(*_make_optimizer([flat.parameter], training, steps))], flat
+
+
+def _make_optimizer(
+    parameters: Iterable[Parameter], training: TrainingArguments, steps: int
+) -> tuple[Optimizer, LRScheduler]:
     """AdamW and its learning rate: warm-up, then the decay asked for."""
     optimizer = torch.optim.AdamW(
-        unet.parameters(),
+        parameters,
         lr=training.learning_rate,
         betas=(training.adam_beta1, training.adam_beta2),
         weight_decay=training.adam_weight_decay,
@@ -250,10 +267,13 @@ def _make_optimizer(unet: UNet2DModel, training: TrainingArguments, steps: int) 
     return optimizer, lr_scheduler
 
 
-def _averages(unet: UNet2DModel, training: TrainingArguments) -> list[WeightAverage]:
+def _averages(unet: UNet2DModel, training: TrainingArguments, flat: FlatWeights | None) -> list[WeightAverage]:
     if not training.use_ema:
         return []
-    return [WeightAverage(unet, training.ema_inv_gamma, training.ema_power, decay) for decay in training.ema_max_decay]
+    return [
+        WeightAverage(unet, training.ema_inv_gamma, training.ema_power, decay, flat)
+        for decay in training.ema_max_decay
+    ]
 
 
 def _course(

@@ -135,7 +135,7 @@ def open_batches(job: Job, random_flip: bool, num_workers: int, checkpoint: Path
 
 def is_finite(job: Job) -> bool:
     """Whether all numbers are finite that a checkpoint would hold now, those of all processes."""
-    tensors = [*job.unet.parameters(), *(tensor for average in job.averages for tensor in average.averages)]
+    tensors = [*job.parameters, *(tensor for average in job.averages for tensor in average.averages)]
     tensors += [value for state in job.optimizer.state.values() for value in state.values()]
     if job.importance is not None:
         tensors += job.importance.state_dict().values()

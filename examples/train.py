@@ -95,6 +95,8 @@ def take_step(job: Job, batches: Iterator[Batch], progress: Progress) -> None:
             losses = losses_of(job, batch, t[mine], first)
             accelerator.backward((weights[mine] * losses).mean())
             if accelerator.sync_gradients:
+                if job.flat is not None:
+                    job.flat.take_gradients()
                 norm = accelerator.clip_grad_norm_(job.parameters, job.training.max_grad_norm)
             job.optimizer.step()
             job.optimizer.zero_grad()
