@@ -1,9 +1,11 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
 """ddpm_hf: the exact mathematics of DDPM (Ho et al. 2020), with likelihoods, inside the classes of diffusers."""
 
+from .denoising_errors import DenoisingErrors
 from .hub import push_folder
 from .hub_errors import HubError
 from .likelihood import BitsPerDim, bits_per_dim
+from .measurement import measure_denoising_errors
 from .noise_schedule import NoiseSchedule
 from .pipeline_ddpm_paper import DDPMPaperPipeline
 from .scheduling_ddpm_paper import DDPMPaperScheduler
@@ -14,9 +16,11 @@ __all__ = [
     "BitsPerDim",
     "DDPMPaperPipeline",
     "DDPMPaperScheduler",
+    "DenoisingErrors",
     "HubError",
     "NoiseSchedule",
     "__version__",
     "bits_per_dim",
+    "measure_denoising_errors",
     "push_folder",
 ]

@@ -285,7 +285,7 @@ def bits_per_dim(
         terms = []
         for stratum in strata:
             t = timesteps[_draw_times(stratum, len(x_0), times_generator)]
-            noise = _randn_like(x_0, generator)
+            noise = randn_like(x_0, generator)
             x_t = scheduler.add_noise(x_0, noise, t)
             model_output = denoise(x_t, t.to(x_0.device, non_blocking=True), **conditioning)
             terms.append(len(stratum) * to_float64(scheduler.vlb_loss(model_output, x_0, x_t, t)))
@@ -353,7 +353,7 @@ def _host_generator(generator: torch.Generator | None) -> torch.Generator | None
     return torch.Generator().manual_seed(int(seed))
 
 
-def _randn_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
+def randn_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
     device = x.device if generator is None else generator.device
     return torch.randn(x.shape, generator=generator, device=device, dtype=promote(x).dtype).to(x)
 

@@ -174,6 +174,7 @@ class DDPMPaperPipeline(DiffusionPipeline):
         return_dict: bool = True,
         timesteps: Sequence[int] | None = None,
         class_labels: ClassLabels = None,
+        timestep_spacing: str | None = None,
     ) -> ImagePipelineOutput | tuple:
         """Draw images.
 
@@ -188,6 +189,8 @@ class DDPMPaperPipeline(DiffusionPipeline):
             timesteps: the timesteps to visit, descending, in place of `num_inference_steps`.
             class_labels: of a class-conditional model, and of no other: the class, 0 … `num_class_embeds` − 1, of all
                 images, or a list or tensor of one per image.
+            timestep_spacing: of `num_inference_steps`, by name, such as "optimal"; see
+                `DDPMPaperScheduler.set_timesteps`.
 
         Raises:
             ValueError: for any of these that is out of range, before any image is drawn.
@@ -197,7 +200,9 @@ class DDPMPaperPipeline(DiffusionPipeline):
         channels = self.unet.config.in_channels
         if output_type == "pil" and channels not in PIL_CHANNELS:
             raise ValueError(f"`output_type` 'pil' has no image mode for {channels} channels; use 'np' or 'pt'.")
-        for step in self.iterate(batch_size, generator, num_inference_steps, timesteps, class_labels):
+        for step in self.iterate(
+            batch_size, generator, num_inference_steps, timesteps, class_labels, timestep_spacing
+        ):
             sample = step.prev_sample
         images = _to_output(sample, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
@@ -209,6 +214,7 @@ class DDPMPaperPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         timesteps: Sequence[int] | None = None,
         class_labels: ClassLabels = None,
+        timestep_spacing: str | None = None,
     ) -> Iterator[DenoisingStep]:
         """The chain as it runs: one `DenoisingStep` per visited timestep. Arguments and errors as in a call."""
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
@@ -228,7 +234,7 @@ class DDPMPaperPipeline(DiffusionPipeline):
         labels = self._check_labels(class_labels, batch_size)
         if num_inference_steps is None and timesteps is None:
             num_inference_steps = len(self.scheduler)
-        self.scheduler.set_timesteps(num_inference_steps, timesteps=timesteps)
+        self.scheduler.set_timesteps(num_inference_steps, timesteps=timesteps, timestep_spacing=timestep_spacing)
         return self._denoise(self._image_shape(batch_size), generator, labels)
 
     @torch.no_grad()

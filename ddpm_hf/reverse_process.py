@@ -9,6 +9,8 @@ The variance is one of
 
     fixed_small, fixed_small_log    σ² = β̃    the posterior's, right for data that are a single point
     fixed_large, fixed_large_log    σ² = β    right for data that are already N(0, I)     (Ho et al. 2020, section 3.2)
+    optimal                         σ² = β̃ + c₁² e_t, the best there is, e_t being the model's own mean squared error
+                                                                                           (Bao et al. 2022, Theorem 1)
     learned                         log σ² = the model's second half of channels
     learned_range                   log σ² = ν log β + (1 − ν) log β̃, the model's second half of channels being 2ν − 1
                                                                                      (Nichol & Dhariwal 2021, Eq. 15)
@@ -33,6 +35,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .denoising_errors import DenoisingErrors, optimal_log_variances
 from .gaussian_process import (
     PREDICTION_TYPES,
     Coefficients,
@@ -45,7 +48,8 @@ from .noise_schedule import NoiseSchedule
 from .numerics import Coefficient, expand_like, move_coefficients, promote, require_samples
 
 
-VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range")
+FIXED_VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
+VARIANCE_TYPES = (*FIXED_VARIANCE_TYPES, "learned", "learned_range", "optimal")
 FIRST_VARIANCES = ("posterior", "beta")
 
 
@@ -69,6 +73,7 @@ class ReverseCoefficients(Coefficients):
     posterior_log_variance: Coefficient  # log β̃, −inf for the first pair
     log_variance_small: Coefficient  # log β̃, the first entry chosen
     log_variance_large: Coefficient  # log β, the first entry chosen
+    log_variance: Coefficient  # log σ² of the variance type; of one that is learned, that of β
     snr_drop: Coefficient  # SNR_s − SNR_t, for the first pair by a log-SNR that goes on in equal steps
 
 
@@ -86,7 +91,9 @@ class ReverseProcess:
             first pair, as fixed_large has it in diffusers; None: "posterior" for β̃ and "beta" for β; a number: that
             variance. On 8-bit images the choice moves fixed_large by about 0.1 bits/dim. With "learned_range" any
             choice but None closes the range at the first pair; "learned" has no use for it.
+            For "optimal", None is the least costly that was measured, e itself for continuous data.
         constrain: applied to the predicted x̂_0, such as `clip_sample(1.0)`.
+        denoising_errors: the model's, for "optimal".
 
     Raises:
         ValueError: for an unknown name, times that are not ascending within 1 … T, or a `first_variance` ≤ 0.
@@ -98,6 +105,7 @@ class ReverseProcess:
     variance_type: str = "fixed_small"
     first_variance: str | float | None = None
     constrain: Callable[[Tensor], Tensor] | None = None
+    denoising_errors: DenoisingErrors | None = None
 
     def __post_init__(self) -> None:
         if self.prediction_type not in PREDICTION_TYPES:
@@ -134,6 +142,7 @@ class ReverseProcess:
             posterior_log_variance=steps.posterior_log_variance,
             log_variance_small=log_small,
             log_variance_large=log_large,
+            log_variance=self._log_variance(steps, log_small, log_large),
             snr_drop=self._snr_drops(),
         )
 
@@ -172,6 +181,23 @@ class ReverseProcess:
             torch.cat([first_small, steps.posterior_log_variance[1:]]),
             torch.cat([first_large, steps.log_beta[1:]]),
         )
+
+    def _log_variance(self, steps: StepCoefficients, log_small: Tensor, log_large: Tensor) -> Tensor:
+        """log σ² of the chain by its variance type."""
+        if self.variance_type != "optimal":
+            return log_small if self.variance_type.startswith("fixed_small") else log_large
+        if self.denoising_errors is None:
+            raise ValueError(
+                "`variance_type` 'optimal' needs `denoising_errors`, which `measure_denoising_errors` takes on"
+                " training data."
+            )
+        log_snr = self.schedule.log_snr[list(self.times)]
+        log_variance = optimal_log_variances(self.denoising_errors, steps, log_snr)
+        if self.first_variance is None:
+            log_variance[:1] = self.denoising_errors.log_decoder_variance(log_snr[:1])
+        else:
+            log_variance[:1] = log_large[:1]
+        return log_variance
 
     def _snr_drops(self) -> Tensor:
         """SNR_s − SNR_t of the chain; for the first pair, SNR_0 being infinite, by a log-SNR that goes on."""
@@ -213,13 +239,9 @@ class ReverseProcess:
         row = self.coefficients(index)
         mean, x_0, log_variance = self.predict(model_output, x_t, row)
         if log_variance is None:
-            fixed = expand_like(self.fixed_log_variance(row), mean)
+            fixed = expand_like(row.log_variance, mean)
             log_variance = fixed if isinstance(fixed, Tensor) else mean.new_full((), fixed)
         return ReverseStep(mean, torch.exp(log_variance), log_variance, x_0)
-
-    def fixed_log_variance(self, row: ReverseCoefficients) -> Coefficient:
-        """log σ² of a variance type that is not learned."""
-        return row.log_variance_small if self.variance_type.startswith("fixed_small") else row.log_variance_large
 
     def _learned_log_variance(self, channels: Tensor, row: ReverseCoefficients) -> Tensor:
         if self.variance_type == "learned":

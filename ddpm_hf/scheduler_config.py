@@ -11,12 +11,12 @@ import numpy as np
 
 # What stock schedulers have no argument for: it travels in their configuration under one private key.
 OWN_CONFIG_KEY = "_ddpm_hf"
-OWN_ARGUMENTS = ("num_levels", "first_variance")
+OWN_ARGUMENTS = ("num_levels", "first_variance", "denoising_errors")
 
-# Variance types with which stock's `step` gives NaN, and the nearest with which it does not. The first pair is one
-# variance under two names; stock puts "learned", a log-variance, under a square root, and of what it offers only
-# "learned_range" splits the model's output. The true type travels under our key.
-NEAREST_IN_STOCK = {"fixed_large_log": "fixed_large", "learned": "learned_range"}
+# Variance types with which stock's `step` fails or gives NaN, and the nearest with which it does not. The first pair
+# is one variance under two names; stock puts "learned", a log-variance, under a square root, and of what it offers
+# only "learned_range" splits the model's output; "optimal" it does not know. The true type travels under our key.
+NEAREST_IN_STOCK = {"fixed_large_log": "fixed_large", "learned": "learned_range", "optimal": "fixed_small"}
 
 # Arguments not given: diffusers leaves them to the defaults of the class that a configuration is turned into.
 DEFAULTS_KEY = "_use_default_values"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -25,6 +25,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from typing_extensions import Self
 
+from .denoising_errors import DenoisingErrors, step_costs
 from .gaussian_process import (
     q_mean_variance,
     q_posterior_mean_variance,
@@ -47,8 +48,17 @@ from .scheduler_config import (
     names_at_default,
     own_arguments,
 )
-from .timesteps import TIMESTEP_SPACINGS, custom_times, spaced_times
+from .timesteps import (
+    TIMESTEP_SPACINGS,
+    custom_times,
+    log_snr_times,
+    optimal_times,
+    quadratic_times,
+    spaced_times,
+)
 
+
+CHOSEN_SPACINGS = ("quadratic", "log_snr", "optimal")  # for `set_timesteps`; stock schedulers do not know them
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace")
 
@@ -70,7 +80,8 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         trained_betas (`list[float]` or array, *optional*): β_1 … β_T in (0, 1], instead of the four above; T is their
             number.
         variance_type (`str`): "fixed_small" (β̃), "fixed_large" (β), either with "_log" for the same variance,
-            "learned" or "learned_range" (Nichol & Dhariwal 2021, Eq. 15), for which the model has twice the channels.
+            "learned" or "learned_range" (Nichol & Dhariwal 2021, Eq. 15), for which the model has twice the channels,
+            or "optimal" (Bao et al. 2022), by `denoising_errors`.
         clip_sample (`bool`): clip the predicted x_0 to ± `clip_sample_range`.
         prediction_type (`str`): "epsilon", "sample", "v_prediction", or "mean", the posterior mean μ̃ (Ho et al.
             2020, Eq. 8).
@@ -87,6 +98,8 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         first_variance (`str` or `float`, *optional*): the variance of the decoder p_θ(x_0 | x_1), used by the bound
             and never by `step`: "posterior" (β̃ of the next pair, as the original code has it), "beta", a number; None
             takes "posterior" for fixed_small and "beta" for fixed_large.
+        denoising_errors (`DenoisingErrors` or its dictionary, *optional*): the model's, as `measure_denoising_errors`
+            takes them, for the variance "optimal" and the timesteps "optimal".
 
     Raises:
         ValueError: for any argument outside its range, naming it.
@@ -116,6 +129,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         rescale_betas_zero_snr: bool = False,
         num_levels: int | None = 256,
         first_variance: str | float | None = None,
+        denoising_errors: DenoisingErrors | Mapping[str, Any] | None = None,
     ):
         if timestep_spacing not in TIMESTEP_SPACINGS:
             raise ValueError(unknown("timestep_spacing", timestep_spacing, TIMESTEP_SPACINGS))
@@ -127,7 +141,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         self.schedule = schedule.rescale_zero_terminal_snr() if rescale_betas_zero_snr else schedule
         self._schedules: dict[torch.device, NoiseSchedule] = {}
         self._constrain = _build_constraint(self.config)
-        self._register_own(num_levels=num_levels, first_variance=first_variance)
+        self._register_own(num_levels=num_levels, first_variance=first_variance, denoising_errors=denoising_errors)
         if variance_type is None:  # as some classes of diffusers write it, meaning stock's default
             self.register_to_config(variance_type="fixed_small")
         if trained_betas is not None:  # the number of betas says what T is; JSON knows lists alone
@@ -203,6 +217,10 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         check_first_variance(own["first_variance"])
         if isinstance(own["first_variance"], Real):
             own["first_variance"] = float(own["first_variance"])
+        errors = own.pop("denoising_errors")
+        if errors is not None:
+            errors = errors if isinstance(errors, DenoisingErrors) else DenoisingErrors.from_dict(errors)
+            own["denoising_errors"] = errors.to_dict()
         self.register_to_config(**{OWN_CONFIG_KEY: own})
 
     @property
@@ -214,6 +232,12 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
     def first_variance(self) -> str | float | None:
         """The choice of the decoder's variance."""
         return self.config[OWN_CONFIG_KEY]["first_variance"]
+
+    @property
+    def denoising_errors(self) -> DenoisingErrors | None:
+        """The model's mean squared errors, if they have been measured."""
+        stored = self.config[OWN_CONFIG_KEY].get("denoising_errors")
+        return None if stored is None else DenoisingErrors.from_dict(stored)
 
     @property
     def variance_type(self) -> str:
@@ -244,38 +268,60 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         num_inference_steps: int | None = None,
         device: str | torch.device | None = None,
         timesteps: Sequence[int] | None = None,
+        timestep_spacing: str | None = None,
     ) -> None:
         """Choose the timesteps that the chain visits; posterior, reverse steps and the bound all follow them.
 
         Args:
-            num_inference_steps: K in 1 … T, spaced by `timestep_spacing`; or
+            num_inference_steps: K in 1 … T; or
             timesteps: descending timesteps, each in 0 … T − 1.
             device: where `self.timesteps` is put.
+            timestep_spacing: how K timesteps are spaced: as the scheduler's own argument of that name, which it is if
+                not given; "quadratic", even in √t; "log_snr", even in the log-SNR; or "optimal", which cost the bound
+                least for the model's `denoising_errors` with the variance "optimal" (Watson et al. 2021).
 
         Raises:
-            ValueError: for both or none of the two, for values out of range, and where the chain visits a timestep
-                with signal-to-noise ratio 0 with epsilon prediction, which says nothing about x_0 there.
+            ValueError: for both or none of the first two, for values out of range, for "optimal" without
+                `denoising_errors`, and where the chain visits a timestep with signal-to-noise ratio 0 with epsilon
+                prediction, which says nothing about x_0 there.
         """
         if (num_inference_steps is None) == (timesteps is None):
             raise ValueError("Pass one of `num_inference_steps` and `timesteps`, and only one.")
+        if timesteps is not None and timestep_spacing is not None:
+            raise ValueError(
+                "`timestep_spacing` spaces `num_inference_steps`; with `timesteps` there is no use for it."
+            )
         T = self.schedule.T
         if timesteps is not None:
             if not isinstance(timesteps, (Sequence, np.ndarray, Tensor)):
                 raise ValueError(f"`timesteps` must be a list of timesteps, but is {timesteps!r}.")
             times = custom_times([_as_int(t) + 1 for t in timesteps], T)
         else:
-            times = spaced_times(
-                self.config.timestep_spacing,
-                _as_int(num_inference_steps, "num_inference_steps"),
-                T,
-                self.config.steps_offset,
-            )
+            times = self._spaced_times(timestep_spacing, _as_int(num_inference_steps, "num_inference_steps"))
         process = self._build_process(times)
         if process.is_undetermined:
             raise ValueError(_UNDETERMINED)
         self.custom_timesteps = timesteps is not None
         self.num_inference_steps = num_inference_steps
         self._visit(times, process, device)
+
+    def _spaced_times(self, spacing: str | None, num_inference_steps: int) -> list[int]:
+        """K times by the name of their spacing."""
+        if spacing == "quadratic":
+            return quadratic_times(num_inference_steps, self.schedule.T)
+        if spacing == "log_snr":
+            return log_snr_times(num_inference_steps, self.schedule)
+        if spacing == "optimal":
+            if self.denoising_errors is None:
+                raise ValueError(
+                    "`timestep_spacing` 'optimal' needs the scheduler's `denoising_errors`, which"
+                    " `measure_denoising_errors` takes on training data."
+                )
+            return optimal_times(step_costs(self.schedule, self.denoising_errors), num_inference_steps, at_most=True)
+        if spacing is not None and spacing not in TIMESTEP_SPACINGS:
+            raise ValueError(unknown("timestep_spacing", spacing, (*TIMESTEP_SPACINGS, *CHOSEN_SPACINGS)))
+        spacing = self.config.timestep_spacing if spacing is None else spacing
+        return spaced_times(spacing, num_inference_steps, self.schedule.T, self.config.steps_offset)
 
     def _visit(
         self, times: Sequence[int], process: ReverseProcess | None = None, device: str | torch.device | None = None
@@ -298,6 +344,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
             variance_type=self.config.variance_type,
             first_variance=self.first_variance,
             constrain=self._constrain,
+            denoising_errors=self.denoising_errors,
         )
 
     def previous_timestep(self, timestep: int | Tensor) -> int | Tensor:
@@ -428,7 +475,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         mean, x_0, log_variance = process.predict(model_output, sample, row)
         if isinstance(index, Tensor) or index > 0:
             noise = _noise_like(sample, model_output.dtype, generator)
-            std = _standard_deviation(process.fixed_log_variance(row) if log_variance is None else log_variance)
+            std = _standard_deviation(row.log_variance if log_variance is None else log_variance)
             if isinstance(index, Tensor):
                 std = expand_like(std, mean) if log_variance is None else std
                 std = std * expand_like(index > 0, mean)  # no noise is added on the way to the data
@@ -441,7 +488,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
     def _get_variance(self, t: int) -> Tensor:
         """The variance of the noise that `step` adds at a timestep, for fixed variance types; 0 at the last one."""
         index = self._index(t)
-        log_variance = self.process.fixed_log_variance(self.process.coefficients(index))
+        log_variance = self.process.coefficients(index).log_variance
         return torch.tensor(math.exp(log_variance) if index > 0 else 0.0, dtype=torch.float64, device="cpu")
 
     # --- the bound ---

@@ -1,19 +1,26 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
 """Which times a chain of K steps visits, out of the paper's 1 … T; all functions return them ascending.
 
-The spacings are those of Lin et al. (2024, Table 2), exact for every K ≤ T; where K does not divide T, "leading" is
-spread over the whole range, of which stock diffusers leaves out the end.
+"linspace", "leading" and "trailing" are those of Lin et al. (2024, Table 2), exact for every K ≤ T; where K does not
+divide T, "leading" is spread over the whole range, of which stock diffusers leaves out the end. "quadratic" is even in
+√t, as Song et al. (2021, appendix D.2) have it but over the whole range; "log_snr" is even in the log-SNR. The times
+that cost the bound least are found by dynamic programming (Watson et al. 2021).
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from .gaussian_process import unknown
+from .noise_schedule import NoiseSchedule
 
 
-TIMESTEP_SPACINGS = ("linspace", "leading", "trailing")
+TIMESTEP_SPACINGS = ("linspace", "leading", "trailing")  # which diffusers knows too
 
 
 def spaced_times(spacing: str, num_inference_steps: int, T: int, offset: int = 0) -> list[int]:
@@ -27,8 +34,7 @@ def spaced_times(spacing: str, num_inference_steps: int, T: int, offset: int = 0
         ValueError: unless 1 ≤ K ≤ T, for an unknown spacing, or for an offset that leads out of 1 … T.
     """
     K = num_inference_steps
-    if isinstance(K, bool) or not isinstance(K, int) or not 1 <= K <= T:
-        raise ValueError(f"`num_inference_steps` must be an int in 1 ... {T} (the training timesteps), but is {K!r}.")
+    _check_count(K, T)
     if spacing == "leading":
         times = [1 + k * T // K + offset for k in range(K)]
     elif spacing == "trailing":
@@ -43,6 +49,68 @@ def spaced_times(spacing: str, num_inference_steps: int, T: int, offset: int = 0
             f" {'a smaller one' if offset > 0 else 'one that is not negative'}."
         )
     return times
+
+
+def quadratic_times(num_inference_steps: int, T: int) -> list[int]:
+    """K times of 1 … T, both ends among them if K > 1, as even in √t as distinct integers can be.
+
+    Raises:
+        ValueError: unless 1 ≤ K ≤ T.
+    """
+    K = num_inference_steps
+    _check_count(K, T)
+    return _nearest([(1 + k / max(K - 1, 1) * (math.sqrt(T) - 1)) ** 2 for k in range(K)], T)
+
+
+def log_snr_times(num_inference_steps: int, schedule: NoiseSchedule) -> list[int]:
+    """K times of the schedule, both ends among them if K > 1, as even in log-SNR as distinct integers can be.
+
+    Raises:
+        ValueError: unless 1 ≤ K ≤ T.
+    """
+    _check_count(num_inference_steps, schedule.T)
+    return _nearest(_even_in_log_snr(schedule, num_inference_steps), schedule.T)
+
+
+def optimal_times(costs: Tensor, num_inference_steps: int, at_most: bool = False) -> list[int]:
+    """The chain from T to the data in K steps whose costs add up to the least (Watson et al. 2021, Algorithm 1).
+
+    Exact, by dynamic programming in O(K T²). More steps need not cost less, other than with the variance σ*.
+
+    Args:
+        costs: `[T + 1, T + 1]`, of a step t → s at `[s, t]` for 0 ≤ s < t ≤ T, the last one, to the data, at s = 0;
+            such as `step_costs` of denoising_errors.py.
+        num_inference_steps: K in 1 … T.
+        at_most: whether fewer steps may be taken, if these cost less.
+
+    Returns:
+        Ascending times, the last of them T.
+
+    Raises:
+        ValueError: for costs of another shape, a NaN among them, or K out of range.
+    """
+    if costs.ndim != 2 or costs.shape[0] != costs.shape[1] or len(costs) < 2:
+        raise ValueError(f"`costs` must be [T + 1, T + 1], but are {list(costs.shape)}.")
+    T, K = len(costs) - 1, num_inference_steps
+    _check_count(K, T)
+    forwards = torch.ones_like(costs, dtype=torch.bool).triu(1)
+    costs = torch.where(forwards, costs.double(), math.inf)
+    if bool(costs.isnan().any()):
+        raise ValueError("`costs` must be numbers, but hold NaN.")
+    best = torch.full_like(costs[0], math.inf)
+    best[0] = 0.0
+    totals, origins = [], []
+    for _ in range(K):
+        best, origin = (best[:, None] + costs).min(dim=0)
+        totals.append(best[T].item())
+        origins.append(origin)
+    steps = min(range(K), key=totals.__getitem__) + 1 if at_most else K
+    if not totals[steps - 1] < math.inf:
+        raise ValueError(f"`costs` allow no chain of {steps} steps.")
+    times = [T]
+    for origin in reversed(origins[1:steps]):
+        times.append(int(origin[times[-1]]))
+    return times[::-1]
 
 
 def custom_times(times: Sequence[int], T: int) -> list[int]:
@@ -61,6 +129,36 @@ def custom_times(times: Sequence[int], T: int) -> list[int]:
     if times[0] > T or times[-1] < 1:
         raise ValueError(f"`timesteps` must lie among the {T} training timesteps, but one does not.")
     return times[::-1]
+
+
+def _check_count(K: int, T: int) -> None:
+    if isinstance(K, bool) or not isinstance(K, int) or not 1 <= K <= T:
+        raise ValueError(f"`num_inference_steps` must be an int in 1 ... {T} (the training timesteps), but is {K!r}.")
+
+
+def _even_in_log_snr(schedule: NoiseSchedule, K: int) -> list[float]:
+    """Where between the times the log-SNR takes K even values, from that of t = 1 to that of t = T."""
+    log_snr = schedule.log_snr[1:].tolist()
+    if math.isinf(log_snr[-1]):  # no signal at all: one more step like the one before it
+        log_snr[-1] = 2 * log_snr[-2] - log_snr[-3] if len(log_snr) > 2 else log_snr[0] - 1
+    high, low = log_snr[0], log_snr[-1]
+    ideal, t = [], 1
+    for k in range(K):
+        target = high + k / max(K - 1, 1) * (low - high)
+        while t < schedule.T and log_snr[t] >= target:
+            t += 1
+        before, after = log_snr[t - 1], log_snr[min(t, schedule.T - 1)]
+        ideal.append(t + ((before - target) / (before - after) if before > after else 0.0))
+    return ideal
+
+
+def _nearest(ideal: Sequence[float], T: int) -> list[int]:
+    """The nearest times to ascending numbers in 1 … T, moved apart where two would be the same."""
+    times: list[int] = []
+    for k, place in enumerate(ideal):
+        earliest = times[-1] + 1 if times else 1
+        times.append(min(max(round(place), earliest), T - (len(ideal) - 1 - k)))
+    return times
 
 
 def _round_half_even(numerator: int, denominator: int) -> int:

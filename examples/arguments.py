@@ -231,6 +231,9 @@ class SampleArguments:
     num_images: int = 36
     batch_size: int = 36
     num_inference_steps: int | None = field(default=None, metadata=_help("All training timesteps if unset."))
+    timestep_spacing: str | None = field(
+        default=None, metadata=_help("Of the chain: linspace, leading, trailing, quadratic, log_snr or optimal.")
+    )
     class_labels: list[int] | None = field(
         default=None, metadata=_help("Of a class-conditional model, drawn by turns; all of them if unset.")
     )
@@ -247,7 +250,23 @@ class EvaluationArguments:
     split: str = field(default="test", metadata=_help("test or train."))
     max_images: int | None = field(default=None, metadata=_help("Score only the first so many."))
     num_inference_steps: int | None = field(default=None, metadata=_help("Score this strided chain; all T if unset."))
+    timestep_spacing: str | None = field(
+        default=None, metadata=_help("Of the chain: linspace, leading, trailing, quadratic, log_snr or optimal.")
+    )
     num_evaluations: int = field(default=100, metadata=_help("Model calls per image, at most; 0 for all times."))
+    batch_size: int = 128
+    seed: int = 0
+
+
+@dataclass
+class MeasurementArguments:
+    """How a model's errors are measured, and where it is saved with them."""
+
+    output_dir: str = field(default="runs/digits_optimal", metadata=_help("Must not hold another model."))
+    overwrite_output_dir: bool = False
+    max_images: int = field(default=2048, metadata=_help("Training images that are measured on."))
+    num_noise_levels: int = field(default=64, metadata=_help("At most so many, even in the log-SNR."))
+    num_evaluations: int = field(default=8, metadata=_help("Model calls per image, each at another level."))
     batch_size: int = 128
     seed: int = 0
 

@@ -127,7 +127,8 @@ def check_fit(pipeline: DDPMPaperPipeline, images: LevelImages) -> None:
 def follow(scheduler: DDPMPaperScheduler, num_levels: int, evaluation: EvaluationArguments) -> DDPMPaperScheduler:
     """The model's scheduler for data of so many levels, on the chain that is to be scored."""
     scheduler = DDPMPaperScheduler.from_config(scheduler.config, num_levels=num_levels)
-    scheduler.set_timesteps(evaluation.num_inference_steps or len(scheduler))
+    steps = evaluation.num_inference_steps or len(scheduler)
+    scheduler.set_timesteps(steps, timestep_spacing=evaluation.timestep_spacing)
     return scheduler
 
 

@@ -26,6 +26,7 @@ class Use(enum.IntEnum):
     NOISE = 3
     DROPOUT = 4
     SCORING = 5
+    MEASURING = 6
 
 
 def seed_of(use: Use, *address: int) -> int:

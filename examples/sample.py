@@ -42,7 +42,8 @@ def sample(script: str, model: ModelPathArguments, sampling: SampleArguments) ->
         output = claim_file(sampling.output)
         accelerator = Accelerator()
         pipeline = load_pipeline(model, accelerator.device)
-        pipeline.scheduler.set_timesteps(sampling.num_inference_steps or len(pipeline.scheduler))
+        steps = sampling.num_inference_steps or len(pipeline.scheduler)
+        pipeline.scheduler.set_timesteps(steps, timestep_spacing=sampling.timestep_spacing)
         pipeline.set_progress_bar_config(disable=not accelerator.is_main_process)
         check_classes(number_of_classes(pipeline.unet.config), sampling.class_labels)
     use_all_cores(accelerator.device)
@@ -54,6 +55,7 @@ def sample(script: str, model: ModelPathArguments, sampling: SampleArguments) ->
         sampling.seed,
         accelerator,
         sampling.class_labels,
+        sampling.timestep_spacing,
     )
     if accelerator.is_main_process:
         save_grid(images, output)

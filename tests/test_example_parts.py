@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 import torch
 from arguments import DataArguments, DiffusionArguments, ModelArguments, TrainingArguments, parse
 from building import build_scheduler, build_unet
+from diffusers import UNet2DModel
 from ema import WeightAverage, averaged
 from figures import save_grid
+from flat_weights import FlatWeights
 from image_data import LevelImages
 from output_folder import claim_folder, replace_folder, write_file, write_folder
 from PIL import Image
@@ -19,6 +22,7 @@ from quality import frechet_distance, pixel_frechet_distance
 from scipy.linalg import sqrtm
 from scoring import fit_decoder_variance
 from sklearn.datasets import load_digits
+from tiny_models import tiny_unet
 from torch import nn
 
 from ddpm_hf import DDPMPaperScheduler, NoiseSchedule
@@ -30,10 +34,12 @@ CONFIGS = Path(__file__).parents[1] / "examples" / "configs"
 # --- weights --------------------------------------------------------------------------------------------------------
 
 
-def test_the_average_follows_its_recursion_and_is_swapped_back() -> None:
+@pytest.mark.parametrize("is_flat", [False, True])
+def test_the_average_follows_its_recursion_and_is_swapped_back(is_flat: bool) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    average = WeightAverage(model, inv_gamma=1.0, power=0.75, max_decay=0.9)
+    flat = FlatWeights(model) if is_flat else None
+    average = WeightAverage(model, inv_gamma=1.0, power=0.75, max_decay=0.9, flat=flat)
     expected = {name: tensor.double() for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
     for step in range(1, 40):
         with torch.no_grad():
@@ -48,6 +54,52 @@ def test_the_average_follows_its_recursion_and_is_swapped_back() -> None:
         for name, tensor in expected.items():
             torch.testing.assert_close(model.state_dict()[name].double(), tensor, rtol=1e-5, atol=1e-6)
     assert all(torch.equal(tensor, last[name]) for name, tensor in model.state_dict().items())
+
+
+def test_flat_weights_are_stepped_as_the_models_own() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3), nn.Linear(2, 2))  # the last is not used
+    own, before = copy.deepcopy(model), {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    flat = FlatWeights(model)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+        assert tensor.data_ptr() % 64 == 0, "where an allocation of its own could begin"
+    steps = [torch.optim.AdamW(p, lr=0.1, weight_decay=0.0) for p in (own.parameters(), [flat.parameter])]
+    x = torch.randn(4, 5)
+    for _ in range(5):
+        for each, optimizer, parameters in (
+            (own, steps[0], list(own.parameters())),
+            (model, steps[1], [flat.parameter]),
+        ):
+            for window in x.split(2):  # gradients add up
+                each[:3](window).square().sum().backward()
+            if each is model:
+                flat.take_gradients()
+                assert all(parameter.grad is None for parameter in model.parameters())
+            norm = nn.utils.clip_grad_norm_(parameters, 0.5)
+            optimizer.step()
+            optimizer.zero_grad()
+            each.norm_seen = norm
+        torch.testing.assert_close(model.norm_seen, own.norm_seen)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, own.state_dict()[name])
+        assert torch.equal(tensor, before[name]) == name.startswith("3.")
+    assert torch.equal(flat.views(flat.parameter)["2.bias"], model[2].bias)
+
+
+def test_a_model_on_flat_weights_is_copied_saved_and_loaded_as_any(tmp_path: Path) -> None:
+    unet = tiny_unet()
+    expected = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
+    flat = FlatWeights(unet)
+    unet.save_pretrained(tmp_path)
+    loaded, copied = UNet2DModel.from_pretrained(tmp_path).state_dict(), copy.deepcopy(unet)
+    with torch.no_grad():
+        flat.parameter.add_(1)
+    for name, tensor in expected.items():
+        assert torch.equal(loaded[name], tensor) and torch.equal(copied.state_dict()[name], tensor)
+        assert torch.equal(unet.state_dict()[name], tensor + 1)
+    unet.load_state_dict(expected)
+    assert torch.equal(flat.views(flat.parameter)["conv_in.weight"], expected["conv_in.weight"])
 
 
 # --- folders --------------------------------------------------------------------------------------------------------

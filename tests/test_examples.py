@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMPipeline
 from huggingface_hub import ModelCard
 from PIL import Image
 from script_server import ScriptServer
@@ -170,6 +173,35 @@ def test_evaluation_repeats_the_score_of_the_training(scripts: ScriptServer, tra
     assert sum(bits) + result["prior"] == pytest.approx(result["total"], rel=1e-9)
     picture = Image.open(tmp_path / "evaluation" / "evaluation.png")
     assert picture.width > 800 and len(set(picture.convert("L").tobytes())) > 50
+
+
+def test_a_measured_model_keeps_its_promise_in_few_steps(scripts: ScriptServer, trained: Path, tmp_path: Path) -> None:
+    measured = tmp_path / "measured"
+    told = scripts.run(
+        "measure.py", "--model_name_or_path", trained, "--output_dir", measured, "--num_noise_levels", 20,
+        "--num_evaluations", 20,
+    )  # fmt: skip
+    assert told.code == 0, told.output
+    promised = float(re.search(r"^ +5 steps +([\d.]+) bits/dim$", told.output, re.MULTILINE)[1])
+    config = json.loads((measured / "scheduler" / "scheduler_config.json").read_text())
+    assert config["variance_type"] == "fixed_small"  # for stock diffusers, which loads it too
+    assert config["_ddpm_hf"]["variance_type"] == "optimal"
+    DDPMPipeline.from_pretrained(measured)
+
+    def score(model: Path, name: str, *more: object) -> dict[str, Any]:
+        arguments = ["--model_name_or_path", model, "--output_dir", tmp_path / name, "--split", "train"]
+        done = scripts.run("evaluate.py", *arguments, "--num_evaluations", 0, "--num_inference_steps", 5, *more)
+        assert done.code == 0, done.output
+        return json.loads((tmp_path / name / "evaluation.json").read_text())
+
+    best, even = score(measured, "best", "--timestep_spacing", "optimal"), score(measured, "even")
+    assert best["rate"] + best["decoder"] == pytest.approx(promised, rel=0.02)
+    assert best["total"] < even["total"] < score(trained, "before")["total"]
+    done = scripts.run(
+        "sample.py", "--model_name_or_path", measured, "--num_images", 4, "--num_inference_steps", 5,
+        "--timestep_spacing", "optimal", "--output", tmp_path / "few.png",
+    )  # fmt: skip
+    assert done.code == 0, done.output
 
 
 # --- what a user gets wrong -----------------------------------------------------------------------------------------

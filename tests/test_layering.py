@@ -18,10 +18,12 @@ CORE = [
     "numerics",
     "noise_schedule",
     "gaussian_process",
+    "denoising_errors",
     "reverse_process",
     "likelihood",
     "objectives",
     "timesteps",
+    "measurement",
 ]
 ORDER = [
     *CORE,

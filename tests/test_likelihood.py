@@ -17,6 +17,7 @@ from scipy.stats import norm
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
+from ddpm_hf.denoising_errors import DenoisingErrors
 from ddpm_hf.gaussian_process import (
     PREDICTION_TYPES,
     convert_prediction,
@@ -228,13 +229,14 @@ def test_narrow_bins_tend_to_the_density():
 
 SCHEDULE = NoiseSchedule.linear(10, 0.05, 0.3)
 TIMES = [1, 3, 4, 8, 10]
+ERRORS = DenoisingErrors(SCHEDULE.log_snr[1:].tolist(), [0.1 * t for t in range(1, 11)])
 
 
 def case(
     prediction_type: str = "epsilon", variance_type: str = "fixed_small", dtype: torch.dtype = torch.float64
 ) -> tuple[ReverseProcess, Tensor, Tensor, Tensor, Tensor]:
     """(process, model output, x_0 of 17 levels, x_t, index) with the first pair twice and every other once."""
-    process = ReverseProcess(SCHEDULE, TIMES, prediction_type, variance_type)
+    process = ReverseProcess(SCHEDULE, TIMES, prediction_type, variance_type, denoising_errors=ERRORS)
     index = torch.tensor([2, 0, 1, 4, 0, 3])
     x_0 = (8 * randn(6, 2, 3).clamp(-1, 1)).round() / 8
     x_t = q_sample(SCHEDULE, x_0, randn(6, 2, 3, seed=1), torch.tensor(TIMES)[index])

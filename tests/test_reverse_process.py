@@ -12,9 +12,11 @@ import torch
 from oracles import double
 from torch import Tensor
 
+from ddpm_hf.denoising_errors import DenoisingErrors
 from ddpm_hf.gaussian_process import PREDICTION_TYPES
 from ddpm_hf.noise_schedule import NoiseSchedule
 from ddpm_hf.reverse_process import (
+    FIXED_VARIANCE_TYPES,
     VARIANCE_TYPES,
     ReverseProcess,
     ReverseStep,
@@ -27,7 +29,7 @@ from ddpm_hf.reverse_process import (
 SCHEDULE = NoiseSchedule.linear(10, 0.05, 0.3)
 TIMES = [1, 3, 4, 8, 10]  # visited; the pairs are (0, 1), (1, 3), (3, 4), (4, 8), (8, 10)
 LEARNED = ("learned", "learned_range")
-FIXED = tuple(kind for kind in VARIANCE_TYPES if kind not in LEARNED)
+ERRORS = DenoisingErrors(SCHEDULE.log_snr[1:].tolist(), [0.01 * t for t in range(1, 11)])
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
@@ -80,6 +82,8 @@ def log_variances(kind: str, k: int, channels: Tensor) -> Tensor:
     large = math.log(PAIRS[k].beta)
     if kind == "learned":
         return channels
+    if kind == "optimal":  # of the first pair it is the error itself
+        return torch.full_like(channels, math.log(PAIRS[k].posterior + PAIRS[k].c1 ** 2 * 0.01 * PAIRS[k].t))
     if kind == "learned_range":
         nu = (channels + 1) / 2
         return nu * large + (1 - nu) * small
@@ -87,7 +91,7 @@ def log_variances(kind: str, k: int, channels: Tensor) -> Tensor:
 
 
 def process(prediction_type: str = "epsilon", variance_type: str = "fixed_small", **kwargs: object) -> ReverseProcess:
-    return ReverseProcess(SCHEDULE, TIMES, prediction_type, variance_type, **kwargs)
+    return ReverseProcess(SCHEDULE, TIMES, prediction_type, variance_type, denoising_errors=ERRORS, **kwargs)
 
 
 def moments(step: ReverseStep) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -146,7 +150,7 @@ def test_an_index_may_be_an_integer_of_any_width(dtype: torch.dtype):
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 def test_every_dtype_gives_finite_moments_that_are_right(prediction_type: str, variance_type: str, dtype: torch.dtype):
     schedule = NoiseSchedule.linear(1000)
-    p = ReverseProcess(schedule, range(1, 1001), prediction_type, variance_type)
+    p = ReverseProcess(schedule, range(1, 1001), prediction_type, variance_type, denoising_errors=ERRORS)
     index = torch.tensor([0, 1, 2, 30, 500, 998, 999])
     x_t = randn(7, 2, 4, dtype=dtype)
     output = randn(7, 4 if p.learns_variance else 2, 4, seed=1, dtype=dtype)
@@ -247,7 +251,7 @@ def test_the_first_range_lies_between_the_two_choices(choice: str | float | None
     assert variance.flatten().tolist() == pytest.approx([low, high], rel=1e-12, abs=0)
 
 
-@pytest.mark.parametrize("variance_type", FIXED)
+@pytest.mark.parametrize("variance_type", FIXED_VARIANCE_TYPES)
 @pytest.mark.parametrize(
     ("choice", "expected"),
     [(None, Pair(0, 7).beta), ("posterior", Pair(0, 7).beta), ("beta", Pair(0, 7).beta), (0.5, 0.5)],
@@ -329,7 +333,7 @@ def test_moments_are_differentiable():
 # --- what is refused --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variance_type", FIXED)
+@pytest.mark.parametrize("variance_type", FIXED_VARIANCE_TYPES)
 @pytest.mark.parametrize(
     "shape", [[2, 6, 4], [2, 2, 4], [2, 3], [2, 3, 5], [3, 3, 4], [2, 3, 4, 1], [2, 1, 4]], ids=str
 )

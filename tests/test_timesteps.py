@@ -4,15 +4,27 @@
 from __future__ import annotations
 
 import itertools
+import math
 from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from diffusers import DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
-from ddpm_hf.timesteps import TIMESTEP_SPACINGS, custom_times, spaced_times
+from ddpm_hf.gaussian_process import StepCoefficients
+from ddpm_hf.noise_schedule import NoiseSchedule
+from ddpm_hf.timesteps import (
+    TIMESTEP_SPACINGS,
+    custom_times,
+    log_snr_times,
+    optimal_times,
+    quadratic_times,
+    spaced_times,
+)
 
 
 # K ≤ T
@@ -168,3 +180,137 @@ def test_a_hand_picked_chain_is_turned_around(times: set[int]):
 def test_a_hand_picked_chain_that_does_not_descend_within_the_schedule_is_refused(times: list[int], message: str):
     with pytest.raises(ValueError, match=rf"`timesteps` .*{message}"):
         custom_times(times, 1000)
+
+
+# --- other spacings -------------------------------------------------------------------------------------------------
+
+
+@given(lengths)
+def test_quadratic_times_are_even_in_the_root(length: tuple[int, int]):
+    K, T = length
+    times = quadratic_times(K, T)
+    assert len(times) == K and times[0] == 1
+    assert all(s < t for s, t in itertools.pairwise(times)) and times[-1] <= T
+    if K > 1:
+        assert times[-1] == T
+    if K > 2 and T > 4 * K**2:  # no two fell on one integer
+        roots = np.sqrt(times)
+        steps = np.diff(roots)
+        assert abs(steps - steps.mean()).max() < 1 / np.sqrt(2)  # half an integer, in roots, on either side
+
+
+@given(lengths)
+def test_log_snr_times_are_even_in_the_log_snr(length: tuple[int, int]):
+    K, T = length
+    schedule = NoiseSchedule.linear_log_snr(T, 8.0, -9.0) if T > 1 else NoiseSchedule.from_betas([0.5])
+    times = np.array(log_snr_times(K, schedule))
+    assert abs(times - (np.linspace(1, T, K) if K > 1 else [1])).max() <= 0.5 + 1e-6  # linspace's own, ties apart
+
+
+@pytest.mark.parametrize("K", [1, 2, 10, 100, 1000])
+@pytest.mark.parametrize("name", ["linear", "cosine", "rescaled"])
+def test_log_snr_times_are_the_nearest_there_are(name: str, K: int):
+    schedule = NoiseSchedule.cosine(1000) if name == "cosine" else NoiseSchedule.linear(1000)
+    schedule = schedule.rescale_zero_terminal_snr() if name == "rescaled" else schedule
+    times = log_snr_times(K, schedule)
+    assert len(set(times)) == K and times == sorted(times) and times[0] == 1
+    if K > 1:
+        assert times[-1] == 1000
+    if K == 10 and name == "linear":  # steep next to the data: times crowd there in log-SNR
+        log_snr = schedule.log_snr[times].numpy()
+        step = (log_snr[0] - log_snr[-1]) / 9
+        assert abs(np.diff(log_snr) + step).max() < 0.15 * step
+
+
+@pytest.mark.parametrize("K", [0, -1, 11, True, 2.0])
+def test_they_need_as_many_times_as_there_are(K: object):
+    schedule = NoiseSchedule.linear(10)
+    for call in (lambda: quadratic_times(K, 10), lambda: log_snr_times(K, schedule)):
+        with pytest.raises(ValueError, match="num_inference_steps"):
+            call()
+
+
+# --- the times that cost the least ----------------------------------------------------------------------------------
+
+
+def brute_force(costs: Tensor, K: int) -> float:
+    """The least total of all chains of K steps."""
+    T = len(costs) - 1
+    chains = ([0, *chosen, T] for chosen in itertools.combinations(range(1, T), K - 1))
+    return min(total(costs, chain) for chain in chains)
+
+
+def total(costs: Tensor, chain: list[int]) -> float:
+    return math.fsum(costs[s, t].item() for s, t in itertools.pairwise(chain))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_best_chain_is_the_best_of_all(seed: int):
+    T = 9
+    costs = torch.randn(T + 1, T + 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    found = {K: total(costs, [0, *optimal_times(costs, K)]) for K in range(1, T + 1)}
+    for K in range(1, T + 1):
+        assert len(optimal_times(costs, K)) == K
+        assert found[K] == pytest.approx(brute_force(costs, K), abs=1e-11)
+        fewer = optimal_times(costs, K, at_most=True)
+        assert len(fewer) <= K
+        assert total(costs, [0, *fewer]) == pytest.approx(min(found[k] for k in range(1, K + 1)), abs=1e-11)
+
+
+def gaussian_costs(variance_of_step: str) -> Tensor:
+    """T = 20, β from .005 to 1, data N(0, .25): what steps cost with the variance β, or β̃, of their pair."""
+    schedule = NoiseSchedule.linear(20, 0.005, 1.0)
+    abar = schedule.alphas_cumprod
+    mmse = 0.25 * (1 - abar) / (abar * 0.25 + 1 - abar)
+    costs = torch.full((21, 21), math.inf, dtype=torch.float64)
+    for s, t in itertools.combinations(range(21), 2):
+        step = StepCoefficients.between(schedule, s, t)
+        if s == 0:
+            costs[s, t] = 0.5 * torch.log(2 * math.pi * (1 - abar[t])) + mmse[t] / (2 * (1 - abar[t]))
+            continue
+        variance = step.beta if variance_of_step == "beta" else step.posterior_variance
+        ratio = step.posterior_variance / variance
+        costs[s, t] = 0.5 * (ratio - 1 - ratio.log()) + step.posterior_coef_x0**2 * mmse[t] / (2 * variance)
+    return costs
+
+
+def test_the_best_chain_of_gaussian_data():
+    costs = gaussian_costs("beta")
+    times = optimal_times(costs, 5)
+    assert times == [3, 4, 5, 7, 20]
+    assert total(costs, [0, *times]) == pytest.approx(0.818023101354, abs=1e-11)
+    assert brute_force(costs, 5) == pytest.approx(total(costs, [0, *times]), abs=1e-11)
+
+
+def test_more_steps_may_cost_more():
+    costs = gaussian_costs("posterior")
+    totals = [total(costs, [0, *optimal_times(costs, K)]) for K in range(1, 21)]
+    least = min(totals)
+    assert totals[-1] > least + 0.01
+    best = optimal_times(costs, 20, at_most=True)
+    assert len(best) < 20 and total(costs, [0, *best]) == pytest.approx(least, abs=1e-12)
+
+
+def test_a_thousand_times_are_chosen_exactly_where_every_choice_is_known():
+    # Squares of the steps' lengths: the even chain is the least, and its cost T²/K.
+    place = torch.arange(1001, dtype=torch.float64)
+    costs = (place[None, :] - place[:, None]) ** 2
+    for K in (1, 2, 10, 250, 1000):
+        assert optimal_times(costs, K) == [1000 * k // K for k in range(1, K + 1)]
+    assert optimal_times(costs, 1000, at_most=True) == list(range(1, 1001))
+
+
+@pytest.mark.parametrize(
+    ("costs", "K", "message"),
+    [
+        (torch.zeros(3, 4), 1, "costs"),
+        (torch.zeros(3), 1, "costs"),
+        (torch.zeros(1, 1), 1, "costs"),
+        (torch.zeros(4, 4), 4, "num_inference_steps"),
+        (torch.full((4, 4), math.nan), 2, "NaN"),
+        (torch.full((4, 4), math.inf), 2, "no chain"),
+    ],
+)
+def test_costs_without_a_chain_are_refused(costs: Tensor, K: int, message: str):
+    with pytest.raises(ValueError, match=message):
+        optimal_times(costs, K)

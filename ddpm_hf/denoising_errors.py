@@ -1,0 +1,153 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+r"""How far a model's predicted x̂_0 is from x_0, noise level by noise level, and what follows from it for the bound.
+
+One number per time, the denoising error
+
+    e_t = E ‖x_0 − x̂_0(x_t)‖² / D,
+
+decides the best variance that a reverse step can have, for any pair of times s < t (Bao et al. 2022, Theorem 1), and
+what the step then costs:
+
+    σ*² = β̃ + c₁² e_t,    E L = ½ log(σ*²/β̃) = ½ log(1 + (SNR_s − SNR_t) e_t)    nats per dimension.
+
+It belongs to the noise level and not to the chain, so that it is measured once, at a few levels, and interpolated.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from .gaussian_process import StepCoefficients
+from .noise_schedule import NoiseSchedule
+
+
+@dataclass(frozen=True)
+class DenoisingErrors:
+    """e at some noise levels, and by interpolation at all others.
+
+    log e is linear in the log-SNR between two levels. Below the least SNR it stays what it is there, as the error of
+    a model that sees noise alone; above the greatest one e · SNR does, as for a model that sees all but the noise.
+
+    Args:
+        log_snr: the levels, finite and strictly descending: from the data to the noise.
+        errors: e at each of them, > 0.
+        decoder_variances: of data of levels, the variance of the decoder p_θ(x_0 | x_t) under which L_0 is least, if
+            that level is the first that a chain visits; None for continuous data, where it is e.
+        decoder_costs: that least L_0, nats per dimension; None for continuous data, where it is ½ log(2πe · e).
+
+    Raises:
+        ValueError: for anything else.
+    """
+
+    log_snr: tuple[float, ...]
+    errors: tuple[float, ...]
+    decoder_variances: tuple[float, ...] | None = None
+    decoder_costs: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.decoder_variances is None) != (self.decoder_costs is None):
+            raise ValueError("`decoder_variances` and `decoder_costs` must be given together.")
+        for field in fields(self):
+            values = getattr(self, field.name)
+            if values is None and field.name.startswith("decoder"):
+                continue
+            object.__setattr__(self, field.name, _numbers(field.name, values, len(self.log_snr)))
+        if any(low >= high for high, low in itertools.pairwise(self.log_snr)):
+            raise ValueError("`log_snr` must descend strictly.")
+        for name in ("errors", "decoder_variances"):
+            if min(getattr(self, name) or (1.0,)) <= 0:
+                raise ValueError(f"`{name}` must be positive, but one is {min(getattr(self, name))}.")
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Self:
+        """What `to_dict` gave.
+
+        Raises:
+            ValueError: for anything else.
+        """
+        names = {field.name for field in fields(cls)}
+        if not isinstance(stored, Mapping) or set(stored) != names:
+            raise ValueError(f"`denoising_errors` must map {', '.join(sorted(names))} to lists, but is {stored!r}.")
+        return cls(**stored)
+
+    def to_dict(self) -> dict[str, list[float] | None]:
+        """As lists, for JSON."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: None if value is None else list(value) for name, value in values.items()}
+
+    def log_error(self, log_snr: Tensor) -> Tensor:
+        """log e at the given levels, float64 in their shape; −inf, no signal, is a level too."""
+        return self._log_between(self.errors, log_snr)
+
+    def log_decoder_variance(self, log_snr: Tensor) -> Tensor:
+        """log σ² of the decoder of a chain that ends at the given levels, float64 in their shape."""
+        return self._log_between(self.decoder_variances or self.errors, log_snr)
+
+    def decoder_cost(self, log_snr: Tensor) -> Tensor:
+        """L_0 of a chain that ends at the given levels, nats per dimension, float64 in their shape."""
+        if self.decoder_costs is None:
+            return 0.5 * (math.log(2 * math.pi) + 1 + self.log_error(log_snr))
+        return self._between(self.decoder_costs, log_snr)
+
+    def _log_between(self, values: Sequence[float], log_snr: Tensor) -> Tensor:
+        logs = self._between([math.log(value) for value in values], log_snr)
+        return logs - (log_snr - self.log_snr[0]).clamp(min=0)
+
+    def _between(self, values: Sequence[float], log_snr: Tensor) -> Tensor:
+        """Values at the levels, linear between two and constant beyond the ends."""
+        levels = torch.tensor(self.log_snr[::-1], dtype=torch.float64, device="cpu")
+        table = torch.tensor(values[::-1], dtype=torch.float64, device="cpu")
+        inside = log_snr.double().clamp(self.log_snr[-1], self.log_snr[0])
+        above = torch.searchsorted(levels, inside).clamp(max=len(levels) - 1)
+        below = (above - 1).clamp(min=0)
+        gap = levels[above] - levels[below]
+        share = torch.where(gap > 0, (inside - levels[below]) / torch.where(gap > 0, gap, 1.0), 0.0)
+        return torch.lerp(table[below], table[above], share)
+
+
+def optimal_log_variances(errors: DenoisingErrors, steps: StepCoefficients, log_snr_t: Tensor) -> Tensor:
+    """log σ*² of the given steps, whose β̃ may be 0, float64 (Bao et al. 2022, Theorem 1, by the error of x̂_0)."""
+    return torch.logaddexp(
+        steps.posterior_log_variance, 2 * torch.log(steps.posterior_coef_x0) + errors.log_error(log_snr_t)
+    )
+
+
+def step_costs(schedule: NoiseSchedule, errors: DenoisingErrors) -> Tensor:
+    """What every step t → s of a chain with variance σ* adds to the bound, nats per dimension.
+
+    Args:
+        schedule: of T steps.
+        errors: of the model.
+
+    Returns:
+        float64 `[T + 1, T + 1]`, at `[s, t]` for 0 ≤ s < t ≤ T and +inf elsewhere, as `optimal_times` takes them.
+    """
+    T, log_snr = schedule.T, schedule.log_snr[1:]
+    log_error = errors.log_error(log_snr)
+    # (SNR_s − SNR_t) e_t: the difference by expm1, but by SNR_s itself where nothing is left at t.
+    gap = log_snr[:, None] - log_snr[None, :]
+    gap = torch.where(gap > 0, gap, 1.0)
+    log_drop = log_snr[:, None] + torch.log(-torch.expm1(-gap)) + log_error[None, :]
+    costs = torch.full((T + 1, T + 1), math.inf, dtype=torch.float64, device="cpu")
+    later = torch.ones(T, T, dtype=torch.bool, device="cpu").triu(1)
+    costs[1:, 1:][later] = 0.5 * torch.nn.functional.softplus(log_drop[later])
+    costs[0, 1:] = errors.decoder_cost(log_snr)
+    return costs
+
+
+def _numbers(name: str, values: Any, count: int) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        raise ValueError(f"`{name}` must be a list of numbers, but is {values!r}.") from None
+    if not numbers or len(numbers) != count or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"`{name}` must be as many finite numbers as there are levels, {count}, but is {values!r}.")
+    return numbers

@@ -1,0 +1,118 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Measure how far a saved model is from its training images, and save it with the best variance there is for it.
+
+    python examples/measure.py --model_name_or_path runs/digits --output_dir runs/digits_optimal
+    python examples/evaluate.py --model_name_or_path runs/digits_optimal --num_inference_steps 10 \
+        --timestep_spacing optimal --output_dir ten_steps
+
+For any unconditional or class-conditional model whose variance is not learned, those of stock diffusers too. The saved
+pipeline has `variance_type` "optimal" (Bao et al. 2022) and can visit the optimal times (Watson et al. 2021).
+"""
+
+from __future__ import annotations
+
+
+from threads import use_all_cores  # isort: skip - before torch
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from arguments import DataArguments, MeasurementArguments, ModelPathArguments, parse, user_errors
+from evaluate import check_fit
+from image_data import LevelImages, load_images
+from output_folder import claim_folder, write_folder
+from randomness import Use, generator_of
+from scoring import conditioning, denoiser, load_pipeline
+from stopping import end, run_errors
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, measure_denoising_errors
+from ddpm_hf.denoising_errors import step_costs
+from ddpm_hf.hub import INDEX
+from ddpm_hf.numerics import LOG_2
+from ddpm_hf.timesteps import optimal_times
+
+
+SHOWN = (5, 10, 25, 50, 100)  # steps that the table printed has
+
+
+def main() -> None:
+    script = Path(__file__).name
+    model, data, measurement = parse(script, ModelPathArguments, DataArguments, MeasurementArguments)
+    with run_errors(script):
+        measure(script, model, data, measurement)
+        end()
+
+
+def measure(script: str, model: ModelPathArguments, data: DataArguments, measurement: MeasurementArguments) -> None:
+    """Measure, save, and tell what to expect."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with user_errors(script):
+        pipeline = load_pipeline(model, device)
+        images = choose_images(data, measurement)
+        check_fit(pipeline, images)
+        if pipeline.scheduler.process.learns_variance:
+            raise ValueError("The model learns its variance, which is better still where the data differ.")
+        folder = claim_folder(measurement.output_dir, measurement.overwrite_output_dir)
+    use_all_cores(device)
+    with user_errors(script):
+        scheduler = measured(pipeline, images, measurement, device)
+    write_folder(folder, DDPMPaperPipeline(pipeline.unet, scheduler).save_pretrained, last=INDEX)
+    print(f"Measured on {len(images)} training images; the model with its best variance is in {folder}.")
+    print(expectations(scheduler))
+
+
+def choose_images(data: DataArguments, measurement: MeasurementArguments) -> LevelImages:
+    """The training images, never mirrored, up to as many as asked for."""
+    if measurement.batch_size < 1 or measurement.max_images < 1:
+        raise ValueError("`batch_size` and `max_images` must be at least 1.")
+    if data.random_flip:
+        raise ValueError("`random_flip` is for training; errors are measured on the images as they are.")
+    images = load_images(data).train
+    if not isinstance(images, LevelImages):
+        raise ValueError("A stream has no training images to read in order; leave --streaming.")
+    return images.first(measurement.max_images)
+
+
+def measured(
+    pipeline: DDPMPaperPipeline, images: LevelImages, measurement: MeasurementArguments, device: torch.device
+) -> DDPMPaperScheduler:
+    """The model's scheduler with the errors that were measured, and the variance by them."""
+    config = pipeline.scheduler.config
+    scheduler = DDPMPaperScheduler.from_config(config, num_levels=images.num_levels)
+    size = measurement.batch_size
+
+    def batches() -> Iterator[tuple[Tensor, dict[str, Any]]]:
+        for start in tqdm(range(0, len(images), size), desc="measuring", unit="batch"):
+            x_0, labels = images.batch(start, min(start + size, len(images)))
+            yield x_0.to(device), conditioning(pipeline.unet, labels, device)
+
+    errors = measure_denoising_errors(
+        denoiser(pipeline.unet),
+        scheduler,
+        batches(),
+        num_noise_levels=measurement.num_noise_levels,
+        num_evaluations=measurement.num_evaluations,
+        generator=generator_of(Use.MEASURING, measurement.seed),
+    )
+    return DDPMPaperScheduler.from_config(
+        scheduler.config, variance_type="optimal", first_variance=None, denoising_errors=errors
+    )
+
+
+def expectations(scheduler: DDPMPaperScheduler) -> str:
+    """The bound on training images, but for the prior's term, by the number of optimally placed steps."""
+    costs = step_costs(scheduler.schedule, scheduler.denoising_errors)
+    lines = ["Rate and decoder to expect on training images along the optimal times:"]
+    for K in [*(K for K in SHOWN if len(scheduler) > K), len(scheduler)]:
+        times = optimal_times(costs, K, at_most=True)
+        bits = costs[[0, *times[:-1]], times].sum().item() / LOG_2
+        lines.append(f"{K:6} steps  {bits:.4f} bits/dim")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Denoising errors measured on data, against those known in closed form, and what a scheduler makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from oracles import Mixture, model_output
+from scipy.optimize import minimize_scalar
+from tiny_models import tiny_unet
+from torch import Tensor
+
+from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, bits_per_dim, measure_denoising_errors
+from ddpm_hf.denoising_errors import DenoisingErrors
+from ddpm_hf.likelihood import discretized_gaussian_log_likelihood
+from ddpm_hf.timesteps import log_snr_times
+
+
+MEAN, VARIANCE = 0.3, 0.25
+GAUSSIAN = Mixture.gaussian(MEAN, VARIANCE)
+
+
+def scheduler_of(**options: object) -> DDPMPaperScheduler:
+    return DDPMPaperScheduler(100, 1e-3, 0.2, **{"clip_sample": False, "num_levels": None, **options})
+
+
+def optimal_model(scheduler: DDPMPaperScheduler) -> Callable[..., Tensor]:
+    """The denoiser of N(MEAN, VARIANCE), saying what the scheduler's prediction type asks for."""
+
+    def denoise(x_t: Tensor, timesteps: Tensor) -> Tensor:
+        log_abar = scheduler.schedule.log_alpha_cumprod(timesteps + 1)
+        log_abar = log_abar[:, None].expand_as(x_t).flatten()
+        x_0 = GAUSSIAN.denoise(x_t.double().flatten(), log_abar)
+        output = model_output(scheduler.config.prediction_type, x_0, x_t.double().flatten(), log_abar)
+        return output.view_as(x_t).to(x_t.dtype)
+
+    return denoise
+
+
+def gaussian_batches(count: int = 8, generator: torch.Generator | None = None) -> Iterator[Tensor]:
+    for _ in range(count):
+        yield MEAN + VARIANCE**0.5 * torch.randn(64, 32, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+def test_errors_are_those_of_the_optimal_denoiser(prediction_type: str, generator: torch.Generator):
+    scheduler = scheduler_of(prediction_type=prediction_type)
+    errors = measure_denoising_errors(
+        optimal_model(scheduler),
+        scheduler,
+        gaussian_batches(generator=generator),
+        num_noise_levels=16,
+        num_evaluations=16,
+        generator=generator,
+    )
+    times = log_snr_times(16, scheduler.schedule)
+    assert list(errors.log_snr) == pytest.approx(scheduler.schedule.log_snr[times].tolist())
+    expected = GAUSSIAN.mmse(scheduler.schedule.log_alphas_cumprod[times])
+    n = 8 * 64 * 32
+    torch.testing.assert_close(
+        torch.tensor(errors.errors, dtype=torch.float64), expected, rtol=5 * (2 / n) ** 0.5, atol=0
+    )
+    assert errors.decoder_variances is None
+
+
+def test_every_level_is_visited_by_as_many_examples(generator: torch.Generator):
+    scheduler, seen = scheduler_of(), []
+
+    def denoise(x_t: Tensor, timesteps: Tensor) -> Tensor:
+        seen.append(timesteps)
+        return x_t
+
+    measure_denoising_errors(
+        denoise, scheduler, gaussian_batches(5, generator), num_noise_levels=20, num_evaluations=4
+    )
+    times, counts = torch.cat(seen).unique(return_counts=True)
+    assert times.tolist() == [t - 1 for t in log_snr_times(20, scheduler.schedule)]
+    assert counts.tolist() == [5 * 64 * 4 // 20] * 20
+    per_example = torch.stack([torch.stack(seen[4 * k : 4 * k + 4]) for k in range(5)])
+    assert all(len(set(column.tolist())) == 4 for batch in per_example for column in batch.T)
+
+
+def test_a_model_that_learns_its_variance_is_measured_by_its_mean(generator: torch.Generator):
+    fixed, learned = scheduler_of(), scheduler_of(variance_type="learned_range")
+    found = []
+    for scheduler in (fixed, learned):
+        model = optimal_model(scheduler)
+
+        def denoise(x_t: Tensor, t: Tensor, model: Callable = model, twice: bool = scheduler is learned) -> Tensor:
+            output = model(x_t, t)
+            return torch.cat([output, torch.randn_like(output)], dim=1) if twice else output
+
+        batches = [batch[:, :, None, None] for batch in gaussian_batches(2, torch.Generator().manual_seed(1))]
+        flat = {"num_noise_levels": 8, "num_evaluations": 4, "generator": torch.Generator().manual_seed(2)}
+        scheduler.set_timesteps(10)  # the chain is of no account
+        found.append(measure_denoising_errors(_in_rows(denoise), scheduler, batches, **flat))
+    assert found[0] == found[1]
+
+
+def _in_rows(denoise: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A model of rows for images `[B, C, 1, 1]`."""
+    return lambda x_t, t: denoise(x_t[:, :, 0, 0], t)[:, :, None, None]
+
+
+def test_the_decoders_variance_is_the_one_under_which_levels_cost_the_least(generator: torch.Generator):
+    scheduler = scheduler_of(num_levels=17, prediction_type="sample")
+    x_0 = torch.randint(17, (256, 24), generator=generator).double() / 8 - 1
+    x_0 += 0.0
+    noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    predicted = scheduler.add_noise(x_0, noise, 0)
+    errors = measure_denoising_errors(
+        lambda x_t, t: x_t,
+        scheduler,
+        [x_0],
+        num_noise_levels=1,
+        num_evaluations=1,
+        generator=torch.Generator().manual_seed(3),
+    )
+    assert errors.errors[0] == pytest.approx(((x_0 - predicted) ** 2).mean().item(), rel=1e-12)
+
+    def cost(log_variance: float) -> float:
+        return -discretized_gaussian_log_likelihood(x_0, predicted, torch.tensor(log_variance), 17).mean().item()
+
+    best = minimize_scalar(cost, bounds=(-12, 0), method="bounded")
+    assert errors.decoder_costs[0] == pytest.approx(best.fun, abs=1e-4)
+    assert errors.decoder_costs[0] == pytest.approx(cost(torch.tensor(errors.decoder_variances[0]).log().item()))
+
+
+def test_the_optimal_variance_costs_less_than_any_other_and_optimal_times_less_than_even_ones():
+    scheduler = scheduler_of(prediction_type="v_prediction")
+    generator = torch.Generator().manual_seed(0)
+    errors = measure_denoising_errors(
+        optimal_model(scheduler), scheduler, gaussian_batches(8, generator), generator=generator
+    )
+    data = list(gaussian_batches(4, torch.Generator().manual_seed(1)))
+
+    def bound(variance_type: str, spacing: str | None, K: int) -> float:
+        chain = DDPMPaperScheduler.from_config(scheduler.config, variance_type=variance_type, denoising_errors=errors)
+        chain.set_timesteps(K, timestep_spacing=spacing)
+        seeded = torch.Generator().manual_seed(2)
+        return bits_per_dim(optimal_model(scheduler), chain, data, generator=seeded).total
+
+    for K in (5, 10, 100):
+        best = bound("optimal", None, K)
+        assert best < min(bound("fixed_small", None, K), bound("fixed_large", None, K))
+    for spacing in ("linspace", "leading", "trailing", "quadratic", "log_snr"):
+        assert bound("optimal", "optimal", 5) < bound("optimal", spacing, 5) + 1e-9
+
+
+# --- kept with the model --------------------------------------------------------------------------------------------
+
+ERRORS = DenoisingErrors([9.0, 0.0, -9.0], [1e-4, 0.1, 0.3], [2e-4, 0.2, 0.4], [1.0, 2.0, 3.0])
+
+
+def test_a_scheduler_keeps_them_through_files_and_through_stocks_class(tmp_path: Path):
+    scheduler = DDPMPaperScheduler(variance_type="optimal", denoising_errors=ERRORS)
+    scheduler.save_pretrained(tmp_path / "ours")
+    loaded = DDPMPaperScheduler.from_pretrained(tmp_path / "ours")
+    stock = scheduler.to_stock()
+    assert type(stock) is DDPMScheduler and stock.variance_type == "fixed_small"
+    stock.save_pretrained(tmp_path / "stock")
+    from_stock = DDPMPaperScheduler.from_pretrained(tmp_path / "stock")
+    for other in (loaded, from_stock, DDPMPaperScheduler.from_scheduler(stock)):
+        assert other.variance_type == "optimal"
+        assert other.denoising_errors == ERRORS
+        torch.testing.assert_close(other.process.table.log_variance, scheduler.process.table.log_variance)
+
+
+def test_stock_weights_sample_along_the_optimal_times(tmp_path: Path):
+    unet = tiny_unet()
+    scheduler = DDPMPaperScheduler(variance_type="optimal", denoising_errors=ERRORS)
+    DDPMPaperPipeline(unet, scheduler).save_pretrained(tmp_path)
+    pipeline = DDPMPaperPipeline.from_pretrained(tmp_path)
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline(2, torch.Generator().manual_seed(0), 6, output_type="pt", timestep_spacing="optimal").images
+    assert images.isfinite().all()
+    steps = pipeline.scheduler.timesteps.tolist()
+    assert 1 <= len(steps) <= 6 and steps[0] == 999
+    assert steps != DDPMPaperScheduler().timesteps[:: 1000 // 6].tolist()
+
+
+@pytest.mark.parametrize(("spacing", "K"), [("quadratic", 50), ("log_snr", 50), ("trailing", 50), ("linspace", 7)])
+def test_the_chain_follows_the_spacing_asked_for(spacing: str, K: int):
+    scheduler = DDPMPaperScheduler()
+    scheduler.set_timesteps(K, timestep_spacing=spacing)
+    assert len(scheduler.timesteps) == K == scheduler.num_inference_steps
+    assert scheduler.timesteps[0] == 999
+    assert scheduler.config.timestep_spacing == "leading"
+
+
+def test_what_is_missing_is_said():
+    scheduler = DDPMPaperScheduler(variance_type="optimal")
+    with pytest.raises(ValueError, match="`timestep_spacing` 'optimal' needs"):
+        scheduler.set_timesteps(10, timestep_spacing="optimal")
+    sample = torch.zeros(1, 1, 4, 4)
+    with pytest.raises(ValueError, match="`variance_type` 'optimal' needs `denoising_errors`"):
+        scheduler.step(sample, 500, sample)
+    with pytest.raises(ValueError, match="'log_snr', 'optimal', but is 'even'"):
+        scheduler.set_timesteps(10, timestep_spacing="even")
+    with pytest.raises(ValueError, match="no use for it"):
+        scheduler.set_timesteps(timesteps=[5, 4], timestep_spacing="log_snr")
+    with pytest.raises(ValueError, match="must map"):
+        DDPMPaperScheduler(denoising_errors={"errors": [1.0]})
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({"num_noise_levels": 0}, "at least 1"),
+        ({"num_evaluations": 0}, "at least 1"),
+        ({"num_noise_levels": 65, "num_evaluations": 1}, "at least 65 examples"),
+    ],
+)
+def test_too_little_to_measure_on_is_refused(counts: dict[str, int], message: str):
+    scheduler = scheduler_of()
+    with pytest.raises(ValueError, match=message):
+        measure_denoising_errors(optimal_model(scheduler), scheduler, gaussian_batches(1), **counts)
