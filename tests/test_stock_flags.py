@@ -293,7 +293,7 @@ def test_the_optimizer_its_rate_and_the_average() -> None:
     given = [argument for name in names for argument in (f"--{name}", OTHERS[name])]
     training = parsed(*given)[3]
     model = torch.nn.Linear(2, 2)
-    optimizer, rates = preparation._make_optimizer(model, training, steps=40)
+    optimizer, rates = preparation._make_optimizer(model.parameters(), training, steps=40)
     (group,) = optimizer.param_groups
     assert (group["betas"], group["weight_decay"], group["eps"]) == ((0.8, 0.9), 0.1, 1e-6)
     seen = []
