@@ -302,9 +302,9 @@ def test_the_optimizer_its_rate_and_the_average() -> None:
         optimizer.step()
         rates.step()
     assert seen == pytest.approx([1e-3 * min(1, k / 10) for k in range(40)])
-    (average,) = preparation._averages(model, training)
+    (average,) = preparation._averages(model, training, flat=None)
     assert (average.inv_gamma, average.power, average.max_decay) == (2.0, 0.5, 0.9)
-    assert preparation._averages(model, parsed("--no_use_ema")[3]) == []
+    assert preparation._averages(model, parsed("--no_use_ema")[3], flat=None) == []
 
 
 def test_how_long_it_trains() -> None:
