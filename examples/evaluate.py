@@ -97,15 +97,20 @@ def write_evaluation(
 
 
 def choose_images(data: DataArguments, evaluation: EvaluationArguments) -> LevelImages:
-    """The split to score, never mirrored."""
+    """The split to score."""
     if evaluation.split not in ("train", "test"):
         raise ValueError(f"`split` must be 'train' or 'test', but is {evaluation.split!r}.")
     if evaluation.batch_size < 1 or (evaluation.max_images is not None and evaluation.max_images < 1):
         raise ValueError("`batch_size` and `max_images` must be at least 1.")
     check_num_evaluations(evaluation.num_evaluations)
+    return images_as_they_are(data, evaluation.split)
+
+
+def images_as_they_are(data: DataArguments, split: str) -> LevelImages:
+    """A split in its order, never mirrored."""
     if data.random_flip:
         raise ValueError("`random_flip` is for training; a score is taken on the images as they are.")
-    images = getattr(load_images(data), evaluation.split)
+    images = getattr(load_images(data), split)
     if not isinstance(images, LevelImages):
         raise ValueError("A stream has no training images to score in order; pass --split test, or leave --streaming.")
     return images

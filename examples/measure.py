@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 from arguments import DataArguments, MeasurementArguments, ModelPathArguments, parse, user_errors
-from evaluate import check_fit
-from image_data import LevelImages, load_images
+from evaluate import check_fit, images_as_they_are
+from image_data import LevelImages
 from output_folder import claim_folder, write_folder
 from randomness import Use, generator_of
 from scoring import conditioning, denoiser, load_pipeline
@@ -66,15 +66,10 @@ def measure(script: str, model: ModelPathArguments, data: DataArguments, measure
 
 
 def choose_images(data: DataArguments, measurement: MeasurementArguments) -> LevelImages:
-    """The training images, never mirrored, up to as many as asked for."""
+    """The training images, up to as many as asked for."""
     if measurement.batch_size < 1 or measurement.max_images < 1:
         raise ValueError("`batch_size` and `max_images` must be at least 1.")
-    if data.random_flip:
-        raise ValueError("`random_flip` is for training; errors are measured on the images as they are.")
-    images = load_images(data).train
-    if not isinstance(images, LevelImages):
-        raise ValueError("A stream has no training images to read in order; leave --streaming.")
-    return images.first(measurement.max_images)
+    return images_as_they_are(data, "train").first(measurement.max_images)
 
 
 def measured(
