@@ -354,6 +354,7 @@ def _host_generator(generator: torch.Generator | None) -> torch.Generator | None
 
 
 def randn_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard normal noise like x, drawn on the generator's device in at least float32."""
     device = x.device if generator is None else generator.device
     return torch.randn(x.shape, generator=generator, device=device, dtype=promote(x).dtype).to(x)
 

@@ -93,9 +93,8 @@ def _times_and_process(scheduler: MeasuredScheduler, count: int) -> tuple[Tensor
     """The times to measure at, and the process that visits all times, whose variance is of no account."""
     schedule = scheduler.schedule
     times = torch.tensor(log_snr_times(min(count, schedule.T), schedule), device="cpu")
-    is_fixed = not scheduler.process.learns_variance
-    changes = {"variance_type": "fixed_small"} if is_fixed else {}
-    process = dataclasses.replace(scheduler.process, times=range(1, schedule.T + 1), **changes)
+    variance_type = scheduler.process.variance_type if scheduler.process.learns_variance else "fixed_small"
+    process = dataclasses.replace(scheduler.process, times=range(1, schedule.T + 1), variance_type=variance_type)
     return times[schedule.log_snr[times].isfinite()], process
 
 

@@ -222,6 +222,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
             errors = errors if isinstance(errors, DenoisingErrors) else DenoisingErrors.from_dict(errors)
             own["denoising_errors"] = errors.to_dict()
         self.register_to_config(**{OWN_CONFIG_KEY: own})
+        self._optimal_chains: dict[int, list[int]] = {}  # by K
 
     @property
     def num_levels(self) -> int | None:
@@ -312,16 +313,24 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         if spacing == "log_snr":
             return log_snr_times(num_inference_steps, self.schedule)
         if spacing == "optimal":
-            if self.denoising_errors is None:
-                raise ValueError(
-                    "`timestep_spacing` 'optimal' needs the scheduler's `denoising_errors`, which"
-                    " `measure_denoising_errors` takes on training data."
-                )
-            return optimal_times(step_costs(self.schedule, self.denoising_errors), num_inference_steps, at_most=True)
+            return self._optimal_times(num_inference_steps)
         if spacing is not None and spacing not in TIMESTEP_SPACINGS:
             raise ValueError(unknown("timestep_spacing", spacing, (*TIMESTEP_SPACINGS, *CHOSEN_SPACINGS)))
         spacing = self.config.timestep_spacing if spacing is None else spacing
         return spaced_times(spacing, num_inference_steps, self.schedule.T, self.config.steps_offset)
+
+    def _optimal_times(self, num_inference_steps: int) -> list[int]:
+        """At most K times that cost the bound least, found once: a pipeline asks again for every batch."""
+        errors = self.denoising_errors
+        if errors is None:
+            raise ValueError(
+                "`timestep_spacing` 'optimal' needs the scheduler's `denoising_errors`, which"
+                " `measure_denoising_errors` takes on training data."
+            )
+        if num_inference_steps not in self._optimal_chains:
+            costs = step_costs(self.schedule, errors)
+            self._optimal_chains[num_inference_steps] = optimal_times(costs, num_inference_steps, at_most=True)
+        return self._optimal_chains[num_inference_steps]
 
     def _visit(
         self, times: Sequence[int], process: ReverseProcess | None = None, device: str | torch.device | None = None

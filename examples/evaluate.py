@@ -16,33 +16,27 @@ from threads import use_all_cores  # isort: skip - before torch
 import functools
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from arguments import (
     DataArguments,
     EvaluationArguments,
     ModelPathArguments,
     check_num_evaluations,
-    parse,
     user_errors,
 )
 from figures import save_evaluation
-from image_data import LevelImages, load_images
+from image_data import LevelImages
 from output_folder import claim_folder, write_json
 from reporting import evaluation_report
-from scoring import conditioning, load_pipeline, score
-from stopping import end, run_errors
+from scoring import check_fit, images_as_they_are, load_pipeline, score
+from stopping import run_script
 from tqdm.auto import tqdm
 
 from ddpm_hf import BitsPerDim, DDPMPaperPipeline, DDPMPaperScheduler
 
 
 def main() -> None:
-    script = Path(__file__).name
-    model, data, evaluation = parse(script, ModelPathArguments, DataArguments, EvaluationArguments)
-    with run_errors(script):
-        evaluate(script, model, data, evaluation)
-        end()
+    run_script(__file__, evaluate, ModelPathArguments, DataArguments, EvaluationArguments)
 
 
 def evaluate(script: str, model: ModelPathArguments, data: DataArguments, evaluation: EvaluationArguments) -> None:
@@ -104,29 +98,6 @@ def choose_images(data: DataArguments, evaluation: EvaluationArguments) -> Level
         raise ValueError("`batch_size` and `max_images` must be at least 1.")
     check_num_evaluations(evaluation.num_evaluations)
     return images_as_they_are(data, evaluation.split)
-
-
-def images_as_they_are(data: DataArguments, split: str) -> LevelImages:
-    """A split in its order, never mirrored."""
-    if data.random_flip:
-        raise ValueError("`random_flip` is for training; a score is taken on the images as they are.")
-    images = getattr(load_images(data), split)
-    if not isinstance(images, LevelImages):
-        raise ValueError("A stream has no training images to score in order; pass --split test, or leave --streaming.")
-    return images
-
-
-def check_fit(pipeline: DDPMPaperPipeline, images: LevelImages) -> None:
-    """Raise ValueError unless the model was made for images of this shape, and of classes that it knows."""
-    config, (channels, height, width) = pipeline.unet.config, images.shape
-    size = config.sample_size
-    expected = (size, size) if isinstance(size, int) else tuple(size)
-    if (channels, (height, width)) != (config.in_channels, expected):
-        raise ValueError(
-            f"The model is for {config.in_channels} channels of {expected[0]}x{expected[1]} pixels, the data have"
-            f" {channels} of {height}x{width}; pass --channels and --resolution, or other data."
-        )
-    conditioning(pipeline.unet, images.labels, torch.device("cpu"))
 
 
 def follow(scheduler: DDPMPaperScheduler, num_levels: int, evaluation: EvaluationArguments) -> DDPMPaperScheduler:

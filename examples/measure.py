@@ -15,17 +15,15 @@ from __future__ import annotations
 from threads import use_all_cores  # isort: skip - before torch
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
-from arguments import DataArguments, MeasurementArguments, ModelPathArguments, parse, user_errors
-from evaluate import check_fit, images_as_they_are
+from arguments import DataArguments, MeasurementArguments, ModelPathArguments, user_errors
 from image_data import LevelImages
 from output_folder import claim_folder, write_folder
 from randomness import Use, generator_of
-from scoring import conditioning, denoiser, load_pipeline
-from stopping import end, run_errors
+from scoring import check_fit, conditioning, denoiser, images_as_they_are, load_pipeline
+from stopping import run_script
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -40,11 +38,7 @@ SHOWN = (5, 10, 25, 50, 100)  # steps that the table printed has
 
 
 def main() -> None:
-    script = Path(__file__).name
-    model, data, measurement = parse(script, ModelPathArguments, DataArguments, MeasurementArguments)
-    with run_errors(script):
-        measure(script, model, data, measurement)
-        end()
+    run_script(__file__, measure, ModelPathArguments, DataArguments, MeasurementArguments)
 
 
 def measure(script: str, model: ModelPathArguments, data: DataArguments, measurement: MeasurementArguments) -> None:

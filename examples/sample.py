@@ -12,25 +12,19 @@ from __future__ import annotations
 
 from threads import use_all_cores  # isort: skip - before torch
 
-from pathlib import Path
-
 from accelerate import Accelerator
-from arguments import ModelPathArguments, SampleArguments, parse, user_errors
+from arguments import ModelPathArguments, SampleArguments, user_errors
 from figures import save_grid
 from output_folder import claim_file
 from sampling import draw_images
 from scoring import load_pipeline
-from stopping import end, run_errors
+from stopping import run_script
 
 from ddpm_hf.model_card import number_of_classes
 
 
 def main() -> None:
-    script = Path(__file__).name
-    model, sampling = parse(script, ModelPathArguments, SampleArguments)
-    with run_errors(script):
-        sample(script, model, sampling)
-        end()
+    run_script(__file__, sample, ModelPathArguments, SampleArguments)
 
 
 def sample(script: str, model: ModelPathArguments, sampling: SampleArguments) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 
 import torch
 from accelerate import Accelerator
-from arguments import ModelPathArguments
-from image_data import LevelImages
+from arguments import DataArguments, ModelPathArguments
+from image_data import LevelImages, load_images
 from randomness import Use, generator_of
 from scipy.optimize import minimize_scalar
 from sharing import shared
@@ -76,6 +76,29 @@ def denoiser(unet: nn.Module) -> Denoiser:
         return unet(x_t.to(unet.dtype), timesteps, return_dict=False, **conditioning)[0].float()
 
     return denoise
+
+
+def images_as_they_are(data: DataArguments, split: str) -> LevelImages:
+    """A split in its order, never mirrored."""
+    if data.random_flip:
+        raise ValueError("`random_flip` is for training; a score is taken on the images as they are.")
+    images = getattr(load_images(data), split)
+    if not isinstance(images, LevelImages):
+        raise ValueError("A stream has no training images to score in order; pass --split test, or leave --streaming.")
+    return images
+
+
+def check_fit(pipeline: DDPMPaperPipeline, images: LevelImages) -> None:
+    """Raise ValueError unless the model was made for images of this shape, and of classes that it knows."""
+    config, (channels, height, width) = pipeline.unet.config, images.shape
+    size = config.sample_size
+    expected = (size, size) if isinstance(size, int) else tuple(size)
+    if (channels, (height, width)) != (config.in_channels, expected):
+        raise ValueError(
+            f"The model is for {config.in_channels} channels of {expected[0]}x{expected[1]} pixels, the data have"
+            f" {channels} of {height}x{width}; pass --channels and --resolution, or other data."
+        )
+    conditioning(pipeline.unet, images.labels, torch.device("cpu"))
 
 
 def conditioning(unet: nn.Module, labels: Tensor | None, device: torch.device) -> dict[str, Tensor]:

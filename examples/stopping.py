@@ -7,10 +7,12 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from arguments import parse
 from torch import distributed
 
 
@@ -92,6 +94,15 @@ LOST = "Another process has ended, and this one cannot go on without it."
 def is_loss_of_a_process(error: RuntimeError) -> bool:
     """Whether what failed is the exchange with another process."""
     return distributed.is_available() and (isinstance(error, distributed.DistError) or "gloo" in str(error))
+
+
+def run_script(file: str, work: Callable[..., None], *classes: type) -> None:
+    """A script from its arguments, filled into `classes`, to its end: `work(script, *arguments)`."""
+    script = Path(file).name
+    arguments = parse(script, *classes)
+    with run_errors(script):
+        work(script, *arguments)
+        end()
 
 
 def end() -> None:

@@ -109,7 +109,6 @@ def _in_rows(denoise: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def test_the_decoders_variance_is_the_one_under_which_levels_cost_the_least(generator: torch.Generator):
     scheduler = scheduler_of(num_levels=17, prediction_type="sample")
     x_0 = torch.randint(17, (256, 24), generator=generator).double() / 8 - 1
-    x_0 += 0.0
     noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     predicted = scheduler.add_noise(x_0, noise, 0)
     errors = measure_denoising_errors(
