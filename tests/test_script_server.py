@@ -66,7 +66,13 @@ def test_signals_are_those_of_a_fresh_python(scripts: ScriptServer, tmp_path: Pa
                 sys.exit('interrupted')
     """
     script = written(tmp_path, source)
-    plain = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    plain = subprocess.run(  # as from a terminal: what a shell starts in the background ignores Ctrl-C
+        [sys.executable, script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     fresh = scripts.run(script).output
     strip = str.maketrans("", "", "0123456789abcdefx")  # the address of the handler of SIGINT
     assert fresh.translate(strip) == plain.stdout.translate(strip)
