@@ -63,9 +63,10 @@ from arguments import (  # noqa: E402
 from batches import Batch, TrainingBatches  # noqa: E402
 from image_data import ImageData, LevelImages, load_images  # noqa: E402
 from job import Job  # noqa: E402
-from outcome import IMAGES_FOR_THE_DECODER, finish  # noqa: E402
+from measuring import decoder_variance  # noqa: E402
+from outcome import MEASURED_IMAGES, finish  # noqa: E402
 from reporting import quality_of  # noqa: E402
-from scoring import fit_decoder_variance, score  # noqa: E402
+from scoring import score  # noqa: E402
 from stock_recipe import (  # noqa: E402
     STEPS_BETWEEN_CHECKPOINTS,
     STEPS_WITHOUT_END,
@@ -472,8 +473,8 @@ def _bits_of_stock(stock: Stock, unet: UNet2DModel, images: ImageData, variance_
     accelerator, defaults = stock.accelerator, TrainingArguments()
     options = {"variance_type": variance_type, "num_levels": images.test.num_levels}
     scheduler = DDPMPaperScheduler.from_config(stock.noise_scheduler.config, **options)
-    some = [images.train.batch(i, i + 256) for i in range(0, min(len(images.train), IMAGES_FOR_THE_DECODER), 256)]
-    options["first_variance"] = fit_decoder_variance(unet, scheduler, some, seed, accelerator.device)
+    some = [images.train.batch(i, i + 256) for i in range(0, min(len(images.train), MEASURED_IMAGES), 256)]
+    options["first_variance"] = decoder_variance(unet, scheduler, some, seed, accelerator.device)
     scheduler = DDPMPaperScheduler.from_config(stock.noise_scheduler.config, **options)
     size, evaluations = defaults.train_batch_size, defaults.num_evaluations
     return score(unet, scheduler, images.test, accelerator, size, evaluations, seed)

@@ -11,6 +11,7 @@ what the step then costs:
     σ*² = β̃ + c₁² e_t,    E L = ½ log(σ*²/β̃) = ½ log(1 + (SNR_s − SNR_t) e_t)    nats per dimension.
 
 It belongs to the noise level and not to the chain, so that it is measured once, at a few levels, and interpolated.
+Where pixels and channels differ, each may have an error, and so a variance, of its own.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -38,9 +40,9 @@ class DenoisingErrors:
 
     Args:
         log_snr: the levels, finite and strictly descending: from the data to the noise.
-        errors: e at each of them, > 0.
+        errors: e at each of them, > 0: a number, or one for each element of an example, in nested lists of its shape.
         decoder_variances: of data of levels, the variance of the decoder p_θ(x_0 | x_t) under which L_0 is least, if
-            that level is the first that a chain visits; None for continuous data, where it is e.
+            that level is the first that a chain visits, as `errors`; None for continuous data, where it is e.
         decoder_costs: that least L_0, nats per dimension; None for continuous data, where it is ½ log(2πe · e).
 
     Raises:
@@ -48,8 +50,8 @@ class DenoisingErrors:
     """
 
     log_snr: tuple[float, ...]
-    errors: tuple[float, ...]
-    decoder_variances: tuple[float, ...] | None = None
+    errors: tuple[Any, ...]  # floats, or nested tuples of floats
+    decoder_variances: tuple[Any, ...] | None = None
     decoder_costs: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -59,12 +61,23 @@ class DenoisingErrors:
             values = getattr(self, field.name)
             if values is None and field.name.startswith("decoder"):
                 continue
-            object.__setattr__(self, field.name, _numbers(field.name, values, len(self.log_snr)))
+            object.__setattr__(self, field.name, _nested_tuple(_numbers(field.name, values, len(self.log_snr))))
         if any(low >= high for high, low in itertools.pairwise(self.log_snr)):
             raise ValueError("`log_snr` must descend strictly.")
         for name in ("errors", "decoder_variances"):
-            if min(getattr(self, name) or (1.0,)) <= 0:
-                raise ValueError(f"`{name}` must be positive, but one is {min(getattr(self, name))}.")
+            values = getattr(self, name)
+            if values is None:
+                continue
+            values = _table(values)
+            if values.min() <= 0:
+                raise ValueError(f"`{name}` must be positive, but one is {values.min().item()}.")
+            if values.shape[1:] != self.shape:
+                raise ValueError(f"`{name}` must have as many numbers at every level as `errors`, {list(self.shape)}.")
+
+    @cached_property
+    def shape(self) -> torch.Size:
+        """Of the errors at a level: `[]` for one of all elements, or the shape of an example."""
+        return _table(self.errors).shape[1:]
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
@@ -81,47 +94,54 @@ class DenoisingErrors:
     def to_dict(self) -> dict[str, list[float] | None]:
         """As lists, for JSON."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: None if value is None else list(value) for name, value in values.items()}
+        return {name: None if value is None else _table(value).tolist() for name, value in values.items()}
 
     def log_error(self, log_snr: Tensor) -> Tensor:
-        """log e at the given levels, float64 in their shape; −inf, no signal, is a level too."""
+        """log e at the given levels `[N]`, float64 `[N, *shape]`; −inf, no signal, is a level too."""
         return self._log_between(self.errors, log_snr)
 
     def log_decoder_variance(self, log_snr: Tensor) -> Tensor:
-        """log σ² of the decoder of a chain that ends at the given levels, float64 in their shape."""
+        """log σ² of the decoder of a chain that ends at the given levels `[N]`, float64 `[N, *shape]`."""
         return self._log_between(self.decoder_variances or self.errors, log_snr)
 
     def decoder_cost(self, log_snr: Tensor) -> Tensor:
-        """L_0 of a chain that ends at the given levels, nats per dimension, float64 in their shape."""
+        """L_0 of a chain that ends at the given levels `[N]`, nats per dimension, float64 `[N]`."""
         if self.decoder_costs is None:
-            return 0.5 * (math.log(2 * math.pi) + 1 + self.log_error(log_snr))
-        return self._between(self.decoder_costs, log_snr)
+            return 0.5 * (math.log(2 * math.pi) + 1 + self.log_error(log_snr).reshape(len(log_snr), -1).mean(1))
+        return self._between(_table(self.decoder_costs), log_snr)
 
-    def _log_between(self, values: Sequence[float], log_snr: Tensor) -> Tensor:
-        logs = self._between([math.log(value) for value in values], log_snr)
-        return logs - (log_snr - self.log_snr[0]).clamp(min=0)
+    def _log_between(self, values: Sequence[Any], log_snr: Tensor) -> Tensor:
+        logs = self._between(_table(values).log(), log_snr)
+        return logs - _over(self.shape, (log_snr - self.log_snr[0]).clamp(min=0))
 
-    def _between(self, values: Sequence[float], log_snr: Tensor) -> Tensor:
-        """Values at the levels, linear between two and constant beyond the ends."""
-        levels = torch.tensor(self.log_snr[::-1], dtype=torch.float64, device="cpu")
-        table = torch.tensor(values[::-1], dtype=torch.float64, device="cpu")
+    def _between(self, table: Tensor, log_snr: Tensor) -> Tensor:
+        """Values `[levels, …]` at `log_snr`, linear between two levels and constant beyond the ends."""
+        levels = _table(self.log_snr).flip(0)
+        table = table.flip(0)
         inside = log_snr.double().clamp(self.log_snr[-1], self.log_snr[0])
         above = torch.searchsorted(levels, inside).clamp(max=len(levels) - 1)
         below = (above - 1).clamp(min=0)
         gap = levels[above] - levels[below]
         share = torch.where(gap > 0, (inside - levels[below]) / torch.where(gap > 0, gap, 1.0), 0.0)
-        return torch.lerp(table[below], table[above], share)
+        return torch.lerp(table[below], table[above], _over(table.shape[1:], share))
 
 
 def optimal_log_variances(errors: DenoisingErrors, steps: StepCoefficients, log_snr_t: Tensor) -> Tensor:
-    """log σ*² of the given steps, whose β̃ may be 0, float64 (Bao et al. 2022, Theorem 1, by the error of x̂_0)."""
+    """log σ*² of the given steps `[K]`, whose β̃ may be 0, float64 `[K, *shape]`.
+
+    (Bao et al. 2022, Theorem 1, by the error of x̂_0.)
+    """
+    log_weight = 2 * torch.log(steps.posterior_coef_x0)
     return torch.logaddexp(
-        steps.posterior_log_variance, 2 * torch.log(steps.posterior_coef_x0) + errors.log_error(log_snr_t)
+        _over(errors.shape, steps.posterior_log_variance),
+        _over(errors.shape, log_weight) + errors.log_error(log_snr_t),
     )
 
 
 def step_costs(schedule: NoiseSchedule, errors: DenoisingErrors) -> Tensor:
     """What every step t → s of a chain with variance σ* adds to the bound, nats per dimension.
+
+    It takes O(T²) for every element that has an error of its own.
 
     Args:
         schedule: of T steps.
@@ -131,23 +151,47 @@ def step_costs(schedule: NoiseSchedule, errors: DenoisingErrors) -> Tensor:
         float64 `[T + 1, T + 1]`, at `[s, t]` for 0 ≤ s < t ≤ T and +inf elsewhere, as `optimal_times` takes them.
     """
     T, log_snr = schedule.T, schedule.log_snr[1:]
-    log_error = errors.log_error(log_snr)
+    log_error = errors.log_error(log_snr).reshape(T, -1)
     # (SNR_s − SNR_t) e_t: the difference by expm1, but by SNR_s itself where nothing is left at t.
     gap = log_snr[:, None] - log_snr[None, :]
     gap = torch.where(gap > 0, gap, 1.0)
-    log_drop = log_snr[:, None] + torch.log(-torch.expm1(-gap)) + log_error[None, :]
+    log_drop = log_snr[:, None] + torch.log(-torch.expm1(-gap))
     costs = torch.full((T + 1, T + 1), math.inf, dtype=torch.float64, device="cpu")
-    later = torch.ones(T, T, dtype=torch.bool, device="cpu").triu(1)
-    costs[1:, 1:][later] = 0.5 * torch.nn.functional.softplus(log_drop[later])
+    s, t = torch.triu_indices(T, T, offset=1, device="cpu")
+    log_drop = log_drop[s, t]
+    of_elements = (torch.nn.functional.softplus(log_drop + log_e[t]) for log_e in log_error.unbind(1))
+    costs[s + 1, t + 1] = 0.5 * sum(of_elements) / log_error.shape[1]
     costs[0, 1:] = errors.decoder_cost(log_snr)
     return costs
 
 
-def _numbers(name: str, values: Any, count: int) -> tuple[float, ...]:
+def _numbers(name: str, values: Any, count: int) -> Tensor:
+    """Values as a float64 tensor, one number or a nested list of numbers at each of `count` levels."""
     try:
-        numbers = tuple(float(value) for value in values)
+        numbers = _table(values)
     except (TypeError, ValueError):
-        raise ValueError(f"`{name}` must be a list of numbers, but is {values!r}.") from None
-    if not numbers or len(numbers) != count or not all(map(math.isfinite, numbers)):
-        raise ValueError(f"`{name}` must be as many finite numbers as there are levels, {count}, but is {values!r}.")
+        raise ValueError(f"`{name}` must be a list of numbers, but is {_short(values)}.") from None
+    one_each = numbers.ndim > 0 and (numbers.ndim == 1 or name in ("errors", "decoder_variances"))
+    if not one_each or numbers.numel() == 0 or len(numbers) != count or not bool(numbers.isfinite().all()):
+        raise ValueError(
+            f"`{name}` must be as many finite numbers as there are levels, {count}, but is {_short(values)}."
+        )
     return numbers
+
+
+def _table(values: Any) -> Tensor:
+    return torch.as_tensor(values, dtype=torch.float64, device="cpu")
+
+
+def _nested_tuple(values: Tensor) -> tuple[Any, ...]:
+    return tuple(values.tolist()) if values.ndim == 1 else tuple(map(_nested_tuple, values))
+
+
+def _over(shape: Sequence[int], coefficient: Tensor) -> Tensor:
+    """A coefficient of levels, `[N]`, ready to meet values `[N, *shape]`."""
+    return coefficient.reshape(-1, *[1] * len(shape))
+
+
+def _short(values: Any) -> str:
+    text = repr(values)
+    return text if len(text) <= 200 else f"{text[:200]} …"

@@ -21,6 +21,12 @@ from .timesteps import log_snr_times
 
 CANDIDATES = torch.linspace(-5.0, 2.0, 29, dtype=torch.float64, device="cpu")  # of log σ²/e, for the decoder
 
+# What a level's decoder is fitted on: of every example up to so many elements, and about so many in all.
+ELEMENTS_OF_AN_EXAMPLE = 1024
+ELEMENTS_FOR_A_DECODER = 2**20
+
+EXAMPLES_OF_THE_MEAN = 10  # an element's own error is uncertain; a pixel never seen to change may change after all
+
 
 class MeasuredScheduler(Protocol):
     """What `measure_denoising_errors` asks of a scheduler; `DDPMPaperScheduler` has it all."""
@@ -40,6 +46,7 @@ def measure_denoising_errors(
     *,
     num_noise_levels: int = 64,
     num_evaluations: int = 8,
+    per_element: bool = False,
     generator: torch.Generator | None = None,
 ) -> DenoisingErrors:
     """A model's mean squared error of x̂_0, constrained as the scheduler does it, by noise level.
@@ -50,9 +57,11 @@ def measure_denoising_errors(
     Args:
         denoise: `denoise(x_t, timesteps, **conditioning)`, the model in evaluation mode.
         scheduler: a `DDPMPaperScheduler`, whatever times it visits.
-        batches: as for `bits_per_dim`; all of them are kept in main memory until the end, `num_evaluations` times.
+        batches: as for `bits_per_dim`.
         num_noise_levels: at most so many, evenly spaced in log-SNR over the schedule's times.
         num_evaluations: model calls per example, each at another level; examples take the levels by turns.
+        per_element: whether every element of an example, such as a pixel's channel, has an error of its own. Each is
+            drawn towards the mean over the elements as if that had been seen in `EXAMPLES_OF_THE_MEAN` examples more.
         generator: for the noise; on the device of the batches, or the CPU.
 
     Raises:
@@ -66,7 +75,7 @@ def measure_denoising_errors(
         )
     times, process = _times_and_process(scheduler, num_noise_levels)
     count, seen = len(times), 0
-    found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(count)]  # x_0 and x̂_0 by level
+    seen_by_level = [_Seen(per_element, scheduler.num_levels) for _ in range(count)]
     for batch in batches:
         x_0, conditioning = batch if isinstance(batch, (tuple, list)) else (batch, {})
         check_levels(x_0, scheduler.num_levels)
@@ -78,15 +87,15 @@ def measure_denoising_errors(
             _, predicted, _ = process.predict(output, x_t, process.coefficients(t))
             known, predicted = x_0.cpu(), predicted.cpu()
             for k in level.unique().tolist():
-                found[k].append((known[level == k], predicted[level == k]))
+                seen_by_level[k].add(known[level == k], predicted[level == k])
         seen += len(x_0)
-    if not all(found):
+    if not all(level.count for level in seen_by_level):
         raise ValueError(
             f"`batches` must hold at least {math.ceil(count / num_evaluations)} examples to visit {count} noise levels"
             f" with `num_evaluations` {num_evaluations}, but there are {seen}."
         )
-    pairs = [tuple(map(torch.cat, zip(*parts, strict=True))) for parts in found]
-    return _errors(scheduler.schedule.log_snr[times].tolist(), pairs, scheduler.num_levels)
+    columns = zip(*(level.summary() for level in seen_by_level), strict=True)
+    return DenoisingErrors(scheduler.schedule.log_snr[times].tolist(), *columns)
 
 
 def _times_and_process(scheduler: MeasuredScheduler, count: int) -> tuple[Tensor, ReverseProcess]:
@@ -98,31 +107,74 @@ def _times_and_process(scheduler: MeasuredScheduler, count: int) -> tuple[Tensor
     return times[schedule.log_snr[times].isfinite()], process
 
 
-def _errors(log_snr: list[float], pairs: list[tuple[Tensor, Tensor]], num_levels: int | None) -> DenoisingErrors:
-    # A model that makes no error at all would have a variance of 0; the least positive number stands for it.
-    errors = [max(((to_float64(x_0) - x) ** 2).mean().item(), 1e-300) for x_0, x in pairs]
-    if num_levels is None:
-        return DenoisingErrors(log_snr, errors)
-    decoders = [_best_decoder(*pair, error, num_levels) for pair, error in zip(pairs, errors, strict=True)]
-    variances, costs = zip(*decoders, strict=True)
-    return DenoisingErrors(log_snr, errors, variances, costs)
+class _Seen:
+    """What was seen at one noise level: sums of squares, and elements of x_0 and x̂_0 for the decoder of levels."""
+
+    def __init__(self, per_element: bool, num_levels: int | None):
+        self.per_element, self.num_levels = per_element, num_levels
+        self.count = 0
+        self._sum: Tensor | float = 0.0
+        self._pairs: list[tuple[Tensor, Tensor]] = []
+        self._kept = 0
+
+    def add(self, x_0: Tensor, predicted: Tensor) -> None:
+        """Examples `[n, *shape]` and their predictions."""
+        self._sum = self._sum + ((to_float64(x_0) - predicted) ** 2).sum(0)
+        self.count += len(x_0)
+        if self.num_levels is None or self._kept >= ELEMENTS_FOR_A_DECODER:
+            return
+        pair = x_0, predicted
+        if not self.per_element:  # a few elements of every example tell as much as all of fewer examples, and more
+            chosen = _some(x_0[0].numel())
+            pair = tuple(x.flatten(1)[:, chosen] for x in pair)
+        self._pairs.append(pair)
+        self._kept += pair[0].numel()
+
+    def summary(self) -> tuple[Any, ...]:
+        """The error; for data of levels also the decoder's best variance and cost, nats per dimension."""
+        mean = self._sum / self.count
+        if self.per_element:
+            prior = EXAMPLES_OF_THE_MEAN
+            error = (self.count * mean + prior * mean.mean()) / (self.count + prior)
+        else:
+            error = mean.mean()
+        # A model that makes no error at all would have a variance of 0; the least positive number stands for it.
+        error = error.clamp(min=1e-300)
+        if self.num_levels is None:
+            return (error.tolist(),)
+        x_0, predicted = (torch.cat(column) for column in zip(*self._pairs, strict=True))
+        variance, cost = _best_decoder(x_0, predicted, error, self.num_levels)
+        return error.tolist(), variance.tolist(), cost
 
 
-def _best_decoder(x_0: Tensor, predicted: Tensor, error: float, num_levels: int) -> tuple[float, float]:
-    """The variance under which the levels cost the least, and what they cost, nats per dimension.
+def _some(count: int) -> Tensor:
+    """The same up to `ELEMENTS_OF_AN_EXAMPLE` of `count` numbers every time."""
+    if count <= ELEMENTS_OF_AN_EXAMPLE:
+        return torch.arange(count, device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    return torch.randperm(count, generator=generator, device="cpu")[:ELEMENTS_OF_AN_EXAMPLE]
+
+
+def _best_decoder(x_0: Tensor, predicted: Tensor, error: Tensor, num_levels: int) -> tuple[Tensor, float]:
+    """The variance under which the levels cost the least, in the shape of `error`, and the mean cost in nats.
 
     The vertex of the parabola through the best of the candidates and its neighbours.
     """
 
-    def cost(log_variance: Tensor) -> float:
-        return -discretized_gaussian_log_likelihood(x_0, predicted, log_variance, num_levels).mean().item()
+    def costs(log_variance: Tensor) -> Tensor:
+        nats = -discretized_gaussian_log_likelihood(x_0, predicted, log_variance, num_levels)
+        if error.ndim == 0:
+            return nats.mean()
+        prior = EXAMPLES_OF_THE_MEAN
+        return (nats.sum(0) + prior * nats.mean()) / (len(nats) + prior)
 
     # Far below a bin all variances are one: the level's own bin has it all, or the cost is without bound.
-    candidates = math.log(max(error, 1e-3 / (num_levels - 1) ** 2)) + CANDIDATES
-    costs = torch.tensor([cost(candidate) for candidate in candidates], dtype=torch.float64, device="cpu")
-    best = int(costs[1:-1].argmin()) + 1
-    left, middle, right = costs[best - 1 : best + 2].tolist()
-    bend = left - 2 * middle + right
-    shift = 0.5 * (left - right) / bend if bend > 0 else 0.0
-    vertex = candidates[best] + min(max(shift, -1.0), 1.0) * (CANDIDATES[1] - CANDIDATES[0])
-    return math.exp(vertex), cost(vertex)
+    middle = error.clamp(min=1e-3 / (num_levels - 1) ** 2).log()
+    tried = torch.stack([costs(middle + candidate) for candidate in CANDIDATES])
+    best = tried[1:-1].argmin(0, keepdim=True) + 1
+    left, least, right = (tried.gather(0, best + shift)[0] for shift in (-1, 0, 1))
+    bend = left - 2 * least + right
+    shift = torch.where(bend > 0, 0.5 * (left - right) / bend.clamp(min=1e-300), 0.0).clamp(-1, 1)
+    vertex = middle + CANDIDATES[best[0]] + shift * (CANDIDATES[1] - CANDIDATES[0])
+    nats = -discretized_gaussian_log_likelihood(x_0, predicted, vertex, num_levels)
+    return vertex.exp(), nats.mean().item()

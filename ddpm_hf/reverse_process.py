@@ -73,7 +73,7 @@ class ReverseCoefficients(Coefficients):
     posterior_log_variance: Coefficient  # log β̃, −inf for the first pair
     log_variance_small: Coefficient  # log β̃, the first entry chosen
     log_variance_large: Coefficient  # log β, the first entry chosen
-    log_variance: Coefficient  # log σ² of the variance type; of one that is learned, that of β
+    log_variance: Coefficient  # log σ² of the variance type, of one by element its mean; of one learned, that of β
     snr_drop: Coefficient  # SNR_s − SNR_t, for the first pair by a log-SNR that goes on in equal steps
 
 
@@ -120,6 +120,11 @@ class ReverseProcess:
         return self.variance_type in ("learned", "learned_range")
 
     @property
+    def has_element_variances(self) -> bool:
+        """Whether every element of an example has a variance of its own."""
+        return self.variance_type == "optimal" and bool(self.denoising_errors and self.denoising_errors.shape)
+
+    @property
     def is_undetermined(self) -> bool:
         """Whether the chain visits a time at which this prediction says nothing about x_0: ε at SNR 0."""
         last = self.schedule.log_alphas_cumprod[self.times[-1]]
@@ -130,8 +135,7 @@ class ReverseProcess:
     @cached_property
     def table(self) -> ReverseCoefficients:
         """The coefficients of the visited pairs (τ_{k−1}, τ_k), k = 1 … K, float64 `[K]`."""
-        t = torch.tensor(self.times, device="cpu")
-        steps = StepCoefficients.between(self.schedule, torch.cat([torch.zeros_like(t[:1]), t[:-1]]), t)
+        steps = self._steps
         x0_coef_output, x0_coef_xt = x0_from_prediction(self.prediction_type, steps)
         log_small, log_large = self._log_variances(steps)
         return ReverseCoefficients(
@@ -142,9 +146,14 @@ class ReverseProcess:
             posterior_log_variance=steps.posterior_log_variance,
             log_variance_small=log_small,
             log_variance_large=log_large,
-            log_variance=self._log_variance(steps, log_small, log_large),
+            log_variance=self._log_variance(log_small, log_large),
             snr_drop=self._snr_drops(),
         )
+
+    @cached_property
+    def _steps(self) -> StepCoefficients:
+        t = torch.tensor(self.times, device="cpu")
+        return StepCoefficients.between(self.schedule, torch.cat([torch.zeros_like(t[:1]), t[:-1]]), t)
 
     @cached_property
     def rows(self) -> list[ReverseCoefficients]:
@@ -154,6 +163,11 @@ class ReverseProcess:
 
     @cached_property
     def _tables_on_devices(self) -> dict[torch.device, ReverseCoefficients]:
+        return {}
+
+    @cached_property
+    def _element_tables(self) -> dict[torch.device, Tensor]:
+        """log σ² by element, `[K, *shape]`, by the device that it is on."""
         return {}
 
     def coefficients(self, index: int | Tensor) -> ReverseCoefficients:
@@ -182,21 +196,27 @@ class ReverseProcess:
             torch.cat([first_large, steps.log_beta[1:]]),
         )
 
-    def _log_variance(self, steps: StepCoefficients, log_small: Tensor, log_large: Tensor) -> Tensor:
-        """log σ² of the chain by its variance type."""
+    def _log_variance(self, log_small: Tensor, log_large: Tensor) -> Tensor:
+        """log σ² of the chain by its variance type, `[K]`; of one by element the mean of σ²."""
         if self.variance_type != "optimal":
             return log_small if self.variance_type.startswith("fixed_small") else log_large
+        of_elements = self._optimal_log_variance.reshape(len(self.times), -1)
+        return torch.logsumexp(of_elements, dim=1) - math.log(of_elements.shape[1])
+
+    @cached_property
+    def _optimal_log_variance(self) -> Tensor:
+        """log σ*² of the chain, `[K, *shape]`, `shape` being that of the errors at a level."""
         if self.denoising_errors is None:
             raise ValueError(
                 "`variance_type` 'optimal' needs `denoising_errors`, which `measure_denoising_errors` takes on"
                 " training data."
             )
         log_snr = self.schedule.log_snr[list(self.times)]
-        log_variance = optimal_log_variances(self.denoising_errors, steps, log_snr)
+        log_variance = optimal_log_variances(self.denoising_errors, self._steps, log_snr)
         if self.first_variance is None:
             log_variance[:1] = self.denoising_errors.log_decoder_variance(log_snr[:1])
         else:
-            log_variance[:1] = log_large[:1]
+            log_variance[0] = self._log_variances(self._steps)[1][0]
         return log_variance
 
     def _snr_drops(self) -> Tensor:
@@ -217,7 +237,7 @@ class ReverseProcess:
         Raises:
             ValueError: where shapes, or channels and variance type, do not fit.
         """
-        prediction, channels = self._split(model_output, x_t)
+        prediction, channels = self.split_output(model_output, x_t)
         prediction, x_t = promote(prediction), promote(x_t)
         if self.prediction_type == "sample":
             x_0 = prediction
@@ -239,9 +259,28 @@ class ReverseProcess:
         row = self.coefficients(index)
         mean, x_0, log_variance = self.predict(model_output, x_t, row)
         if log_variance is None:
-            fixed = expand_like(row.log_variance, mean)
+            fixed = cast_variance(self.log_variance(index, row, mean), mean)
             log_variance = fixed if isinstance(fixed, Tensor) else mean.new_full((), fixed)
         return ReverseStep(mean, torch.exp(log_variance), log_variance, x_0)
+
+    def log_variance(self, index: int | Tensor, row: ReverseCoefficients, mean: Tensor) -> Coefficient:
+        """log σ² that the model does not decide, as yet in float64; `cast_variance` makes it fit `mean`.
+
+        Raises:
+            ValueError: where there is one for every element of examples of another shape.
+        """
+        if not self.has_element_variances:
+            return row.log_variance
+        if mean.shape[1:] != self.denoising_errors.shape:
+            raise ValueError(
+                f"`denoising_errors` are for examples of shape {list(self.denoising_errors.shape)}, but `sample` has"
+                f" {list(mean.shape[1:])}; measure them for all elements together, or on such examples."
+            )
+        device = mean.device
+        if device not in self._element_tables:
+            self._element_tables[device] = move_coefficients(self._optimal_log_variance, device)
+        index = index.reshape(-1) if isinstance(index, Tensor) else slice(index, index + 1)
+        return self._element_tables[device][index]  # [1 or B, *shape]
 
     def _learned_log_variance(self, channels: Tensor, row: ReverseCoefficients) -> Tensor:
         if self.variance_type == "learned":
@@ -249,8 +288,12 @@ class ReverseProcess:
         small, large = (expand_like(c, channels) for c in (row.log_variance_small, row.log_variance_large))
         return small + (channels + 1) / 2 * (large - small)
 
-    def _split(self, model_output: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The prediction and the variance channels."""
+    def split_output(self, model_output: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The prediction, `[B, C, …]` like `x_t`, and the channels of a learned variance, which others have not.
+
+        Raises:
+            ValueError: where shapes, or channels and variance type, do not fit.
+        """
         is_usual = not self.learns_variance and model_output.shape == x_t.shape and x_t.ndim > 0
         if is_usual and model_output.is_floating_point() and x_t.is_floating_point():
             return model_output, None
@@ -272,6 +315,13 @@ class ReverseProcess:
                 f" {list(x_t.shape)}."
             )
         return model_output, channels
+
+
+def cast_variance(variance: Coefficient, mean: Tensor) -> Coefficient:
+    """A variance, its logarithm or its root, `[]`, `[B]` or `[B, *shape]`, ready to meet `mean` in its dtype."""
+    if isinstance(variance, Tensor) and variance.ndim > 1:
+        return variance.to(mean.dtype)
+    return expand_like(variance, mean)
 
 
 def clip_sample(max_magnitude: float) -> Callable[[Tensor], Tensor]:

@@ -27,6 +27,7 @@ from typing_extensions import Self
 
 from .denoising_errors import DenoisingErrors, step_costs
 from .gaussian_process import (
+    convert_prediction,
     q_mean_variance,
     q_posterior_mean_variance,
     q_sample,
@@ -38,7 +39,14 @@ from .likelihood import check_num_levels, prior_kl, vlb_terms
 from .noise_schedule import NoiseSchedule
 from .numerics import demote, expand_like, nats_to_bits, promote, require_samples
 from .objectives import min_snr_weights
-from .reverse_process import ReverseProcess, ReverseStep, check_first_variance, clip_sample, dynamic_threshold
+from .reverse_process import (
+    ReverseProcess,
+    ReverseStep,
+    cast_variance,
+    check_first_variance,
+    clip_sample,
+    dynamic_threshold,
+)
 from .scheduler_config import (
     DEFAULTS_KEY,
     NEAREST_IN_STOCK,
@@ -221,6 +229,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         if errors is not None:
             errors = errors if isinstance(errors, DenoisingErrors) else DenoisingErrors.from_dict(errors)
             own["denoising_errors"] = errors.to_dict()
+        self._denoising_errors = errors
         self.register_to_config(**{OWN_CONFIG_KEY: own})
         self._optimal_chains: dict[int, list[int]] = {}  # by K
 
@@ -237,8 +246,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
     @property
     def denoising_errors(self) -> DenoisingErrors | None:
         """The model's mean squared errors, if they have been measured."""
-        stored = self.config[OWN_CONFIG_KEY].get("denoising_errors")
-        return None if stored is None else DenoisingErrors.from_dict(stored)
+        return self._denoising_errors
 
     @property
     def variance_type(self) -> str:
@@ -456,6 +464,26 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         check_arguments(timesteps, noisy_samples=noisy_samples)
         return self.process.p_mean_variance(model_output, noisy_samples, self._index(timesteps, determined=True))
 
+    def score(self, model_output: Tensor, noisy_samples: Tensor, timesteps: int | Tensor) -> Tensor:
+        """∇ log p_t(x_t) as the model has it, in the shape of `noisy_samples`, at least float32.
+
+        It is −ε_θ/σ_t: the optimal model's is ∇ log q(x_t) (Vincent 2011; Song et al. 2021, Eq. 7). The model's own,
+        without clipping or thresholding.
+
+        Args:
+            model_output, noisy_samples: as in `p_mean_variance`.
+            timesteps: any of 0 … T − 1; for "mean", visited ones.
+
+        Raises:
+            ValueError: for channels that do not fit the variance type, shapes that do not fit, timesteps out of range.
+        """
+        check_arguments(timesteps, noisy_samples=noisy_samples)
+        prediction, _ = self.process.split_output(model_output, noisy_samples)
+        t, kind = self._times(timesteps), self.config.prediction_type
+        s = self._visited_times(self._index(timesteps))[0] if kind == "mean" else None
+        schedule = self._schedule_for(t)
+        return convert_prediction(promote(prediction), promote(noisy_samples), kind, "score", schedule, t, s)
+
     def step(
         self,
         model_output: Tensor,
@@ -484,9 +512,9 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         mean, x_0, log_variance = process.predict(model_output, sample, row)
         if isinstance(index, Tensor) or index > 0:
             noise = _noise_like(sample, model_output.dtype, generator)
-            std = _standard_deviation(row.log_variance if log_variance is None else log_variance)
+            log_variance = process.log_variance(index, row, mean) if log_variance is None else log_variance
+            std = cast_variance(_standard_deviation(log_variance), mean)
             if isinstance(index, Tensor):
-                std = expand_like(std, mean) if log_variance is None else std
                 std = std * expand_like(index > 0, mean)  # no noise is added on the way to the data
             mean = torch.addcmul(mean, std, noise) if isinstance(std, Tensor) else torch.add(mean, noise, alpha=std)
         previous, x_0 = demote(mean, sample.dtype), demote(x_0, sample.dtype)

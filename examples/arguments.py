@@ -102,7 +102,14 @@ class DiffusionArguments:
     """The forward process, and what the model learns."""
 
     prediction_type: str = field(default="v_prediction", metadata=_help("epsilon, sample, v_prediction or mean."))
-    variance_type: str = field(default="fixed_small", metadata=_help("Of the reverse process: DDPMPaperScheduler's."))
+    variance_type: str = field(
+        default="optimal",
+        metadata=_help("Of the reverse process: DDPMPaperScheduler's; optimal is measured when the model is trained."),
+    )
+    per_element: bool | None = field(
+        default=None,
+        metadata=_help("An optimal variance for every pixel's channel; if unset, of images with up to 1024 of these."),
+    )
     objective: str = field(
         default="rate", metadata=_help("simple (L_simple), vlb (L_vlb), or rate: L_vlb but for its decoder, steadier.")
     )
@@ -267,6 +274,10 @@ class MeasurementArguments:
     max_images: int = field(default=2048, metadata=_help("Training images that are measured on."))
     num_noise_levels: int = field(default=64, metadata=_help("At most so many, even in the log-SNR."))
     num_evaluations: int = field(default=8, metadata=_help("Model calls per image, each at another level."))
+    per_element: bool | None = field(
+        default=None,
+        metadata=_help("A variance for every pixel's channel; if unset, of images with up to 1024 of these."),
+    )
     batch_size: int = 128
     seed: int = 0
 

@@ -43,11 +43,13 @@ def build_unet(model: ModelArguments, diffusion: DiffusionArguments, images: Lev
 
 
 def build_scheduler(diffusion: DiffusionArguments, num_levels: int) -> DDPMPaperScheduler:
-    """The scheduler, its noise schedule fitted to the levels of the data where nothing else is asked."""
+    """The scheduler to train with, its noise schedule fitted to the levels of the data where nothing else is asked."""
+    # The optimal variance is measured on the trained model; until then another one stands in for it.
+    is_optimal = diffusion.variance_type == "optimal"
     T = diffusion.ddpm_num_steps
     options = {
         "prediction_type": diffusion.prediction_type,
-        "variance_type": diffusion.variance_type,
+        "variance_type": "fixed_small" if is_optimal else diffusion.variance_type,
         "num_levels": num_levels,
     }
     if diffusion.ddpm_beta_schedule == "log_snr":

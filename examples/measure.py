@@ -14,20 +14,16 @@ from __future__ import annotations
 
 from threads import use_all_cores  # isort: skip - before torch
 
-from collections.abc import Iterator
-from typing import Any
-
 import torch
 from arguments import DataArguments, MeasurementArguments, ModelPathArguments, user_errors
 from image_data import LevelImages
+from measuring import with_optimal_variance
 from output_folder import claim_folder, write_folder
-from randomness import Use, generator_of
-from scoring import check_fit, conditioning, denoiser, images_as_they_are, load_pipeline
+from scoring import check_fit, images_as_they_are, load_pipeline
 from stopping import run_script
-from torch import Tensor
 from tqdm.auto import tqdm
 
-from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, measure_denoising_errors
+from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler
 from ddpm_hf.denoising_errors import step_costs
 from ddpm_hf.hub import INDEX
 from ddpm_hf.numerics import LOG_2
@@ -70,25 +66,19 @@ def measured(
     pipeline: DDPMPaperPipeline, images: LevelImages, measurement: MeasurementArguments, device: torch.device
 ) -> DDPMPaperScheduler:
     """The model's scheduler with the errors that were measured, and the variance by them."""
-    config = pipeline.scheduler.config
-    scheduler = DDPMPaperScheduler.from_config(config, num_levels=images.num_levels)
-    size = measurement.batch_size
-
-    def batches() -> Iterator[tuple[Tensor, dict[str, Any]]]:
-        for start in tqdm(range(0, len(images), size), desc="measuring", unit="batch"):
-            x_0, labels = images.batch(start, min(start + size, len(images)))
-            yield x_0.to(device), conditioning(pipeline.unet, labels, device)
-
-    errors = measure_denoising_errors(
-        denoiser(pipeline.unet),
+    scheduler = DDPMPaperScheduler.from_config(pipeline.scheduler.config, num_levels=images.num_levels)
+    starts = tqdm(range(0, len(images), measurement.batch_size), desc="measuring", unit="batch")
+    batches = (images.batch(start, min(start + measurement.batch_size, len(images))) for start in starts)
+    return with_optimal_variance(
+        pipeline.unet,
         scheduler,
-        batches(),
-        num_noise_levels=measurement.num_noise_levels,
-        num_evaluations=measurement.num_evaluations,
-        generator=generator_of(Use.MEASURING, measurement.seed),
-    )
-    return DDPMPaperScheduler.from_config(
-        scheduler.config, variance_type="optimal", first_variance=None, denoising_errors=errors
+        batches,
+        len(images),
+        measurement.seed,
+        device,
+        measurement.num_noise_levels,
+        measurement.num_evaluations,
+        measurement.per_element,
     )
 
 

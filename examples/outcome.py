@@ -21,11 +21,12 @@ from ema import WeightAverage, averaged
 from figures import save_grid
 from image_streams import ImageStream
 from job import Job, gather_bad_images
+from measuring import decoder_variance, with_errors, with_optimal_variance
 from output_folder import replace_folder, write_file, write_folder, write_json
 from quality import IMAGES_OF_A_DATA_SET
 from reporting import describe, metrics, quality_of, training_facts
 from sampling import draw_images
-from scoring import fit_decoder_variance, score
+from scoring import score
 from torch import Tensor
 
 from ddpm_hf import BitsPerDim, DDPMPaperPipeline, DDPMPaperScheduler
@@ -33,7 +34,7 @@ from ddpm_hf.hub import INDEX
 from ddpm_hf.model_card import CARD, METRICS, SAMPLES, fill_card
 
 
-IMAGES_FOR_THE_DECODER = 2048  # more than enough to fit one number
+MEASURED_IMAGES = 2048  # that a variance is fitted to
 
 
 @contextlib.contextmanager
@@ -152,11 +153,7 @@ def finish(job: Job) -> None:
     gather_bad_images(job)
     others = _scores_of_other_averages(job)
     with evaluated(job, job.average):
-        if job.scheduler.variance_type.startswith("fixed"):
-            some = training_images(job, IMAGES_FOR_THE_DECODER)
-            variance = fit_decoder_variance(job.unet, job.scheduler, some, training.seed, accelerator.device)
-            variance = broadcast_object_list([variance])[0]
-            job.scheduler = DDPMPaperScheduler.from_config(job.scheduler.config, first_variance=variance)
+        job.scheduler = _with_fitted_variance(job)
         samples = draw(job, max(training.eval_batch_size, training.num_quality_samples))
         result = _score(job, job.data.test, training.num_evaluations)
         if accelerator.is_main_process:
@@ -172,6 +169,24 @@ def finish(job: Job) -> None:
         print(describe(report))
         if job.pusher is not None:
             job.pusher.push_run()
+
+
+def _with_fitted_variance(job: Job) -> DDPMPaperScheduler:
+    """The scheduler with what is not learned of the variance fitted to training images: all of it, or the decoder's.
+
+    Of several processes the main one's counts.
+    """
+    scheduler, seed = job.scheduler, job.training.seed
+    if scheduler.process.learns_variance:
+        return scheduler
+    images, device = training_images(job, MEASURED_IMAGES), job.accelerator.device
+    if job.diffusion.variance_type == "optimal":
+        count = min(job.images_per_epoch or MEASURED_IMAGES, MEASURED_IMAGES)
+        per_element = job.diffusion.per_element
+        measured = with_optimal_variance(job.unet, scheduler, images, count, seed, device, per_element=per_element)
+        return with_errors(scheduler, broadcast_object_list([measured.denoising_errors])[0])
+    variance = broadcast_object_list([decoder_variance(job.unet, scheduler, images, seed, device)])[0]
+    return DDPMPaperScheduler.from_config(scheduler.config, first_variance=variance)
 
 
 def _quality(job: Job, samples: Tensor) -> dict[str, object]:

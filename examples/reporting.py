@@ -50,7 +50,7 @@ def metrics(job: Job, result: BitsPerDim, quality: dict[str, Any]) -> dict[str, 
         **quality,
         "train_seconds": job.seconds,
         "validation": job.validation,
-        "decoder_variance": job.scheduler.first_variance,
+        "decoder_variance": job.scheduler.first_variance,  # None where it is learned, or one of each pixel's
         **training_facts(job),
     }
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -11,12 +10,11 @@ from accelerate import Accelerator
 from arguments import DataArguments, ModelPathArguments
 from image_data import LevelImages, load_images
 from randomness import Use, generator_of
-from scipy.optimize import minimize_scalar
 from sharing import shared
 from torch import Tensor, nn
 
 from ddpm_hf import BitsPerDim, DDPMPaperPipeline, DDPMPaperScheduler, HubError, bits_per_dim
-from ddpm_hf.likelihood import Denoiser, discretized_gaussian_log_likelihood
+from ddpm_hf.likelihood import Denoiser
 from ddpm_hf.model_card import number_of_classes
 
 
@@ -120,37 +118,3 @@ def check_labels(labels: Tensor | None, classes: int) -> None:
         raise ValueError(f"The model knows {classes} classes, but the data have none; name a `label_column`.")
     if labels.device.type == "cpu" and labels.numel() and int(labels.max()) >= classes:
         raise ValueError(f"The data have a class {int(labels.max())}, but the model knows {classes}, counted from 0.")
-
-
-@torch.no_grad()
-def fit_decoder_variance(
-    unet: nn.Module,
-    scheduler: DDPMPaperScheduler,
-    batches: Iterable[tuple[Tensor, Tensor | None]],
-    seed: int,
-    device: torch.device,
-) -> float:
-    """The variance of p_θ(x_0 | x_1) under which training images cost the fewest bits, for `first_variance`.
-
-    Args:
-        batches: images and their classes, or None.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    originals, means = [], []
-    for images, labels in batches:
-        x_0 = images.to(device)
-        noise = torch.randn(images.shape, generator=generator).to(device)
-        x_1 = scheduler.add_noise(x_0, noise, 0)
-        t = torch.zeros(len(x_0), dtype=torch.long, device=device)
-        output = denoiser(unet)(x_1, t, **conditioning(unet, labels, device))
-        originals.append(x_0.cpu())
-        means.append(scheduler.p_mean_variance(output, x_1, 0).mean.cpu())
-    x_0, mean = torch.cat(originals), torch.cat(means)
-
-    def cost(log_variance: float) -> float:
-        log_variances = torch.full_like(mean, log_variance)
-        return -discretized_gaussian_log_likelihood(x_0, mean, log_variances, scheduler.num_levels).mean().item()
-
-    # From far below a bin to the width of all the data; in between the cost falls to one least value and rises.
-    log_bin_variance = 2 * math.log(2 / (scheduler.num_levels - 1))
-    return math.exp(minimize_scalar(cost, bounds=(log_bin_variance - 12, 2.0), method="bounded").x)

@@ -8,6 +8,7 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from oracles import Mixture, exact_bound
@@ -15,7 +16,9 @@ from torch import Tensor
 
 from ddpm_hf.denoising_errors import DenoisingErrors, optimal_log_variances, step_costs
 from ddpm_hf.gaussian_process import StepCoefficients
+from ddpm_hf.likelihood import prior_kl, vlb_terms
 from ddpm_hf.noise_schedule import NoiseSchedule
+from ddpm_hf.numerics import LOG_2
 from ddpm_hf.reverse_process import ReverseProcess
 
 
@@ -62,6 +65,55 @@ def test_it_makes_the_bound_of_gaussian_data_exact(name: str, mean: float, varia
 def test_it_does_so_for_any_visited_times(times: list[int]):
     process = ReverseProcess(LINEAR, times, variance_type="optimal", denoising_errors=errors_of(GAUSSIAN, LINEAR))
     assert exact_bound(process, GAUSSIAN).total == pytest.approx(truth(LINEAR, times[-1], 0.3, 0.25), abs=1e-12)
+
+
+ELEMENTS = [(0.3, 0.25), (-0.5, 0.01), (0.0, 1.0)]  # mean and variance of each
+
+
+def errors_of_elements(schedule: NoiseSchedule) -> DenoisingErrors:
+    """Those of the optimal denoiser of independent Gaussian elements, in the shape [3, 1]."""
+    of_each = [errors_of(Mixture.gaussian(*element), schedule) for element in ELEMENTS]
+    errors = torch.tensor([each.errors for each in of_each], dtype=torch.float64).T[:, :, None]
+    return DenoisingErrors(of_each[0].log_snr, errors)
+
+
+def element_bound(process: ReverseProcess) -> float:
+    """The bound of those elements together, nats per dimension, by Gauss–Hermite nodes in every element."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(3)
+    nodes, weights = torch.tensor(nodes)[:, None], torch.tensor(weights / weights.sum())
+    means, variances = (torch.tensor(column, dtype=torch.float64) for column in zip(*ELEMENTS, strict=True))
+    log_abar = process.schedule.log_alphas_cumprod[list(process.times)]
+    total = prior_kl(process.schedule, (means**2 + variances).sqrt()[None], process.times[-1]).item()
+    for k, log_a in enumerate(log_abar):
+        alpha, noise = (0.5 * log_a).exp(), -torch.expm1(log_a)
+        x_t = alpha * means + (alpha**2 * variances + noise).sqrt() * nodes
+        gain = alpha * variances / (alpha**2 * variances + noise)
+        x_0 = means + gain * (x_t - alpha * means)
+        spread = (variances * noise / (alpha**2 * variances + noise)).sqrt()
+        output = (x_t - alpha * x_0) / noise.sqrt()
+        index = torch.full((len(nodes),), k)
+        for sign in (-1, 1):  # two values with the posterior's mean and variance: exact for a quadratic
+            parts = (output, x_0 + sign * spread, x_t)
+            terms = vlb_terms(process, *(part[..., None] for part in parts), index, None)
+            total += 0.5 * LOG_2 * float((weights * terms).sum())
+    return total
+
+
+@pytest.mark.parametrize("times", [[1000], [1, 1000], [1, 7, 50, 51, 900], list(range(3, 1000, 37))], ids=len)
+def test_a_variance_for_every_element_makes_the_bound_exact_where_the_elements_differ(times: list[int]):
+    errors = errors_of_elements(LINEAR)
+    process = ReverseProcess(LINEAR, times, variance_type="optimal", denoising_errors=errors)
+    expected = sum(truth(LINEAR, times[-1], *element) for element in ELEMENTS) / len(ELEMENTS)
+    assert element_bound(process) == pytest.approx(expected, abs=1e-12)
+    together = DenoisingErrors(errors.log_snr, torch.tensor(errors.errors).flatten(1).mean(1))
+    shared = ReverseProcess(LINEAR, times, variance_type="optimal", denoising_errors=together)
+    assert element_bound(shared) > expected + 0.05
+
+
+def test_what_steps_of_elements_cost_is_the_mean_of_what_each_costs():
+    costs = step_costs(LINEAR, errors_of_elements(LINEAR))
+    each = [step_costs(LINEAR, errors_of(Mixture.gaussian(*element), LINEAR)) for element in ELEMENTS]
+    torch.testing.assert_close(costs, sum(each) / 3, rtol=1e-12, atol=0)
 
 
 def test_a_few_levels_are_enough():
@@ -151,6 +203,7 @@ def test_without_errors_there_is_no_optimal_variance():
         DenoisingErrors([1.0, 0.0], [0.1, 0.2]),
         DenoisingErrors([1.0, 0.0], [0.1, 0.2], [0.1, 0.3], [-1.0, 0.5]),
         DenoisingErrors(torch.tensor([1.0, 0.0]), (0.1, 0.2)),
+        DenoisingErrors([1.0, 0.0], [[[0.1, 0.2]], [[0.3, 0.4]]], [[[1.0, 2.0]], [[3.0, 4.0]]], [0.5, 0.7]),
     ],
 )
 def test_they_travel_as_json(errors: DenoisingErrors):
@@ -170,6 +223,10 @@ def test_they_travel_as_json(errors: DenoisingErrors):
         ((["one", "two"], [0.1, 0.2]), "list of numbers"),
         (([1.0], [0.1], [0.1]), "together"),
         (([1.0], [0.1], [-0.1], [1.0]), "positive"),
+        (([1.0], [[0.1, 0.0]]), "positive"),
+        (([1.0, 0.0], [[0.1, 0.2], [0.3]]), "list of numbers"),
+        (([1.0], [[0.1, 0.2]], [0.1], [1.0]), "at every level"),
+        (([1.0], [[0.1, 0.2]], [[0.1, 0.2]], [[1.0, 1.0]]), "as many"),
     ],
 )
 def test_what_is_no_list_of_errors_is_refused(arguments: tuple[Any, ...], message: str):

@@ -16,11 +16,11 @@ from ema import WeightAverage, averaged
 from figures import save_grid
 from flat_weights import FlatWeights
 from image_data import LevelImages
+from measuring import decoder_variance
 from output_folder import claim_folder, replace_folder, write_file, write_folder
 from PIL import Image
 from quality import frechet_distance, pixel_frechet_distance
 from scipy.linalg import sqrtm
-from scoring import fit_decoder_variance
 from sklearn.datasets import load_digits
 from tiny_models import tiny_unet
 from torch import nn
@@ -215,5 +215,5 @@ def test_the_fitted_decoder_variance_is_that_of_the_residuals() -> None:
         def forward(self, x_t: torch.Tensor, t: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
             return (guess,)
 
-    variance = fit_decoder_variance(Oracle(), scheduler, [(x_0, None)], seed=0, device=torch.device("cpu"))
+    variance = decoder_variance(Oracle(), scheduler, [(x_0, None)], seed=0, device=torch.device("cpu"))
     assert variance == pytest.approx(spread**2, rel=0.03)

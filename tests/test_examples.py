@@ -21,7 +21,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from script_server import ScriptServer
 
-from ddpm_hf import DDPMPaperPipeline
+from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -66,7 +66,8 @@ def test_training_leaves_a_pipeline_samples_metrics_and_a_card(trained: Path) ->
     assert Image.open(trained / "samples.png").mode == "L"
     pipeline = DDPMPaperPipeline.from_pretrained(trained)
     assert pipeline.scheduler.num_levels == 17
-    assert pipeline.scheduler.first_variance == report["decoder_variance"]
+    assert pipeline.scheduler.variance_type == report["variance_type"] == "optimal"
+    assert pipeline.scheduler.denoising_errors.shape == (1, 8, 8)
     assert not list(trained.rglob("*partial*"))
 
 
@@ -196,7 +197,11 @@ def test_a_measured_model_keeps_its_promise_in_few_steps(scripts: ScriptServer, 
 
     best, even = score(measured, "best", "--timestep_spacing", "optimal"), score(measured, "even")
     assert best["rate"] + best["decoder"] == pytest.approx(promised, rel=0.02)
-    assert best["total"] < even["total"] < score(trained, "before")["total"]
+    pipeline = DDPMPaperPipeline.from_pretrained(trained)
+    fixed = {"variance_type": "fixed_small", "denoising_errors": None}
+    pipeline.scheduler = DDPMPaperScheduler.from_config(pipeline.scheduler.config, **fixed)
+    pipeline.save_pretrained(tmp_path / "fixed")
+    assert best["total"] < even["total"] < score(tmp_path / "fixed", "before")["total"]
     done = scripts.run(
         "sample.py", "--model_name_or_path", measured, "--num_images", 4, "--num_inference_steps", 5,
         "--timestep_spacing", "optimal", "--output", tmp_path / "few.png",

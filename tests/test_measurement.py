@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, bits_per_dim, measure_denoising_errors
 from ddpm_hf.denoising_errors import DenoisingErrors
 from ddpm_hf.likelihood import discretized_gaussian_log_likelihood
+from ddpm_hf.measurement import EXAMPLES_OF_THE_MEAN
 from ddpm_hf.timesteps import log_snr_times
 
 
@@ -148,6 +150,49 @@ def test_the_optimal_variance_costs_less_than_any_other_and_optimal_times_less_t
         assert best < min(bound("fixed_small", None, K), bound("fixed_large", None, K))
     for spacing in ("linspace", "leading", "trailing", "quadratic", "log_snr"):
         assert bound("optimal", "optimal", 5) < bound("optimal", spacing, 5) + 1e-9
+
+
+def test_an_element_has_its_own_error_drawn_a_little_towards_the_mean():
+    # A model that errs by known amounts: 0.5 at one element, 0.1 at another.
+    scheduler, off = scheduler_of(prediction_type="sample"), torch.tensor([[0.5, 0.1]]).double()
+    x_0 = torch.zeros(40, 1, 2, dtype=torch.float64)
+    options = {"num_noise_levels": 4, "num_evaluations": 1}
+    found = measure_denoising_errors(lambda x_t, t: off.expand_as(x_t), scheduler, [x_0], per_element=True, **options)
+    mean = (0.25 + 0.01) / 2
+    expected = [[(10 * each + EXAMPLES_OF_THE_MEAN * mean) / (10 + EXAMPLES_OF_THE_MEAN) for each in (0.25, 0.01)]]
+    assert found.shape == (1, 2)
+    torch.testing.assert_close(torch.tensor(found.errors), torch.tensor([expected] * 4))
+    together = measure_denoising_errors(lambda x_t, t: off.expand_as(x_t), scheduler, [x_0], **options)
+    assert together.errors == pytest.approx([mean] * 4)
+
+
+def test_a_decoder_of_every_element_fits_that_element(generator: torch.Generator):
+    scheduler, spreads = scheduler_of(num_levels=65536, prediction_type="sample"), torch.tensor([0.3, 0.01]).double()
+    x_0 = (torch.rand(4000, 2, generator=generator, dtype=torch.float64) * 65535).round() / 65535 * 2 - 1
+    guess = x_0 + spreads * torch.randn(x_0.shape, generator=generator, dtype=torch.float64)
+    options = {"num_noise_levels": 1, "num_evaluations": 1, "per_element": True}
+    found = measure_denoising_errors(lambda x_t, t: guess, scheduler, [x_0], **options)
+    assert torch.tensor(found.decoder_variances[0]).sqrt().tolist() == pytest.approx(spreads.tolist(), rel=0.06)
+    # The entropy of both, nats, up to the width of a bin.
+    expected = (0.5 * (2 * math.pi * math.e * spreads**2).log() - math.log(2 / 65535)).mean().item()
+    assert found.decoder_costs[0] == pytest.approx(expected, rel=0.01)
+
+
+def test_a_step_adds_the_noise_of_every_element(generator: torch.Generator):
+    errors = DenoisingErrors([9.0, -9.0], [[[0.001, 0.1]], [[0.2, 0.9]]])
+    scheduler = DDPMPaperScheduler(variance_type="optimal", denoising_errors=errors, num_levels=None)
+    x_t, output = torch.randn(2, 3, 1, 2, generator=generator, dtype=torch.float64)
+    p = scheduler.p_mean_variance(output, x_t, 500)
+    assert p.log_variance.shape == (1, 1, 2) and p.log_variance[0, 0, 0] < p.log_variance[0, 0, 1]
+    step = scheduler.step(output, 500, x_t, generator=torch.Generator().manual_seed(1), return_dict=False)[0]
+    noise = torch.randn(x_t.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    torch.testing.assert_close(step, p.mean + p.variance.sqrt() * noise)
+    times = torch.tensor([500, 500, 0])
+    rows = scheduler.step(output, times, x_t, generator=torch.Generator().manual_seed(1), return_dict=False)[0]
+    torch.testing.assert_close(rows[:2], step[:2])
+    torch.testing.assert_close(rows[2], scheduler.p_mean_variance(output, x_t, times).mean[2])
+    with pytest.raises(ValueError, match=r"shape \[1, 2\], but `sample` has \[1, 4, 4\]"):
+        scheduler.step(torch.zeros(1, 1, 4, 4), 500, torch.zeros(1, 1, 4, 4))
 
 
 # --- kept with the model --------------------------------------------------------------------------------------------

@@ -1,0 +1,81 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""The variance that fits a model, measured on training images, for measure.py and for the end of train.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from randomness import Use, generator_of
+from scoring import conditioning, denoiser
+from torch import Tensor, nn
+
+from ddpm_hf import DDPMPaperScheduler, DenoisingErrors, measure_denoising_errors
+
+
+MOST_ELEMENTS = 1024  # of an image that gets a variance for each: they are kept as text, at every noise level
+
+Batches = Iterable[tuple[Tensor, Tensor | None]]
+"""Images and their classes, or None."""
+
+
+def with_optimal_variance(
+    unet: nn.Module,
+    scheduler: DDPMPaperScheduler,
+    batches: Batches,
+    num_images: int,
+    seed: int,
+    device: torch.device,
+    num_noise_levels: int = 64,
+    num_evaluations: int = 8,
+    per_element: bool | None = None,
+) -> DDPMPaperScheduler:
+    """The scheduler with the denoising errors of the model, and with the variance that follows from them.
+
+    Args:
+        num_images: in the batches; with fewer than it takes to see every noise level there are fewer levels.
+        per_element: whether every pixel's channel has its own; if None, where an image has at most `MOST_ELEMENTS`.
+    """
+    if per_element is None:
+        config, channels = unet.config, unet.config.in_channels
+        height, width = (config.sample_size,) * 2 if isinstance(config.sample_size, int) else config.sample_size
+        per_element = channels * height * width <= MOST_ELEMENTS
+    levels = min(num_noise_levels, num_images * num_evaluations)
+    errors = _errors(unet, scheduler, batches, seed, device, levels, num_evaluations, per_element)
+    return with_errors(scheduler, errors)
+
+
+def with_errors(scheduler: DDPMPaperScheduler, errors: DenoisingErrors) -> DDPMPaperScheduler:
+    """The scheduler with the variance that is best for such errors."""
+    return DDPMPaperScheduler.from_config(
+        scheduler.config, variance_type="optimal", first_variance=None, denoising_errors=errors
+    )
+
+
+def decoder_variance(
+    unet: nn.Module, scheduler: DDPMPaperScheduler, batches: Batches, seed: int, device: torch.device
+) -> float:
+    """The variance of p_θ(x_0 | x_1) under which the images cost the fewest bits, for `first_variance`."""
+    errors = _errors(unet, scheduler, batches, seed, device, num_noise_levels=1, num_evaluations=1)
+    return (errors.decoder_variances or errors.errors)[0]
+
+
+def _errors(
+    unet: nn.Module,
+    scheduler: DDPMPaperScheduler,
+    batches: Batches,
+    seed: int,
+    device: torch.device,
+    num_noise_levels: int,
+    num_evaluations: int,
+    per_element: bool = False,
+) -> DenoisingErrors:
+    return measure_denoising_errors(
+        denoiser(unet),
+        scheduler,
+        ((images.to(device), conditioning(unet, labels, device)) for images, labels in batches),
+        num_noise_levels=num_noise_levels,
+        num_evaluations=num_evaluations,
+        per_element=per_element,
+        generator=generator_of(Use.MEASURING, seed),
+    )
