@@ -17,6 +17,7 @@ with σ_t = √(1 − ᾱ_t); v is Salimans & Ho (2022, appendix D), the score V
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
@@ -41,14 +42,20 @@ class Coefficients:
 
 
 @dataclass(frozen=True)
-class StepCoefficients(Coefficients):
+class MarginalCoefficients(Coefficients):
+    """Those of q(x_t | x_0): all that the predictions other than "mean" need."""
+
+    alpha_t: Coefficient  # √ᾱ_t, the scale of x_0 in x_t
+    sigma_t: Coefficient  # √(1 − ᾱ_t), the standard deviation of x_t around it
+
+
+@dataclass(frozen=True)
+class StepCoefficients(MarginalCoefficients):
     """Every coefficient of the processes between two times s < t, computed from log ᾱ_s and log ᾱ_t in float64.
 
     The log-variance of q(x_s | x_t, x_0) is −inf where s = 0.
     """
 
-    alpha_t: Coefficient  # √ᾱ_t, the scale of x_0 in x_t
-    sigma_t: Coefficient  # √(1 − ᾱ_t), the standard deviation of x_t around it
     beta: Coefficient  # 1 − ᾱ_t/ᾱ_s, the variance of q(x_t | x_s)
     log_beta: Coefficient
     posterior_coef_x0: Coefficient  # c₁
@@ -152,11 +159,38 @@ def gaussian_kl(mean_1: Tensor, log_variance_1: Tensor, mean_2: Tensor, log_vari
     return 0.5 * (torch.expm1(log_ratio) - log_ratio + (mean_1 - mean_2) ** 2 * torch.exp(-log_variance_2))
 
 
+def ddim_coefficients(schedule: NoiseSchedule, t: Times, s: Times, eta: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+    """(a, b, log σ²) of DDIM's step x_s = a x̂_0 + b x_t + σ z from one time to another (Song et al. 2021, Eq. 12, 16).
+
+    a x̂_0 + b x_t = √ᾱ_s x̂_0 + √(1 − ᾱ_s − σ²) ε̂ with ε̂ = (x_t − √ᾱ_t x̂_0)/√(1 − ᾱ_t), and σ² = η² β̃: q(x_s | x_t,
+    x_0) of this package for η = 1, a map without noise for η = 0. Without noise s may also lie after t, which leads
+    from the data to their latents.
+
+    Args:
+        t, s: ints or integer tensors of one shape, t ≥ 1 and s ≥ 0; s < t unless `eta` is 0.
+        eta: η in [0, 1].
+
+    Raises:
+        ValueError: for an `eta` outside [0, 1], or, where it is not 0, times that are not s < t.
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"`eta` must lie in [0, 1], but is {eta!r}.")
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = (schedule.marginal_coefficients(time) for time in (t, s))
+    b = sigma_s / sigma_t
+    if eta == 0:
+        return alpha_s - b * alpha_t, b, torch.full_like(b, -math.inf)
+    step = StepCoefficients.between(schedule, s, t)
+    # (1 − ᾱ_s − η² β̃)/(1 − ᾱ_s) = (1 − η²) share + 1 − share, and 1 − share is c₂ √(ᾱ_t/ᾱ_s): nothing cancels.
+    share = step.beta / sigma_t**2
+    b = b * torch.sqrt((1 - eta**2) * share + step.posterior_coef_xt * alpha_t / alpha_s)
+    return alpha_s - b * alpha_t, b, 2 * math.log(eta) + step.posterior_log_variance
+
+
 # --- the five predictions -----------------------------------------------------------------------------------------
 
 
-def prediction_from_x0(kind: str, step: StepCoefficients) -> tuple[Coefficient, Coefficient]:
-    """(p, q) with: prediction = p x_0 + q x_t."""
+def prediction_from_x0(kind: str, step: MarginalCoefficients) -> tuple[Coefficient, Coefficient]:
+    """(p, q) with: prediction = p x_0 + q x_t. "mean" needs the `StepCoefficients` of a pair of times."""
     alpha, sigma = step.alpha_t, step.sigma_t
     if kind == "epsilon":
         return -alpha / sigma, 1 / sigma
@@ -167,12 +201,16 @@ def prediction_from_x0(kind: str, step: StepCoefficients) -> tuple[Coefficient, 
     if kind == "score":
         return alpha / sigma**2, -1 / sigma**2
     if kind == "mean":
-        return step.posterior_coef_x0, step.posterior_coef_xt
+        pair = _pair(step)
+        return pair.posterior_coef_x0, pair.posterior_coef_xt
     raise ValueError(unknown("prediction_type", kind, PREDICTION_TYPES))
 
 
-def x0_from_prediction(kind: str, step: StepCoefficients) -> tuple[Coefficient, Coefficient]:
-    """(a, b) with: x_0 = a prediction + b x_t. Infinite for "epsilon" and "score" where SNR_t = 0."""
+def x0_from_prediction(kind: str, step: MarginalCoefficients) -> tuple[Coefficient, Coefficient]:
+    """(a, b) with: x_0 = a prediction + b x_t. Infinite for "epsilon" and "score" where SNR_t = 0.
+
+    "mean" needs the `StepCoefficients` of a pair of times.
+    """
     alpha, sigma = step.alpha_t, step.sigma_t
     if kind == "epsilon":
         return -sigma / alpha, 1 / alpha  # (Ho et al. 2020, Eq. 15)
@@ -183,8 +221,23 @@ def x0_from_prediction(kind: str, step: StepCoefficients) -> tuple[Coefficient, 
     if kind == "score":
         return sigma**2 / alpha, 1 / alpha
     if kind == "mean":
-        return 1 / step.posterior_coef_x0, -step.posterior_coef_xt / step.posterior_coef_x0
+        pair = _pair(step)
+        return 1 / pair.posterior_coef_x0, -pair.posterior_coef_xt / pair.posterior_coef_x0
     raise ValueError(unknown("prediction_type", kind, PREDICTION_TYPES))
+
+
+def conversion(source: str, target: str, step: MarginalCoefficients) -> tuple[Coefficient, Coefficient]:
+    """(c, d) with: target = c source + d x_t, for any two of the five predictions.
+
+    Infinite where "epsilon" or "score" is to give another at SNR_t = 0; these two are one up to a factor of −σ_t.
+    """
+    sigma = step.sigma_t
+    if source == target:
+        return _ones(sigma), _zeros(sigma)
+    if {source, target} == {"epsilon", "score"}:
+        return -sigma if target == "epsilon" else -1 / sigma, _zeros(sigma)
+    (a, b), (p, q) = x0_from_prediction(source, step), prediction_from_x0(target, step)
+    return p * a, p * b + q
 
 
 def convert_prediction(
@@ -204,22 +257,23 @@ def convert_prediction(
         s: the earlier time that "mean" refers to; t − 1 if not given.
 
     Raises:
-        ValueError: for an unknown name, or where `source` does not determine x_0: "epsilon" and "score" at SNR 0.
+        ValueError: for an unknown name, or where `source` does not determine `target`: "epsilon" and "score" have
+            only each other at SNR 0.
     """
     require_samples(prediction=prediction, x_t=x_t)
     for name, kind in (("source", source), ("target", target)):
         if kind not in PREDICTION_TYPES:
             raise ValueError(unknown(name, kind, PREDICTION_TYPES))
     step = StepCoefficients.between(schedule, t - 1 if s is None else s, t)
-    undetermined = source in ("epsilon", "score") and target != source
+    undetermined = source in ("epsilon", "score") and target not in ("epsilon", "score")
     if undetermined and step.alpha_t.device.type == "cpu" and bool(torch.any(step.alpha_t == 0)):
         raise ValueError(
             f"`source` {source!r} does not determine the others at a time whose signal-to-noise ratio is 0."
         )
-    (a, b), (p, q) = x0_from_prediction(source, step), prediction_from_x0(target, step)
     if source == target:
         return prediction
-    return linear_combination(p * a, promote(prediction), p * b + q, promote(x_t)).to(prediction.dtype)
+    c, d = conversion(source, target, step)
+    return linear_combination(c, promote(prediction), d, promote(x_t)).to(prediction.dtype)
 
 
 def linear_combination(a: Coefficient, x: Tensor, b: Coefficient, y: Tensor) -> Tensor:
@@ -232,6 +286,12 @@ def linear_combination(a: Coefficient, x: Tensor, b: Coefficient, y: Tensor) -> 
 def unknown(argument: str, value: object, allowed: tuple[str, ...]) -> str:
     """The sentence for a name that is not one of those allowed."""
     return f"`{argument}` must be one of {', '.join(map(repr, allowed))}, but is {value!r}."
+
+
+def _pair(step: MarginalCoefficients) -> StepCoefficients:
+    if not isinstance(step, StepCoefficients):
+        raise ValueError("`prediction_type` 'mean' refers to a pair of times, and there is one time alone.")
+    return step
 
 
 def _variances(variance: Tensor, log_variance: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:

@@ -96,6 +96,32 @@ def mean_flat(x: Tensor) -> Tensor:
     return x.flatten(start_dim=1).mean(dim=1) if x.ndim > 1 else x
 
 
+def spherical_interpolation(a: Tensor, b: Tensor, share: float | Tensor) -> Tensor:
+    """From each a to its b along a great circle, so that latents in between are as long as these (Shoemake 1985).
+
+        sin((1 − share) θ)/sin θ · a + sin(share θ)/sin θ · b,    θ the angle between a and b
+
+    Straight where they point the same way; DDIM's latents are interpolated so (Song et al. 2021, Eq. 67).
+
+    Args:
+        a, b: `[B, *anything]`.
+        share: in [0, 1], a number or `[B]`.
+
+    Returns:
+        In the shape and dtype of `a`.
+    """
+    require_samples(a=a, b=b)
+    x, y = to_float64(a), to_float64(b)
+    lengths = x.flatten(1).norm(dim=1) * y.flatten(1).norm(dim=1)
+    cosine = (x.flatten(1) * y.flatten(1)).sum(1) / lengths.clamp(min=1e-300)
+    angle = torch.arccos(cosine.clamp(-1, 1))
+    share = torch.as_tensor(share, dtype=x.dtype, device=x.device).expand_as(angle)
+    # sinc keeps the weights finite where the angle is 0. At π every great circle would do: there is no answer.
+    whole = torch.sinc(angle / math.pi)
+    weights = [part * torch.sinc(part * angle / math.pi) / whole for part in (1 - share, share)]
+    return (expand_like(weights[0], x) * x + expand_like(weights[1], y) * y).to(a.dtype)
+
+
 def nats_to_bits(nats: Tensor) -> Tensor:
     """Information in bits, from nats."""
     return nats / LOG_2

@@ -5,6 +5,8 @@ L_simple = E ‖ε − ε_θ(x_t, t)‖²                          (Ho et al. 20
 L_vlb    = E [K · L_{t−1}],  t uniform over K times      (Eq. 5, as an unbiased estimate from one time per example)
 L_rate   = E [K · ½ (SNR_s − SNR_t) ‖x_0 − x̂_0‖²]        (Kingma et al. 2021, Eq. 13: what L_vlb is for σ² = β̃,
                                                           the decoder apart)
+L_hybrid = L_simple + λ L_vlb                            (Nichol & Dhariwal 2021, Eq. 16: the mean learns from the one,
+                                                          the variance from the other)
 
 Any L_simple is a weighted error of x̂_0; `min_snr_weights` makes its weight min(SNR_t, γ) (Hang et al. 2023).
 """
@@ -96,6 +98,40 @@ def vlb_loss(
     L_T, which nothing can be learned from, is left out. Arguments as in `vlb_terms`.
     """
     return len(process.times) * vlb_terms(process, model_output, x_0, x_t, index, num_levels)
+
+
+def hybrid_loss(
+    process: ReverseProcess,
+    model_output: Tensor,
+    target: Tensor,
+    x_0: Tensor,
+    x_t: Tensor,
+    index: Tensor,
+    num_levels: int | None,
+    vlb_weight: float = 0.001,
+) -> Tensor:
+    """L_hybrid = L_simple + λ L_vlb, `[B]`, for a learned variance (Nichol & Dhariwal 2021, Eq. 16).
+
+    The prediction has no gradient from L_vlb: the mean is trained as by L_simple, the variance by the bound.
+
+    Args:
+        process: whose variance is learned.
+        model_output: `[B, 2C, …]`.
+        target: `[B, C, …]`, as for `simple_loss`.
+        x_0, x_t, index, num_levels: as in `vlb_terms`.
+        vlb_weight: λ ≥ 0, of L_vlb in bits/dim, the sum over the chain; the authors' 0.001.
+
+    Raises:
+        ValueError: for a variance that is not learned, or a negative `vlb_weight`.
+    """
+    if not process.learns_variance:
+        raise ValueError(f"L_hybrid trains a learned variance, but the variance is {process.variance_type!r}.")
+    if not vlb_weight >= 0:
+        raise ValueError(f"`vlb_weight` must be at least 0, but is {vlb_weight}.")
+    prediction, channels = model_output.chunk(2, dim=1)
+    stopped = torch.cat([prediction.detach(), channels], dim=1)
+    bound = vlb_loss(process, stopped, x_0, x_t, index, num_levels)
+    return simple_loss(model_output, target) + vlb_weight * bound.to(promote(model_output).dtype)
 
 
 def rate_loss(process: ReverseProcess, model_output: Tensor, x_0: Tensor, x_t: Tensor, index: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from .gaussian_process import unknown
 from .hub import INDEX, push_folder
 from .hub_errors import hub_errors
 from .model_card import embeds_classes, number_of_classes
+from .numerics import require_samples
 from .scheduling_ddpm_paper import DDPMPaperScheduler
 
 
@@ -54,7 +55,7 @@ class DenoisingStep:
 
 
 class DDPMPaperPipeline(DiffusionPipeline):
-    """Image generation by ancestral sampling (Ho et al. 2020, Algorithm 2).
+    """Image generation by ancestral sampling (Ho et al. 2020, Algorithm 2), or by DDIM (Song et al. 2021).
 
     Loads what `diffusers.DDPMPipeline` saved, from a folder or the Hub, and gives the same images for the same
     generator; saves what `diffusers.DDPMPipeline` loads. A class-conditional model is sampled by class, which stock's
@@ -175,6 +176,8 @@ class DDPMPaperPipeline(DiffusionPipeline):
         timesteps: Sequence[int] | None = None,
         class_labels: ClassLabels = None,
         timestep_spacing: str | None = None,
+        eta: float | None = None,
+        latents: Tensor | None = None,
     ) -> ImagePipelineOutput | tuple:
         """Draw images.
 
@@ -191,6 +194,9 @@ class DDPMPaperPipeline(DiffusionPipeline):
                 images, or a list or tensor of one per image.
             timestep_spacing: of `num_inference_steps`, by name, such as "optimal"; see
                 `DDPMPaperScheduler.set_timesteps`.
+            eta: DDIM's η in [0, 1] in the place of the scheduler's variance (Song et al. 2021); 0 adds no noise, so
+                that the images follow from `latents` alone.
+            latents: x_T, `[B, C, H, W]`, such as `encode` gives it; noise if not given.
 
         Raises:
             ValueError: for any of these that is out of range, before any image is drawn.
@@ -201,7 +207,7 @@ class DDPMPaperPipeline(DiffusionPipeline):
         if output_type == "pil" and channels not in PIL_CHANNELS:
             raise ValueError(f"`output_type` 'pil' has no image mode for {channels} channels; use 'np' or 'pt'.")
         for step in self.iterate(
-            batch_size, generator, num_inference_steps, timesteps, class_labels, timestep_spacing
+            batch_size, generator, num_inference_steps, timesteps, class_labels, timestep_spacing, eta, latents
         ):
             sample = step.prev_sample
         images = _to_output(sample, output_type)
@@ -215,8 +221,61 @@ class DDPMPaperPipeline(DiffusionPipeline):
         timesteps: Sequence[int] | None = None,
         class_labels: ClassLabels = None,
         timestep_spacing: str | None = None,
+        eta: float | None = None,
+        latents: Tensor | None = None,
     ) -> Iterator[DenoisingStep]:
         """The chain as it runs: one `DenoisingStep` per visited timestep. Arguments and errors as in a call."""
+        self._check_batch(batch_size, generator)
+        if eta is not None and not 0 <= eta <= 1:
+            raise ValueError(f"`eta` must lie in [0, 1], or be None, but is {eta!r}.")
+        shape = self._image_shape(batch_size)
+        if latents is not None:
+            _check_images("latents", latents, shape)
+        labels = self._check_labels(class_labels, batch_size)
+        self._set_timesteps(num_inference_steps, timesteps, timestep_spacing)
+        return self._denoise(shape, generator, labels, eta, latents)
+
+    @torch.no_grad()
+    def encode(
+        self,
+        images: Tensor,
+        num_inference_steps: int | None = None,
+        timesteps: Sequence[int] | None = None,
+        class_labels: ClassLabels = None,
+        timestep_spacing: str | None = None,
+    ) -> Tensor:
+        """The latents of images, from which a call with `latents`, `eta=0` and the same timesteps makes them again.
+
+        DDIM's step without noise, backwards (Song et al. 2021, section 4.3). The images are taken as they are at the
+        noise of the last timestep; what is lost falls with the number of steps.
+
+        Args:
+            images: `[B, C, H, W]` in [−1, 1], floating.
+            num_inference_steps, timesteps, class_labels, timestep_spacing: as in a call.
+
+        Returns:
+            x_T, like `images` on the pipeline's device, in the model's dtype.
+
+        Raises:
+            ValueError: as in a call.
+        """
+        batch_size = len(images) if isinstance(images, Tensor) and images.ndim else 0
+        self._check_batch(batch_size, None)
+        _check_images("images", images, self._image_shape(batch_size))
+        condition = self._condition(self._check_labels(class_labels, batch_size))
+        self._set_timesteps(num_inference_steps, timesteps, timestep_spacing)
+        scheduler, visited = self.scheduler, self.scheduler.timesteps.flip(0)
+        on_device = visited.to(self._execution_device)
+        alpha, _ = scheduler.schedule.marginal_coefficients(int(visited[0]) + 1)
+        x = images.to(self._execution_device, self.unet.dtype) * float(alpha)
+        for k, t in enumerate(self.progress_bar(visited[:-1].tolist())):
+            model_output = self.unet(x, on_device[k], **condition, return_dict=False)[0]
+            x = scheduler.encode_step(model_output, t, x)
+        self.maybe_free_model_hooks()
+        return x
+
+    def _check_batch(self, batch_size: Any, generator: Any) -> None:
+        """Raise ValueError for a number of images, a scheduler or generators that nothing can be drawn with."""
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"`batch_size` must be an int >= 1, but is {batch_size!r}.")
         if not isinstance(self.scheduler, DDPMPaperScheduler):
@@ -231,29 +290,44 @@ class DDPMPaperPipeline(DiffusionPipeline):
             raise ValueError(
                 f"`generator` must hold one generator per image: {batch_size}, but there are {len(generator)}."
             )
-        labels = self._check_labels(class_labels, batch_size)
+
+    def _set_timesteps(
+        self, num_inference_steps: int | None, timesteps: Sequence[int] | None, timestep_spacing: str | None
+    ) -> None:
+        """The scheduler's chain: all training timesteps, or those asked for."""
         if num_inference_steps is None and timesteps is None:
             num_inference_steps = len(self.scheduler)
         self.scheduler.set_timesteps(num_inference_steps, timesteps=timesteps, timestep_spacing=timestep_spacing)
-        return self._denoise(self._image_shape(batch_size), generator, labels)
 
     @torch.no_grad()
     def _denoise(
-        self, shape: tuple[int, ...], generator: Generators, labels: list[int] | None
+        self,
+        shape: tuple[int, ...],
+        generator: Generators,
+        labels: list[int] | None,
+        eta: float | None,
+        latents: Tensor | None,
     ) -> Iterator[DenoisingStep]:
-        device = self._execution_device
-        condition = {} if labels is None else {"class_labels": torch.tensor(labels, device=device)}
+        device, dtype = self._execution_device, self.unet.dtype
+        condition = self._condition(labels)
         timesteps = self.scheduler.timesteps
-        x_t = randn_tensor(shape, generator=generator, device=device, dtype=self.unet.dtype)
+        if latents is None:
+            x_t = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+        else:
+            x_t = latents.to(device, dtype)
         # The scheduler looks its tables up in main memory, the model wants the timestep on its device: one copy for
         # all.
         on_device = timesteps.to(device)
         for k, t in enumerate(self.progress_bar(timesteps.tolist())):
             model_output = self.unet(x_t, on_device[k], **condition, return_dict=False)[0]
-            x_s, x_0 = self.scheduler.step(model_output, t, x_t, generator=generator, return_dict=False)
+            x_s, x_0 = self.scheduler.step(model_output, t, x_t, generator=generator, return_dict=False, eta=eta)
             yield DenoisingStep(timestep=t, sample=x_t, prev_sample=x_s, pred_original_sample=x_0)
             x_t = x_s
         self.maybe_free_model_hooks()
+
+    def _condition(self, labels: list[int] | None) -> dict[str, Tensor]:
+        """What the model is told beside the sample and the timestep."""
+        return {} if labels is None else {"class_labels": torch.tensor(labels, device=self._execution_device)}
 
     def _check_labels(self, class_labels: ClassLabels, batch_size: int) -> list[int] | None:
         """The class of every image, None for a model without classes; ValueError if they do not fit."""
@@ -307,6 +381,13 @@ def _lacks_index(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
+
+
+def _check_images(name: str, images: Any, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless the argument is floating and of this shape."""
+    require_samples(**{name: images})
+    if tuple(images.shape) != shape:
+        raise ValueError(f"`{name}` must be of shape {list(shape)}, but is {list(images.shape)}.")
 
 
 def _to_output(sample: Tensor, output_type: str) -> Tensor | Any:

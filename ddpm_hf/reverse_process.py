@@ -17,6 +17,12 @@ The variance is one of
 
 ("_log" names the same variance: stock diffusers stores its logarithm, here both are.)
 
+DDIM (Song et al. 2021, Eq. 12) walks the same chain with as much noise as is asked for: for any η from 0 to 1
+
+    x_s = √ᾱ_s x̂_0 + √(1 − ᾱ_s − η² β̃) ε̂ + η √β̃ z,    ε̂ = (x_t − √ᾱ_t x̂_0)/√(1 − ᾱ_t),
+
+which is the step above with the variance β̃ for η = 1, and without any noise for η = 0.
+
 A chain visits the times 0 = τ_0 < τ_1 < … < τ_K ≤ T, and every coefficient belongs to a pair (τ_{k−1}, τ_k). In the
 first pair β̃ is 0, and a Gaussian of variance 0 gives data no likelihood, so that one entry is a choice,
 `first_variance`.
@@ -27,7 +33,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from numbers import Real
 from typing import NamedTuple
@@ -40,6 +46,7 @@ from .gaussian_process import (
     PREDICTION_TYPES,
     Coefficients,
     StepCoefficients,
+    ddim_coefficients,
     linear_combination,
     unknown,
     x0_from_prediction,
@@ -75,6 +82,33 @@ class ReverseCoefficients(Coefficients):
     log_variance_large: Coefficient  # log β, the first entry chosen
     log_variance: Coefficient  # log σ² of the variance type, of one by element its mean; of one learned, that of β
     snr_drop: Coefficient  # SNR_s − SNR_t, for the first pair by a log-SNR that goes on in equal steps
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """The coefficients of a chain, looked up by pair."""
+
+    columns: ReverseCoefficients  # float64 `[K]`
+
+    @cached_property
+    def rows(self) -> list[ReverseCoefficients]:
+        """The table as Python numbers, one set per pair: steps at one time for the whole batch read no tensor."""
+        columns = [getattr(self.columns, field.name).tolist() for field in fields(ReverseCoefficients)]
+        return [ReverseCoefficients(*row) for row in zip(*columns, strict=True)]
+
+    @cached_property
+    def _on_devices(self) -> dict[torch.device, ReverseCoefficients]:
+        return {}
+
+    def at(self, index: int | Tensor) -> ReverseCoefficients:
+        if not isinstance(index, Tensor):
+            if not 0 <= index < len(self.rows):
+                raise ValueError(f"`index` must lie in 0 ... {len(self.rows) - 1}, but is {index}.")
+            return self.rows[index]
+        device, index = index.device, index.long()
+        if device not in self._on_devices:
+            self._on_devices[device] = self.columns.map(lambda column: move_coefficients(column, device))
+        return self._on_devices[device].map(lambda column: column.take(index))
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,30 +190,30 @@ class ReverseProcess:
         return StepCoefficients.between(self.schedule, torch.cat([torch.zeros_like(t[:1]), t[:-1]]), t)
 
     @cached_property
-    def rows(self) -> list[ReverseCoefficients]:
-        """The table as Python numbers, one set per pair: steps at one time for the whole batch read no tensor."""
-        columns = [getattr(self.table, field.name).tolist() for field in fields(ReverseCoefficients)]
-        return [ReverseCoefficients(*row) for row in zip(*columns, strict=True)]
-
-    @cached_property
-    def _tables_on_devices(self) -> dict[torch.device, ReverseCoefficients]:
-        return {}
-
-    @cached_property
     def _element_tables(self) -> dict[torch.device, Tensor]:
         """log σ² by element, `[K, *shape]`, by the device that it is on."""
         return {}
 
-    def coefficients(self, index: int | Tensor) -> ReverseCoefficients:
-        """Those of one pair as numbers, or of one pair per example as `[B]` tensors on the device of `index`."""
-        if not isinstance(index, Tensor):
-            if not 0 <= index < len(self.times):
-                raise ValueError(f"`index` must lie in 0 ... {len(self.times) - 1}, but is {index}.")
-            return self.rows[index]
-        device, index = index.device, index.long()
-        if device not in self._tables_on_devices:
-            self._tables_on_devices[device] = self.table.map(lambda column: move_coefficients(column, device))
-        return self._tables_on_devices[device].map(lambda column: column.take(index))
+    @cached_property
+    def _tables(self) -> dict[float | None, _Table]:
+        """The chain's coefficients by η of DDIM, None for the variance type's."""
+        return {None: _Table(self.table)}
+
+    def coefficients(self, index: int | Tensor, eta: float | None = None) -> ReverseCoefficients:
+        """Those of one pair as numbers, or of one pair per example as `[B]` tensors on the device of `index`.
+
+        Args:
+            index: 0 … K − 1, an int or an integer tensor `[]` or `[B]`.
+            eta: of DDIM, in [0, 1], for its mean and variance in the place of the posterior's and the variance type's.
+        """
+        if eta not in self._tables:
+            self._tables[eta] = _Table(self._ddim_table(eta))
+        return self._tables[eta].at(index)
+
+    def _ddim_table(self, eta: float) -> ReverseCoefficients:
+        times = torch.tensor([0, *self.times], device="cpu")
+        coef_x0, coef_xt, log_variance = ddim_coefficients(self.schedule, times[1:], times[:-1], eta)
+        return replace(self.table, mean_coef_x0=coef_x0, mean_coef_xt=coef_xt, log_variance=log_variance)
 
     def _log_variances(self, steps: StepCoefficients) -> tuple[Tensor, Tensor]:
         """log β̃ and log β of the chain, with the first entries that `first_variance` chooses."""

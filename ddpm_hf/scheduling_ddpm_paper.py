@@ -28,6 +28,8 @@ from typing_extensions import Self
 from .denoising_errors import DenoisingErrors, step_costs
 from .gaussian_process import (
     convert_prediction,
+    ddim_coefficients,
+    linear_combination,
     q_mean_variance,
     q_posterior_mean_variance,
     q_sample,
@@ -491,6 +493,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         sample: Tensor,
         generator: torch.Generator | list[torch.Generator] | None = None,
         return_dict: bool = True,
+        eta: float | None = None,
     ) -> DDPMSchedulerOutput | tuple[Tensor, Tensor]:
         """One reverse step x_t → x_s (Ho et al. 2020, Algorithm 2); at the last visited timestep, the mean.
 
@@ -500,6 +503,8 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
             sample: x_t, `[B, C, …]`.
             generator: for the noise; a list has one per example.
             return_dict: whether to return a `DDPMSchedulerOutput` or the tuple of its two fields.
+            eta: in [0, 1], DDIM's η (Song et al. 2021, Eq. 12 and 16), in the place of `variance_type`: 0 adds no
+                noise, 1 that of "fixed_small". x̂_0 is constrained as ever, and ε̂ follows from it.
 
         Returns:
             x_s and the predicted x_0, in the shape and dtype of `sample`.
@@ -508,11 +513,14 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
             check_arguments(timestep, sample=sample)
         index = self._index(timestep, determined=True)
         process = self.process
-        row = process.coefficients(index)
+        row = process.coefficients(index, eta)
         mean, x_0, log_variance = process.predict(model_output, sample, row)
-        if isinstance(index, Tensor) or index > 0:
+        if eta != 0 and (isinstance(index, Tensor) or index > 0):
             noise = _noise_like(sample, model_output.dtype, generator)
-            log_variance = process.log_variance(index, row, mean) if log_variance is None else log_variance
+            if eta is not None:
+                log_variance = row.log_variance
+            elif log_variance is None:
+                log_variance = process.log_variance(index, row, mean)
             std = cast_variance(_standard_deviation(log_variance), mean)
             if isinstance(index, Tensor):
                 std = std * expand_like(index > 0, mean)  # no noise is added on the way to the data
@@ -521,6 +529,27 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         if not return_dict:
             return previous, x_0
         return DDPMSchedulerOutput(prev_sample=previous, pred_original_sample=x_0)
+
+    def encode_step(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor) -> Tensor:
+        """DDIM's step without noise, backwards: x_s at a visited timestep → x_t at the one visited before it.
+
+        Repeated from the last visited timestep to the first it leads from data to the latents that `step` with
+        `eta=0` leads back to the data, the better the more timesteps are visited (Song et al. 2021, section 4.3).
+
+        Args:
+            model_output, sample: as for `step`, at x_s.
+            timestep: of x_s, for the whole batch, any but the first that the chain visits.
+
+        Raises:
+            ValueError: for the first, after which there is none, and as `step`.
+        """
+        index = self._index(timestep, determined=True)
+        if isinstance(index, Tensor) or index == len(self.process.times) - 1:
+            raise ValueError(f"`timestep` must be one for the batch, and not the first visited, but is {timestep}.")
+        _, x_0, _ = self.process.predict(model_output, sample, self.process.coefficients(index))
+        s, t = self.process.times[index : index + 2]
+        coef_x0, coef_xs, _ = ddim_coefficients(self.schedule, s, t)
+        return demote(linear_combination(float(coef_x0), x_0, float(coef_xs), promote(sample)), sample.dtype)
 
     def _get_variance(self, t: int) -> Tensor:
         """The variance of the noise that `step` adds at a timestep, for fixed variance types; 0 at the last one."""

@@ -6,6 +6,7 @@ Names are those of diffusers' `train_unconditional.py` and of `UNet2DModel` wher
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import sys
@@ -19,7 +20,7 @@ from diffusers.optimization import SchedulerType
 from transformers import HfArgumentParser
 
 
-OBJECTIVES = ("simple", "vlb", "rate")
+OBJECTIVES = ("simple", "vlb", "hybrid", "rate")
 TIMESTEP_SAMPLINGS = ("uniform", "stratified", "importance")
 PRECISIONS = ("no", "fp16", "bf16")
 LOGGERS = ("none", "tensorboard", "wandb", "trackio")
@@ -101,6 +102,12 @@ class ModelArguments:
 class DiffusionArguments:
     """The forward process, and what the model learns."""
 
+    recipe: str = field(
+        default="default",
+        metadata=_help(
+            "default, ddpm or improved: what a paper did, in the arguments below; those given win over it."
+        ),
+    )
     prediction_type: str = field(default="v_prediction", metadata=_help("epsilon, sample, v_prediction or mean."))
     variance_type: str = field(
         default="optimal",
@@ -111,8 +118,12 @@ class DiffusionArguments:
         metadata=_help("An optimal variance for every pixel's channel; if unset, of images with up to 1024 of these."),
     )
     objective: str = field(
-        default="rate", metadata=_help("simple (L_simple), vlb (L_vlb), or rate: L_vlb but for its decoder, steadier.")
+        default="rate",
+        metadata=_help(
+            "simple (L_simple), vlb (L_vlb), hybrid (of both), or rate: L_vlb but for its decoder, steadier."
+        ),
     )
+    vlb_weight: float = field(default=0.001, metadata=_help("Of L_vlb, the sum over all timesteps, in hybrid."))
     timestep_sampling: str = field(
         default="importance", metadata=_help("uniform, stratified over the batch, or importance: by the loss.")
     )
@@ -210,6 +221,27 @@ class HubArguments(RepositoryArguments):
     )
 
 
+# What the papers did, in arguments of train.py; how long to train, and with which model, is not among them.
+RECIPES: dict[str, dict[str, Any]] = {
+    "default": {},  # the best on the digits
+    "ddpm": {  # Ho et al. 2020
+        "prediction_type": "epsilon",
+        "variance_type": "fixed_large",
+        "objective": "simple",
+        "timestep_sampling": "uniform",
+        "ddpm_beta_schedule": "linear",
+        "ddpm_num_steps": 1000,
+    },
+    "improved": {  # Nichol & Dhariwal 2021: L_hybrid; for L_vlb, --objective vlb --timestep_sampling importance
+        "prediction_type": "epsilon",
+        "variance_type": "learned_range",
+        "objective": "hybrid",
+        "timestep_sampling": "uniform",
+        "ddpm_beta_schedule": "squaredcos_cap_v2",
+        "ddpm_num_steps": 4000,
+    },
+}
+
 RUN = (ModelArguments, DataArguments, DiffusionArguments, TrainingArguments, HubArguments)  # what train.py is told
 
 
@@ -285,20 +317,33 @@ class MeasurementArguments:
 def parse(script: str, *classes: type, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
     """The dataclasses filled from `[file.yaml | file.json] [--flag value …]`; flags win over the file.
 
-    A mistake ends the process with status 2 and one sentence.
+    Both win over what a recipe sets. A mistake ends the process with status 2 and one sentence.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = HfArgumentParser(classes, prog=script)
     parser.usage = f"{script} [settings.yaml] [--flag value ...]"
+    settings = {}
     if argv and argv[0].endswith((".yaml", ".yml", ".json")):
         settings = _read_settings(parser, Path(argv.pop(0)))
-        parser.set_defaults(**settings)
+    if DiffusionArguments in classes:
+        settings = _recipe(parser, argv, settings) | settings
+    parser.set_defaults(**settings)
     *filled, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
     if rest:
         parser.error(f"there is no argument {rest[0]}; --help lists those there are.")
     for token in filter(None, (getattr(group, "hub_token", None) for group in filled)):
         sys.argv = [argument.replace(token, "...") for argument in sys.argv]  # which trackers write down
     return tuple(filled)
+
+
+def _recipe(parser: HfArgumentParser, argv: Sequence[str], settings: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of the recipe that the flags name, or else the settings."""
+    finder = argparse.ArgumentParser(add_help=False)
+    finder.add_argument("--recipe", default=settings.get("recipe", "default"))
+    name = finder.parse_known_args(argv)[0].recipe
+    if name not in RECIPES:
+        parser.error(f"`recipe` must be one of {', '.join(RECIPES)}, but is {name!r}.")
+    return RECIPES[name]
 
 
 def _read_settings(parser: HfArgumentParser, path: Path) -> dict[str, Any]:
@@ -346,8 +391,15 @@ def check_training_arguments(training: TrainingArguments, diffusion: DiffusionAr
     for name, (value, allowed) in choices.items():
         if value not in allowed:
             raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, but is {value!r}.")
-    if diffusion.variance_type.startswith("learned") and diffusion.objective != "vlb":
-        raise ValueError(f"`objective` {diffusion.objective} does not train a learned variance; pass --objective vlb.")
+    learns = diffusion.variance_type.startswith("learned")
+    if learns and diffusion.objective not in ("vlb", "hybrid"):
+        raise ValueError(
+            f"`objective` {diffusion.objective} does not train a learned variance; pass --objective hybrid, or vlb."
+        )
+    if diffusion.objective == "hybrid" and not learns:
+        raise ValueError("`objective` hybrid trains a learned variance; pass --variance_type learned_range with it.")
+    if not diffusion.vlb_weight >= 0:
+        raise ValueError(f"`vlb_weight` must be at least 0, but is {diffusion.vlb_weight}.")
     _check_intervals(training)
     if diffusion.snr_gamma is not None and (diffusion.objective != "simple" or not diffusion.snr_gamma > 0):
         raise ValueError("`snr_gamma` must be above 0, and weights L_simple; pass --objective simple with it.")

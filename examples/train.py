@@ -39,6 +39,7 @@ from tqdm.auto import tqdm
 from tracking import Progress, tell
 
 from ddpm_hf.objectives import (
+    hybrid_loss,
     rate_loss,
     simple_loss,
     stratified_timesteps,
@@ -60,7 +61,11 @@ def losses_of(job: Job, batch: Batch, t: Tensor, first: int) -> Tensor:
     output = job.model(x_t.to(job.unet.dtype), t, return_dict=False, **classes)[0].float()
     if job.diffusion.objective == "simple":
         return simple_loss(output, scheduler.training_target(x_0, noise, t))
-    if job.diffusion.objective == "vlb":  # every timestep is visited: the chain's index is the timestep
+    # Every timestep is visited: the chain's index is the timestep.
+    if job.diffusion.objective == "hybrid":
+        target, weight = scheduler.training_target(x_0, noise, t), job.diffusion.vlb_weight
+        return hybrid_loss(job.training_process, output, target, x_0, x_t, t, scheduler.num_levels, weight)
+    if job.diffusion.objective == "vlb":
         return vlb_loss(job.training_process, output, x_0, x_t, t, scheduler.num_levels)
     return rate_loss(job.training_process, output, x_0, x_t, t)
 

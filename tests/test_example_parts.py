@@ -201,6 +201,21 @@ def test_the_papers_models_have_the_published_sizes(config: str, shape: tuple[in
     assert torch.equal(scheduler.schedule.log_alphas_cumprod, NoiseSchedule.linear(1000).log_alphas_cumprod)
 
 
+def test_a_recipe_sets_what_its_paper_did_and_gives_way_to_what_is_said(tmp_path: Path) -> None:
+    def diffusion(*argv: str) -> DiffusionArguments:
+        return parse("train.py", ModelArguments, DiffusionArguments, argv=argv)[1]
+
+    ddpm, improved = diffusion("--recipe", "ddpm"), diffusion("--recipe=improved")
+    assert (ddpm.objective, ddpm.prediction_type, ddpm.ddpm_beta_schedule) == ("simple", "epsilon", "linear")
+    assert (improved.objective, improved.variance_type, improved.ddpm_num_steps) == ("hybrid", "learned_range", 4000)
+    assert diffusion() == DiffusionArguments()
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("recipe: improved\nobjective: vlb\nddpm_num_steps: 100\n")
+    given = diffusion(str(settings), "--ddpm_num_steps", "50")
+    assert (given.objective, given.variance_type, given.ddpm_num_steps) == ("vlb", "learned_range", 50)
+    assert diffusion(str(settings), "--recipe", "ddpm").prediction_type == "epsilon"
+
+
 def test_the_fitted_decoder_variance_is_that_of_the_residuals() -> None:
     # A model that sees through the noise up to an error of known variance, on levels far finer than that.
     torch.manual_seed(0)

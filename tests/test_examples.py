@@ -116,6 +116,19 @@ def test_training_follows_a_settings_file_and_flags_win(scripts: ScriptServer, t
     assert DDPMPaperPipeline.from_pretrained(tmp_path / "run").unet.config.out_channels == 2
 
 
+@pytest.mark.parametrize(("recipe", "variance_type"), [("ddpm", "fixed_large"), ("improved", "learned_range")])
+def test_training_by_the_recipe_of_a_paper(
+    scripts: ScriptServer, tmp_path: Path, recipe: str, variance_type: str
+) -> None:
+    more = ["--recipe", recipe, "--timestep_sampling", "importance", "--output_dir", tmp_path / "run"]
+    done = scripts.run("train.py", *TINY_MODEL, *TINY_RUN, *more)
+    assert done.code == 0, done.output
+    report = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert report["variance_type"] == variance_type and report["bits_per_dim"] > 0
+    config = DDPMPaperPipeline.from_pretrained(tmp_path / "run").scheduler.config
+    assert (config.prediction_type, config.variance_type) == ("epsilon", variance_type)
+
+
 def test_training_on_a_folder_of_rectangular_colour_images(scripts: ScriptServer, tmp_path: Path) -> None:
     images = save_images(tmp_path / "images", [("RGB", (8, 16))] * 12)
     done = scripts.run(
@@ -237,6 +250,9 @@ def save_images(folder: Path, kinds: list[tuple[str, tuple[int, int]]]) -> Path:
         ("--num_evaluations", 1, "num_evaluations"),
         ("--log_snr_min", 20, "log_snr_min"),
         ("--variance_type", "learned", "objective"),
+        ("--objective", "hybrid", "variance_type"),
+        ("--recipe", "ddim", "recipe"),
+        ("--vlb_weight", -1, "vlb_weight"),
         ("--num_levels", 1, "num_levels"),
         ("--channels", 2, "channels"),
         ("--resolution", 16, "resolution"),

@@ -19,6 +19,7 @@ from ddpm_hf.likelihood import vlb_terms
 from ddpm_hf.noise_schedule import NoiseSchedule
 from ddpm_hf.objectives import (
     ImportanceTimesteps,
+    hybrid_loss,
     min_snr_weights,
     rate_loss,
     simple_loss,
@@ -103,6 +104,38 @@ def test_the_vlb_loss_is_the_number_of_visited_pairs_times_its_term():
     x_0 = double([[-1, 1], [0, 0.5], [0.25, 0], [1, 1]])
     terms = vlb_terms(process, output, x_0, x_t, index, 17)
     torch.testing.assert_close(vlb_loss(process, output, x_0, x_t, index, 17), 5 * terms, rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize("variance_type", ["learned", "learned_range"])
+def test_the_hybrid_loss_is_both_and_each_trains_what_it_should(variance_type: str):
+    process = ReverseProcess(SCHEDULE, range(1, 11), variance_type=variance_type)
+    output, x_t, target = randn(4, 4).requires_grad_(), randn(4, 2, seed=1), randn(4, 2, seed=2)
+    x_0, index = double([[-1, 1], [0, 0.5], [0.25, 0], [1, 1]]), torch.tensor([0, 1, 9, 4])
+    arguments = (x_0, x_t, index, 17)
+    simple, bound = simple_loss(output, target), vlb_loss(process, output, *arguments)
+    (of_simple,), (of_bound,) = (torch.autograd.grad(loss.sum(), output) for loss in (simple, bound))
+    for weight in (0.001, 0.3, 0.0):
+        hybrid = hybrid_loss(process, output, target, *arguments, vlb_weight=weight)
+        torch.testing.assert_close(hybrid, simple + weight * bound, rtol=1e-14, atol=0)
+        (gradient,) = torch.autograd.grad(hybrid.sum(), output)
+        torch.testing.assert_close(gradient[:, :2], of_simple[:, :2], rtol=1e-14, atol=0)  # the mean, by L_simple
+        torch.testing.assert_close(gradient[:, 2:], weight * of_bound[:, 2:], rtol=1e-13, atol=1e-16)
+    assert torch.equal(hybrid_loss(process, output, target, *arguments), simple + 0.001 * bound)  # the authors' λ
+
+
+def test_the_hybrid_loss_of_half_precision_is_float32():
+    process = ReverseProcess(SCHEDULE, range(1, 11), variance_type="learned_range")
+    parts = [randn(*shape, seed=seed).bfloat16() for seed, shape in enumerate([(4, 4), (4, 2), (4, 2), (4, 2)])]
+    assert hybrid_loss(process, *parts, torch.arange(4), None).dtype == torch.float32
+
+
+def test_the_hybrid_loss_is_refused_where_no_variance_is_learned():
+    samples = [randn(4, 2, seed=seed) for seed in range(4)]
+    with pytest.raises(ValueError, match="L_hybrid trains a learned variance, but the variance is 'fixed_small'"):
+        hybrid_loss(ReverseProcess(SCHEDULE, range(1, 11)), *samples, torch.arange(4), None)
+    process = ReverseProcess(SCHEDULE, range(1, 11), variance_type="learned")
+    with pytest.raises(ValueError, match="`vlb_weight` must be at least 0, but is -1"):
+        hybrid_loss(process, randn(4, 4), *samples[1:], torch.arange(4), None, vlb_weight=-1)
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
