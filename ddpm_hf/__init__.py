@@ -4,10 +4,12 @@
 from .denoising_errors import DenoisingErrors
 from .hub import push_folder
 from .hub_errors import HubError
+from .langevin import predictor_corrector
 from .likelihood import BitsPerDim, bits_per_dim
 from .measurement import measure_denoising_errors
 from .noise_schedule import NoiseSchedule
 from .pipeline_ddpm_paper import DDPMPaperPipeline
+from .probability_flow import flow_bits_per_dim, flow_encode, flow_log_likelihood, flow_sample
 from .scheduling_ddpm_paper import DDPMPaperScheduler
 from .version import __version__
 
@@ -21,6 +23,11 @@ __all__ = [
     "NoiseSchedule",
     "__version__",
     "bits_per_dim",
+    "flow_bits_per_dim",
+    "flow_encode",
+    "flow_log_likelihood",
+    "flow_sample",
     "measure_denoising_errors",
+    "predictor_corrector",
     "push_folder",
 ]

@@ -151,18 +151,27 @@ def step_costs(schedule: NoiseSchedule, errors: DenoisingErrors) -> Tensor:
         float64 `[T + 1, T + 1]`, at `[s, t]` for 0 ≤ s < t ≤ T and +inf elsewhere, as `optimal_times` takes them.
     """
     T, log_snr = schedule.T, schedule.log_snr[1:]
-    log_error = errors.log_error(log_snr).reshape(T, -1)
-    # (SNR_s − SNR_t) e_t: the difference by expm1, but by SNR_s itself where nothing is left at t.
-    gap = log_snr[:, None] - log_snr[None, :]
-    gap = torch.where(gap > 0, gap, 1.0)
-    log_drop = log_snr[:, None] + torch.log(-torch.expm1(-gap))
-    costs = torch.full((T + 1, T + 1), math.inf, dtype=torch.float64, device="cpu")
     s, t = torch.triu_indices(T, T, offset=1, device="cpu")
-    log_drop = log_drop[s, t]
-    of_elements = (torch.nn.functional.softplus(log_drop + log_e[t]) for log_e in log_error.unbind(1))
-    costs[s + 1, t + 1] = 0.5 * sum(of_elements) / log_error.shape[1]
+    costs = torch.full((T + 1, T + 1), math.inf, dtype=torch.float64, device="cpu")
+    costs[s + 1, t + 1] = _rates(log_snr[s], log_snr[t], errors.log_error(log_snr), t)
     costs[0, 1:] = errors.decoder_cost(log_snr)
     return costs
+
+
+def chain_costs(schedule: NoiseSchedule, errors: DenoisingErrors, times: Sequence[int]) -> Tensor:
+    """What the steps of one chain add to the bound, as `step_costs` has it, nats: `[K]`, the decoder first."""
+    log_snr = schedule.log_snr[list(times)]
+    steps = torch.arange(1, len(times), device="cpu")
+    rates = _rates(log_snr[:-1], log_snr[1:], errors.log_error(log_snr), steps)
+    return torch.cat([errors.decoder_cost(log_snr[:1]), rates])
+
+
+def _rates(log_snr_s: Tensor, log_snr_t: Tensor, log_error: Tensor, t: Tensor) -> Tensor:
+    """½ log(1 + (SNR_s − SNR_t) e_t) of pairs `[P]`, the mean over elements, by the row of `log_error` that t is."""
+    # The difference by expm1, but by SNR_s itself where nothing is left at t.
+    log_drop = log_snr_s + torch.log(-torch.expm1(log_snr_t - log_snr_s))
+    columns = log_error.reshape(len(log_error), -1).unbind(1)
+    return 0.5 * sum(torch.nn.functional.softplus(log_drop + column[t]) for column in columns) / len(columns)
 
 
 def _numbers(name: str, values: Any, count: int) -> Tensor:

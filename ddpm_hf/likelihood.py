@@ -177,6 +177,7 @@ class BoundedScheduler(Protocol):
 
     timesteps: Tensor
     num_levels: int | None
+    expected_terms: Tensor | None
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
     def vlb_loss(
@@ -198,6 +199,8 @@ class BitsPerDim:
             spread of the examples, of the noise, and, in an estimate from few model calls, of the times drawn; of
             those it sees each example's own and not that a batch covers them evenly, so that it then errs on the
             large side.
+        estimation_error: the standard error of `total` as an estimate of the bound of these very examples, which the
+            noise and the times drawn leave open; on the large side, since neighbouring strata count as one.
         per_example: the bound of each example, in order; their mean is `total`.
         per_timestep: the term of each of `timesteps`; in an estimate each is the mean over its stratum.
         timesteps: the visited timesteps (diffusers' indices, ascending).
@@ -210,6 +213,7 @@ class BitsPerDim:
     rate: float
     decoder: float
     standard_error: float
+    estimation_error: float
     per_example: list[float]
     per_timestep: list[float]
     timesteps: list[int]
@@ -237,6 +241,7 @@ class BitsPerDim:
             rate=mean(part.rate for part in parts),
             decoder=mean(part.decoder for part in parts),
             standard_error=_standard_error(torch.tensor(per_example, dtype=torch.float64)),
+            estimation_error=math.sqrt(sum((part.num_examples * part.estimation_error) ** 2 for part in parts)) / n,
             per_example=per_example,
             per_timestep=[mean(values) for values in zip(*(part.per_timestep for part in parts), strict=True)],
             timesteps=parts[0].timesteps,
@@ -265,7 +270,9 @@ def bits_per_dim(
         batches: tensors `[B, *anything]` in [−1, 1] on the model's device, or pairs of one and its conditioning.
         num_evaluations: None for the full sum, K model calls per example; or M in 2 … K for an unbiased estimate from
             M calls: L_0 always, the other terms cut into M − 1 strata of which each example draws one time, spread
-            evenly over the batch.
+            evenly over the batch. Where the scheduler knows what to expect of each term, by its `denoising_errors`,
+            the strata are worth as much as each other, and dear times are drawn more often; otherwise the strata are
+            of as many times. See `BitsPerDim.estimation_error` for what the estimate leaves open.
         generator: for the noise and the times; on the device of the batches, or the CPU.
         progress: wraps the iteration over batches, such as `tqdm.tqdm`.
 
@@ -274,9 +281,9 @@ def bits_per_dim(
     """
     timesteps = torch.sort(scheduler.timesteps.cpu()).values
     times_generator = _host_generator(generator)
-    strata = _strata(len(timesteps), num_evaluations)
+    strata = _strata(len(timesteps), num_evaluations, scheduler.expected_terms)
     sums = torch.zeros(len(strata), dtype=torch.float64)
-    priors, totals = [], []
+    priors, totals, spreads = [], [], []
     for batch in batches if progress is None else progress(batches):
         x_0, conditioning = batch if isinstance(batch, (tuple, list)) else (batch, {})
         if len(x_0) == 0:
@@ -284,21 +291,26 @@ def bits_per_dim(
         check_levels(x_0, scheduler.num_levels)
         terms = []
         for stratum in strata:
-            t = timesteps[_draw_times(stratum, len(x_0), times_generator)]
+            index, weights = stratum.draw(len(x_0), times_generator)
+            t = timesteps[index]
             noise = randn_like(x_0, generator)
             x_t = scheduler.add_noise(x_0, noise, t)
             model_output = denoise(x_t, t.to(x_0.device, non_blocking=True), **conditioning)
-            terms.append(len(stratum) * to_float64(scheduler.vlb_loss(model_output, x_0, x_t, t)))
+            term = to_float64(scheduler.vlb_loss(model_output, x_0, x_t, t))
+            terms.append(term * weights.to(term, non_blocking=True))
         terms, prior = torch.stack(terms), to_float64(scheduler.prior_loss(x_0))  # [M, B], [B]
         sums += terms.sum(dim=1).cpu()
         priors.append(prior.cpu())
         totals.append((terms.sum(dim=0) + prior).cpu())
+        spreads.append(_spread(terms).cpu())
     if not totals:
         raise ValueError("`batches` holds no examples.")
-    return _summary(sums, torch.cat(priors), torch.cat(totals), strata, timesteps)
+    return _summary(sums, torch.cat(priors), torch.cat(totals), torch.cat(spreads), strata, timesteps)
 
 
-def _summary(sums: Tensor, priors: Tensor, totals: Tensor, strata: list[range], timesteps: Tensor) -> BitsPerDim:
+def _summary(
+    sums: Tensor, priors: Tensor, totals: Tensor, spreads: Tensor, strata: list[_Stratum], timesteps: Tensor
+) -> BitsPerDim:
     n = len(totals)
     means = (sums / n).tolist()
     return BitsPerDim(
@@ -307,8 +319,9 @@ def _summary(sums: Tensor, priors: Tensor, totals: Tensor, strata: list[range], 
         rate=sum(means[1:]),
         decoder=means[0],
         standard_error=_standard_error(totals),
+        estimation_error=math.sqrt(spreads.sum().item()) / n,
         per_example=totals.tolist(),
-        per_timestep=[mean / len(stratum) for mean, stratum in zip(means, strata, strict=True) for _ in stratum],
+        per_timestep=[mean / len(each.terms) for mean, each in zip(means, strata, strict=True) for _ in each.terms],
         timesteps=timesteps.tolist(),
         num_examples=n,
         num_model_evaluations=n * len(strata),
@@ -319,10 +332,62 @@ def _standard_error(totals: Tensor) -> float:
     return totals.std().item() / math.sqrt(len(totals)) if len(totals) > 1 else math.inf
 
 
-def _strata(num_terms: int, num_evaluations: int | None) -> list[range]:
-    """The terms 0 … K − 1 cut into contiguous strata: the first alone, the others into M − 1 of nearly equal size."""
+def _spread(terms: Tensor) -> Tensor:
+    """The variance of each example's sum over strata `[M, B]`, of which each was seen once; `[B]`, on the large side.
+
+    Neighbouring strata are collapsed into one, as if both had its mean (Cochran 1977, section 5A.12). The decoder has
+    no neighbour: how it differs between the examples of the batch stands for what the noise does to it.
+    """
+    decoder, rate = terms[0], terms[1:]
+    pairs = rate[: len(rate) // 2 * 2].reshape(-1, 2, terms.shape[1])
+    spread = (pairs[:, 0] - pairs[:, 1]).square().sum(0)
+    if len(rate) % 2:  # the last by itself
+        last = rate[-1]
+        spread = spread + ((last - rate[-2]).square() / 2 if len(rate) > 1 else _variance(last))
+    return spread + _variance(decoder)
+
+
+def _variance(values: Tensor) -> Tensor:
+    """Over the batch; of one example nothing is known but its size."""
+    return values.var() if len(values) > 1 else values.square()
+
+
+@dataclass(frozen=True, eq=False)
+class _Stratum:
+    """Contiguous terms of the bound, of which each example draws one."""
+
+    terms: range
+    probabilities: Tensor  # `[len(terms)]`
+
+    @classmethod
+    def of(cls, terms: range, costs: Tensor | None = None) -> _Stratum:
+        """With probabilities like the costs, a tenth of them uniform; all of them if there are no costs."""
+        n = len(terms)
+        shares = torch.full((n,), 1 / n, dtype=torch.float64, device="cpu")
+        if costs is not None:
+            of_terms = costs[terms.start : terms.stop]
+            shares = 0.1 * shares + 0.9 * of_terms / of_terms.sum()
+        return cls(terms, shares)
+
+    def draw(self, batch_size: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """A term for each example, the batch as a whole covering the stratum evenly, and 1/probability, `[B]`."""
+        n = len(self.terms)
+        if n == 1:
+            return torch.full((batch_size,), self.terms.start), torch.ones(batch_size, dtype=torch.float64)
+        u = (torch.randperm(batch_size, generator=generator) + torch.rand((), generator=generator)) / batch_size
+        cumulative = torch.cumsum(self.probabilities, dim=0)
+        place = torch.searchsorted(cumulative, u.double() * cumulative[-1], right=True).clamp(max=n - 1)
+        return self.terms.start + place, 1 / self.probabilities[place]
+
+
+def _strata(num_terms: int, num_evaluations: int | None, costs: Tensor | None) -> list[_Stratum]:
+    """The terms 0 … K − 1 cut into contiguous strata: the first alone, the others into M − 1 that cost about the same.
+
+    Args:
+        costs: what to expect of each term, `[K]`; all the same if None.
+    """
     if num_evaluations is None:
-        return [range(k, k + 1) for k in range(num_terms)]
+        return [_Stratum.of(range(k, k + 1)) for k in range(num_terms)]
     if (
         isinstance(num_evaluations, bool)
         or not isinstance(num_evaluations, int)
@@ -333,16 +398,20 @@ def _strata(num_terms: int, num_evaluations: int | None) -> list[range]:
             f" {num_evaluations!r}."
         )
     count = num_evaluations - 1
-    edges = [1 + (num_terms - 1) * m // count for m in range(count + 1)]
-    return [range(1)] + [range(low, high) for low, high in itertools.pairwise(edges)]
+    if costs is None:
+        edges = [1 + (num_terms - 1) * m // count for m in range(count + 1)]
+    else:
+        edges = _edges(torch.cumsum(costs[1:], dim=0), count)
+    return [_Stratum.of(range(1))] + [_Stratum.of(range(*ends), costs) for ends in itertools.pairwise(edges)]
 
 
-def _draw_times(stratum: range, batch_size: int, generator: torch.Generator | None) -> Tensor:
-    """One term of the stratum per example, each uniformly, the batch as a whole covering the stratum evenly."""
-    if len(stratum) == 1:
-        return torch.full((batch_size,), stratum.start)
-    u = (torch.randperm(batch_size, generator=generator) + torch.rand((), generator=generator)) / batch_size
-    return stratum.start + (u * len(stratum)).long().clamp(max=len(stratum) - 1)
+def _edges(cumulative: Tensor, count: int) -> list[int]:
+    """Where the terms 1 … K − 1 are cut into `count` strata of about the same sum, none of them empty."""
+    wanted = cumulative[-1] * torch.arange(1, count, dtype=torch.float64, device="cpu") / count
+    end, edges = len(cumulative) + 1, [1]
+    for m, edge in enumerate((2 + torch.searchsorted(cumulative, wanted)).tolist(), start=1):
+        edges.append(min(max(edge, edges[-1] + 1), end - (count - m)))
+    return [*edges, end]
 
 
 def _host_generator(generator: torch.Generator | None) -> torch.Generator | None:

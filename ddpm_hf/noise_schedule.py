@@ -11,6 +11,8 @@ One number per time is stored, log ᾱ_t in float64, and everything else is comp
 
 Stored that way 1 − ᾱ_t keeps all its digits next to the data, where ᾱ_t rounds to one and float32 tables are off by up
 to 3e-3 relative.
+
+`ContinuousSchedule` is the same process at real times: a diffusion, for what is asked of its flow.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .numerics import Times, log1mexp, move_coefficients
+from .numerics import Times, log1mexp, move_coefficients, to_float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,6 +228,11 @@ class NoiseSchedule:
         return self._at(alphas, t), self._at(sigmas, t)
 
     @cached_property
+    def continuous(self) -> ContinuousSchedule:
+        """The same process at real times."""
+        return ContinuousSchedule(self)
+
+    @cached_property
     def _marginals(self) -> tuple[Tensor, Tensor]:
         return torch.exp(0.5 * self.log_alphas_cumprod), torch.sqrt(-torch.expm1(self.log_alphas_cumprod))
 
@@ -241,6 +248,103 @@ class NoiseSchedule:
         if isinstance(t, bool) or not isinstance(t, int) or not 0 <= t <= self.T:
             raise ValueError(f"A time must be an int in 0 ... {self.T}, but is {t!r}.")
         return table[t].clone()
+
+
+@dataclass(frozen=True, eq=False)
+class ContinuousSchedule:
+    """The variance-preserving SDE whose transition kernels between integer times are those of the chain.
+
+    dx = −½ β(t) x dt + √β(t) dw (Song et al. 2021, Eq. 11) has the kernels N(√(ᾱ_t/ᾱ_s) x_s, (1 − ᾱ_t/ᾱ_s) I) with
+    log ᾱ_t = −∫_0^t β. Here log ᾱ is linear between the integer times, and β(t) constant there. Times are real, in
+    0 … `last_time`; results are float64 in the shape of the argument, and on its device.
+
+    Args:
+        schedule: the chain's.
+    """
+
+    schedule: NoiseSchedule
+
+    @property
+    def last_time(self) -> int:
+        """T, or T − 1 where nothing is left of the data at T: no rate gets there in finite time."""
+        return self.schedule.T - self.schedule.has_zero_terminal_snr
+
+    def log_alpha_cumprod(self, t: float | Tensor) -> Tensor:
+        """log ᾱ_t at real times; at integers, the chain's to the last digit.
+
+        Args:
+            t: a number or a tensor of any shape, in the units of the chain's times.
+
+        Raises:
+            ValueError: for times outside 0 … `last_time` (of tensors, only those in main memory are looked at).
+        """
+        t, end = self._piece(t)
+        table = self._table_on(t.device)
+        return torch.lerp(table.take(end - 1), table.take(end), t - (end - 1).to(t.dtype))
+
+    def beta(self, t: float | Tensor) -> Tensor:
+        """β(t) = −d log ᾱ_t / dt, per unit of the chain's time; at an integer, that of the piece which ends there.
+
+        Arguments and errors as in `log_alpha_cumprod`. The chain's β_t is 1 − e^−β(t).
+        """
+        t, end = self._piece(t)
+        table = self._table_on(t.device)
+        return table.take(end - 1) - table.take(end)
+
+    def log_snr(self, t: float | Tensor) -> Tensor:
+        """log SNR_t at real times, +inf at 0; arguments and errors as in `log_alpha_cumprod`."""
+        log_alpha_cumprod = self.log_alpha_cumprod(t)
+        return log_alpha_cumprod - log1mexp(log_alpha_cumprod)
+
+    def time_at(self, log_snr: float | Tensor) -> Tensor:
+        """The real time of a log-SNR: the inverse of `log_snr`.
+
+        Raises:
+            ValueError: for a log-SNR below that of `last_time` (of tensors, only those in main memory are looked at).
+        """
+        log_snr = _real("log_snr", log_snr)
+        log_alpha_cumprod = torch.nn.functional.logsigmoid(log_snr)
+        table = self._table_on(log_snr.device)
+        if log_snr.device.type == "cpu" and log_snr.numel() > 0:
+            least = self.log_snr(float(self.last_time))
+            # What is below by rounding alone belongs to the last time.
+            if not bool((log_snr >= least - 1e-9 * (1 + least.abs())).all()):
+                raise ValueError(
+                    f"`log_snr` must be at least {least.item():.6g}, that of t = {self.last_time}, but"
+                    f" {log_snr.min().item():.6g} was given."
+                )
+        end = torch.searchsorted(-table, -log_alpha_cumprod).clamp(1, self.last_time)
+        before, after = table.take(end - 1), table.take(end)
+        return end - 1 + ((before - log_alpha_cumprod) / (before - after)).clamp(0, 1)
+
+    def _piece(self, t: float | Tensor) -> tuple[Tensor, Tensor]:
+        """The times in float64, and the integer at which the piece of each ends."""
+        t = _real("t", t)
+        if t.device.type == "cpu" and t.numel() > 0:
+            low, high = torch.aminmax(t)
+            if not bool((low >= 0) & (high <= self.last_time)):
+                raise ValueError(
+                    f"Real times must lie in 0 ... {self.last_time}, but {low.item():g} ... {high.item():g} was given."
+                )
+        return t, torch.ceil(t).long().clamp(1, max(self.last_time, 1))
+
+    def _table_on(self, device: torch.device) -> Tensor:
+        table = self.schedule.log_alphas_cumprod
+        return table if table.device == device else move_coefficients(table, device)
+
+
+def _real(name: str, values: float | Tensor) -> Tensor:
+    """Real numbers as a float64 tensor."""
+    if isinstance(values, Tensor):
+        fits = not (values.dtype == torch.bool or values.is_complex())
+    else:
+        fits = isinstance(values, (int, float)) and not isinstance(values, bool)
+    if not fits:
+        kind = values.dtype if isinstance(values, Tensor) else repr(values)
+        raise ValueError(f"`{name}` must be a real number or a tensor of them, but is {kind}.")
+    return to_float64(
+        values if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.float64, device="cpu")
+    )
 
 
 def _check_T(T: int) -> None:

@@ -25,7 +25,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from typing_extensions import Self
 
-from .denoising_errors import DenoisingErrors, step_costs
+from .denoising_errors import DenoisingErrors, chain_costs, step_costs
 from .gaussian_process import (
     convert_prediction,
     ddim_coefficients,
@@ -580,6 +580,17 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
     def prior_loss(self, original_samples: Tensor) -> Tensor:
         """L_T = KL(q(x_T | x_0) ‖ N(0, I)) at the first visited timestep, bits/dim, `[B]` (Ho et al. 2020, Eq. 5)."""
         return nats_to_bits(prior_kl(self.schedule, original_samples, self.process.times[-1]))
+
+    @property
+    def expected_terms(self) -> Tensor | None:
+        """What each term of the bound will be about, nats/dim, float64 `[K]`, the decoder's first.
+
+        None without `denoising_errors`, and exact on average for data like those that these were measured on and the
+        variance "optimal".
+        """
+        if self.denoising_errors is None:
+            return None
+        return chain_costs(self.schedule, self.denoising_errors, self.process.times)
 
     # --- the clocks ---
 

@@ -23,7 +23,16 @@ import ddpm_hf
 ROOT = Path(__file__).resolve().parents[1]
 MATHEMATICS = ROOT / "docs" / "mathematics.md"
 DOCUMENTS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
-CORE = ("noise_schedule", "gaussian_process", "reverse_process", "likelihood", "objectives", "timesteps")
+CORE = (
+    "noise_schedule",
+    "gaussian_process",
+    "reverse_process",
+    "likelihood",
+    "objectives",
+    "timesteps",
+    "probability_flow",
+    "langevin",
+)
 
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 CODE_SPAN = re.compile(r"`([^`\n]+)`")

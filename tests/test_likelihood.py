@@ -12,7 +12,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from oracles import Mixture, double, model_output
+from oracles import Mixture, double, exact_bound, model_output
 from scipy.stats import norm
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
@@ -29,6 +29,7 @@ from ddpm_hf.gaussian_process import (
 )
 from ddpm_hf.likelihood import (
     BitsPerDim,
+    _strata,
     bits_per_dim,
     check_levels,
     check_num_levels,
@@ -631,6 +632,84 @@ def population_total(scheduler: DDPMPaperScheduler) -> float:
     nodes, weights = np.polynomial.hermite_e.hermegauss(3)
     values = [exact_total(scheduler, double([[0.3 + 0.5 * node]])) for node in nodes]
     return float(np.dot(values, weights / weights.sum()))
+
+
+# --- few calls ---
+
+
+def with_errors(scheduler: DDPMPaperScheduler, **options: object) -> DDPMPaperScheduler:
+    """The scheduler with the errors of the optimal denoiser of N(0.3, 0.25)."""
+    log_abar = scheduler.schedule.log_alphas_cumprod[1:]
+    mmse = Mixture.gaussian(0.3, 0.25).mmse(log_abar)
+    errors = DenoisingErrors(scheduler.schedule.log_snr[1:].tolist(), mmse.tolist())
+    return DDPMPaperScheduler.from_config(scheduler.config, denoising_errors=errors, **options)
+
+
+def estimates(scheduler: DDPMPaperScheduler, x_0: Tensor, count: int, num_evaluations: int) -> list[BitsPerDim]:
+    denoise = oracle(scheduler)
+    return [
+        bits_per_dim(
+            denoise,
+            scheduler,
+            [x_0],
+            num_evaluations=num_evaluations,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        for seed in range(count)
+    ]
+
+
+@pytest.mark.parametrize("variance_type", ["optimal", "fixed_large"])
+@pytest.mark.parametrize("num_evaluations", [2, 4, 9, 20])
+def test_the_estimate_by_expected_costs_is_unbiased(num_evaluations: int, variance_type: str):
+    scheduler = with_errors(scheduler_of(), variance_type=variance_type)
+    x_0 = samples(6, 8) * torch.linspace(0.1, 4, 6, dtype=torch.float64)[:, None]
+    totals = [result.total for result in estimates(scheduler, x_0, 150, num_evaluations)]
+    error = np.mean(totals) - exact_total(scheduler, x_0)
+    assert abs(error) <= 4 * np.std(totals, ddof=1) / math.sqrt(len(totals))
+
+
+def test_what_is_expected_of_every_term_is_what_it_is_on_average():
+    scheduler = with_errors(scheduler_of(), variance_type="optimal")
+    scheduler.set_timesteps(7)
+    process, data = scheduler.process, Mixture.gaussian(0.3, 0.25)
+    torch.testing.assert_close(scheduler.expected_terms, exact_bound(process, data).terms, rtol=1e-10, atol=0)
+    assert scheduler_of().expected_terms is None
+
+
+def test_a_twentieth_of_the_calls_is_enough_and_expected_costs_make_it_sharper():
+    # Terms of 1000 times that differ by orders of magnitude: nearly all of the bound is at a few of them.
+    plain = DDPMPaperScheduler(clip_sample=False, num_levels=None)
+    x_0, spreads = samples(48, 64), {}
+    for name, scheduler in (("plain", plain), ("informed", with_errors(plain, variance_type="optimal"))):
+        exact = exact_total(scheduler, x_0)
+        found = estimates(scheduler, x_0, 12, num_evaluations=50)
+        spreads[name] = math.sqrt(np.mean([(result.total - exact) ** 2 for result in found]))
+        stated = math.sqrt(np.mean([result.estimation_error**2 for result in found]))
+        assert spreads[name] < 1.4 * stated  # on the large side, but for the luck of twelve draws
+        assert found[0].num_model_evaluations == 48 * 1000 / 20
+    assert spreads["informed"] < 0.01 and stated < 0.01
+    assert spreads["informed"] < 0.5 * spreads["plain"]
+
+
+@pytest.mark.parametrize("num_evaluations", [None, 3, 8, 9])
+def test_the_estimation_error_is_that_of_the_noise_and_the_times(num_evaluations: int | None):
+    # The same examples again and again: what varies is the noise and the times.
+    scheduler, x_0 = with_errors(scheduler_of(), variance_type="optimal"), samples(12, 16)
+    found = estimates(scheduler, x_0, 100, num_evaluations)
+    spread, stated = np.std([each.total for each in found], ddof=1), np.mean([each.estimation_error for each in found])
+    assert spread < 1.2 * stated < 4 * spread
+
+
+def test_strata_cost_about_the_same_and_none_is_empty():
+    costs = torch.exp(-torch.arange(40.0).double())  # nearly all of it in the first few
+    for num_evaluations in (2, 5, 20, 40):
+        strata = _strata(40, num_evaluations, costs)
+        terms = [term for stratum in strata for term in stratum.terms]
+        assert terms == list(range(40)) and len(strata) == num_evaluations
+        assert all(torch.isclose(each.probabilities.sum(), torch.tensor(1.0).double()) for each in strata)
+    even = _strata(101, 11, torch.ones(101).double())
+    assert [len(stratum.terms) for stratum in even] == [1] + [10] * 10
 
 
 def test_one_example_has_no_finite_standard_error():

@@ -18,9 +18,10 @@ from diffusers.schedulers.scheduling_ddpm import rescale_zero_terminal_snr
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import double
+from scipy.integrate import solve_ivp
 
 from ddpm_hf.gaussian_process import StepCoefficients
-from ddpm_hf.noise_schedule import NoiseSchedule
+from ddpm_hf.noise_schedule import ContinuousSchedule, NoiseSchedule
 
 
 mp = mpmath.mp.clone()
@@ -409,3 +410,102 @@ def test_one_step_cannot_be_rescaled():
 def test_times_off_the_clock_are_refused(t: object):
     with pytest.raises(ValueError, match=r"[Tt]ime"):
         NoiseSchedule.linear(10).log_alpha_cumprod(t)
+
+
+# --- at real times ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["linear", "cosine", "log-SNR", "linear, zero terminal SNR", "a single step"])
+def continuous(request: pytest.FixtureRequest) -> ContinuousSchedule:
+    schedules = {
+        "linear": lambda: NoiseSchedule.linear(1000),
+        "cosine": lambda: NoiseSchedule.cosine(100),
+        "log-SNR": lambda: NoiseSchedule.linear_log_snr(50, 13.0, -9.0),
+        "linear, zero terminal SNR": lambda: NoiseSchedule.linear(1000).rescale_zero_terminal_snr(),
+        "a single step": lambda: NoiseSchedule.linear(1),
+    }
+    return schedules[request.param]().continuous
+
+
+def real_times(continuous: ContinuousSchedule) -> torch.Tensor:
+    """Anywhere in reach, the ends and what is next to them among them."""
+    anywhere = torch.rand(500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ends = double([1e-9, 1e-3, 1.0, continuous.last_time - 1e-9, continuous.last_time])
+    return torch.cat([anywhere * continuous.last_time, ends])
+
+
+def test_at_integer_times_it_is_the_chain(continuous: ContinuousSchedule):
+    schedule = continuous.schedule
+    assert continuous.last_time == schedule.T - schedule.has_zero_terminal_snr
+    t = torch.arange(continuous.last_time + 1)
+    assert torch.equal(continuous.log_alpha_cumprod(t.double()), schedule.log_alpha_cumprod(t))
+    assert torch.equal(continuous.log_snr(t), schedule.log_snr[t])
+    assert continuous.log_alpha_cumprod(1.0) == schedule.log_alpha_cumprod(1)
+
+
+def test_the_time_of_a_log_snr_is_the_inverse(continuous: ContinuousSchedule):
+    t = real_times(continuous)
+    log_snr = continuous.log_snr(t)
+    torch.testing.assert_close(continuous.time_at(log_snr), t, rtol=1e-12, atol=1e-12)
+    levels = torch.linspace(log_snr.min().item(), 20, 500, dtype=torch.float64)
+    torch.testing.assert_close(continuous.log_snr(continuous.time_at(levels)), levels, rtol=1e-12, atol=1e-12)
+    assert continuous.time_at(math.inf) == 0 and continuous.log_snr(0.0) == math.inf
+
+
+def test_the_rate_is_the_derivative_and_log_abar_its_integral(continuous: ContinuousSchedule):
+    t = real_times(continuous).requires_grad_()
+    (slope,) = torch.autograd.grad(continuous.log_alpha_cumprod(t).sum(), t)
+    torch.testing.assert_close(continuous.beta(t), -slope, rtol=1e-12, atol=0)
+    whole = continuous.beta(torch.arange(1.0, continuous.last_time + 1, dtype=torch.float64))
+    torch.testing.assert_close(1 - torch.exp(-whole), continuous.schedule.betas[: continuous.last_time])
+
+
+@pytest.mark.parametrize(("s", "t"), [(0, 1), (2, 3), (1, 9), (0, 10)])
+def test_the_kernels_of_the_sde_are_those_of_the_chain(s: int, t: int):
+    """The moments of dx = −½ β x dt + √β dw: m' = −½ β m, V' = β − β V, solved from one integer time to the next."""
+    schedule = NoiseSchedule.linear(10, 0.01, 0.6)
+    mean, variance = 1.0, 0.0
+    for start in range(s, t):
+
+        def moments(time: float, state: list[float]) -> list[float]:
+            beta = schedule.continuous.beta(time).item()
+            return [-0.5 * beta * state[0], beta - beta * state[1]]
+
+        # A piece has the rate at its end: the start belongs to the piece before.
+        span = (math.nextafter(start, math.inf), start + 1)
+        mean, variance = solve_ivp(moments, span, [mean, variance], rtol=1e-12, atol=1e-14).y[:, -1]
+    step = StepCoefficients.between(schedule, s, t)
+    assert variance == pytest.approx(step.beta.item(), rel=1e-10)
+    assert mean**2 == pytest.approx(1 - step.beta.item(), rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    "t",
+    [
+        -0.1,
+        10.1,
+        math.nan,
+        True,
+        "1",
+        None,
+        torch.tensor([True]),
+        torch.tensor([1, 11]),
+        double([0.5, 10.5]),
+        double([math.nan, 1.0]),
+    ],
+)
+def test_real_times_off_the_clock_are_refused(t: object):
+    continuous = NoiseSchedule.linear(10).continuous
+    for method in (continuous.log_alpha_cumprod, continuous.beta, continuous.log_snr):
+        with pytest.raises(ValueError, match=r"Real times must lie in 0 ... 10|`t` must be a real number"):
+            method(t)
+
+
+def test_with_zero_terminal_snr_real_times_end_before_it():
+    continuous = NoiseSchedule.linear(10).rescale_zero_terminal_snr().continuous
+    with pytest.raises(ValueError, match=r"Real times must lie in 0 ... 9, but 9.5"):
+        continuous.log_alpha_cumprod(9.5)
+    with pytest.raises(ValueError, match=r"`log_snr` must be at least .* that of t = 9, but -50 was given"):
+        continuous.time_at(-50.0)
+    with pytest.raises(ValueError, match="`log_snr` must be a real number"):
+        continuous.time_at(torch.tensor([True]))
