@@ -281,7 +281,7 @@ def bits_per_dim(
     """
     timesteps = torch.sort(scheduler.timesteps.cpu()).values
     times_generator = _host_generator(generator)
-    strata = _strata(len(timesteps), num_evaluations, scheduler.expected_terms)
+    strata, worth = _strata(len(timesteps), num_evaluations, scheduler.expected_terms)
     sums = torch.zeros(len(strata), dtype=torch.float64)
     priors, totals, spreads = [], [], []
     for batch in batches if progress is None else progress(batches):
@@ -297,12 +297,14 @@ def bits_per_dim(
             x_t = scheduler.add_noise(x_0, noise, t)
             model_output = denoise(x_t, t.to(x_0.device, non_blocking=True), **conditioning)
             term = to_float64(scheduler.vlb_loss(model_output, x_0, x_t, t))
-            terms.append(term * weights.to(term, non_blocking=True))
+            terms.append(
+                _controlled(term * weights.to(term, non_blocking=True), mean_flat(to_float64(noise) ** 2) - 1)
+            )
         terms, prior = torch.stack(terms), to_float64(scheduler.prior_loss(x_0))  # [M, B], [B]
         sums += terms.sum(dim=1).cpu()
         priors.append(prior.cpu())
         totals.append((terms.sum(dim=0) + prior).cpu())
-        spreads.append(_spread(terms).cpu())
+        spreads.append(_spread(terms, worth).cpu())
     if not totals:
         raise ValueError("`batches` holds no examples.")
     return _summary(sums, torch.cat(priors), torch.cat(totals), torch.cat(spreads), strata, timesteps)
@@ -332,18 +334,33 @@ def _standard_error(totals: Tensor) -> float:
     return totals.std().item() / math.sqrt(len(totals)) if len(totals) > 1 else math.inf
 
 
-def _spread(terms: Tensor) -> Tensor:
+def _controlled(values: Tensor, control: Tensor) -> Tensor:
+    """Values `[B]` less what is explained by a control variate of mean zero, ‖ε‖²/D − 1.
+
+    Where there is little noise, the error of x̂_0 is the noise itself. Each half of the batch takes the coefficient of
+    the other, whose noise has nothing to do with its own: that leaves the mean exactly what it is.
+    """
+    half = len(values) // 2
+    if half < 8:  # too few to tell
+        return values
+    parts = [(values[:half], control[:half]), (values[half:], control[half:])]
+    slopes = [((x - x.mean()) * (c - c.mean())).sum() / (c - c.mean()).square().sum() for x, c in parts]
+    return torch.cat([x - slope * c for (x, c), slope in zip(parts, reversed(slopes), strict=True)])
+
+
+def _spread(terms: Tensor, worth: Tensor) -> Tensor:
     """The variance of each example's sum over strata `[M, B]`, of which each was seen once; `[B]`, on the large side.
 
-    Neighbouring strata are collapsed into one, as if both had its mean (Cochran 1977, section 5A.12). The decoder has
-    no neighbour: how it differs between the examples of the batch stands for what the noise does to it.
+    Neighbouring strata are collapsed into one, as if they differed by what they are `worth` alone, `[M]` (Cochran
+    1977, section 5A.12). The decoder has no neighbour: how it differs between the examples of the batch stands for
+    what the noise does to it.
     """
-    decoder, rate = terms[0], terms[1:]
+    decoder, rate, worth = terms[0], terms[1:], worth[1:, None].to(terms)
+    rate = rate - worth * (rate.sum(0) / worth.sum(0))
     pairs = rate[: len(rate) // 2 * 2].reshape(-1, 2, terms.shape[1])
     spread = (pairs[:, 0] - pairs[:, 1]).square().sum(0)
     if len(rate) % 2:  # the last by itself
-        last = rate[-1]
-        spread = spread + ((last - rate[-2]).square() / 2 if len(rate) > 1 else _variance(last))
+        spread = spread + ((rate[-1] - rate[-2]).square() / 2 if len(rate) > 1 else _variance(terms[-1]))
     return spread + _variance(decoder)
 
 
@@ -380,14 +397,26 @@ class _Stratum:
         return self.terms.start + place, 1 / self.probabilities[place]
 
 
-def _strata(num_terms: int, num_evaluations: int | None, costs: Tensor | None) -> list[_Stratum]:
+def _strata(num_terms: int, num_evaluations: int | None, costs: Tensor | None) -> tuple[list[_Stratum], Tensor]:
     """The terms 0 … K − 1 cut into contiguous strata: the first alone, the others into M − 1 that cost about the same.
 
     Args:
         costs: what to expect of each term, `[K]`; all the same if None.
+
+    Returns:
+        The strata, and what to expect of each, `[M]`.
     """
+    strata = [
+        _Stratum.of(range(*ends), costs) for ends in itertools.pairwise(_ends(num_terms, num_evaluations, costs))
+    ]
+    costs = torch.ones(num_terms, dtype=torch.float64, device="cpu") if costs is None else costs
+    return strata, torch.stack([costs[each.terms.start : each.terms.stop].sum() for each in strata])
+
+
+def _ends(num_terms: int, num_evaluations: int | None, costs: Tensor | None) -> list[int]:
+    """Where each stratum begins, and where the last one ends."""
     if num_evaluations is None:
-        return [_Stratum.of(range(k, k + 1)) for k in range(num_terms)]
+        return list(range(num_terms + 1))
     if (
         isinstance(num_evaluations, bool)
         or not isinstance(num_evaluations, int)
@@ -399,19 +428,13 @@ def _strata(num_terms: int, num_evaluations: int | None, costs: Tensor | None) -
         )
     count = num_evaluations - 1
     if costs is None:
-        edges = [1 + (num_terms - 1) * m // count for m in range(count + 1)]
-    else:
-        edges = _edges(torch.cumsum(costs[1:], dim=0), count)
-    return [_Stratum.of(range(1))] + [_Stratum.of(range(*ends), costs) for ends in itertools.pairwise(edges)]
-
-
-def _edges(cumulative: Tensor, count: int) -> list[int]:
-    """Where the terms 1 … K − 1 are cut into `count` strata of about the same sum, none of them empty."""
+        return [0] + [1 + (num_terms - 1) * m // count for m in range(count + 1)]
+    cumulative = torch.cumsum(costs[1:], dim=0)
     wanted = cumulative[-1] * torch.arange(1, count, dtype=torch.float64, device="cpu") / count
-    end, edges = len(cumulative) + 1, [1]
-    for m, edge in enumerate((2 + torch.searchsorted(cumulative, wanted)).tolist(), start=1):
-        edges.append(min(max(edge, edges[-1] + 1), end - (count - m)))
-    return [*edges, end]
+    ends = [0, 1]
+    for m, end in enumerate((2 + torch.searchsorted(cumulative, wanted)).tolist(), start=1):
+        ends.append(min(max(end, ends[-1] + 1), num_terms - (count - m)))  # none is empty
+    return [*ends, num_terms]
 
 
 def _host_generator(generator: torch.Generator | None) -> torch.Generator | None:
