@@ -298,6 +298,20 @@ class EvaluationArguments:
 
 
 @dataclass
+class ClassificationArguments:
+    """How sure the classification is to be, and where it goes."""
+
+    output_dir: str = field(default="classification", metadata=_help("Must not hold another classification."))
+    overwrite_output_dir: bool = False
+    max_images: int | None = field(default=None, metadata=_help("Classify only the first so many test images."))
+    num_evaluations: int = field(
+        default=50, metadata=_help("Model calls per image and class, at most; 0 for all times.")
+    )
+    batch_size: int = 128
+    seed: int = 0
+
+
+@dataclass
 class MeasurementArguments:
     """How a model's errors are measured, and where it is saved with them."""
 

@@ -20,6 +20,8 @@ from diffusers import DDPMPipeline
 from huggingface_hub import ModelCard
 from PIL import Image
 from script_server import ScriptServer
+from sklearn.datasets import load_digits
+from sklearn.svm import SVC
 
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler
 
@@ -220,6 +222,38 @@ def test_a_measured_model_keeps_its_promise_in_few_steps(scripts: ScriptServer, 
         "--timestep_spacing", "optimal", "--output", tmp_path / "few.png",
     )  # fmt: skip
     assert done.code == 0, done.output
+
+
+def test_images_are_classified_by_their_bounds(scripts: ScriptServer, tmp_path: Path) -> None:
+    model = tmp_path / "by_class"
+    many = ["--max_train_steps", 150, "--num_class_embeds", 10, "--block_out_channels", 16, 16]
+    quick = ["--num_evaluations", 2, "--num_quality_samples", 0, "--save_images_epochs", 0, "--learning_rate", 1e-2]
+    done = scripts.run("train.py", *TINY_MODEL, *TINY_RUN, *many, *quick, "--output_dir", model)
+    assert done.code == 0, done.output
+    arguments = ["--model_name_or_path", model, "--num_evaluations", 10, "--max_images", 150]
+    told = scripts.run("classify.py", *arguments, "--output_dir", tmp_path / "classified")
+    assert told.code == 0, told.output
+    report = json.loads((tmp_path / "classified" / "classification.json").read_text())
+    confusion = np.array(report["confusion"])
+    labels = load_digits().target[1500:1650]
+    assert confusion.sum(1).tolist() == np.bincount(labels, minlength=10).tolist()
+    assert np.trace(confusion) / 150 == pytest.approx(report["accuracy"])
+    assert report["accuracy"] > 0.3  # by chance it were .1
+    machine = SVC(gamma=0.001).fit(load_digits().data[:1500], load_digits().target[:1500])
+    expected = machine.score(load_digits().data[1500:1650], labels)
+    assert report["accuracy_of_a_support_vector_classifier"] == pytest.approx(expected)
+    probabilities = np.array(report["probabilities"])
+    assert probabilities.sum(1) == pytest.approx(np.ones(150))
+    assert (probabilities.argmax(1) == labels).mean() == pytest.approx(report["accuracy"])
+    # p(x) is at least p(class) p(x | class), and no class is a tenth as frequent as another.
+    assert report["bits_per_dim_without_the_class"] <= report["bits_per_dim_of_the_true_class"] + np.log2(13) / 64
+
+
+def test_a_model_without_classes_does_not_classify(capsys, monkeypatch, trained, tmp_path) -> None:
+    sentence = fails(
+        capsys, monkeypatch, "classify.py", "--model_name_or_path", trained, "--output_dir", tmp_path / "c"
+    )
+    assert "not class-conditional" in sentence and not (tmp_path / "c").exists()
 
 
 # --- what a user gets wrong -----------------------------------------------------------------------------------------

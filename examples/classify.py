@@ -1,0 +1,126 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Classify images by Bayes' rule, with the likelihoods of a class-conditional model.
+
+    accelerate launch examples/train.py --num_class_embeds 10 --output_dir runs/digits_by_class
+    python examples/classify.py --model_name_or_path runs/digits_by_class --output_dir digits_classified
+
+p(class | x) ∝ p(class) p(x | class), each p(x | class) by its variational bound, with the same noise for every class
+(Li et al. 2023, "Your Diffusion Model is Secretly a Zero-Shot Classifier"). Leaves classification.json: the accuracy,
+next to that of a support vector classifier, which classes are taken for which, and each image's probabilities.
+"""
+
+from __future__ import annotations
+
+
+from threads import use_all_cores  # isort: skip - before torch
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from arguments import (
+    ClassificationArguments,
+    DataArguments,
+    ModelPathArguments,
+    check_num_evaluations,
+    user_errors,
+)
+from classifying import bayes, bits_by_class, levels_of, support_vector_classifier
+from image_data import LevelImages
+from output_folder import claim_folder, write_json
+from scoring import check_fit, images_as_they_are, load_pipeline
+from stopping import run_script
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ddpm_hf import DDPMPaperScheduler
+from ddpm_hf.model_card import number_of_classes
+
+
+IMAGES_OF_THE_BASELINE = 10_000  # a support vector machine takes time like their square
+
+
+def main() -> None:
+    run_script(__file__, classify, ModelPathArguments, DataArguments, ClassificationArguments)
+
+
+def classify(
+    script: str, model: ModelPathArguments, data: DataArguments, classification: ClassificationArguments
+) -> None:
+    """Classify, with all processes together; the main one writes."""
+    with user_errors(script):
+        accelerator = Accelerator()
+        if classification.batch_size < 1 or (classification.max_images or 1) < 1:
+            raise ValueError("`batch_size` and `max_images` must be at least 1.")
+        check_num_evaluations(classification.num_evaluations)
+        train = images_as_they_are(data, "train")
+        test = images_as_they_are(data, "test").first(classification.max_images)
+        pipeline = load_pipeline(model, accelerator.device)
+        check_fit(pipeline, test)
+        classes = number_of_classes(pipeline.unet.config)
+        if classes is None:
+            raise ValueError("The model is not class-conditional; train one with --num_class_embeds.")
+        folder = claim_folder(classification.output_dir, classification.overwrite_output_dir)
+        accelerator.wait_for_everyone()  # all have looked before anything is written
+    use_all_cores(accelerator.device)
+    scheduler = DDPMPaperScheduler.from_config(pipeline.scheduler.config, num_levels=test.num_levels)
+    bits = bits_by_class(
+        pipeline.unet,
+        scheduler,
+        test,
+        classes,
+        accelerator,
+        classification.batch_size,
+        classification.num_evaluations,
+        classification.seed,
+        functools.partial(tqdm, desc="classifying", unit="batch", disable=not accelerator.is_main_process),
+    )
+    if accelerator.is_main_process:
+        report = {"model": model.model_name_or_path} | report_on(bits, train, test)
+        write_json(folder / "classification.json", report)
+        print(describe(report, folder))
+
+
+def report_on(bits: Tensor, train: LevelImages, test: LevelImages) -> dict[str, Any]:
+    """What the bounds `[N, classes]` say of the test images, the classes being as frequent as in training."""
+    counts = torch.bincount(train.labels, minlength=bits.shape[1]).double() + 1  # none is impossible
+    dimensions = torch.Size(test.shape).numel()
+    posterior, marginal = bayes(bits, dimensions, counts / counts.sum())
+    found, known = posterior.argmax(dim=1), test.labels
+    confusion = torch.zeros(bits.shape[1], bits.shape[1], dtype=torch.int64)
+    confusion.index_put_((known, found), torch.ones_like(known), accumulate=True)
+    of_true_class = posterior.gather(1, known[:, None])[:, 0]
+    return {
+        "accuracy": (found == known).double().mean().item(),
+        "accuracy_of_a_support_vector_classifier": baseline(train, test),
+        "cross_entropy_bits": -of_true_class.mean().item(),
+        "bits_per_dim_of_the_true_class": bits.gather(1, known[:, None]).mean().item(),
+        "bits_per_dim_without_the_class": marginal.mean().item(),
+        "images": len(test),
+        "confusion": confusion.tolist(),  # by row the true class, by column the one found
+        "probabilities": torch.exp2(posterior).tolist(),
+    }
+
+
+def baseline(train: LevelImages, test: LevelImages) -> float:
+    """The accuracy of a support vector classifier on pixels."""
+    some = train.first(IMAGES_OF_THE_BASELINE)
+    classifier = support_vector_classifier(levels_of(some), some.labels, some.num_levels)
+    return (classifier(levels_of(test)) == test.labels).double().mean().item()
+
+
+def describe(report: dict[str, Any], folder: Path) -> str:
+    """What the script ends with on the screen."""
+    return (
+        f"{report['accuracy']:.4f} of {report['images']} test images are given their class, with a cross-entropy of"
+        f" {report['cross_entropy_bits']:.3f} bits; a support vector classifier:"
+        f" {report['accuracy_of_a_support_vector_classifier']:.4f}\n"
+        f"{report['bits_per_dim_of_the_true_class']:.4f} bits/dim given the true class,"
+        f" {report['bits_per_dim_without_the_class']:.4f} without it; see {folder}"
+    )
+
+
+if __name__ == "__main__":
+    main()
