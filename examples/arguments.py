@@ -193,7 +193,7 @@ class TrainingArguments:
         default=None, metadata=_help("A checkpoint of this run or its name; `latest`, the last or else the beginning.")
     )
     num_evaluations: int = field(
-        default=100, metadata=_help("Model calls per test image for the bits/dim, at most; 0 for all T.")
+        default=50, metadata=_help("Model calls per test image for the bits/dim, at most; 0 for all T.")
     )
     num_quality_samples: int = field(
         default=500, metadata=_help("Samples whose pixels are compared with real ones at the end; 0 for none.")
@@ -273,6 +273,9 @@ class SampleArguments:
     timestep_spacing: str | None = field(
         default=None, metadata=_help("Of the chain: linspace, leading, trailing, quadratic, log_snr or optimal.")
     )
+    eta: float | None = field(
+        default=None, metadata=_help("Of DDIM, from 0, no noise, to 1; the model's own variance if unset.")
+    )
     class_labels: list[int] | None = field(
         default=None, metadata=_help("Of a class-conditional model, drawn by turns; all of them if unset.")
     )
@@ -292,7 +295,16 @@ class EvaluationArguments:
     timestep_spacing: str | None = field(
         default=None, metadata=_help("Of the chain: linspace, leading, trailing, quadratic, log_snr or optimal.")
     )
-    num_evaluations: int = field(default=100, metadata=_help("Model calls per image, at most; 0 for all times."))
+    num_evaluations: int = field(default=50, metadata=_help("Model calls per image, at most; 0 for all times."))
+    few_steps: list[int] = field(
+        default_factory=list, metadata=_help("Also score chains of so many steps: even times, and the optimal ones.")
+    )
+    num_quality_samples: int = field(
+        default=0, metadata=_help("Samples of each of these chains whose pixels are compared with training images.")
+    )
+    num_flow_images: int = field(
+        default=0, metadata=_help("Images whose likelihood is also taken by the probability-flow ODE.")
+    )
     batch_size: int = 128
     seed: int = 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -79,6 +80,27 @@ def save_evaluation(
     _plot_bits(top.subplots(), result)
     _plot_chain(left, "forward process q: an image becomes noise", forward, ["x₀"] + [f"t = {t}" for t in shown])
     _plot_chain(right, "reverse process p: noise becomes an image", reverse, ["sample"] + [f"t = {t}" for t in shown])
+    write_file(path, lambda partial: figure.savefig(partial, dpi=110))
+    plt.close(figure)
+
+
+def save_few_steps(rows: list[dict[str, Any]], result: BitsPerDim, path: Path) -> None:
+    """Bits/dim, and the distance of samples where it was taken, by the number of steps of a chain.
+
+    Args:
+        rows: of evaluate.py, one per chain.
+        result: of the chain that was scored by itself.
+    """
+    names = ["bits_per_dim", "frechet_distance_pixels"][: 1 + ("frechet_distance_pixels" in rows[0])]
+    figure, axes = plt.subplots(1, len(names), figsize=(6 * len(names), 4.5), layout="constrained", squeeze=False)
+    for axis, name in zip(axes[0], names, strict=True):
+        for spacing in dict.fromkeys(row["timestep_spacing"] for row in rows):
+            of_spacing = [(row["steps"], row[name]) for row in rows if row["timestep_spacing"] == spacing]
+            axis.plot(*zip(*of_spacing, strict=True), "o-", label=f"times: {spacing}")
+        axis.set(xscale="log", xlabel="steps", ylabel="bits/dim" if name == names[0] else "pixel Fréchet distance")
+        axis.grid(alpha=0.3)
+    axes[0][0].axhline(result.total, color="black", linestyle=":", label=f"{len(result.timesteps)} steps")
+    axes[0][0].legend()
     write_file(path, lambda partial: figure.savefig(partial, dpi=110))
     plt.close(figure)
 

@@ -33,6 +33,8 @@ def sample(script: str, model: ModelPathArguments, sampling: SampleArguments) ->
         for name in ("num_images", "batch_size"):
             if getattr(sampling, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, but is {getattr(sampling, name)}.")
+        if sampling.eta is not None and not 0 <= sampling.eta <= 1:
+            raise ValueError(f"`eta` must lie in [0, 1], but is {sampling.eta}.")
         output = claim_file(sampling.output)
         accelerator = Accelerator()
         pipeline = load_pipeline(model, accelerator.device)
@@ -50,6 +52,7 @@ def sample(script: str, model: ModelPathArguments, sampling: SampleArguments) ->
         accelerator,
         sampling.class_labels,
         sampling.timestep_spacing,
+        sampling.eta,
     )
     if accelerator.is_main_process:
         save_grid(images, output)

@@ -23,6 +23,7 @@ def draw_images(
     accelerator: Accelerator,
     classes: Sequence[int] | None = None,
     timestep_spacing: str | None = None,
+    eta: float | None = None,
 ) -> Tensor:
     """Images `[count, C, H, W]` in [0, 1], in main memory, drawn by all processes together.
 
@@ -30,6 +31,7 @@ def draw_images(
         steps: of the chain; all timesteps if None.
         classes: of a class-conditional model, which are drawn by turns; all of them if None.
         timestep_spacing: of the steps; the scheduler's own if None.
+        eta: of DDIM; the scheduler's variance if None.
     """
     turns = classes or range(number_of_classes(pipeline.unet.config) or 0)
 
@@ -37,7 +39,7 @@ def draw_images(
         numbers = range(batch * batch_size, min((batch + 1) * batch_size, count))
         generators = [torch.Generator().manual_seed(seed + i) for i in numbers]
         labels = [turns[i % len(turns)] for i in numbers] if turns else None
-        options = {"class_labels": labels, "timestep_spacing": timestep_spacing}
+        options = {"class_labels": labels, "timestep_spacing": timestep_spacing, "eta": eta}
         return pipeline(len(numbers), generators, steps, output_type="pt", **options).images.cpu()
 
     return torch.cat(shared(accelerator, -(-count // batch_size), draw))

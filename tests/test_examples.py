@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -254,6 +255,24 @@ def test_a_model_without_classes_does_not_classify(capsys, monkeypatch, trained,
         capsys, monkeypatch, "classify.py", "--model_name_or_path", trained, "--output_dir", tmp_path / "c"
     )
     assert "not class-conditional" in sentence and not (tmp_path / "c").exists()
+
+
+def test_an_evaluation_tells_of_few_steps_and_of_the_flow(
+    scripts: ScriptServer, trained: Path, tmp_path: Path
+) -> None:
+    arguments = ["--model_name_or_path", trained, "--output_dir", tmp_path / "all", "--max_images", 16]
+    more = ["--few_steps", 3, 20, "--num_quality_samples", 8, "--num_flow_images", 4, "--num_evaluations", 0]
+    done = scripts.run("evaluate.py", *arguments, *more)
+    assert done.code == 0, done.output
+    result = json.loads((tmp_path / "all" / "evaluation.json").read_text())
+    rows = {(row["steps"], row["timestep_spacing"]): row for row in result["few_steps"]}
+    assert set(rows) == set(itertools.product((3, 20), ("linspace", "optimal")))
+    assert rows[3, "optimal"]["bits_per_dim"] < rows[3, "linspace"]["bits_per_dim"]
+    assert rows[20, "linspace"]["bits_per_dim"] == pytest.approx(result["total"], rel=1e-9)  # all times: one chain
+    assert all(row["frechet_distance_pixels"] > 0 for row in rows.values())
+    assert result["flow"]["images"] == 4 and 0 < result["flow"]["bits_per_dim"] < 10
+    assert Image.open(tmp_path / "all" / "few_steps.png").width > 800
+    assert "bits/dim by the ODE on 4 images" in done.output
 
 
 # --- what a user gets wrong -----------------------------------------------------------------------------------------

@@ -1,0 +1,270 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""The digits in few steps: bits/dim and sample quality by number of model calls, ours and stock diffusers' samplers.
+
+    accelerate launch examples/train.py
+    accelerate launch examples/train.py --variance_type learned_range --objective vlb --output_dir runs/digits_learned
+    python benchmarks/few_steps.py --model runs/digits --learned runs/digits_learned --output results.json
+
+All but "learned" sample from the same weights. Bits/dim are those of the test images; samples are compared with
+training images by the Fréchet distance of their pixels and of a classifier's features, and by agreement: how many test
+images a support vector classifier gets right that has learned from the samples, labelled by one that has learned from
+the training images. The table is printed, drawn beside the output (.png), and written as JSON.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import diffusers
+import matplotlib
+import sklearn
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from report import parse, parser_of, write_report
+from sklearn.neural_network import MLPClassifier
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, flow_bits_per_dim, flow_sample
+
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "examples"))
+from arguments import DataArguments, ModelPathArguments  # noqa: E402
+from classifying import levels_of, support_vector_classifier  # noqa: E402
+from image_data import ImageData, load_images  # noqa: E402
+from measuring import decoder_variance  # noqa: E402
+from quality import frechet_distance, pixel_frechet_distance  # noqa: E402
+from sampling import draw_images  # noqa: E402
+from scoring import denoiser, load_pipeline, score  # noqa: E402
+from threads import use_all_cores  # noqa: E402
+
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+
+BATCH = 128
+FIGURES = {
+    "bits_per_dim": "bits/dim",
+    "frechet_distance_pixels": "Fréchet distance, pixels",
+    "frechet_distance_features": "Fréchet distance, features",
+    "agreement": "agreement",
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to sample in K model calls, and the bits/dim of the chain that it walks, if it is one of a bound."""
+
+    samples: Callable[[int, int], Tensor]  # (K, count) -> images in [0, 1]
+    bits: Callable[[int], dict[str, float]] | None = None
+
+
+class Judge:
+    """What samples are compared with: training images, and classifiers that learned from these."""
+
+    def __init__(self, images: ImageData):
+        self.levels, self.labels = levels_of(images.train), images.train.labels
+        self.test_levels, self.test_labels = levels_of(images.test), images.test.labels
+        self.num_levels = images.train.num_levels
+        self.label = support_vector_classifier(self.levels, self.labels, self.num_levels)
+        self.network = MLPClassifier((64,), max_iter=500, random_state=0).fit(self._rows(self.levels), self.labels)
+        self.features = self._features(self.levels)
+
+    def _rows(self, levels: Tensor) -> Any:
+        return (levels / (self.num_levels - 1)).flatten(1).numpy()
+
+    def _features(self, levels: Tensor) -> Tensor:
+        weight, bias = self.network.coefs_[0], self.network.intercepts_[0]
+        return torch.from_numpy(self._rows(levels) @ weight + bias).clamp(min=0)
+
+    def figures(self, images: Tensor) -> dict[str, float]:
+        """Of images `[N, C, H, W]` in [0, 1]."""
+        levels = (images * (self.num_levels - 1)).round()
+        scaled, train = (2 * each / (self.num_levels - 1) - 1 for each in (levels, self.levels))
+        learned = support_vector_classifier(levels, self.label(levels), self.num_levels)
+        return {
+            "frechet_distance_pixels": pixel_frechet_distance(scaled, train),
+            "frechet_distance_features": frechet_distance(self._features(levels), self.features),
+            "agreement": (learned(self.test_levels) == self.test_labels).double().mean().item(),
+        }
+
+
+def methods_of(
+    pipeline: DDPMPaperPipeline, learned: DDPMPaperPipeline | None, images: ImageData, evaluations: int, seed: int
+) -> dict[str, Method]:
+    """All the ways to sample that are compared."""
+    unet, scheduler = pipeline.unet, pipeline.scheduler
+    machine = accelerate.Accelerator()
+
+    def ours(chain: DDPMPaperScheduler, spacing: str, eta: float | None = None, model: Any = None) -> Method:
+        chained = DDPMPaperPipeline(unet if model is None else model, chain)
+        chained.set_progress_bar_config(disable=True)
+
+        def samples(K: int, count: int) -> Tensor:
+            return draw_images(chained, count, BATCH, K, seed, machine, None, spacing, eta)
+
+        def bits(K: int) -> dict[str, float]:
+            chain.set_timesteps(K, timestep_spacing=spacing)
+            result = score(chained.unet, chain, images.test, machine, BATCH, evaluations, seed)
+            return {
+                "bits_per_dim": result.total,
+                "bits_per_dim_standard_error": result.standard_error,
+                "bits_per_dim_estimation_error": result.estimation_error,
+                "timesteps_visited": len(chain.timesteps),
+            }
+
+        return Method(samples, bits if eta is None else None)
+
+    def fixed(variance_type: str) -> DDPMPaperScheduler:
+        options = {"variance_type": variance_type, "denoising_errors": None}
+        some = [images.train.batch(first, first + 256) for first in range(0, len(images.train), 256)]
+        variance = decoder_variance(
+            unet, DDPMPaperScheduler.from_config(scheduler.config, **options), some, seed, "cpu"
+        )
+        return DDPMPaperScheduler.from_config(scheduler.config, **options, first_variance=variance)
+
+    def flow(K: int, count: int) -> Tensor:
+        # Heun's method asks the model twice a step, and the end once more; of few calls Euler's makes more steps.
+        options = {"method": "euler", "num_steps": K - 1} if K < 10 else {"method": "heun2", "num_steps": (K - 1) // 2}
+        noise = torch.randn((count, *images.test.shape), generator=torch.Generator().manual_seed(seed))
+        parts = [flow_sample(denoiser(unet), scheduler, part, **options).sample for part in noise.split(BATCH)]
+        return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)
+
+    def stock(kind: type, **options: Any) -> Method:
+        config = scheduler.to_stock().config
+        return Method(lambda K, count: stock_samples(unet, kind.from_config(config, **options), K, count, seed))
+
+    methods = {
+        "β̃, even times": ours(fixed("fixed_small"), "linspace"),
+        "β, even times": ours(fixed("fixed_large"), "linspace"),
+        "σ*, even times": ours(scheduler, "linspace"),
+        "σ*, optimal times": ours(DDPMPaperScheduler.from_config(scheduler.config), "optimal"),
+        "DDIM, η = 0": ours(DDPMPaperScheduler.from_config(scheduler.config), "linspace", eta=0.0),
+        "ODE": Method(flow),
+        "stock DDPM": stock(DDPMScheduler, variance_type="fixed_small", timestep_spacing="linspace"),
+        "stock DDIM": stock(DDIMScheduler, timestep_spacing="linspace"),
+        "stock DPMSolverMultistep": stock(DPMSolverMultistepScheduler, timestep_spacing="linspace"),
+    }
+    if learned is not None:
+        methods["learned, even times"] = ours(learned.scheduler, "linspace", model=learned.unet)
+    return methods
+
+
+@torch.no_grad()
+def stock_samples(unet: Any, scheduler: Any, K: int, count: int, seed: int) -> Tensor:
+    """Samples of one of diffusers' own schedulers, by the loop of its pipelines."""
+    scheduler.set_timesteps(K)
+    generator = torch.Generator().manual_seed(seed)
+    size = unet.config.sample_size
+    drawn = []
+    for first in range(0, count, BATCH):
+        shape = (min(BATCH, count - first), unet.config.in_channels, size, size)
+        x = torch.randn(shape, generator=generator) * scheduler.init_noise_sigma
+        more = {} if isinstance(scheduler, DDIMScheduler) else {"generator": generator}  # which adds no noise here
+        for t in scheduler.timesteps:
+            output = unet(scheduler.scale_model_input(x, t), t).sample
+            x = scheduler.step(output, t, x, **more).prev_sample
+        drawn.append((x / 2 + 0.5).clamp(0, 1))
+    return torch.cat(drawn)
+
+
+def flow_figures(pipeline: DDPMPaperPipeline, images: ImageData, count: int, seed: int) -> dict[str, float]:
+    """The likelihood by the probability-flow ODE of the first test images, which no number of steps is asked of."""
+    x_0 = next(images.test.first(count).batches(count))
+    generator = torch.Generator().manual_seed(seed)
+    result = flow_bits_per_dim(
+        denoiser(pipeline.unet), pipeline.scheduler, x_0.split(BATCH), rtol=1e-3, atol=1e-3, generator=generator
+    )
+    return {
+        "bits_per_dim": result.total,
+        "bits_per_dim_standard_error": result.standard_error,
+        "images": result.num_examples,
+        "model_calls_per_image": result.num_model_evaluations / result.num_examples,
+    }
+
+
+def save_plot(results: dict[str, dict[str, dict[str, float]]], references: dict[str, float], path: Path) -> None:
+    """Every figure by the number of model calls."""
+    figure, axes = plt.subplots(2, 2, figsize=(12, 9), layout="constrained")
+    for axis, (name, title) in zip(axes.flat, FIGURES.items(), strict=True):
+        for k, (method, by_calls) in enumerate(results.items()):
+            points = [(int(K), figures[name]) for K, figures in by_calls.items() if name in figures]
+            if points:
+                style = {"linestyle": "--" if method.startswith("stock") else "-", "marker": "ov^s"[k % 4]}
+                axis.plot(*zip(*points, strict=True), label=method, color=f"C{k}", markersize=4, **style)
+        if name in references:
+            axis.axhline(references[name], color="black", linewidth=0.8, linestyle=":", label="test images")
+        axis.set(xscale="log", xlabel="model calls", ylabel=title)
+        if name != "agreement":
+            axis.set_yscale("log")
+        axis.grid(alpha=0.3)
+    handles = {
+        label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def table(results: dict[str, dict[str, dict[str, float]]], steps: list[int]) -> str:
+    """The figures as Markdown, one table each."""
+    lines = []
+    for name, title in FIGURES.items():
+        lines += ["", f"| {title} | {' | '.join(map(str, steps))} |", f"| --- |{' --- |' * len(steps)}"]
+        for method, by_calls in results.items():
+            cells = [by_calls.get(str(K), {}).get(name) for K in steps]
+            if any(cell is not None for cell in cells):
+                shown = ["–" if cell is None else f"{cell:.3f}" for cell in cells]
+                lines.append(f"| {method} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = parser_of(__doc__, "few_steps")
+    parser.add_argument("--model", default="runs/digits", help="with its denoising errors")
+    parser.add_argument("--learned", help="a model that learns its variance")
+    parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 25, 50, 100, 1000], help="model calls")
+    parser.add_argument("--samples", type=int, default=500, help="of every method and number of steps")
+    parser.add_argument("--evaluations", type=int, default=50, help="model calls per image for the bits/dim, at most")
+    parser.add_argument("--flow-images", type=int, default=128, help="scored by the ODE; 0 for none")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parse(parser)
+    device = torch.device("cpu")
+    use_all_cores(device)
+    images = load_images(DataArguments())
+    pipeline = load_pipeline(ModelPathArguments(arguments.model), device)
+    if pipeline.scheduler.denoising_errors is None:
+        sys.exit(f"{arguments.model} has no denoising errors; see examples/measure.py.")
+    learned = None if arguments.learned is None else load_pipeline(ModelPathArguments(arguments.learned), device)
+    judge = Judge(images)
+    methods = methods_of(pipeline, learned, images, arguments.evaluations, arguments.seed)
+    results: dict[str, dict[str, dict[str, float]]] = {name: {} for name in methods}
+    bar = tqdm([(K, name) for K in arguments.steps for name in methods], unit="run")
+    for K, name in bar:
+        bar.set_postfix_str(f"{name}, {K} calls")
+        began = time.perf_counter()
+        figures = judge.figures(methods[name].samples(K, arguments.samples))
+        figures["seconds_of_sampling"] = time.perf_counter() - began
+        if methods[name].bits is not None:
+            figures |= methods[name].bits(K)
+        results[name][str(K)] = figures
+    references = judge.figures((levels_of(images.test) / (images.test.num_levels - 1))[: arguments.samples])
+    facts = {"test images": references, "samples": arguments.samples, "threads": torch.get_num_threads()}
+    if arguments.flow_images:
+        facts["likelihood by the ODE"] = flow_figures(pipeline, images, arguments.flow_images, arguments.seed)
+        print(facts["likelihood by the ODE"])
+    print(table(results, arguments.steps))
+    write_report(arguments.output, results, diffusers, sklearn, **facts)
+    save_plot(results, references, arguments.output.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
