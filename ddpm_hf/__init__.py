@@ -8,6 +8,7 @@ from .langevin import predictor_corrector
 from .likelihood import BitsPerDim, bits_per_dim
 from .measurement import measure_denoising_errors
 from .noise_schedule import NoiseSchedule
+from .numerics import spherical_interpolation
 from .pipeline_ddpm_paper import DDPMPaperPipeline
 from .probability_flow import flow_bits_per_dim, flow_encode, flow_log_likelihood, flow_sample
 from .scheduling_ddpm_paper import DDPMPaperScheduler
@@ -30,4 +31,5 @@ __all__ = [
     "measure_denoising_errors",
     "predictor_corrector",
     "push_folder",
+    "spherical_interpolation",
 ]

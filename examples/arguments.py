@@ -88,8 +88,8 @@ class ModelArguments:
     flip_sin_to_cos: bool = True
     freq_shift: int = 0
     norm_eps: float = 1e-5
-    resnet_time_scale_shift: str = "default"
-    dropout: float = field(default=0.05, metadata=_help("Dropout probability in the residual blocks."))
+    resnet_time_scale_shift: str = "scale_shift"
+    dropout: float = field(default=0.15, metadata=_help("Dropout probability in the residual blocks."))
     num_class_embeds: int | None = field(
         default=None, metadata=_help("Number of classes of a class-conditional model, from the data's labels.")
     )
@@ -152,7 +152,7 @@ class TrainingArguments:
     overwrite_output_dir: bool = field(default=False, metadata=_help("Write over another run after all."))
     seed: int = 0
     local_rank: int = field(default=-1, metadata=_help("Set by old launchers; new ones set LOCAL_RANK."))
-    num_epochs: int = field(default=88, metadata=_help("Passes over the data."))
+    num_epochs: int = field(default=105, metadata=_help("Passes over the data."))
     max_train_steps: int | None = field(default=None, metadata=_help("Optimisation steps; overrides num_epochs."))
     train_batch_size: int = field(default=64, metadata=_help("Per process."))
     eval_batch_size: int = field(default=36, metadata=_help("Images in a sample grid."))
@@ -164,7 +164,7 @@ class TrainingArguments:
     lr_warmup_steps: int = 50
     adam_beta1: float = 0.9
     adam_beta2: float = 0.99
-    adam_weight_decay: float = 0.01
+    adam_weight_decay: float = 0.3
     adam_epsilon: float = 1e-8
     max_grad_norm: float = 10.0
     mixed_precision: str | None = field(

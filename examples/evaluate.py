@@ -16,12 +16,9 @@ from __future__ import annotations
 from threads import use_all_cores  # isort: skip - before torch
 
 import functools
-import itertools
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from arguments import (
     DataArguments,
@@ -30,20 +27,16 @@ from arguments import (
     check_num_evaluations,
     user_errors,
 )
+from chains import few_steps_table, score_by_flow, score_chain, score_few_steps
 from figures import save_evaluation, save_few_steps
 from image_data import LevelImages
 from output_folder import claim_folder, write_json
-from quality import IMAGES_OF_A_DATA_SET
-from randomness import Use, generator_of
-from reporting import evaluation_report, quality_of
-from sampling import draw_images
-from scoring import check_fit, conditioning, denoiser, images_as_they_are, load_pipeline, score
-from sharing import shared
+from reporting import evaluation_report
+from scoring import check_fit, images_as_they_are, load_pipeline
 from stopping import run_script
 from tqdm.auto import tqdm
 
-from ddpm_hf import BitsPerDim, DDPMPaperPipeline, DDPMPaperScheduler, flow_bits_per_dim
-from ddpm_hf.probability_flow import FlowBitsPerDim
+from ddpm_hf import BitsPerDim, DDPMPaperPipeline, DDPMPaperScheduler
 
 
 def main() -> None:
@@ -60,93 +53,17 @@ def evaluate(script: str, model: ModelPathArguments, data: DataArguments, evalua
         pipeline.scheduler = follow(pipeline.scheduler, images.num_levels, evaluation)
         for steps in evaluation.few_steps:  # that there are so many is found out now
             DDPMPaperScheduler.from_config(pipeline.scheduler.config).set_timesteps(steps)
+        is_sampled = evaluation.few_steps and evaluation.num_quality_samples
+        train = images_as_they_are(data, "train") if is_sampled else None
         folder = claim_folder(evaluation.output_dir, evaluation.overwrite_output_dir)
         accelerator.wait_for_everyone()  # all have looked before anything is written
     use_all_cores(accelerator.device)
     progress = functools.partial(tqdm, desc="scoring", unit="batch", disable=not accelerator.is_main_process)
     result = score_chain(pipeline, images, evaluation, accelerator, progress)
-    chains = score_few_steps(pipeline, data, images, evaluation, accelerator)
+    chains = score_few_steps(pipeline, images, train, evaluation, accelerator)
     flow = score_by_flow(pipeline, images, evaluation, accelerator)
     if accelerator.is_main_process:
         write_evaluation(result, pipeline, images, folder, model, evaluation, {"few_steps": chains, "flow": flow})
-
-
-def score_chain(
-    pipeline: DDPMPaperPipeline,
-    images: LevelImages,
-    evaluation: EvaluationArguments,
-    accelerator: Accelerator,
-    progress: Callable[[Iterable[int]], Iterable[int]] | None = None,
-) -> BitsPerDim:
-    """Bits/dim of the chain that the pipeline's scheduler visits."""
-    return score(
-        pipeline.unet,
-        pipeline.scheduler,
-        images,
-        accelerator,
-        evaluation.batch_size,
-        evaluation.num_evaluations,
-        evaluation.seed,
-        progress,
-    )
-
-
-def score_few_steps(
-    pipeline: DDPMPaperPipeline,
-    data: DataArguments,
-    images: LevelImages,
-    evaluation: EvaluationArguments,
-    accelerator: Accelerator,
-) -> list[dict[str, Any]]:
-    """A row for every number of steps asked for and every spacing of the times that the model knows."""
-    scheduler, count, rows = pipeline.scheduler, evaluation.num_quality_samples, []
-    spacings = ("linspace",) if scheduler.denoising_errors is None else ("linspace", "optimal")
-    train = images_as_they_are(data, "train") if evaluation.few_steps and count else None
-    for steps, spacing in itertools.product(evaluation.few_steps, spacings):
-        chain = DDPMPaperScheduler.from_config(scheduler.config)
-        chain.set_timesteps(steps, timestep_spacing=spacing)
-        chained = DDPMPaperPipeline(pipeline.unet, chain)
-        chained.set_progress_bar_config(disable=True)
-        result = score_chain(chained, images, evaluation, accelerator)
-        row = {
-            "steps": steps,
-            "timestep_spacing": spacing,
-            "bits_per_dim": result.total,
-            "bits_per_dim_standard_error": result.standard_error,
-        }
-        if train is not None:
-            size = evaluation.batch_size
-            samples = draw_images(chained, count, size, steps, evaluation.seed, accelerator, None, spacing)
-            real = [torch.cat(list(part.batches(size, IMAGES_OF_A_DATA_SET))) for part in (train, images)]
-            row |= quality_of(samples, steps, *real)
-        rows.append(row)
-    return rows
-
-
-def score_by_flow(
-    pipeline: DDPMPaperPipeline, images: LevelImages, evaluation: EvaluationArguments, accelerator: Accelerator
-) -> dict[str, Any] | None:
-    """The likelihood by the probability-flow ODE, if it is asked for: each batch is one process's."""
-    count, size = min(evaluation.num_flow_images, len(images)), evaluation.batch_size
-    if not count:
-        return None
-
-    def of_batch(k: int) -> FlowBitsPerDim:
-        x_0, labels = images.batch(k * size, min((k + 1) * size, count))
-        batch = x_0.to(accelerator.device), conditioning(pipeline.unet, labels, accelerator.device)
-        generator = generator_of(Use.SCORING, evaluation.seed, k)
-        return flow_bits_per_dim(
-            denoiser(pipeline.unet), pipeline.scheduler, [batch], rtol=1e-3, atol=1e-3, generator=generator
-        )
-
-    parts = shared(accelerator, -(-count // size), of_batch)
-    bits = torch.tensor([each for part in parts for each in part.per_example], dtype=torch.float64)
-    return {
-        "bits_per_dim": bits.mean().item(),
-        "bits_per_dim_standard_error": bits.std().item() / count**0.5 if count > 1 else None,
-        "images": count,
-        "model_calls_per_image": sum(part.num_model_evaluations for part in parts) / count,
-    }
 
 
 def write_evaluation(
@@ -180,15 +97,6 @@ def write_evaluation(
         f"{result.total:.4f} ± {result.standard_error:.4f} bits/dim on {result.num_examples} images"
         f" = prior {result.prior:.4f} + rate {result.rate:.4f} + decoder {result.decoder:.4f}; see {folder}"
     )
-
-
-def few_steps_table(rows: list[dict[str, Any]]) -> str:
-    """A line for every chain."""
-    lines = ["steps  times      bits/dim  Fréchet distance of pixels"]
-    for row in rows:
-        distance = f"{row['frechet_distance_pixels']:.4f}" if "frechet_distance_pixels" in row else "–"
-        lines.append(f"{row['steps']:5}  {row['timestep_spacing']:9}  {row['bits_per_dim']:8.4f}  {distance}")
-    return "\n".join(lines)
 
 
 def choose_images(data: DataArguments, evaluation: EvaluationArguments) -> LevelImages:

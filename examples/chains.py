@@ -1,0 +1,112 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""What a model is worth in other ways than by its whole chain: chains of few steps, and the probability-flow ODE."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from arguments import EvaluationArguments
+from image_data import LevelImages
+from quality import IMAGES_OF_A_DATA_SET
+from randomness import Use, generator_of
+from reporting import quality_of
+from sampling import draw_images
+from scoring import conditioning, denoiser, score
+from sharing import shared
+
+from ddpm_hf import BitsPerDim, DDPMPaperPipeline, DDPMPaperScheduler, flow_bits_per_dim
+from ddpm_hf.probability_flow import FlowBitsPerDim
+
+
+def score_chain(
+    pipeline: DDPMPaperPipeline,
+    images: LevelImages,
+    evaluation: EvaluationArguments,
+    accelerator: Accelerator,
+    progress: Callable[[Iterable[int]], Iterable[int]] | None = None,
+) -> BitsPerDim:
+    """Bits/dim of the chain that the pipeline's scheduler visits."""
+    return score(
+        pipeline.unet,
+        pipeline.scheduler,
+        images,
+        accelerator,
+        evaluation.batch_size,
+        evaluation.num_evaluations,
+        evaluation.seed,
+        progress,
+    )
+
+
+def score_few_steps(
+    pipeline: DDPMPaperPipeline,
+    images: LevelImages,
+    train: LevelImages | None,
+    evaluation: EvaluationArguments,
+    accelerator: Accelerator,
+) -> list[dict[str, Any]]:
+    """A row for every number of steps asked for and every spacing of the times that the model knows.
+
+    Args:
+        train: what samples are compared with; None for no samples.
+    """
+    scheduler, count, rows = pipeline.scheduler, evaluation.num_quality_samples, []
+    spacings = ("linspace",) if scheduler.denoising_errors is None else ("linspace", "optimal")
+    for steps, spacing in itertools.product(evaluation.few_steps, spacings):
+        chain = DDPMPaperScheduler.from_config(scheduler.config)
+        chain.set_timesteps(steps, timestep_spacing=spacing)
+        chained = DDPMPaperPipeline(pipeline.unet, chain)
+        chained.set_progress_bar_config(disable=True)
+        result = score_chain(chained, images, evaluation, accelerator)
+        row = {
+            "steps": steps,
+            "timestep_spacing": spacing,
+            "bits_per_dim": result.total,
+            "bits_per_dim_standard_error": result.standard_error,
+        }
+        if train is not None:
+            size = evaluation.batch_size
+            samples = draw_images(chained, count, size, steps, evaluation.seed, accelerator, None, spacing)
+            real = [torch.cat(list(part.batches(size, IMAGES_OF_A_DATA_SET))) for part in (train, images)]
+            row |= quality_of(samples, steps, *real)
+        rows.append(row)
+    return rows
+
+
+def score_by_flow(
+    pipeline: DDPMPaperPipeline, images: LevelImages, evaluation: EvaluationArguments, accelerator: Accelerator
+) -> dict[str, Any] | None:
+    """The likelihood by the probability-flow ODE, if it is asked for: each batch is one process's."""
+    count, size = min(evaluation.num_flow_images, len(images)), evaluation.batch_size
+    if not count:
+        return None
+
+    def of_batch(k: int) -> FlowBitsPerDim:
+        x_0, labels = images.batch(k * size, min((k + 1) * size, count))
+        batch = x_0.to(accelerator.device), conditioning(pipeline.unet, labels, accelerator.device)
+        generator = generator_of(Use.SCORING, evaluation.seed, k)
+        return flow_bits_per_dim(
+            denoiser(pipeline.unet), pipeline.scheduler, [batch], rtol=1e-3, atol=1e-3, generator=generator
+        )
+
+    parts = shared(accelerator, -(-count // size), of_batch)
+    bits = torch.tensor([each for part in parts for each in part.per_example], dtype=torch.float64)
+    return {
+        "bits_per_dim": bits.mean().item(),
+        "bits_per_dim_standard_error": bits.std().item() / count**0.5 if count > 1 else None,
+        "images": count,
+        "model_calls_per_image": sum(part.num_model_evaluations for part in parts) / count,
+    }
+
+
+def few_steps_table(rows: list[dict[str, Any]]) -> str:
+    """A line for every chain."""
+    lines = ["steps  times      bits/dim  Fréchet distance of pixels"]
+    for row in rows:
+        distance = f"{row['frechet_distance_pixels']:.4f}" if "frechet_distance_pixels" in row else "–"
+        lines.append(f"{row['steps']:5}  {row['timestep_spacing']:9}  {row['bits_per_dim']:8.4f}  {distance}")
+    return "\n".join(lines)
