@@ -2,13 +2,13 @@
 """The digits in few steps: bits/dim and sample quality by number of model calls, ours and stock diffusers' samplers.
 
     accelerate launch examples/train.py
-    accelerate launch examples/train.py --variance_type learned_range --objective vlb --output_dir runs/digits_learned
-    python benchmarks/few_steps.py --model runs/digits --learned runs/digits_learned --output results.json
+    python benchmarks/few_steps.py --model runs/digits --output results.json
 
-All but "learned" sample from the same weights. Bits/dim are those of the test images; samples are compared with
-training images by the Fréchet distance of their pixels and of a classifier's features, and by agreement: how many test
-images a support vector classifier gets right that has learned from the samples, labelled by one that has learned from
-the training images. The table is printed, drawn beside the output (.png), and written as JSON.
+All sample from the same weights; what does not know of a learned variance is given the model without it. Bits/dim are
+those of the test images; samples are compared with training images by the Fréchet distance of their pixels and of a
+classifier's features, and by agreement: how many test images a support vector classifier gets right that has learned
+from the samples, labelled by one that has learned from the training images. The table is printed, drawn beside the
+output (.png), and written as JSON.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import diffusers
 import matplotlib
 import sklearn
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 from report import parse, parser_of, write_report
 from sklearn.neural_network import MLPClassifier
 from torch import Tensor
@@ -39,7 +39,7 @@ sys.path.insert(0, str(ROOT / "examples"))
 from arguments import DataArguments, ModelPathArguments  # noqa: E402
 from classifying import levels_of, support_vector_classifier  # noqa: E402
 from image_data import ImageData, load_images  # noqa: E402
-from measuring import decoder_variance  # noqa: E402
+from measuring import decoder_variance, measured  # noqa: E402
 from quality import frechet_distance, pixel_frechet_distance  # noqa: E402
 from sampling import draw_images  # noqa: E402
 from scoring import denoiser, load_pipeline, score  # noqa: E402
@@ -97,11 +97,14 @@ class Judge:
         }
 
 
-def methods_of(
-    pipeline: DDPMPaperPipeline, learned: DDPMPaperPipeline | None, images: ImageData, evaluations: int, seed: int
-) -> dict[str, Method]:
+def methods_of(pipeline: DDPMPaperPipeline, images: ImageData, evaluations: int, seed: int) -> dict[str, Method]:
     """All the ways to sample that are compared."""
-    unet, scheduler = pipeline.unet, pipeline.scheduler
+    unet = without_variance(pipeline.unet)
+    some = [images.train.batch(first, first + 256) for first in range(0, len(images.train), 256)]
+    plain = DDPMPaperScheduler.from_config(
+        pipeline.scheduler.config, variance_type="fixed_small", first_variance=None, denoising_errors=None
+    )
+    scheduler = measured(unet, plain, some, len(images.train), seed, torch.device("cpu"))
     machine = accelerate.Accelerator()
 
     def ours(chain: DDPMPaperScheduler, spacing: str, eta: float | None = None, model: Any = None) -> Method:
@@ -124,12 +127,9 @@ def methods_of(
         return Method(samples, bits if eta is None else None)
 
     def fixed(variance_type: str) -> DDPMPaperScheduler:
-        options = {"variance_type": variance_type, "denoising_errors": None}
-        some = [images.train.batch(first, first + 256) for first in range(0, len(images.train), 256)]
-        variance = decoder_variance(
-            unet, DDPMPaperScheduler.from_config(scheduler.config, **options), some, seed, "cpu"
-        )
-        return DDPMPaperScheduler.from_config(scheduler.config, **options, first_variance=variance)
+        chain = DDPMPaperScheduler.from_config(plain.config, variance_type=variance_type)
+        variance = decoder_variance(unet, chain, some, seed, torch.device("cpu"))
+        return DDPMPaperScheduler.from_config(chain.config, first_variance=variance)
 
     def flow(K: int, count: int) -> Tensor:
         # Heun's method asks the model twice a step, and the end once more; of few calls Euler's makes more steps.
@@ -139,7 +139,7 @@ def methods_of(
         return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)
 
     def stock(kind: type, **options: Any) -> Method:
-        config = scheduler.to_stock().config
+        config = plain.to_stock().config
         return Method(lambda K, count: stock_samples(unet, kind.from_config(config, **options), K, count, seed))
 
     methods = {
@@ -153,9 +153,23 @@ def methods_of(
         "stock DDIM": stock(DDIMScheduler, timestep_spacing="linspace"),
         "stock DPMSolverMultistep": stock(DPMSolverMultistepScheduler, timestep_spacing="linspace"),
     }
-    if learned is not None:
-        methods["learned, even times"] = ours(learned.scheduler, "linspace", model=learned.unet)
+    if pipeline.scheduler.process.learns_variance:
+        for name, spacing in (("learned, even times", "linspace"), ("learned, optimal times", "optimal")):
+            learned = DDPMPaperScheduler.from_config(pipeline.scheduler.config)
+            methods[name] = ours(learned, spacing, model=pipeline.unet)
     return methods
+
+
+def without_variance(unet: UNet2DModel) -> UNet2DModel:
+    """The model that predicts the same, and no variance."""
+    channels = unet.config.in_channels
+    if unet.config.out_channels == channels:
+        return unet
+    weights = unet.state_dict()
+    weights |= {name: weights[name][:channels] for name in ("conv_out.weight", "conv_out.bias")}
+    alone = UNet2DModel.from_config(unet.config, out_channels=channels)
+    alone.load_state_dict(weights)
+    return alone.eval()
 
 
 @torch.no_grad()
@@ -230,7 +244,6 @@ def table(results: dict[str, dict[str, dict[str, float]]], steps: list[int]) -> 
 def main() -> None:
     parser = parser_of(__doc__, "few_steps")
     parser.add_argument("--model", default="runs/digits", help="with its denoising errors")
-    parser.add_argument("--learned", help="a model that learns its variance")
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 25, 50, 100, 1000], help="model calls")
     parser.add_argument("--samples", type=int, default=500, help="of every method and number of steps")
     parser.add_argument("--evaluations", type=int, default=50, help="model calls per image for the bits/dim, at most")
@@ -241,11 +254,8 @@ def main() -> None:
     use_all_cores(device)
     images = load_images(DataArguments())
     pipeline = load_pipeline(ModelPathArguments(arguments.model), device)
-    if pipeline.scheduler.denoising_errors is None:
-        sys.exit(f"{arguments.model} has no denoising errors; see examples/measure.py.")
-    learned = None if arguments.learned is None else load_pipeline(ModelPathArguments(arguments.learned), device)
     judge = Judge(images)
-    methods = methods_of(pipeline, learned, images, arguments.evaluations, arguments.seed)
+    methods = methods_of(pipeline, images, arguments.evaluations, arguments.seed)
     results: dict[str, dict[str, dict[str, float]]] = {name: {} for name in methods}
     bar = tqdm([(K, name) for K in arguments.steps for name in methods], unit="run")
     for K, name in bar:

@@ -426,7 +426,8 @@ def run_stock(seed: int, budget: float, learning_rate: float, dropout: float) ->
 
 
 def _default_unet_config(images: ImageData) -> dict[str, Any]:
-    return dict(preparation.build_unet(ModelArguments(), DiffusionArguments(), images.train).config)
+    config = dict(preparation.build_unet(ModelArguments(), DiffusionArguments(), images.train).config)
+    return config | {"out_channels": images.train.shape[0]}  # stock's script trains no variance
 
 
 def _training_figures(clock: Clock, steps: int, images: int, resident_before: float) -> dict[str, float]:

@@ -149,15 +149,19 @@ def vlb_terms(
     """
     require_samples(noisy_samples=x_t, original_samples=x_0)
     p = process.p_mean_variance(model_output, x_t, index)
-    first = index == 0
-    known = index.device.type == "cpu"  # looking costs no synchronisation: compute only what is used
+    index = index.expand(len(x_0))
+    first, known = index == 0, index.device.type == "cpu"  # looking costs no synchronisation: compute what is used
     if len(process.times) == 1 or (known and bool(first.all())):
         return nats_to_bits(decoder_nll(p, x_0, num_levels)).expand(len(x_0))
     # β̃ of the first pair is 0; a finite one stands in for it, so that the term not used passes on no NaN.
     kl = posterior_kl(process.coefficients(index.clamp(min=1)), p, x_0)
-    if known and not bool(first.any()):
-        return nats_to_bits(kl)
-    return nats_to_bits(torch.where(first.to(kl.device), decoder_nll(p, x_0, num_levels), kl))
+    if not known:
+        return nats_to_bits(torch.where(first.to(kl.device), decoder_nll(p, x_0, num_levels), kl))
+    rows = first.nonzero()[:, 0].to(kl.device)
+    if len(rows) > 0:
+        decoders = decoder_nll(p.of_examples(rows), x_0[rows], num_levels)
+        kl = kl.to(decoders.dtype).index_put((rows,), decoders)
+    return nats_to_bits(kl)
 
 
 def check_num_levels(num_levels: int | None) -> None:

@@ -100,6 +100,23 @@ def vlb_loss(
     return len(process.times) * vlb_terms(process, model_output, x_0, x_t, index, num_levels)
 
 
+def variance_loss(
+    process: ReverseProcess, model_output: Tensor, x_0: Tensor, x_t: Tensor, index: Tensor, num_levels: int | None
+) -> Tensor:
+    """L_vlb in bits/dim, `[B]`, from which a learned variance alone learns: the mean has no gradient.
+
+    It goes with a loss that trains the mean, L_simple (`hybrid_loss`) or L_rate. Arguments as in `vlb_terms`.
+
+    Raises:
+        ValueError: for a variance that is not learned.
+    """
+    if not process.learns_variance:
+        raise ValueError(f"There is no variance to learn: the variance type is {process.variance_type!r}.")
+    prediction, channels = process.split_output(model_output, x_t)
+    stopped = torch.cat([prediction.detach(), channels], dim=1)
+    return vlb_loss(process, stopped, x_0, x_t, index, num_levels)
+
+
 def hybrid_loss(
     process: ReverseProcess,
     model_output: Tensor,
@@ -124,34 +141,29 @@ def hybrid_loss(
     Raises:
         ValueError: for a variance that is not learned, or a negative `vlb_weight`.
     """
-    if not process.learns_variance:
-        raise ValueError(f"L_hybrid trains a learned variance, but the variance is {process.variance_type!r}.")
     if not vlb_weight >= 0:
         raise ValueError(f"`vlb_weight` must be at least 0, but is {vlb_weight}.")
-    prediction, channels = model_output.chunk(2, dim=1)
-    stopped = torch.cat([prediction.detach(), channels], dim=1)
-    bound = vlb_loss(process, stopped, x_0, x_t, index, num_levels)
+    bound = variance_loss(process, model_output, x_0, x_t, index, num_levels)
     return simple_loss(model_output, target) + vlb_weight * bound.to(promote(model_output).dtype)
 
 
 def rate_loss(process: ReverseProcess, model_output: Tensor, x_0: Tensor, x_t: Tensor, index: Tensor) -> Tensor:
     """L_rate in bits/dim, `[B]`: its mean over uniform `index` is the rate of the bound with variance β̃.
 
+    It trains the mean; a learned variance has no part in it, and learns by `variance_loss`.
+
     The decoder's place, the first pair, is given to one more step of the same kind, as if the log-SNR went on in equal
     steps: L_0 has K times the weight of its neighbours, and as seldom a gradient. A chain of one pair has none.
 
     Args:
-        process: a chain of at least two pairs whose variance is not learned.
+        process: a chain of at least two pairs.
         model_output, x_0, x_t, index: as in `vlb_terms`.
 
     Raises:
-        ValueError: for a learned variance, a chain of one pair, or shapes that do not fit.
+        ValueError: for a chain of one pair, or shapes that do not fit.
     """
-    if process.learns_variance or len(process.times) < 2:
-        raise ValueError(
-            "L_rate needs a chain of at least 2 timesteps and a variance that is not learned, but there are"
-            f" {len(process.times)} and the variance is {process.variance_type!r}; use L_vlb."
-        )
+    if len(process.times) < 2:
+        raise ValueError("L_rate needs a chain of at least 2 timesteps, but there is 1; use L_vlb.")
     require_samples(noisy_samples=x_t, original_samples=x_0)
     row = process.coefficients(index)
     _, pred_original_sample, _ = process.predict(model_output, x_t, row)

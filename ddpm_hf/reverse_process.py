@@ -68,6 +68,11 @@ class ReverseStep(NamedTuple):
     log_variance: Tensor
     pred_original_sample: Tensor
 
+    def of_examples(self, rows: Tensor) -> ReverseStep:
+        """That of some examples of the batch, by their numbers."""
+        size = len(self.mean)
+        return ReverseStep(*(each[rows] if each.ndim and len(each) == size else each for each in self))
+
 
 @dataclass(frozen=True)
 class ReverseCoefficients(Coefficients):

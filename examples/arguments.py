@@ -109,9 +109,12 @@ class DiffusionArguments:
         ),
     )
     prediction_type: str = field(default="v_prediction", metadata=_help("epsilon, sample, v_prediction or mean."))
-    variance_type: str = field(
-        default="optimal",
-        metadata=_help("Of the reverse process: DDPMPaperScheduler's; optimal is measured when the model is trained."),
+    variance_type: str | None = field(
+        default=None,
+        metadata=_help(
+            "Of the reverse process, DDPMPaperScheduler's; learned_range if unset, or optimal, which is measured when"
+            " the model is trained, for an objective that does not train a variance."
+        ),
     )
     per_element: bool | None = field(
         default=None,
@@ -123,7 +126,10 @@ class DiffusionArguments:
             "simple (L_simple), vlb (L_vlb), hybrid (of both), or rate: L_vlb but for its decoder, steadier."
         ),
     )
-    vlb_weight: float = field(default=0.001, metadata=_help("Of L_vlb, the sum over all timesteps, in hybrid."))
+    vlb_weight: float | None = field(
+        default=None,
+        metadata=_help("Of L_vlb, which trains a learned variance beside another objective; 0.001 in hybrid, else 1."),
+    )
     timestep_sampling: str = field(
         default="importance", metadata=_help("uniform, stratified over the batch, or importance: by the loss.")
     )
@@ -142,6 +148,12 @@ class DiffusionArguments:
     beta_end: float = 0.02
     log_snr_max: float | None = field(default=None, metadata=_help("Of log_snr; fitted to the levels if unset."))
     log_snr_min: float = field(default=-9.0, metadata=_help("Of log_snr."))
+
+    def __post_init__(self) -> None:
+        if self.variance_type is None:
+            self.variance_type = "optimal" if self.objective == "simple" else "learned_range"
+        if self.vlb_weight is None:
+            self.vlb_weight = 0.001 if self.objective == "hybrid" else 1.0
 
 
 @dataclass
@@ -418,10 +430,8 @@ def check_training_arguments(training: TrainingArguments, diffusion: DiffusionAr
         if value not in allowed:
             raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, but is {value!r}.")
     learns = diffusion.variance_type.startswith("learned")
-    if learns and diffusion.objective not in ("vlb", "hybrid"):
-        raise ValueError(
-            f"`objective` {diffusion.objective} does not train a learned variance; pass --objective hybrid, or vlb."
-        )
+    if learns and diffusion.objective == "simple":
+        raise ValueError("`objective` simple does not train a learned variance; pass --objective hybrid, rate or vlb.")
     if diffusion.objective == "hybrid" and not learns:
         raise ValueError("`objective` hybrid trains a learned variance; pass --variance_type learned_range with it.")
     if not diffusion.vlb_weight >= 0:

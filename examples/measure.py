@@ -1,12 +1,12 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Measure how far a saved model is from its training images, and save it with the best variance there is for it.
+"""Measure how far a saved model is from its training images, and save it with the variance and times that follow.
 
     python examples/measure.py --model_name_or_path runs/digits --output_dir runs/digits_optimal
     python examples/evaluate.py --model_name_or_path runs/digits_optimal --num_inference_steps 10 \
         --timestep_spacing optimal --output_dir ten_steps
 
-For any unconditional or class-conditional model whose variance is not learned, those of stock diffusers too. The saved
-pipeline has `variance_type` "optimal" (Bao et al. 2022) and can visit the optimal times (Watson et al. 2021).
+For any unconditional or class-conditional model, those of stock diffusers too. The saved pipeline can visit optimal
+times (Watson et al. 2021), and has the optimal variance (Bao et al. 2022) unless the model learned one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from threads import use_all_cores  # isort: skip - before torch
 import torch
 from arguments import DataArguments, MeasurementArguments, ModelPathArguments, user_errors
 from image_data import LevelImages
-from measuring import with_optimal_variance
+from measuring import measured
 from output_folder import claim_folder, write_folder
 from scoring import check_fit, images_as_they_are, load_pipeline
 from stopping import run_script
@@ -44,14 +44,12 @@ def measure(script: str, model: ModelPathArguments, data: DataArguments, measure
         pipeline = load_pipeline(model, device)
         images = choose_images(data, measurement)
         check_fit(pipeline, images)
-        if pipeline.scheduler.process.learns_variance:
-            raise ValueError("The model learns its variance, which is better still where the data differ.")
         folder = claim_folder(measurement.output_dir, measurement.overwrite_output_dir)
     use_all_cores(device)
     with user_errors(script):
-        scheduler = measured(pipeline, images, measurement, device)
+        scheduler = measure_on(images, pipeline, measurement, device)
     write_folder(folder, DDPMPaperPipeline(pipeline.unet, scheduler).save_pretrained, last=INDEX)
-    print(f"Measured on {len(images)} training images; the model with its best variance is in {folder}.")
+    print(f"Measured on {len(images)} training images; the model that knows its errors is in {folder}.")
     print(expectations(scheduler))
 
 
@@ -62,14 +60,14 @@ def choose_images(data: DataArguments, measurement: MeasurementArguments) -> Lev
     return images_as_they_are(data, "train").first(measurement.max_images)
 
 
-def measured(
-    pipeline: DDPMPaperPipeline, images: LevelImages, measurement: MeasurementArguments, device: torch.device
+def measure_on(
+    images: LevelImages, pipeline: DDPMPaperPipeline, measurement: MeasurementArguments, device: torch.device
 ) -> DDPMPaperScheduler:
     """The model's scheduler with the errors that were measured, and the variance by them."""
     scheduler = DDPMPaperScheduler.from_config(pipeline.scheduler.config, num_levels=images.num_levels)
     starts = tqdm(range(0, len(images), measurement.batch_size), desc="measuring", unit="batch")
     batches = (images.batch(start, min(start + measurement.batch_size, len(images))) for start in starts)
-    return with_optimal_variance(
+    return measured(
         pipeline.unet,
         scheduler,
         batches,

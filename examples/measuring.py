@@ -19,7 +19,7 @@ Batches = Iterable[tuple[Tensor, Tensor | None]]
 """Images and their classes, or None."""
 
 
-def with_optimal_variance(
+def measured(
     unet: nn.Module,
     scheduler: DDPMPaperScheduler,
     batches: Batches,
@@ -30,13 +30,16 @@ def with_optimal_variance(
     num_evaluations: int = 8,
     per_element: bool | None = None,
 ) -> DDPMPaperScheduler:
-    """The scheduler with the denoising errors of the model, and with the variance that follows from them.
+    """The scheduler with the denoising errors of the model, and their variance unless the model learned one.
 
     Args:
         num_images: in the batches; with fewer than it takes to see every noise level there are fewer levels.
         per_element: whether every pixel's channel has its own; if None, where an image has at most `MOST_ELEMENTS`.
+            A learned variance has no use for it.
     """
-    if per_element is None:
+    if scheduler.process.learns_variance:
+        per_element = False
+    elif per_element is None:
         config, channels = unet.config, unet.config.in_channels
         height, width = (config.sample_size,) * 2 if isinstance(config.sample_size, int) else config.sample_size
         per_element = channels * height * width <= MOST_ELEMENTS
@@ -46,10 +49,10 @@ def with_optimal_variance(
 
 
 def with_errors(scheduler: DDPMPaperScheduler, errors: DenoisingErrors) -> DDPMPaperScheduler:
-    """The scheduler with the variance that is best for such errors."""
-    return DDPMPaperScheduler.from_config(
-        scheduler.config, variance_type="optimal", first_variance=None, denoising_errors=errors
-    )
+    """The scheduler that knows such errors, with the variance that is best for them unless it is learned."""
+    if not scheduler.process.learns_variance:
+        scheduler = DDPMPaperScheduler.from_config(scheduler.config, variance_type="optimal", first_variance=None)
+    return DDPMPaperScheduler.from_config(scheduler.config, denoising_errors=errors)
 
 
 def decoder_variance(

@@ -21,7 +21,7 @@ from ema import WeightAverage, averaged
 from figures import save_grid
 from image_streams import ImageStream
 from job import Job, gather_bad_images
-from measuring import decoder_variance, with_errors, with_optimal_variance
+from measuring import decoder_variance, measured, with_errors
 from output_folder import replace_folder, write_file, write_folder, write_json
 from quality import IMAGES_OF_A_DATA_SET
 from reporting import describe, metrics, quality_of, training_facts
@@ -153,7 +153,7 @@ def finish(job: Job) -> None:
     gather_bad_images(job)
     others = _scores_of_other_averages(job)
     with evaluated(job, job.average):
-        job.scheduler = _with_fitted_variance(job)
+        job.scheduler = _with_what_is_measured(job)
         samples = draw(job, max(training.eval_batch_size, training.num_quality_samples))
         result = _score(job, job.data.test, training.num_evaluations)
         if accelerator.is_main_process:
@@ -171,22 +171,20 @@ def finish(job: Job) -> None:
             job.pusher.push_run()
 
 
-def _with_fitted_variance(job: Job) -> DDPMPaperScheduler:
-    """The scheduler with what is not learned of the variance fitted to training images: all of it, or the decoder's.
+def _with_what_is_measured(job: Job) -> DDPMPaperScheduler:
+    """The scheduler with what is measured on training images and not learned: denoising errors, and the variance.
 
     Of several processes the main one's counts.
     """
     scheduler, seed = job.scheduler, job.training.seed
-    if scheduler.process.learns_variance:
-        return scheduler
     images, device = training_images(job, MEASURED_IMAGES), job.accelerator.device
-    if job.diffusion.variance_type == "optimal":
-        count = min(job.images_per_epoch or MEASURED_IMAGES, MEASURED_IMAGES)
-        per_element = job.diffusion.per_element
-        measured = with_optimal_variance(job.unet, scheduler, images, count, seed, device, per_element=per_element)
-        return with_errors(scheduler, broadcast_object_list([measured.denoising_errors])[0])
-    variance = broadcast_object_list([decoder_variance(job.unet, scheduler, images, seed, device)])[0]
-    return DDPMPaperScheduler.from_config(scheduler.config, first_variance=variance)
+    if job.diffusion.variance_type.startswith("fixed"):
+        variance = broadcast_object_list([decoder_variance(job.unet, scheduler, images, seed, device)])[0]
+        return DDPMPaperScheduler.from_config(scheduler.config, first_variance=variance)
+    count = min(job.images_per_epoch or MEASURED_IMAGES, MEASURED_IMAGES)
+    per_element = job.diffusion.per_element
+    known = measured(job.unet, scheduler, images, count, seed, device, per_element=per_element)
+    return with_errors(scheduler, broadcast_object_list([known.denoising_errors])[0])
 
 
 def _quality(job: Job, samples: Tensor) -> dict[str, object]:

@@ -44,6 +44,7 @@ from ddpm_hf.objectives import (
     simple_loss,
     stratified_timesteps,
     uniform_timesteps,
+    variance_loss,
     vlb_loss,
 )
 
@@ -62,12 +63,16 @@ def losses_of(job: Job, batch: Batch, t: Tensor, first: int) -> Tensor:
     if job.diffusion.objective == "simple":
         return simple_loss(output, scheduler.training_target(x_0, noise, t))
     # Every timestep is visited: the chain's index is the timestep.
-    if job.diffusion.objective == "hybrid":
-        target, weight = scheduler.training_target(x_0, noise, t), job.diffusion.vlb_weight
-        return hybrid_loss(job.training_process, output, target, x_0, x_t, t, scheduler.num_levels, weight)
+    process, rest = job.training_process, (x_0, x_t, t, scheduler.num_levels)
     if job.diffusion.objective == "vlb":
-        return vlb_loss(job.training_process, output, x_0, x_t, t, scheduler.num_levels)
-    return rate_loss(job.training_process, output, x_0, x_t, t)
+        return vlb_loss(process, output, *rest)
+    if job.diffusion.objective == "hybrid":
+        target = scheduler.training_target(x_0, noise, t)
+        return hybrid_loss(process, output, target, *rest, job.diffusion.vlb_weight)
+    loss = rate_loss(process, output, x_0, x_t, t)
+    if process.learns_variance:
+        loss = loss + job.diffusion.vlb_weight * variance_loss(process, output, *rest)
+    return loss
 
 
 def draw_timesteps(job: Job) -> tuple[Tensor, Tensor]:

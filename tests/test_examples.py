@@ -24,7 +24,7 @@ from script_server import ScriptServer
 from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
-from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler
+from ddpm_hf import DDPMPaperPipeline
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -69,8 +69,8 @@ def test_training_leaves_a_pipeline_samples_metrics_and_a_card(trained: Path) ->
     assert Image.open(trained / "samples.png").mode == "L"
     pipeline = DDPMPaperPipeline.from_pretrained(trained)
     assert pipeline.scheduler.num_levels == 17
-    assert pipeline.scheduler.variance_type == report["variance_type"] == "optimal"
-    assert pipeline.scheduler.denoising_errors.shape == (1, 8, 8)
+    assert pipeline.scheduler.variance_type == report["variance_type"] == "learned_range"
+    assert pipeline.scheduler.denoising_errors.shape == ()
     assert not list(trained.rglob("*partial*"))
 
 
@@ -192,10 +192,14 @@ def test_evaluation_repeats_the_score_of_the_training(scripts: ScriptServer, tra
     assert picture.width > 800 and len(set(picture.convert("L").tobytes())) > 50
 
 
-def test_a_measured_model_keeps_its_promise_in_few_steps(scripts: ScriptServer, trained: Path, tmp_path: Path) -> None:
-    measured = tmp_path / "measured"
+def test_a_measured_model_keeps_its_promise_in_few_steps(scripts: ScriptServer, tmp_path: Path) -> None:
+    fixed, measured = tmp_path / "fixed", tmp_path / "measured"
+    done = scripts.run("train.py", *TINY_MODEL, *TINY_RUN, "--variance_type", "fixed_small", "--output_dir", fixed)
+    assert done.code == 0, done.output
+    report, before = json.loads((fixed / "metrics.json").read_text()), DDPMPaperPipeline.from_pretrained(fixed)
+    assert before.scheduler.first_variance == report["decoder_variance"] > 0
     told = scripts.run(
-        "measure.py", "--model_name_or_path", trained, "--output_dir", measured, "--num_noise_levels", 20,
+        "measure.py", "--model_name_or_path", fixed, "--output_dir", measured, "--num_noise_levels", 20,
         "--num_evaluations", 20,
     )  # fmt: skip
     assert told.code == 0, told.output
@@ -203,6 +207,7 @@ def test_a_measured_model_keeps_its_promise_in_few_steps(scripts: ScriptServer, 
     config = json.loads((measured / "scheduler" / "scheduler_config.json").read_text())
     assert config["variance_type"] == "fixed_small"  # for stock diffusers, which loads it too
     assert config["_ddpm_hf"]["variance_type"] == "optimal"
+    assert DDPMPaperPipeline.from_pretrained(measured).scheduler.denoising_errors.shape == (1, 8, 8)
     DDPMPipeline.from_pretrained(measured)
 
     def score(model: Path, name: str, *more: object) -> dict[str, Any]:
@@ -213,16 +218,32 @@ def test_a_measured_model_keeps_its_promise_in_few_steps(scripts: ScriptServer, 
 
     best, even = score(measured, "best", "--timestep_spacing", "optimal"), score(measured, "even")
     assert best["rate"] + best["decoder"] == pytest.approx(promised, rel=0.02)
-    pipeline = DDPMPaperPipeline.from_pretrained(trained)
-    fixed = {"variance_type": "fixed_small", "denoising_errors": None}
-    pipeline.scheduler = DDPMPaperScheduler.from_config(pipeline.scheduler.config, **fixed)
-    pipeline.save_pretrained(tmp_path / "fixed")
-    assert best["total"] < even["total"] < score(tmp_path / "fixed", "before")["total"]
+    assert best["total"] < even["total"] < score(fixed, "before")["total"]
     done = scripts.run(
         "sample.py", "--model_name_or_path", measured, "--num_images", 4, "--num_inference_steps", 5,
         "--timestep_spacing", "optimal", "--output", tmp_path / "few.png",
     )  # fmt: skip
     assert done.code == 0, done.output
+
+
+def test_the_optimal_variance_is_measured_when_the_model_is_trained(scripts: ScriptServer, tmp_path: Path) -> None:
+    for name, per_element, shape in (("by_pixel", True, (1, 8, 8)), ("one", False, ())):
+        more = ["--variance_type", "optimal", "--per_element", per_element, "--output_dir", tmp_path / name]
+        done = scripts.run("train.py", *TINY_MODEL, *TINY_RUN, *more)
+        assert done.code == 0, done.output
+        scheduler = DDPMPaperPipeline.from_pretrained(tmp_path / name).scheduler
+        assert scheduler.variance_type == "optimal" and scheduler.denoising_errors.shape == shape
+
+
+def test_a_model_that_learns_its_variance_can_be_measured_for_its_times(
+    scripts: ScriptServer, trained: Path, tmp_path: Path
+) -> None:
+    arguments = ["--model_name_or_path", trained, "--output_dir", tmp_path / "measured", "--num_noise_levels", 5]
+    done = scripts.run("measure.py", *arguments)
+    assert done.code == 0, done.output
+    scheduler = DDPMPaperPipeline.from_pretrained(tmp_path / "measured").scheduler
+    assert scheduler.variance_type == "learned_range" and len(scheduler.denoising_errors.log_snr) == 5
+    scheduler.set_timesteps(4, timestep_spacing="optimal")
 
 
 def test_images_are_classified_by_their_bounds(scripts: ScriptServer, tmp_path: Path) -> None:

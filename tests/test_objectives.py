@@ -25,6 +25,7 @@ from ddpm_hf.objectives import (
     simple_loss,
     stratified_timesteps,
     uniform_timesteps,
+    variance_loss,
     vlb_loss,
 )
 from ddpm_hf.reverse_process import ReverseProcess, clip_sample
@@ -131,7 +132,7 @@ def test_the_hybrid_loss_of_half_precision_is_float32():
 
 def test_the_hybrid_loss_is_refused_where_no_variance_is_learned():
     samples = [randn(4, 2, seed=seed) for seed in range(4)]
-    with pytest.raises(ValueError, match="L_hybrid trains a learned variance, but the variance is 'fixed_small'"):
+    with pytest.raises(ValueError, match="no variance to learn: the variance type is 'fixed_small'"):
         hybrid_loss(ReverseProcess(SCHEDULE, range(1, 11)), *samples, torch.arange(4), None)
     process = ReverseProcess(SCHEDULE, range(1, 11), variance_type="learned")
     with pytest.raises(ValueError, match="`vlb_weight` must be at least 0, but is -1"):
@@ -200,14 +201,25 @@ def test_the_rate_loss_takes_one_index_for_the_whole_batch():
     assert rate_loss(process, *on_meta).shape == (5,)
 
 
-@pytest.mark.parametrize(
-    ("times", "variance_type"), [([5], "fixed_small"), (range(1, 11), "learned"), (range(1, 11), "learned_range")]
-)
-def test_the_rate_loss_refuses_chains_it_is_not_defined_for(times: list[int], variance_type: str):
-    process = ReverseProcess(SCHEDULE, times, variance_type=variance_type)
+def test_the_rate_loss_refuses_a_chain_of_one_step():
     x = torch.zeros(1, 2)
-    with pytest.raises(ValueError, match="L_rate needs"):
-        rate_loss(process, x, x, x, torch.tensor([0]))
+    with pytest.raises(ValueError, match="L_rate needs a chain of at least 2 timesteps"):
+        rate_loss(ReverseProcess(SCHEDULE, [5]), x, x, x, torch.tensor([0]))
+
+
+@pytest.mark.parametrize("variance_type", ["learned", "learned_range"])
+def test_the_rate_loss_trains_the_mean_and_the_variance_loss_the_variance(variance_type: str):
+    process = ReverseProcess(SCHEDULE, range(1, 11), variance_type=variance_type)
+    fixed = ReverseProcess(SCHEDULE, range(1, 11))
+    output, x_0, x_t, index = randn(4, 4).requires_grad_(), randn(4, 2, seed=1), randn(4, 2, seed=2), torch.arange(4)
+    rate = rate_loss(process, output, x_0, x_t, index)
+    assert torch.equal(rate, rate_loss(fixed, output[:, :2], x_0, x_t, index))
+    (gradient,) = torch.autograd.grad(rate.sum(), output)
+    assert bool((gradient[:, 2:] == 0).all()) and bool((gradient[:, :2] != 0).all())
+    bound = variance_loss(process, output, x_0, x_t, index, None)
+    torch.testing.assert_close(bound, vlb_loss(process, output, x_0, x_t, index, None))
+    (gradient,) = torch.autograd.grad(bound.sum(), output)
+    assert bool((gradient[:, :2] == 0).all()) and bool((gradient[:, 2:] != 0).all())
 
 
 def test_the_rate_loss_refuses_samples_that_do_not_fit():
