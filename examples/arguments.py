@@ -128,7 +128,7 @@ class DiffusionArguments:
     )
     vlb_weight: float | None = field(
         default=None,
-        metadata=_help("Of L_vlb, which trains a learned variance beside another objective; 0.001 in hybrid, else 1."),
+        metadata=_help("Of L_vlb, which trains a learned variance beside another objective; 0.001 in hybrid, else 0.1."),
     )
     timestep_sampling: str = field(
         default="importance", metadata=_help("uniform, stratified over the batch, or importance: by the loss.")
@@ -153,7 +153,7 @@ class DiffusionArguments:
         if self.variance_type is None:
             self.variance_type = "optimal" if self.objective == "simple" else "learned_range"
         if self.vlb_weight is None:
-            self.vlb_weight = 0.001 if self.objective == "hybrid" else 1.0
+            self.vlb_weight = 0.001 if self.objective == "hybrid" else 0.1
 
 
 @dataclass
@@ -164,7 +164,7 @@ class TrainingArguments:
     overwrite_output_dir: bool = field(default=False, metadata=_help("Write over another run after all."))
     seed: int = 0
     local_rank: int = field(default=-1, metadata=_help("Set by old launchers; new ones set LOCAL_RANK."))
-    num_epochs: int = field(default=105, metadata=_help("Passes over the data."))
+    num_epochs: int = field(default=88, metadata=_help("Passes over the data."))
     max_train_steps: int | None = field(default=None, metadata=_help("Optimisation steps; overrides num_epochs."))
     train_batch_size: int = field(default=64, metadata=_help("Per process."))
     eval_batch_size: int = field(default=36, metadata=_help("Images in a sample grid."))

@@ -219,7 +219,7 @@ def test_a_recipe_sets_what_its_paper_did_and_gives_way_to_what_is_said(tmp_path
     assert (ddpm.objective, ddpm.prediction_type, ddpm.ddpm_beta_schedule) == ("simple", "epsilon", "linear")
     assert (improved.objective, improved.variance_type, improved.ddpm_num_steps) == ("hybrid", "learned_range", 4000)
     assert diffusion() == DiffusionArguments()
-    assert (diffusion().variance_type, diffusion().vlb_weight) == ("learned_range", 1.0)
+    assert (diffusion().variance_type, diffusion().vlb_weight) == ("learned_range", 0.1)
     assert diffusion("--objective", "simple").variance_type == "optimal"  # which that objective does not train
     settings = tmp_path / "settings.yaml"
     settings.write_text("recipe: improved\nobjective: vlb\nddpm_num_steps: 100\n")
