@@ -86,7 +86,9 @@ class Judge:
         return torch.from_numpy(self._rows(levels) @ weight + bias).clamp(min=0)
 
     def figures(self, images: Tensor) -> dict[str, float]:
-        """Of images `[N, C, H, W]` in [0, 1]."""
+        """Of images `[N, C, H, W]` in [0, 1]; none of samples that are not finite, which some samplers end with."""
+        if not bool(images.isfinite().all()):
+            return {}
         levels = (images * (self.num_levels - 1)).round()
         scaled, train = (2 * each / (self.num_levels - 1) - 1 for each in (levels, self.levels))
         learned = support_vector_classifier(levels, self.label(levels), self.num_levels)
@@ -175,11 +177,11 @@ def without_variance(unet: UNet2DModel) -> UNet2DModel:
 @torch.no_grad()
 def stock_samples(unet: Any, scheduler: Any, K: int, count: int, seed: int) -> Tensor:
     """Samples of one of diffusers' own schedulers, by the loop of its pipelines."""
-    scheduler.set_timesteps(K)
     generator = torch.Generator().manual_seed(seed)
     size = unet.config.sample_size
     drawn = []
     for first in range(0, count, BATCH):
+        scheduler.set_timesteps(K)  # anew: some keep what they have seen of the batch before
         shape = (min(BATCH, count - first), unet.config.in_channels, size, size)
         x = torch.randn(shape, generator=generator) * scheduler.init_noise_sigma
         more = {} if isinstance(scheduler, DDIMScheduler) else {"generator": generator}  # which adds no noise here

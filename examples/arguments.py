@@ -128,7 +128,9 @@ class DiffusionArguments:
     )
     vlb_weight: float | None = field(
         default=None,
-        metadata=_help("Of L_vlb, which trains a learned variance beside another objective; 0.001 in hybrid, else 0.1."),
+        metadata=_help(
+            "Of L_vlb, which trains a learned variance beside another objective; 0.001 in hybrid, else 0.1."
+        ),
     )
     timestep_sampling: str = field(
         default="importance", metadata=_help("uniform, stratified over the batch, or importance: by the loss.")

@@ -76,7 +76,10 @@ def test_two_processes_train_the_model_of_one(scripts: ScriptServer, divided: Pa
     first, second = (weights(divided / part)["conv_in.bias"] for part in ("unet", "unet_ema_0.5"))
     assert not torch.equal(first, second)
     one, two = (json.loads((folder / "metrics.json").read_text()) for folder in (alone, divided))
-    assert two["decoder_variance"] == pytest.approx(one["decoder_variance"], rel=1e-3)
+    errors = [
+        DDPMPaperPipeline.from_pretrained(folder).scheduler.denoising_errors.errors for folder in (alone, divided)
+    ]
+    assert errors[0] == pytest.approx(errors[1], rel=0.3)  # measured with other noise
     # Batches of another size draw other times: the scores agree within what that explains.
     assert abs(two["bits_per_dim"] - one["bits_per_dim"]) < 3 * (2**0.5) * one["bits_per_dim_standard_error"]
     assert [score["step"] for score in two["validation"]] == [3, 6]
