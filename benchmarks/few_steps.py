@@ -215,7 +215,13 @@ def save_plot(results: dict[str, dict[str, dict[str, float]]], references: dict[
             points = [(int(K), figures[name]) for K, figures in by_calls.items() if name in figures]
             if points:
                 style = {"linestyle": "--" if method.startswith("stock") else "-", "marker": "ov^s"[k % 4]}
-                axis.plot(*zip(*points, strict=True), label=method, color=f"C{k}", markersize=4, **style)
+                axis.plot(
+                    *zip(*points, strict=True),
+                    label=method,
+                    color=plt.get_cmap("tab20")(2 * k % 20 + k // 10),
+                    markersize=4,
+                    **style,
+                )
         if name in references:
             axis.axhline(references[name], color="black", linewidth=0.8, linestyle=":", label="test images")
         axis.set(xscale="log", xlabel="model calls", ylabel=title)
