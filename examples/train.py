@@ -65,13 +65,13 @@ def losses_of(job: Job, batch: Batch, t: Tensor, first: int) -> Tensor:
     # Every timestep is visited: the chain's index is the timestep.
     process, rest = job.training_process, (x_0, x_t, t, scheduler.num_levels)
     if job.diffusion.objective == "vlb":
-        return vlb_loss(process, output, *rest)
+        return vlb_loss(process, output, *rest).float()
     if job.diffusion.objective == "hybrid":
         target = scheduler.training_target(x_0, noise, t)
         return hybrid_loss(process, output, target, *rest, job.diffusion.vlb_weight)
     loss = rate_loss(process, output, x_0, x_t, t)
     if process.learns_variance:
-        loss = loss + job.diffusion.vlb_weight * variance_loss(process, output, *rest)
+        loss = loss + job.diffusion.vlb_weight * variance_loss(process, output, *rest).float()
     return loss
 
 
