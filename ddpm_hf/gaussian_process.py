@@ -173,8 +173,7 @@ def ddim_coefficients(schedule: NoiseSchedule, t: Times, s: Times, eta: float = 
     Raises:
         ValueError: for an `eta` outside [0, 1], or, where it is not 0, times that are not s < t.
     """
-    if not 0 <= eta <= 1:
-        raise ValueError(f"`eta` must lie in [0, 1], but is {eta!r}.")
+    check_eta(eta)
     (alpha_t, sigma_t), (alpha_s, sigma_s) = (schedule.marginal_coefficients(time) for time in (t, s))
     b = sigma_s / sigma_t
     if eta == 0:
@@ -184,6 +183,12 @@ def ddim_coefficients(schedule: NoiseSchedule, t: Times, s: Times, eta: float = 
     share = step.beta / sigma_t**2
     b = b * torch.sqrt((1 - eta**2) * share + step.posterior_coef_xt * alpha_t / alpha_s)
     return alpha_s - b * alpha_t, b, 2 * math.log(eta) + step.posterior_log_variance
+
+
+def check_eta(eta: float) -> None:
+    """Raise ValueError unless DDIM's η lies in [0, 1]."""
+    if not 0 <= eta <= 1:
+        raise ValueError(f"`eta` must lie in [0, 1], but is {eta!r}.")
 
 
 # --- the five predictions -----------------------------------------------------------------------------------------

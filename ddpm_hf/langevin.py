@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from numbers import Real
 from typing import Any, Protocol
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from .likelihood import Denoiser, randn_like
 from .noise_schedule import NoiseSchedule
-from .numerics import Coefficient, demote, expand_like, mean_flat, promote, require_samples
+from .numerics import Coefficient, demote, expand_like, mean_flat, promote, require_positive, require_samples
 
 
 class SteppingScheduler(Protocol):
@@ -61,7 +60,7 @@ def corrector_step(
         ValueError: for shapes that do not fit, or an `snr` ≤ 0.
     """
     require_samples(x_t=x_t, score=score)
-    _check_snr(snr)
+    require_positive(snr=snr)
     x, g = promote(x_t), promote(score).to(promote(x_t).dtype)
     z = randn_like(x, generator)
     g2, z2 = mean_flat(g**2), mean_flat(z**2)
@@ -104,7 +103,7 @@ def predictor_corrector(
         ValueError: for a negative number of corrections, or an `snr` ≤ 0.
     """
     require_samples(x_T=x_T)
-    _check_snr(snr)
+    require_positive(snr=snr)
     M = num_corrector_steps
     if isinstance(M, bool) or not isinstance(M, int) or M < 0:
         raise ValueError(f"`num_corrector_steps` must be an int >= 0, but is {M!r}.")
@@ -126,8 +125,3 @@ def predictor_corrector(
             score = scheduler.score(model(x, arrived), x, arrived)
             x = corrector_step(score, x, alpha, snr, generator)
     return x
-
-
-def _check_snr(snr: float) -> None:
-    if isinstance(snr, bool) or not isinstance(snr, Real) or not 0 < snr < math.inf:
-        raise ValueError(f"`snr` must be a positive number, but is {snr!r}.")

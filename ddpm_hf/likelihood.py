@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,6 +34,7 @@ from .numerics import (
     nats_to_bits,
     promote,
     require_samples,
+    standard_error,
     to_float64,
 )
 from .reverse_process import ReverseCoefficients, ReverseProcess, ReverseStep
@@ -176,6 +177,10 @@ Denoiser = Callable[..., Tensor]
 """denoise(x_t, timesteps, **conditioning) -> model output; timesteps are diffusers' indices, int64 `[B]`."""
 
 
+Batches = Iterable[Tensor | tuple[Tensor, Mapping[str, Any]]]
+"""Tensors `[B, *anything]`, or pairs of one and its conditioning."""
+
+
 class BoundedScheduler(Protocol):
     """What `bits_per_dim` asks of a scheduler; `DDPMPaperScheduler` has it all."""
 
@@ -244,7 +249,7 @@ class BitsPerDim:
             prior=mean(part.prior for part in parts),
             rate=mean(part.rate for part in parts),
             decoder=mean(part.decoder for part in parts),
-            standard_error=_standard_error(torch.tensor(per_example, dtype=torch.float64)),
+            standard_error=standard_error(torch.tensor(per_example, dtype=torch.float64)),
             estimation_error=math.sqrt(sum((part.num_examples * part.estimation_error) ** 2 for part in parts)) / n,
             per_example=per_example,
             per_timestep=[mean(values) for values in zip(*(part.per_timestep for part in parts), strict=True)],
@@ -258,7 +263,7 @@ class BitsPerDim:
 def bits_per_dim(
     denoise: Denoiser,
     scheduler: BoundedScheduler,
-    batches: Iterable[Tensor | tuple[Tensor, Mapping[str, Any]]],
+    batches: Batches,
     *,
     num_evaluations: int | None = None,
     generator: torch.Generator | None = None,
@@ -288,11 +293,7 @@ def bits_per_dim(
     strata, worth = _strata(len(timesteps), num_evaluations, scheduler.expected_terms)
     sums = torch.zeros(len(strata), dtype=torch.float64)
     priors, totals, spreads = [], [], []
-    for batch in batches if progress is None else progress(batches):
-        x_0, conditioning = batch if isinstance(batch, (tuple, list)) else (batch, {})
-        if len(x_0) == 0:
-            continue
-        check_levels(x_0, scheduler.num_levels)
+    for x_0, conditioning in checked_batches(batches, scheduler.num_levels, progress):
         terms = []
         for stratum in strata:
             index, weights = stratum.draw(len(x_0), times_generator)
@@ -324,7 +325,7 @@ def _summary(
         prior=priors.mean().item(),
         rate=sum(means[1:]),
         decoder=means[0],
-        standard_error=_standard_error(totals),
+        standard_error=standard_error(totals),
         estimation_error=math.sqrt(spreads.sum().item()) / n,
         per_example=totals.tolist(),
         per_timestep=[mean / len(each.terms) for mean, each in zip(means, strata, strict=True) for _ in each.terms],
@@ -332,10 +333,6 @@ def _summary(
         num_examples=n,
         num_model_evaluations=n * len(strata),
     )
-
-
-def _standard_error(totals: Tensor) -> float:
-    return totals.std().item() / math.sqrt(len(totals)) if len(totals) > 1 else math.inf
 
 
 def _controlled(values: Tensor, control: Tensor) -> Tensor:
@@ -453,6 +450,17 @@ def randn_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
     """Standard normal noise like x, drawn on the generator's device in at least float32."""
     device = x.device if generator is None else generator.device
     return torch.randn(x.shape, generator=generator, device=device, dtype=promote(x).dtype).to(x)
+
+
+def checked_batches(
+    batches: Batches, num_levels: int | None, progress: Callable[[Batches], Batches] | None = None
+) -> Iterator[tuple[Tensor, Mapping[str, Any]]]:
+    """The examples of each batch that has any, checked by `check_levels`, and their conditioning."""
+    for batch in batches if progress is None else progress(batches):
+        x_0, conditioning = batch if isinstance(batch, (tuple, list)) else (batch, {})
+        if len(x_0) > 0:
+            check_levels(x_0, num_levels)
+            yield x_0, conditioning
 
 
 def check_levels(x_0: Tensor, num_levels: int | None) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from .denoising_errors import DenoisingErrors
-from .likelihood import Denoiser, check_levels, discretized_gaussian_log_likelihood, randn_like
+from .likelihood import Batches, Denoiser, checked_batches, discretized_gaussian_log_likelihood, randn_like
 from .noise_schedule import NoiseSchedule
 from .numerics import to_float64
 from .reverse_process import ReverseProcess
@@ -42,7 +41,7 @@ class MeasuredScheduler(Protocol):
 def measure_denoising_errors(
     denoise: Denoiser,
     scheduler: MeasuredScheduler,
-    batches: Iterable[Tensor | tuple[Tensor, Mapping[str, Any]]],
+    batches: Batches,
     *,
     num_noise_levels: int = 64,
     num_evaluations: int = 8,
@@ -76,9 +75,7 @@ def measure_denoising_errors(
     times, process = _times_and_process(scheduler, num_noise_levels)
     count, seen = len(times), 0
     seen_by_level = [_Seen(per_element, scheduler.num_levels) for _ in range(count)]
-    for batch in batches:
-        x_0, conditioning = batch if isinstance(batch, (tuple, list)) else (batch, {})
-        check_levels(x_0, scheduler.num_levels)
+    for x_0, conditioning in checked_batches(batches, scheduler.num_levels):
         for turn in range(num_evaluations):
             level = (torch.arange(seen, seen + len(x_0)) + turn * count // num_evaluations) % count
             t = times[level] - 1
@@ -133,11 +130,7 @@ class _Seen:
     def summary(self) -> tuple[Any, ...]:
         """The error; for data of levels also the decoder's best variance and cost, nats per dimension."""
         mean = self._sum / self.count
-        if self.per_element:
-            prior = EXAMPLES_OF_THE_MEAN
-            error = (self.count * mean + prior * mean.mean()) / (self.count + prior)
-        else:
-            error = mean.mean()
+        error = _drawn_to_the_mean(mean, self.count) if self.per_element else mean.mean()
         # A model that makes no error at all would have a variance of 0; the least positive number stands for it.
         error = error.clamp(min=1e-300)
         if self.num_levels is None:
@@ -145,6 +138,12 @@ class _Seen:
         x_0, predicted = (torch.cat(column) for column in zip(*self._pairs, strict=True))
         variance, cost = _best_decoder(x_0, predicted, error, self.num_levels)
         return error.tolist(), variance.tolist(), cost
+
+
+def _drawn_to_the_mean(of_elements: Tensor, count: int) -> Tensor:
+    """Means over `count` examples, each as if `EXAMPLES_OF_THE_MEAN` more had shown the mean over all elements."""
+    prior = EXAMPLES_OF_THE_MEAN
+    return (count * of_elements + prior * of_elements.mean()) / (count + prior)
 
 
 def _some(count: int) -> Tensor:
@@ -163,10 +162,7 @@ def _best_decoder(x_0: Tensor, predicted: Tensor, error: Tensor, num_levels: int
 
     def costs(log_variance: Tensor) -> Tensor:
         nats = -discretized_gaussian_log_likelihood(x_0, predicted, log_variance, num_levels)
-        if error.ndim == 0:
-            return nats.mean()
-        prior = EXAMPLES_OF_THE_MEAN
-        return (nats.sum(0) + prior * nats.mean()) / (len(nats) + prior)
+        return nats.mean() if error.ndim == 0 else _drawn_to_the_mean(nats.mean(0), len(nats))
 
     # Far below a bin all variances are one: the level's own bin has it all, or the cost is without bound.
     middle = error.clamp(min=1e-3 / (num_levels - 1) ** 2).log()

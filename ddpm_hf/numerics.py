@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -120,6 +121,18 @@ def spherical_interpolation(a: Tensor, b: Tensor, share: float | Tensor) -> Tens
     whole = torch.sinc(angle / math.pi)
     weights = [part * torch.sinc(part * angle / math.pi) / whole for part in (1 - share, share)]
     return (expand_like(weights[0], x) * x + expand_like(weights[1], y) * y).to(a.dtype)
+
+
+def standard_error(values: Tensor) -> float:
+    """Of the mean of independent values `[N]`; infinite for one of them."""
+    return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.inf
+
+
+def require_positive(**numbers: float) -> None:
+    """Raise ValueError unless all named arguments are finite numbers > 0."""
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, Real) or not 0 < number < math.inf:
+            raise ValueError(f"`{name}` must be a positive number, but is {number!r}.")
 
 
 def nats_to_bits(nats: Tensor) -> Tensor:

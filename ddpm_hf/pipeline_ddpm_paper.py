@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 from typing_extensions import Self
 
-from .gaussian_process import unknown
+from .gaussian_process import check_eta, unknown
 from .hub import INDEX, push_folder
 from .hub_errors import hub_errors
 from .model_card import embeds_classes, number_of_classes
@@ -226,8 +226,8 @@ class DDPMPaperPipeline(DiffusionPipeline):
     ) -> Iterator[DenoisingStep]:
         """The chain as it runs: one `DenoisingStep` per visited timestep. Arguments and errors as in a call."""
         self._check_batch(batch_size, generator)
-        if eta is not None and not 0 <= eta <= 1:
-            raise ValueError(f"`eta` must lie in [0, 1], or be None, but is {eta!r}.")
+        if eta is not None:
+            check_eta(eta)
         shape = self._image_shape(batch_size)
         if latents is not None:
             _check_images("latents", latents, shape)

@@ -19,7 +19,7 @@ but in float32 for half precision.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, NamedTuple, Protocol
@@ -28,9 +28,17 @@ import torch
 from torch import Tensor
 
 from .gaussian_process import MarginalCoefficients, conversion, linear_combination, unknown
-from .likelihood import Denoiser, check_levels, gaussian_log_density
+from .likelihood import Batches, Denoiser, checked_batches, gaussian_log_density
 from .noise_schedule import NoiseSchedule
-from .numerics import mean_flat, nats_to_bits, promote, require_samples, to_float64
+from .numerics import (
+    mean_flat,
+    nats_to_bits,
+    promote,
+    require_positive,
+    require_samples,
+    standard_error,
+    to_float64,
+)
 from .reverse_process import ReverseProcess
 
 
@@ -94,6 +102,17 @@ class FlowBitsPerDim:
     per_example: list[float]
     num_examples: int
     num_model_evaluations: int
+
+    @classmethod
+    def of(cls, bits: Tensor, num_model_evaluations: int) -> FlowBitsPerDim:
+        """The summary of examples that take so many bits/dim, `[N]`."""
+        return cls(bits.mean().item(), standard_error(bits), bits.tolist(), len(bits), num_model_evaluations)
+
+    @classmethod
+    def merged(cls, parts: Sequence[FlowBitsPerDim]) -> FlowBitsPerDim:
+        """The likelihood of several sets of examples together, each scored by itself."""
+        bits = torch.tensor([each for part in parts for each in part.per_example], dtype=torch.float64, device="cpu")
+        return cls.of(bits, sum(part.num_model_evaluations for part in parts))
 
 
 # --- likelihood -----------------------------------------------------------------------------------------------------
@@ -166,7 +185,7 @@ def flow_log_likelihood(
 def flow_bits_per_dim(
     denoise: Denoiser,
     scheduler: FlowScheduler,
-    batches: Iterable[Tensor | tuple[Tensor, Mapping[str, Any]]],
+    batches: Batches,
     *,
     num_dequantizations: int = 1,
     first_time: float = 1.0,
@@ -206,11 +225,7 @@ def flow_bits_per_dim(
             f"`num_dequantizations` must be 1 for continuous data (`num_levels` None), but is {num_dequantizations}."
         )
     totals, num_model_evaluations = [], 0
-    for batch in batches if progress is None else progress(batches):
-        x, conditioning = batch if isinstance(batch, (tuple, list)) else (batch, {})
-        if len(x) == 0:
-            continue
-        check_levels(x, num_levels)
+    for x, conditioning in checked_batches(batches, num_levels, progress):
         draws = []
         for _ in range(num_dequantizations):
             found = flow_log_likelihood(
@@ -233,13 +248,7 @@ def flow_bits_per_dim(
     if not totals:
         raise ValueError("`batches` holds no examples.")
     bits = nats_to_bits(torch.cat(totals) - (0.0 if num_levels is None else math.log(2 / (num_levels - 1))))
-    return FlowBitsPerDim(
-        total=bits.mean().item(),
-        standard_error=bits.std().item() / math.sqrt(len(bits)) if len(bits) > 1 else math.inf,
-        per_example=bits.tolist(),
-        num_examples=len(bits),
-        num_model_evaluations=num_model_evaluations,
-    )
+    return FlowBitsPerDim.of(bits, num_model_evaluations)
 
 
 def dequantize(x: Tensor, num_levels: int, generator: torch.Generator | None = None) -> Tensor:
@@ -449,9 +458,7 @@ def _solve_adaptively(
     field: Field, state: State, start: float, end: float, rtol: float, atol: float, method: str | None
 ) -> State:
     """The state at `end`, by steps as large as the tolerance lets them be."""
-    for name, tolerance in (("rtol", rtol), ("atol", atol)):
-        if isinstance(tolerance, bool) or not isinstance(tolerance, Real) or not 0 < tolerance < math.inf:
-            raise ValueError(f"`{name}` must be a positive number, but is {tolerance!r}.")
+    require_positive(rtol=rtol, atol=atol)
     method = _check_method("dopri5" if method is None else method, ADAPTIVE_METHODS, " for adaptive steps")
     first = state[0] if isinstance(state, tuple) else state
     times = torch.tensor([start, end], dtype=first.dtype, device=first.device)

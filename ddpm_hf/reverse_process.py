@@ -176,7 +176,7 @@ class ReverseProcess:
         """The coefficients of the visited pairs (τ_{k−1}, τ_k), k = 1 … K, float64 `[K]`."""
         steps = self._steps
         x0_coef_output, x0_coef_xt = x0_from_prediction(self.prediction_type, steps)
-        log_small, log_large = self._log_variances(steps)
+        log_small, log_large = self._log_variances
         return ReverseCoefficients(
             x0_coef_output=x0_coef_output,
             x0_coef_xt=x0_coef_xt,
@@ -185,7 +185,7 @@ class ReverseProcess:
             posterior_log_variance=steps.posterior_log_variance,
             log_variance_small=log_small,
             log_variance_large=log_large,
-            log_variance=self._log_variance(log_small, log_large),
+            log_variance=self._log_variance,
             snr_drop=self._snr_drops(),
         )
 
@@ -220,8 +220,10 @@ class ReverseProcess:
         coef_x0, coef_xt, log_variance = ddim_coefficients(self.schedule, times[1:], times[:-1], eta)
         return replace(self.table, mean_coef_x0=coef_x0, mean_coef_xt=coef_xt, log_variance=log_variance)
 
-    def _log_variances(self, steps: StepCoefficients) -> tuple[Tensor, Tensor]:
+    @cached_property
+    def _log_variances(self) -> tuple[Tensor, Tensor]:
         """log β̃ and log β of the chain, with the first entries that `first_variance` chooses."""
+        steps = self._steps
         # A chain of one pair has no second pair to take β̃ from; its β is the only other scale there is.
         posterior = steps.posterior_log_variance[1:2] if len(self.times) > 1 else steps.log_beta[:1]
         beta = steps.log_beta[:1]
@@ -235,9 +237,11 @@ class ReverseProcess:
             torch.cat([first_large, steps.log_beta[1:]]),
         )
 
-    def _log_variance(self, log_small: Tensor, log_large: Tensor) -> Tensor:
+    @property
+    def _log_variance(self) -> Tensor:
         """log σ² of the chain by its variance type, `[K]`; of one by element the mean of σ²."""
         if self.variance_type != "optimal":
+            log_small, log_large = self._log_variances
             return log_small if self.variance_type.startswith("fixed_small") else log_large
         of_elements = self._optimal_log_variance.reshape(len(self.times), -1)
         return torch.logsumexp(of_elements, dim=1) - math.log(of_elements.shape[1])
@@ -255,7 +259,7 @@ class ReverseProcess:
         if self.first_variance is None:
             log_variance[:1] = self.denoising_errors.log_decoder_variance(log_snr[:1])
         else:
-            log_variance[0] = self._log_variances(self._steps)[1][0]
+            log_variance[0] = self._log_variances[1][0]
         return log_variance
 
     def _snr_drops(self) -> Tensor:

@@ -20,6 +20,7 @@ from sampling import draw_images
 from scoring import load_pipeline
 from stopping import run_script
 
+from ddpm_hf.gaussian_process import check_eta
 from ddpm_hf.model_card import number_of_classes
 
 
@@ -33,8 +34,8 @@ def sample(script: str, model: ModelPathArguments, sampling: SampleArguments) ->
         for name in ("num_images", "batch_size"):
             if getattr(sampling, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, but is {getattr(sampling, name)}.")
-        if sampling.eta is not None and not 0 <= sampling.eta <= 1:
-            raise ValueError(f"`eta` must lie in [0, 1], but is {sampling.eta}.")
+        if sampling.eta is not None:
+            check_eta(sampling.eta)
         output = claim_file(sampling.output)
         accelerator = Accelerator()
         pipeline = load_pipeline(model, accelerator.device)
