@@ -31,18 +31,19 @@ from sklearn.neural_network import MLPClassifier
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, flow_bits_per_dim, flow_sample
+from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, flow_sample
 
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
-from arguments import DataArguments, ModelPathArguments  # noqa: E402
+from arguments import DataArguments, EvaluationArguments, ModelPathArguments  # noqa: E402
+from chains import score_by_flow  # noqa: E402
 from classifying import levels_of, support_vector_classifier  # noqa: E402
 from image_data import ImageData, load_images  # noqa: E402
-from measuring import decoder_variance, measured  # noqa: E402
+from measuring import decoder_variance, measured_errors, with_errors  # noqa: E402
 from quality import frechet_distance, pixel_frechet_distance  # noqa: E402
 from sampling import draw_images  # noqa: E402
-from scoring import denoiser, load_pipeline, score  # noqa: E402
+from scoring import denoiser, image_shape, load_pipeline, score  # noqa: E402
 from threads import use_all_cores  # noqa: E402
 
 
@@ -102,11 +103,11 @@ class Judge:
 def methods_of(pipeline: DDPMPaperPipeline, images: ImageData, evaluations: int, seed: int) -> dict[str, Method]:
     """All the ways to sample that are compared."""
     unet = without_variance(pipeline.unet)
-    some = [images.train.batch(first, first + 256) for first in range(0, len(images.train), 256)]
+    some = list(images.train.labelled_batches(256))
     plain = DDPMPaperScheduler.from_config(
         pipeline.scheduler.config, variance_type="fixed_small", first_variance=None, denoising_errors=None
     )
-    scheduler = measured(unet, plain, some, len(images.train), seed, torch.device("cpu"))
+    scheduler = with_errors(plain, measured_errors(unet, plain, some, len(images.train), seed, torch.device("cpu")))
     machine = accelerate.Accelerator()
 
     def ours(chain: DDPMPaperScheduler, spacing: str, eta: float | None = None, model: Any = None) -> Method:
@@ -133,13 +134,6 @@ def methods_of(pipeline: DDPMPaperPipeline, images: ImageData, evaluations: int,
         variance = decoder_variance(unet, chain, some, seed, torch.device("cpu"))
         return DDPMPaperScheduler.from_config(chain.config, first_variance=variance)
 
-    def flow(K: int, count: int) -> Tensor:
-        # Heun's method asks the model twice a step, and the end once more; of few calls Euler's makes more steps.
-        options = {"method": "euler", "num_steps": K - 1} if K < 10 else {"method": "heun2", "num_steps": (K - 1) // 2}
-        noise = torch.randn((count, *images.test.shape), generator=torch.Generator().manual_seed(seed))
-        parts = [flow_sample(denoiser(unet), scheduler, part, **options).sample for part in noise.split(BATCH)]
-        return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)
-
     def stock(kind: type, **options: Any) -> Method:
         config = plain.to_stock().config
         return Method(lambda K, count: stock_samples(unet, kind.from_config(config, **options), K, count, seed))
@@ -150,7 +144,7 @@ def methods_of(pipeline: DDPMPaperPipeline, images: ImageData, evaluations: int,
         "σ*, even times": ours(scheduler, "linspace"),
         "σ*, optimal times": ours(DDPMPaperScheduler.from_config(scheduler.config), "optimal"),
         "DDIM, η = 0": ours(DDPMPaperScheduler.from_config(scheduler.config), "linspace", eta=0.0),
-        "ODE": Method(flow),
+        "ODE": Method(lambda K, count: flow_samples(unet, scheduler, K, count, seed)),
         "stock DDPM": stock(DDPMScheduler, variance_type="fixed_small", timestep_spacing="linspace"),
         "stock DDIM": stock(DDIMScheduler, timestep_spacing="linspace"),
         "stock DPMSolverMultistep": stock(DPMSolverMultistepScheduler, timestep_spacing="linspace"),
@@ -174,37 +168,32 @@ def without_variance(unet: UNet2DModel) -> UNet2DModel:
     return alone.eval()
 
 
+def flow_samples(unet: UNet2DModel, scheduler: DDPMPaperScheduler, K: int, count: int, seed: int) -> Tensor:
+    """Samples along the probability-flow ODE."""
+    # Heun's method asks the model twice a step, and the end once more; of few calls Euler's makes more steps.
+    options = {"method": "euler", "num_steps": K - 1} if K < 10 else {"method": "heun2", "num_steps": (K - 1) // 2}
+    noise = torch.randn((count, *image_shape(unet)), generator=torch.Generator().manual_seed(seed))
+    parts = [flow_sample(denoiser(unet), scheduler, part, **options).sample for part in noise.split(BATCH)]
+    return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)
+
+
 @torch.no_grad()
 def stock_samples(unet: Any, scheduler: Any, K: int, count: int, seed: int) -> Tensor:
     """Samples of one of diffusers' own schedulers, by the loop of its pipelines."""
     generator = torch.Generator().manual_seed(seed)
-    size = unet.config.sample_size
     drawn = []
     for first in range(0, count, BATCH):
         scheduler.set_timesteps(K)  # anew: some keep what they have seen of the batch before
-        shape = (min(BATCH, count - first), unet.config.in_channels, size, size)
-        x = torch.randn(shape, generator=generator) * scheduler.init_noise_sigma
+        x = (
+            torch.randn((min(BATCH, count - first), *image_shape(unet)), generator=generator)
+            * scheduler.init_noise_sigma
+        )
         more = {} if isinstance(scheduler, DDIMScheduler) else {"generator": generator}  # which adds no noise here
         for t in scheduler.timesteps:
             output = unet(scheduler.scale_model_input(x, t), t).sample
             x = scheduler.step(output, t, x, **more).prev_sample
         drawn.append((x / 2 + 0.5).clamp(0, 1))
     return torch.cat(drawn)
-
-
-def flow_figures(pipeline: DDPMPaperPipeline, images: ImageData, count: int, seed: int) -> dict[str, float]:
-    """The likelihood by the probability-flow ODE of the first test images, which no number of steps is asked of."""
-    x_0 = next(images.test.first(count).batches(count))
-    generator = torch.Generator().manual_seed(seed)
-    result = flow_bits_per_dim(
-        denoiser(pipeline.unet), pipeline.scheduler, x_0.split(BATCH), rtol=1e-3, atol=1e-3, generator=generator
-    )
-    return {
-        "bits_per_dim": result.total,
-        "bits_per_dim_standard_error": result.standard_error,
-        "images": result.num_examples,
-        "model_calls_per_image": result.num_model_evaluations / result.num_examples,
-    }
 
 
 def save_plot(results: dict[str, dict[str, dict[str, float]]], references: dict[str, float], path: Path) -> None:
@@ -251,7 +240,7 @@ def table(results: dict[str, dict[str, dict[str, float]]], steps: list[int]) -> 
 
 def main() -> None:
     parser = parser_of(__doc__, "few_steps")
-    parser.add_argument("--model", default="runs/digits", help="with its denoising errors")
+    parser.add_argument("--model", default="runs/digits", help="a folder, or a name on the Hub")
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 25, 50, 100, 1000], help="model calls")
     parser.add_argument("--samples", type=int, default=500, help="of every method and number of steps")
     parser.add_argument("--evaluations", type=int, default=50, help="model calls per image for the bits/dim, at most")
@@ -277,7 +266,8 @@ def main() -> None:
     references = judge.figures((levels_of(images.test) / (images.test.num_levels - 1))[: arguments.samples])
     facts = {"test images": references, "samples": arguments.samples, "threads": torch.get_num_threads()}
     if arguments.flow_images:
-        facts["likelihood by the ODE"] = flow_figures(pipeline, images, arguments.flow_images, arguments.seed)
+        options = EvaluationArguments(num_flow_images=arguments.flow_images, batch_size=BATCH, seed=arguments.seed)
+        facts["likelihood by the ODE"] = score_by_flow(pipeline, images.test, options, accelerate.Accelerator())
         print(facts["likelihood by the ODE"])
     print(table(results, arguments.steps))
     write_report(arguments.output, results, diffusers, sklearn, **facts)

@@ -474,7 +474,7 @@ def _bits_of_stock(stock: Stock, unet: UNet2DModel, images: ImageData, variance_
     accelerator, defaults = stock.accelerator, TrainingArguments()
     options = {"variance_type": variance_type, "num_levels": images.test.num_levels}
     scheduler = DDPMPaperScheduler.from_config(stock.noise_scheduler.config, **options)
-    some = [images.train.batch(i, i + 256) for i in range(0, min(len(images.train), MEASURED_IMAGES), 256)]
+    some = images.train.labelled_batches(256, MEASURED_IMAGES)
     options["first_variance"] = decoder_variance(unet, scheduler, some, seed, accelerator.device)
     scheduler = DDPMPaperScheduler.from_config(stock.noise_scheduler.config, **options)
     size, evaluations = defaults.train_batch_size, defaults.num_evaluations

@@ -469,6 +469,12 @@ def check_hub_arguments(hub: HubArguments) -> None:
         raise ValueError("`hub_push_steps` does nothing without --push_to_hub.")
 
 
+def check_batches(batch_size: int, max_images: int | None) -> None:
+    """Raise ValueError unless both are at least 1, or there is no limit to the images."""
+    if batch_size < 1 or (max_images is not None and max_images < 1):
+        raise ValueError("`batch_size` and `max_images` must be at least 1.")
+
+
 def check_num_evaluations(num_evaluations: int) -> None:
     """Raise ValueError unless it is 0, for all of them, or at least 2."""
     if num_evaluations < 0 or num_evaluations == 1:

@@ -55,6 +55,10 @@ def score_few_steps(
         train: what samples are compared with; None for no samples.
     """
     scheduler, count, rows = pipeline.scheduler, evaluation.num_quality_samples, []
+    real = [
+        torch.cat(list(part.batches(evaluation.batch_size, IMAGES_OF_A_DATA_SET)))
+        for part in ((train, images) if train is not None else ())
+    ]
     spacings = ("linspace",) if scheduler.denoising_errors is None else ("linspace", "optimal")
     for steps, spacing in itertools.product(evaluation.few_steps, spacings):
         chain = DDPMPaperScheduler.from_config(scheduler.config)
@@ -68,10 +72,9 @@ def score_few_steps(
             "bits_per_dim": result.total,
             "bits_per_dim_standard_error": result.standard_error,
         }
-        if train is not None:
+        if real:
             size = evaluation.batch_size
             samples = draw_images(chained, count, size, steps, evaluation.seed, accelerator, None, spacing)
-            real = [torch.cat(list(part.batches(size, IMAGES_OF_A_DATA_SET))) for part in (train, images)]
             row |= quality_of(samples, steps, *real)
         rows.append(row)
     return rows
@@ -93,13 +96,12 @@ def score_by_flow(
             denoiser(pipeline.unet), pipeline.scheduler, [batch], rtol=1e-3, atol=1e-3, generator=generator
         )
 
-    parts = shared(accelerator, -(-count // size), of_batch)
-    bits = torch.tensor([each for part in parts for each in part.per_example], dtype=torch.float64)
+    result = FlowBitsPerDim.merged(shared(accelerator, -(-count // size), of_batch))
     return {
-        "bits_per_dim": bits.mean().item(),
-        "bits_per_dim_standard_error": bits.std().item() / count**0.5 if count > 1 else None,
+        "bits_per_dim": result.total,
+        "bits_per_dim_standard_error": result.standard_error if count > 1 else None,
         "images": count,
-        "model_calls_per_image": sum(part.num_model_evaluations for part in parts) / count,
+        "model_calls_per_image": result.num_model_evaluations / count,
     }
 
 

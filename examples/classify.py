@@ -24,6 +24,7 @@ from arguments import (
     ClassificationArguments,
     DataArguments,
     ModelPathArguments,
+    check_batches,
     check_num_evaluations,
     user_errors,
 )
@@ -52,8 +53,7 @@ def classify(
     """Classify, with all processes together; the main one writes."""
     with user_errors(script):
         accelerator = Accelerator()
-        if classification.batch_size < 1 or (classification.max_images or 1) < 1:
-            raise ValueError("`batch_size` and `max_images` must be at least 1.")
+        check_batches(classification.batch_size, classification.max_images)
         check_num_evaluations(classification.num_evaluations)
         train = images_as_they_are(data, "train")
         test = images_as_they_are(data, "test").first(classification.max_images)
@@ -75,7 +75,7 @@ def classify(
         classification.batch_size,
         classification.num_evaluations,
         classification.seed,
-        functools.partial(tqdm, desc="classifying", unit="batch", disable=not accelerator.is_main_process),
+        functools.partial(tqdm, desc="classifying", unit="class", disable=not accelerator.is_main_process),
     )
     if accelerator.is_main_process:
         report = {"model": model.model_name_or_path} | report_on(bits, train, test)

@@ -9,13 +9,11 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from image_data import LevelImages
-from randomness import Use, generator_of
-from scoring import denoiser
-from sharing import shared
+from scoring import score
 from sklearn.svm import SVC
 from torch import Tensor, nn
 
-from ddpm_hf import DDPMPaperScheduler, bits_per_dim
+from ddpm_hf import DDPMPaperScheduler
 from ddpm_hf.numerics import LOG_2
 
 
@@ -31,31 +29,21 @@ def bits_by_class(
     batch_size: int,
     num_evaluations: int,
     seed: int,
-    progress: Callable[[Iterable[int]], Iterable[int]] | None = None,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> Tensor:
     """−log₂ p(x | class) of every image, at most, bits/dim, float64 `[N, classes]`; all processes share the work.
 
     An image meets the same noise at the same times with every class, so that most of what they do to the bound is not
     in the differences between classes.
+
+    Args:
+        progress: wraps the iteration over classes; the other arguments are those of `score`.
     """
-    count = num_evaluations if 0 < num_evaluations < len(scheduler.timesteps) else None
-
-    def of_batch(k: int) -> Tensor:
-        x_0 = images.batch(k * batch_size, (k + 1) * batch_size)[0].to(accelerator.device)
-        bounds = []
-        for label in range(classes):
-            labels = torch.full((len(x_0),), label, device=accelerator.device)
-            result = bits_per_dim(
-                denoiser(unet),
-                scheduler,
-                [(x_0, {"class_labels": labels})],
-                num_evaluations=count,
-                generator=generator_of(Use.SCORING, seed, k),
-            )
-            bounds.append(torch.tensor(result.per_example, dtype=torch.float64))
-        return torch.stack(bounds, dim=1)
-
-    return torch.cat(shared(accelerator, -(-len(images) // batch_size), of_batch, progress))
+    bounds = (
+        score(unet, scheduler, images.with_label(label), accelerator, batch_size, num_evaluations, seed).per_example
+        for label in progress(range(classes))
+    )
+    return torch.tensor(list(bounds), dtype=torch.float64).T
 
 
 def bayes(bits: Tensor, dimensions: int, shares: Tensor) -> tuple[Tensor, Tensor]:

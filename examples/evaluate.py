@@ -24,6 +24,7 @@ from arguments import (
     DataArguments,
     EvaluationArguments,
     ModelPathArguments,
+    check_batches,
     check_num_evaluations,
     user_errors,
 )
@@ -103,8 +104,7 @@ def choose_images(data: DataArguments, evaluation: EvaluationArguments) -> Level
     """The split to score."""
     if evaluation.split not in ("train", "test"):
         raise ValueError(f"`split` must be 'train' or 'test', but is {evaluation.split!r}.")
-    if evaluation.batch_size < 1 or (evaluation.max_images is not None and evaluation.max_images < 1):
-        raise ValueError("`batch_size` and `max_images` must be at least 1.")
+    check_batches(evaluation.batch_size, evaluation.max_images)
     check_num_evaluations(evaluation.num_evaluations)
     if evaluation.num_flow_images < 0 or evaluation.num_quality_samples < 0 or evaluation.num_quality_samples == 1:
         raise ValueError("`num_flow_images` must be at least 0, and `num_quality_samples` 0 or at least 2.")

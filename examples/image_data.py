@@ -88,17 +88,28 @@ class LevelImages:
             levels = torch.stack(read) if read else torch.empty(0, *self.shape)
         return scaled(levels, self.num_levels), None if self.labels is None else self.labels[some]
 
-    def batches(self, batch_size: int, limit: int | None = None) -> Iterator[Tensor]:
-        """The first `limit` images (all of them if None) in order, in batches."""
+    def labelled_batches(
+        self, batch_size: int, limit: int | None = None, skip_bad: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The first `limit` images (all of them if None) in order, in batches, as `batch` gives them."""
         size = self.size if limit is None else min(limit, self.size)
         for start in range(0, size, batch_size):
-            yield self.batch(start, min(start + batch_size, size))[0]
+            yield self.batch(start, min(start + batch_size, size), skip_bad)
+
+    def batches(self, batch_size: int, limit: int | None = None) -> Iterator[Tensor]:
+        """The same without labels."""
+        return (images for images, _ in self.labelled_batches(batch_size, limit))
 
     def first(self, count: int | None) -> LevelImages:
         """The first so many of them, or all."""
         size = self.size if count is None else min(count, self.size)
         labels, pixels = (None if column is None else column[:size] for column in (self.labels, self.pixels))
         return LevelImages(size, self.read, self.num_levels, self.shape, labels, pixels)
+
+    def with_label(self, label: int) -> LevelImages:
+        """The same images, all of them of one class."""
+        labels = torch.full((self.size,), label)
+        return LevelImages(self.size, self.read, self.num_levels, self.shape, labels, self.pixels)
 
 
 def scaled(levels: Tensor, num_levels: int) -> Tensor:

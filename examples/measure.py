@@ -15,9 +15,9 @@ from __future__ import annotations
 from threads import use_all_cores  # isort: skip - before torch
 
 import torch
-from arguments import DataArguments, MeasurementArguments, ModelPathArguments, user_errors
+from arguments import DataArguments, MeasurementArguments, ModelPathArguments, check_batches, user_errors
 from image_data import LevelImages
-from measuring import measured
+from measuring import measured_errors, with_errors
 from output_folder import claim_folder, write_folder
 from scoring import check_fit, images_as_they_are, load_pipeline
 from stopping import run_script
@@ -55,8 +55,7 @@ def measure(script: str, model: ModelPathArguments, data: DataArguments, measure
 
 def choose_images(data: DataArguments, measurement: MeasurementArguments) -> LevelImages:
     """The training images, up to as many as asked for."""
-    if measurement.batch_size < 1 or measurement.max_images < 1:
-        raise ValueError("`batch_size` and `max_images` must be at least 1.")
+    check_batches(measurement.batch_size, measurement.max_images)
     return images_as_they_are(data, "train").first(measurement.max_images)
 
 
@@ -65,12 +64,11 @@ def measure_on(
 ) -> DDPMPaperScheduler:
     """The model's scheduler with the errors that were measured, and the variance by them."""
     scheduler = DDPMPaperScheduler.from_config(pipeline.scheduler.config, num_levels=images.num_levels)
-    starts = tqdm(range(0, len(images), measurement.batch_size), desc="measuring", unit="batch")
-    batches = (images.batch(start, min(start + measurement.batch_size, len(images))) for start in starts)
-    return measured(
+    size = measurement.batch_size
+    errors = measured_errors(
         pipeline.unet,
         scheduler,
-        batches,
+        tqdm(images.labelled_batches(size), total=-(-len(images) // size), desc="measuring", unit="batch"),
         len(images),
         measurement.seed,
         device,
@@ -78,6 +76,7 @@ def measure_on(
         measurement.num_evaluations,
         measurement.per_element,
     )
+    return with_errors(scheduler, errors)
 
 
 def expectations(scheduler: DDPMPaperScheduler) -> str:

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
 from randomness import Use, generator_of
-from scoring import conditioning, denoiser
+from scoring import conditioning, denoiser, image_shape
 from torch import Tensor, nn
 
 from ddpm_hf import DDPMPaperScheduler, DenoisingErrors, measure_denoising_errors
@@ -19,7 +20,7 @@ Batches = Iterable[tuple[Tensor, Tensor | None]]
 """Images and their classes, or None."""
 
 
-def measured(
+def measured_errors(
     unet: nn.Module,
     scheduler: DDPMPaperScheduler,
     batches: Batches,
@@ -29,8 +30,8 @@ def measured(
     num_noise_levels: int = 64,
     num_evaluations: int = 8,
     per_element: bool | None = None,
-) -> DDPMPaperScheduler:
-    """The scheduler with the denoising errors of the model, and their variance unless the model learned one.
+) -> DenoisingErrors:
+    """The denoising errors of the model.
 
     Args:
         num_images: in the batches; with fewer than it takes to see every noise level there are fewer levels.
@@ -40,12 +41,9 @@ def measured(
     if scheduler.process.learns_variance:
         per_element = False
     elif per_element is None:
-        config, channels = unet.config, unet.config.in_channels
-        height, width = (config.sample_size,) * 2 if isinstance(config.sample_size, int) else config.sample_size
-        per_element = channels * height * width <= MOST_ELEMENTS
+        per_element = math.prod(image_shape(unet)) <= MOST_ELEMENTS
     levels = min(num_noise_levels, num_images * num_evaluations)
-    errors = _errors(unet, scheduler, batches, seed, device, levels, num_evaluations, per_element)
-    return with_errors(scheduler, errors)
+    return _errors(unet, scheduler, batches, seed, device, levels, num_evaluations, per_element)
 
 
 def with_errors(scheduler: DDPMPaperScheduler, errors: DenoisingErrors) -> DDPMPaperScheduler:

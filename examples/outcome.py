@@ -21,7 +21,7 @@ from ema import WeightAverage, averaged
 from figures import save_grid
 from image_streams import ImageStream
 from job import Job, gather_bad_images
-from measuring import decoder_variance, measured, with_errors
+from measuring import decoder_variance, measured_errors, with_errors
 from output_folder import replace_folder, write_file, write_folder, write_json
 from quality import IMAGES_OF_A_DATA_SET
 from reporting import describe, metrics, quality_of, training_facts
@@ -138,8 +138,7 @@ def training_images(job: Job, limit: int) -> Iterator[tuple[Tensor, Tensor | Non
     """Up to so many training images with their classes, the same on every process."""
     train, size = job.data.train, job.training.train_batch_size
     if not isinstance(train, ImageStream):
-        for start in range(0, min(len(train), limit), size):
-            yield train.batch(start, min(start + size, limit), job.skip_bad_images)
+        yield from train.labelled_batches(size, limit, job.skip_bad_images)
         return
     count = -(-min(limit, job.images_per_epoch or limit) // size)
     with contextlib.closing(iter(TrainingBatches(train, Share(size), 0, count, job.training.seed))) as batches:
@@ -183,8 +182,8 @@ def _with_what_is_measured(job: Job) -> DDPMPaperScheduler:
         return DDPMPaperScheduler.from_config(scheduler.config, first_variance=variance)
     count = min(job.images_per_epoch or MEASURED_IMAGES, MEASURED_IMAGES)
     per_element = job.diffusion.per_element
-    known = measured(job.unet, scheduler, images, count, seed, device, per_element=per_element)
-    return with_errors(scheduler, broadcast_object_list([known.denoising_errors])[0])
+    errors = measured_errors(job.unet, scheduler, images, count, seed, device, per_element=per_element)
+    return with_errors(scheduler, broadcast_object_list([errors])[0])
 
 
 def _quality(job: Job, samples: Tensor) -> dict[str, object]:

@@ -86,15 +86,19 @@ def images_as_they_are(data: DataArguments, split: str) -> LevelImages:
     return images
 
 
+def image_shape(unet: nn.Module) -> tuple[int, int, int]:
+    """Channels, height and width of the images that a model is for."""
+    size = unet.config.sample_size
+    return unet.config.in_channels, *((size, size) if isinstance(size, int) else size)
+
+
 def check_fit(pipeline: DDPMPaperPipeline, images: LevelImages) -> None:
     """Raise ValueError unless the model was made for images of this shape, and of classes that it knows."""
-    config, (channels, height, width) = pipeline.unet.config, images.shape
-    size = config.sample_size
-    expected = (size, size) if isinstance(size, int) else tuple(size)
-    if (channels, (height, width)) != (config.in_channels, expected):
+    expected, found = image_shape(pipeline.unet), tuple(images.shape)
+    if found != expected:
         raise ValueError(
-            f"The model is for {config.in_channels} channels of {expected[0]}x{expected[1]} pixels, the data have"
-            f" {channels} of {height}x{width}; pass --channels and --resolution, or other data."
+            f"The model is for {expected[0]} channels of {expected[1]}x{expected[2]} pixels, the data have"
+            f" {found[0]} of {found[1]}x{found[2]}; pass --channels and --resolution, or other data."
         )
     conditioning(pipeline.unet, images.labels, torch.device("cpu"))
 

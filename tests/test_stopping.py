@@ -42,7 +42,7 @@ def test_a_signal_wherever_it_comes_is_told_and_gone_on_from(
         ("outcome.draw", 1, "SIGTERM", 16),  # the sample grid of step 15
         ("run_state.is_finite", 2, "SIGTERM", 20),  # after the last step
         ("outcome._score", 2, "SIGINT", 20),  # the validations of the averages at the end
-        ("outcome.measured", 1, "SIGTERM", 20),
+        ("outcome.measured_errors", 1, "SIGTERM", 20),
         ("reporting.quality_of", 1, "SIGINT", 20),
     ]:
         run = start(scripts, folder, *EVERYTHING, *LATEST, prelude=signal_in(function, name, call))
