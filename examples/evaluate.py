@@ -16,6 +16,7 @@ from __future__ import annotations
 from threads import use_all_cores  # isort: skip - before torch
 
 import functools
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,8 @@ def choose_images(data: DataArguments, evaluation: EvaluationArguments) -> Level
     check_num_evaluations(evaluation.num_evaluations)
     if evaluation.num_flow_images < 0 or evaluation.num_quality_samples < 0 or evaluation.num_quality_samples == 1:
         raise ValueError("`num_flow_images` must be at least 0, and `num_quality_samples` 0 or at least 2.")
+    if evaluation.num_flow_images and importlib.util.find_spec("torchdiffeq") is None:
+        raise ValueError("`num_flow_images` needs torchdiffeq, which is not installed: `pip install torchdiffeq`.")
     return images_as_they_are(data, evaluation.split)
 
 

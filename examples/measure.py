@@ -20,6 +20,7 @@ from image_data import LevelImages
 from measuring import measured_errors, with_errors
 from output_folder import claim_folder, write_folder
 from scoring import check_fit, images_as_they_are, load_pipeline
+from sharing import require_one_process
 from stopping import run_script
 from tqdm.auto import tqdm
 
@@ -41,6 +42,7 @@ def measure(script: str, model: ModelPathArguments, data: DataArguments, measure
     """Measure, save, and tell what to expect."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with user_errors(script):
+        require_one_process()
         pipeline = load_pipeline(model, device)
         images = choose_images(data, measurement)
         check_fit(pipeline, images)

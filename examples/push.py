@@ -16,6 +16,7 @@ from pathlib import Path
 
 from arguments import PushArguments, parse, user_errors
 from pushing import limit_silence
+from sharing import require_one_process
 
 from ddpm_hf import push_folder
 
@@ -25,6 +26,7 @@ def main() -> None:
     (push,) = parse(script, PushArguments)
     limit_silence()
     with user_errors(script):
+        require_one_process()
         commit = push_folder(
             push.output_dir,
             push.hub_model_id or Path(push.output_dir).resolve().name,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -11,6 +12,13 @@ from accelerate.utils import gather_object
 
 
 Piece = TypeVar("Piece")
+
+
+def require_one_process() -> None:
+    """Raise ValueError if a launcher started several processes, each of which would do all of the work."""
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if processes > 1:
+        raise ValueError(f"{processes} processes were started for work that is not divided; start one, with `python`.")
 
 
 def shared(

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
@@ -153,8 +154,10 @@ def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
     settings["PATH"] = os.pathsep.join([str(folder), settings["PATH"]])
     yield settings
     for step in (folder / "steps").read_text().split():
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(int(step), signal.SIGKILL)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            launcher = psutil.Process(int(step))
+            for process in [*launcher.children(recursive=True), launcher]:  # trainings have sessions of their own
+                process.kill()
 
 
 def test_the_slurm_script_is_a_script() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import os
@@ -344,6 +345,21 @@ def test_a_wrong_flag_is_named_in_one_sentence(capsys, monkeypatch, tmp_path, fl
 def test_a_mistake_ends_a_real_process_with_status_2_and_no_traceback(scripts: ScriptServer, tmp_path: Path) -> None:
     done = scripts.run("train.py", "--variance_type", "fixed", "--output_dir", tmp_path / "run")
     assert done.code == 2 and "Traceback" not in done.output and "`variance_type`" in done.output
+
+
+@pytest.mark.parametrize("script", ["measure.py", "push.py"])
+def test_work_that_is_not_divided_is_refused_to_several_processes(script, capsys, monkeypatch, trained, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    folder = trained if script == "push.py" else tmp_path / "measured"
+    assert "2 processes" in fails(capsys, monkeypatch, script, "--output_dir", folder)
+    assert not (tmp_path / "measured").exists()
+
+
+def test_the_flow_without_its_solver(capsys, monkeypatch, trained, tmp_path) -> None:
+    installed = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torchdiffeq" else installed(name))
+    arguments = ["--model_name_or_path", trained, "--output_dir", tmp_path / "flow", "--num_flow_images", 4]
+    assert "pip install torchdiffeq" in fails(capsys, monkeypatch, "evaluate.py", *arguments)
 
 
 def test_another_run_is_not_written_over(capsys, monkeypatch, trained) -> None:
