@@ -101,20 +101,35 @@ def vlb_loss(
 
 
 def variance_loss(
-    process: ReverseProcess, model_output: Tensor, x_0: Tensor, x_t: Tensor, index: Tensor, num_levels: int | None
+    process: ReverseProcess,
+    model_output: Tensor,
+    x_0: Tensor,
+    x_t: Tensor,
+    index: Tensor,
+    num_levels: int | None,
+    stride: int = 1,
 ) -> Tensor:
     """L_vlb in bits/dim, `[B]`, from which a learned variance alone learns: the mean has no gradient.
 
-    It goes with a loss that trains the mean, L_simple (`hybrid_loss`) or L_rate. Arguments as in `vlb_terms`.
+    It goes with a loss that trains the mean, L_simple (`hybrid_loss`) or L_rate.
+
+    Between neighbours of a long chain β̃ and β are nearly one: its bound hardly depends on where between them the
+    variance lies, and teaches it little; in few steps it matters. With a `stride` the mean over uniform `index` is the
+    mean bound of the shorter chains that visit every `stride`-th time (`ReverseProcess.pairs_apart`).
+
+    Args:
+        process, model_output, x_0, x_t, index, num_levels: as in `vlb_terms`.
+        stride: number of chains, each of a `stride`-th of the times; for "learned" 1.
 
     Raises:
-        ValueError: for a variance that is not learned.
+        ValueError: for a variance that is not learned, or a `stride` that does not fit.
     """
     if not process.learns_variance:
         raise ValueError(f"There is no variance to learn: the variance type is {process.variance_type!r}.")
     prediction, channels = process.split_output(model_output, x_t)
     stopped = torch.cat([prediction.detach(), channels], dim=1)
-    return vlb_loss(process, stopped, x_0, x_t, index, num_levels)
+    losses = vlb_loss(process.pairs_apart(stride), stopped, x_0, x_t, index, num_levels)
+    return torch.where(index.to(losses.device) == 0, losses, losses / stride)  # the first pair is in every chain
 
 
 def hybrid_loss(

@@ -189,10 +189,15 @@ class ReverseProcess:
             snr_drop=self._snr_drops(),
         )
 
+    @property
+    def _earlier(self) -> Sequence[int]:
+        """The time that each step leads to."""
+        return (0, *self.times[:-1])
+
     @cached_property
     def _steps(self) -> StepCoefficients:
-        t = torch.tensor(self.times, device="cpu")
-        return StepCoefficients.between(self.schedule, torch.cat([torch.zeros_like(t[:1]), t[:-1]]), t)
+        s, t = (torch.tensor(times, device="cpu") for times in (self._earlier, self.times))
+        return StepCoefficients.between(self.schedule, s, t)
 
     @cached_property
     def _element_tables(self) -> dict[torch.device, Tensor]:
@@ -216,8 +221,8 @@ class ReverseProcess:
         return self._tables[eta].at(index)
 
     def _ddim_table(self, eta: float) -> ReverseCoefficients:
-        times = torch.tensor([0, *self.times], device="cpu")
-        coef_x0, coef_xt, log_variance = ddim_coefficients(self.schedule, times[1:], times[:-1], eta)
+        s, t = (torch.tensor(times, device="cpu") for times in (self._earlier, self.times))
+        coef_x0, coef_xt, log_variance = ddim_coefficients(self.schedule, t, s, eta)
         return replace(self.table, mean_coef_x0=coef_x0, mean_coef_xt=coef_xt, log_variance=log_variance)
 
     @cached_property
@@ -267,8 +272,37 @@ class ReverseProcess:
         log_snr = self.schedule.log_snr[list(self.times)]
         # A chain of one pair has no step to go on with: its drop is 0, and `rate_loss` refuses it.
         step = log_snr[:1] - log_snr[1:2] if len(self.times) > 1 else torch.zeros_like(log_snr)
-        log_snr_before = torch.cat([log_snr[:1] + step, log_snr[:-1]])
+        log_snr_before = torch.cat([log_snr[:1] + step, self.schedule.log_snr[list(self._earlier[1:])]])
         return -torch.exp(log_snr_before) * torch.expm1(log_snr - log_snr_before)
+
+    # --- several chains in one ---
+
+    def pairs_apart(self, stride: int) -> ReverseProcess:
+        """The pairs of the `stride` chains that visit every `stride`-th of the times, (τ_{k−stride}, τ_k) at k − 1.
+
+        All of these chains end by τ_1 and 0: where there is no τ_{k−stride}, the pair is (τ_1, τ_k), and the first
+        pair, (0, τ_1), is shared by all. A place to look up pairs in, no chain to walk.
+
+        Raises:
+            ValueError: for a stride that is not an int ≥ 1, or for "learned", a variance of neighbouring times only.
+        """
+        if isinstance(stride, bool) or not isinstance(stride, int) or stride < 1:
+            raise ValueError(f"`stride` must be an int >= 1, but is {stride!r}.")
+        if stride == 1:
+            return self
+        if self.variance_type == "learned":
+            raise ValueError(
+                "`stride` must be 1 for variance_type 'learned', which is of neighbouring times; 'learned_range' is of"
+                " any pair."
+            )
+        if stride not in self._pairs_apart:
+            mine = {field.name: getattr(self, field.name) for field in fields(ReverseProcess)}
+            self._pairs_apart[stride] = _PairsApart(**mine, stride=stride)
+        return self._pairs_apart[stride]
+
+    @cached_property
+    def _pairs_apart(self) -> dict[int, ReverseProcess]:
+        return {}
 
     # --- the distribution ---
 
@@ -358,6 +392,18 @@ class ReverseProcess:
                 f" {list(x_t.shape)}."
             )
         return model_output, channels
+
+
+@dataclass(frozen=True, eq=False)
+class _PairsApart(ReverseProcess):
+    """What `ReverseProcess.pairs_apart` gives."""
+
+    stride: int = 1
+
+    @property
+    def _earlier(self) -> Sequence[int]:
+        first = self.times[0]
+        return (0, *[first] * self.stride, *self.times[1 : -self.stride])[: len(self.times)]
 
 
 def cast_variance(variance: Coefficient, mean: Tensor) -> Coefficient:

@@ -132,6 +132,13 @@ class DiffusionArguments:
             "Of L_vlb, which trains a learned variance beside another objective; 0.001 in hybrid, else 0.1."
         ),
     )
+    variance_steps: int | None = field(
+        default=None,
+        metadata=_help(
+            "Beside objective rate, a learned_range is trained by the bound of chains of so many steps, where it"
+            " matters most; 50 if unset."
+        ),
+    )
     timestep_sampling: str = field(
         default="importance", metadata=_help("uniform, stratified over the batch, or importance: by the loss.")
     )
@@ -156,6 +163,13 @@ class DiffusionArguments:
             self.variance_type = "optimal" if self.objective == "simple" else "learned_range"
         if self.vlb_weight is None:
             self.vlb_weight = 0.001 if self.objective == "hybrid" else 0.1
+        if self.variance_steps is None and self.objective == "rate" and self.variance_type == "learned_range":
+            self.variance_steps = min(50, self.ddpm_num_steps)
+
+    @property
+    def variance_stride(self) -> int:
+        """How many timesteps lie between those of the chains that a learned variance is trained by."""
+        return 1 if self.variance_steps is None else -(-self.ddpm_num_steps // self.variance_steps)
 
 
 @dataclass
@@ -438,6 +452,14 @@ def check_training_arguments(training: TrainingArguments, diffusion: DiffusionAr
         raise ValueError("`objective` hybrid trains a learned variance; pass --variance_type learned_range with it.")
     if not diffusion.vlb_weight >= 0:
         raise ValueError(f"`vlb_weight` must be at least 0, but is {diffusion.vlb_weight}.")
+    if diffusion.variance_steps is not None:
+        if diffusion.objective != "rate" or diffusion.variance_type != "learned_range":
+            raise ValueError("`variance_steps` is for a learned_range beside objective rate; leave it out.")
+        if not 1 <= diffusion.variance_steps <= diffusion.ddpm_num_steps:
+            raise ValueError(
+                f"`variance_steps` must be in 1 ... {diffusion.ddpm_num_steps}, the timesteps, but is"
+                f" {diffusion.variance_steps}."
+            )
     _check_intervals(training)
     if diffusion.snr_gamma is not None and (diffusion.objective != "simple" or not diffusion.snr_gamma > 0):
         raise ValueError("`snr_gamma` must be above 0, and weights L_simple; pass --objective simple with it.")

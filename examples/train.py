@@ -71,7 +71,8 @@ def losses_of(job: Job, batch: Batch, t: Tensor, first: int) -> Tensor:
         return hybrid_loss(process, output, target, *rest, job.diffusion.vlb_weight)
     loss = rate_loss(process, output, x_0, x_t, t)
     if process.learns_variance:
-        loss = loss + job.diffusion.vlb_weight * variance_loss(process, output, *rest).float()
+        of_variance = variance_loss(process, output, *rest, job.diffusion.variance_stride)
+        loss = loss + job.diffusion.vlb_weight * of_variance.float()
     return loss
 
 

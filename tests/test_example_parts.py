@@ -220,6 +220,8 @@ def test_a_recipe_sets_what_its_paper_did_and_gives_way_to_what_is_said(tmp_path
     assert (improved.objective, improved.variance_type, improved.ddpm_num_steps) == ("hybrid", "learned_range", 4000)
     assert diffusion() == DiffusionArguments()
     assert (diffusion().variance_type, diffusion().vlb_weight) == ("learned_range", 0.1)
+    assert (diffusion().variance_stride, improved.variance_stride) == (20, 1)  # the paper's bound is of all steps
+    assert diffusion("--variance_steps", "30").variance_stride == 34
     assert diffusion("--objective", "simple").variance_type == "optimal"  # which that objective does not train
     settings = tmp_path / "settings.yaml"
     settings.write_text("recipe: improved\nobjective: vlb\nddpm_num_steps: 100\n")

@@ -328,6 +328,8 @@ def save_images(folder: Path, kinds: list[tuple[str, tuple[int, int]]]) -> Path:
         ("--objective", "hybrid --variance_type fixed_small", "variance_type"),
         ("--recipe", "ddim", "recipe"),
         ("--vlb_weight", -1, "vlb_weight"),
+        ("--variance_steps", 1001, "`variance_steps` must be in 1 ... 1000"),
+        ("--variance_steps", "50 --objective vlb", "variance_steps"),
         ("--num_levels", 1, "num_levels"),
         ("--channels", 2, "channels"),
         ("--resolution", 16, "resolution"),

@@ -222,6 +222,33 @@ def test_the_rate_loss_trains_the_mean_and_the_variance_loss_the_variance(varian
     assert bool((gradient[:, :2] == 0).all()) and bool((gradient[:, 2:] != 0).all())
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3, 9, 10, 25])
+@pytest.mark.parametrize("num_levels", [None, 5])
+def test_the_strided_variance_loss_is_the_mean_bound_of_the_shorter_chains(stride: int, num_levels: int | None):
+    """Those that end by 1 and 0 and visit every `stride`-th time before, walked one by one."""
+    options = {"variance_type": "learned_range", "first_variance": 0.01}
+    process = ReverseProcess(SCHEDULE, range(1, 11), **options)
+    output, x_0, x_t = randn(10, 4), randn(10, 2, seed=1), randn(10, 2, seed=2)  # what is there at each of the times
+    loss = variance_loss(process, output, x_0, x_t, torch.arange(10), num_levels, stride)
+    bounds = []
+    for last in range(10, 10 - stride, -1):
+        times = sorted({1, *(t for t in range(last, 1, -stride))})
+        chain, rows = ReverseProcess(SCHEDULE, times, **options), torch.tensor(times) - 1
+        terms = vlb_terms(chain, output[rows], x_0[rows], x_t[rows], torch.arange(len(times)), num_levels)
+        bounds.append(terms.sum())
+    torch.testing.assert_close(loss.mean(), torch.stack(bounds).mean(), rtol=1e-12, atol=0)
+
+
+def test_a_stride_that_does_not_fit():
+    x, index = torch.zeros(2, 2), torch.tensor([0, 1])
+    process = ReverseProcess(SCHEDULE, [1, 5], variance_type="learned_range")
+    with pytest.raises(ValueError, match="`stride` must be an int >= 1, but is 0"):
+        variance_loss(process, torch.zeros(2, 4), x, x, index, None, stride=0)
+    process = ReverseProcess(SCHEDULE, [1, 5], variance_type="learned")
+    with pytest.raises(ValueError, match="`stride` must be 1 for variance_type 'learned'"):
+        variance_loss(process, torch.zeros(2, 4), x, x, index, None, stride=2)
+
+
 def test_the_rate_loss_refuses_samples_that_do_not_fit():
     process, x, index = ReverseProcess(SCHEDULE, [1, 5]), torch.zeros(2, 3), torch.tensor([0, 1])
     with pytest.raises(ValueError, match="`original_samples`"):
