@@ -164,7 +164,7 @@ class DiffusionArguments:
         if self.vlb_weight is None:
             self.vlb_weight = 0.001 if self.objective == "hybrid" else 0.1
         if self.variance_steps is None and self.objective == "rate" and self.variance_type == "learned_range":
-            self.variance_steps = min(50, self.ddpm_num_steps)
+            self.variance_steps = min(50, max(1, self.ddpm_num_steps))  # of 0 the schedule complains
 
     @property
     def variance_stride(self) -> int:
@@ -455,7 +455,7 @@ def check_training_arguments(training: TrainingArguments, diffusion: DiffusionAr
     if diffusion.variance_steps is not None:
         if diffusion.objective != "rate" or diffusion.variance_type != "learned_range":
             raise ValueError("`variance_steps` is for a learned_range beside objective rate; leave it out.")
-        if not 1 <= diffusion.variance_steps <= diffusion.ddpm_num_steps:
+        if not 1 <= diffusion.variance_steps <= max(1, diffusion.ddpm_num_steps):
             raise ValueError(
                 f"`variance_steps` must be in 1 ... {diffusion.ddpm_num_steps}, the timesteps, but is"
                 f" {diffusion.variance_steps}."
