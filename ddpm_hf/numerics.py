@@ -135,6 +135,13 @@ def require_positive(**numbers: float) -> None:
             raise ValueError(f"`{name}` must be a positive number, but is {number!r}.")
 
 
+def require_count(**numbers: int) -> None:
+    """Raise ValueError unless all named arguments are ints ≥ 1."""
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ValueError(f"`{name}` must be an int >= 1, but is {number!r}.")
+
+
 def nats_to_bits(nats: Tensor) -> Tensor:
     """Information in bits, from nats."""
     return nats / LOG_2

@@ -26,7 +26,7 @@ from .gaussian_process import check_eta, unknown
 from .hub import INDEX, push_folder
 from .hub_errors import hub_errors
 from .model_card import embeds_classes, number_of_classes
-from .numerics import require_samples
+from .numerics import require_count, require_samples
 from .scheduling_ddpm_paper import DDPMPaperScheduler
 
 
@@ -276,8 +276,7 @@ class DDPMPaperPipeline(DiffusionPipeline):
 
     def _check_batch(self, batch_size: Any, generator: Any) -> None:
         """Raise ValueError for a number of images, a scheduler or generators that nothing can be drawn with."""
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"`batch_size` must be an int >= 1, but is {batch_size!r}.")
+        require_count(batch_size=batch_size)
         if not isinstance(self.scheduler, DDPMPaperScheduler):
             raise ValueError(
                 f"`scheduler` must be a DDPMPaperScheduler, but is a {type(self.scheduler).__name__};"

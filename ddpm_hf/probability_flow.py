@@ -34,6 +34,7 @@ from .numerics import (
     mean_flat,
     nats_to_bits,
     promote,
+    require_count,
     require_positive,
     require_samples,
     standard_error,
@@ -219,7 +220,7 @@ def flow_bits_per_dim(
         ValueError: for no examples, and for values that are not levels of the data.
     """
     num_levels = scheduler.num_levels
-    _check_count("num_dequantizations", num_dequantizations)
+    require_count(num_dequantizations=num_dequantizations)
     if num_levels is None and num_dequantizations != 1:
         raise ValueError(
             f"`num_dequantizations` must be 1 for continuous data (`num_levels` None), but is {num_dequantizations}."
@@ -374,7 +375,7 @@ class _Flow:
         """x̄ at log s̄ = `end`, from x̄ at `start`."""
         if num_steps is None:
             return _solve_adaptively(self.velocity, x_bar, start, end, rtol, atol, method)
-        _check_count("num_steps", num_steps)
+        require_count(num_steps=num_steps)
         log_s = torch.linspace(start, end, num_steps + 1, dtype=x_bar.dtype, device=x_bar.device)
         return _solve_on(log_s.exp(), lambda s, x: self.velocity(s.log(), x) / s, x_bar, method)
 
@@ -423,7 +424,7 @@ def _directions(
     """Directions v, float64 like x, with Σ v·J·v the trace of J, or an unbiased estimate of it."""
     if trace not in TRACES:
         raise ValueError(unknown("trace", trace, TRACES))
-    _check_count("num_probes", num_probes)
+    require_count(num_probes=num_probes)
     if trace == "exact":
         if x[0].numel() > MAX_EXACT_DIMENSIONS:
             raise ValueError(
@@ -522,9 +523,3 @@ def _check_method(method: str, allowed: tuple[str, ...], where: str = "") -> str
     if method not in allowed:
         raise ValueError(unknown("method", method, allowed)[:-1] + f"{where}.")
     return method
-
-
-def _check_count(name: str, value: int) -> None:
-    """Raise ValueError unless the named argument is an int ≥ 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"`{name}` must be an int >= 1, but is {value!r}.")

@@ -52,7 +52,7 @@ from .gaussian_process import (
     x0_from_prediction,
 )
 from .noise_schedule import NoiseSchedule
-from .numerics import Coefficient, expand_like, move_coefficients, promote, require_samples
+from .numerics import Coefficient, expand_like, move_coefficients, promote, require_count, require_samples
 
 
 FIXED_VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
@@ -194,10 +194,14 @@ class ReverseProcess:
         """The time that each step leads to."""
         return (0, *self.times[:-1])
 
+    @property
+    def _pairs(self) -> tuple[Tensor, Tensor]:
+        """The earlier times s and the later ones t, int64 `[K]`."""
+        return torch.tensor(self._earlier, device="cpu"), torch.tensor(self.times, device="cpu")
+
     @cached_property
     def _steps(self) -> StepCoefficients:
-        s, t = (torch.tensor(times, device="cpu") for times in (self._earlier, self.times))
-        return StepCoefficients.between(self.schedule, s, t)
+        return StepCoefficients.between(self.schedule, *self._pairs)
 
     @cached_property
     def _element_tables(self) -> dict[torch.device, Tensor]:
@@ -221,7 +225,7 @@ class ReverseProcess:
         return self._tables[eta].at(index)
 
     def _ddim_table(self, eta: float) -> ReverseCoefficients:
-        s, t = (torch.tensor(times, device="cpu") for times in (self._earlier, self.times))
+        s, t = self._pairs
         coef_x0, coef_xt, log_variance = ddim_coefficients(self.schedule, t, s, eta)
         return replace(self.table, mean_coef_x0=coef_x0, mean_coef_xt=coef_xt, log_variance=log_variance)
 
@@ -286,8 +290,7 @@ class ReverseProcess:
         Raises:
             ValueError: for a stride that is not an int ≥ 1, or for "learned", a variance of neighbouring times only.
         """
-        if isinstance(stride, bool) or not isinstance(stride, int) or stride < 1:
-            raise ValueError(f"`stride` must be an int >= 1, but is {stride!r}.")
+        require_count(stride=stride)
         if stride == 1:
             return self
         if self.variance_type == "learned":

@@ -163,8 +163,13 @@ class DiffusionArguments:
             self.variance_type = "optimal" if self.objective == "simple" else "learned_range"
         if self.vlb_weight is None:
             self.vlb_weight = 0.001 if self.objective == "hybrid" else 0.1
-        if self.variance_steps is None and self.objective == "rate" and self.variance_type == "learned_range":
+        if self.variance_steps is None and self.trains_variance_by_few_steps:
             self.variance_steps = min(50, max(1, self.ddpm_num_steps))  # of 0 the schedule complains
+
+    @property
+    def trains_variance_by_few_steps(self) -> bool:
+        """Whether `variance_steps` means anything."""
+        return self.objective == "rate" and self.variance_type == "learned_range"
 
     @property
     def variance_stride(self) -> int:
@@ -422,6 +427,24 @@ def _read_settings(parser: HfArgumentParser, path: Path) -> dict[str, Any]:
     return settings
 
 
+def _check_variance(diffusion: DiffusionArguments) -> None:
+    """Raise ValueError for a variance that the loss does not train, or not as asked."""
+    learns = diffusion.variance_type.startswith("learned")
+    if learns and diffusion.objective == "simple":
+        raise ValueError("`objective` simple does not train a learned variance; pass --objective hybrid, rate or vlb.")
+    if diffusion.objective == "hybrid" and not learns:
+        raise ValueError("`objective` hybrid trains a learned variance; pass --variance_type learned_range with it.")
+    if not diffusion.vlb_weight >= 0:
+        raise ValueError(f"`vlb_weight` must be at least 0, but is {diffusion.vlb_weight}.")
+    steps, most = diffusion.variance_steps, diffusion.ddpm_num_steps
+    if steps is None:
+        return
+    if not diffusion.trains_variance_by_few_steps:
+        raise ValueError("`variance_steps` is for a learned_range beside objective rate; leave it out.")
+    if not 1 <= steps <= max(1, most):
+        raise ValueError(f"`variance_steps` must be in 1 ... {most}, the timesteps, but is {steps}.")
+
+
 def check_training_arguments(training: TrainingArguments, diffusion: DiffusionArguments) -> None:
     """Raise ValueError, naming the argument, for what cannot be trained."""
     numbers = {
@@ -445,21 +468,7 @@ def check_training_arguments(training: TrainingArguments, diffusion: DiffusionAr
     for name, (value, allowed) in choices.items():
         if value not in allowed:
             raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, but is {value!r}.")
-    learns = diffusion.variance_type.startswith("learned")
-    if learns and diffusion.objective == "simple":
-        raise ValueError("`objective` simple does not train a learned variance; pass --objective hybrid, rate or vlb.")
-    if diffusion.objective == "hybrid" and not learns:
-        raise ValueError("`objective` hybrid trains a learned variance; pass --variance_type learned_range with it.")
-    if not diffusion.vlb_weight >= 0:
-        raise ValueError(f"`vlb_weight` must be at least 0, but is {diffusion.vlb_weight}.")
-    if diffusion.variance_steps is not None:
-        if diffusion.objective != "rate" or diffusion.variance_type != "learned_range":
-            raise ValueError("`variance_steps` is for a learned_range beside objective rate; leave it out.")
-        if not 1 <= diffusion.variance_steps <= max(1, diffusion.ddpm_num_steps):
-            raise ValueError(
-                f"`variance_steps` must be in 1 ... {diffusion.ddpm_num_steps}, the timesteps, but is"
-                f" {diffusion.variance_steps}."
-            )
+    _check_variance(diffusion)
     _check_intervals(training)
     if diffusion.snr_gamma is not None and (diffusion.objective != "simple" or not diffusion.snr_gamma > 0):
         raise ValueError("`snr_gamma` must be above 0, and weights L_simple; pass --objective simple with it.")

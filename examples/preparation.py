@@ -39,6 +39,7 @@ from pushing import Pusher
 from reporting import training_facts
 from run_state import open_batches, restore, save_weights_as_diffusers_does
 from scoring import check_labels
+from sharing import processes_started
 from threads import use_all_cores
 from torch.nn import Parameter
 from torch.optim import Optimizer
@@ -147,7 +148,7 @@ def _engine(training: TrainingArguments) -> Accelerator:
     Raises:
         ValueError: if they do not find each other, or divide the weights in a way that cannot be sampled from.
     """
-    processes = int(os.environ.get("WORLD_SIZE", 1))
+    processes = processes_started()
     if training.local_rank >= 0 and processes > 1:
         os.environ.setdefault("LOCAL_RANK", str(training.local_rank))
     folder = Path(training.output_dir)

@@ -14,9 +14,14 @@ from accelerate.utils import gather_object
 Piece = TypeVar("Piece")
 
 
+def processes_started() -> int:
+    """How many processes the launcher says that it started, whether or not they have found each other."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
 def require_one_process() -> None:
     """Raise ValueError if a launcher started several processes, each of which would do all of the work."""
-    processes = int(os.environ.get("WORLD_SIZE", 1))
+    processes = processes_started()
     if processes > 1:
         raise ValueError(f"{processes} processes were started for work that is not divided; start one, with `python`.")
 
