@@ -64,7 +64,7 @@ from batches import Batch, TrainingBatches  # noqa: E402
 from image_data import ImageData, LevelImages, load_images  # noqa: E402
 from job import Job  # noqa: E402
 from measuring import decoder_variance  # noqa: E402
-from outcome import MEASURED_IMAGES, finish  # noqa: E402
+from outcome import BATCHES_AT_ONCE, MEASURED_IMAGES, finish  # noqa: E402
 from reporting import quality_of  # noqa: E402
 from scoring import score  # noqa: E402
 from stock_recipe import (  # noqa: E402
@@ -90,7 +90,17 @@ BARE, OURS, STOCK = "bare", "ours", "stock"
 def prepare_ours(folder: Path, *flags: str, config: Path | None = None) -> Job:
     """The job of examples/train.py with these flags; what is done along the way is left out but for checkpoints."""
     argv = [] if config is None else [str(config)]
-    argv += ["--output_dir", str(folder), "--validation_steps", "0", "--save_images_epochs", "0", *flags]
+    argv += [
+        "--output_dir",
+        str(folder),
+        "--validation_steps",
+        "0",
+        "--save_images_epochs",
+        "0",
+        "--num_paths",
+        "0",
+        *flags,
+    ]
     return preparation.prepare(*parse("training.py", *RUN, argv=argv))
 
 
@@ -477,7 +487,7 @@ def _bits_of_stock(stock: Stock, unet: UNet2DModel, images: ImageData, variance_
     some = images.train.labelled_batches(256, MEASURED_IMAGES)
     options["first_variance"] = decoder_variance(unet, scheduler, some, seed, accelerator.device)
     scheduler = DDPMPaperScheduler.from_config(stock.noise_scheduler.config, **options)
-    size, evaluations = defaults.train_batch_size, defaults.num_evaluations
+    size, evaluations = BATCHES_AT_ONCE * defaults.train_batch_size, defaults.num_evaluations
     return score(unet, scheduler, images.test, accelerator, size, evaluations, seed)
 
 

@@ -4,6 +4,7 @@
 from .denoising_errors import DenoisingErrors
 from .hub import push_folder
 from .hub_errors import HubError
+from .importance_weighting import ImportanceWeightedBits, importance_weighted_bits_per_dim, log_path_weights
 from .langevin import predictor_corrector
 from .likelihood import BitsPerDim, bits_per_dim
 from .measurement import measure_denoising_errors
@@ -21,6 +22,7 @@ __all__ = [
     "DDPMPaperScheduler",
     "DenoisingErrors",
     "HubError",
+    "ImportanceWeightedBits",
     "NoiseSchedule",
     "__version__",
     "bits_per_dim",
@@ -28,6 +30,8 @@ __all__ = [
     "flow_encode",
     "flow_log_likelihood",
     "flow_sample",
+    "importance_weighted_bits_per_dim",
+    "log_path_weights",
     "measure_denoising_errors",
     "predictor_corrector",
     "push_folder",

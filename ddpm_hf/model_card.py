@@ -28,9 +28,11 @@ from .scheduling_ddpm_paper import DDPMPaperScheduler
 TEMPLATE = Path(__file__).with_name("model_card.md")
 CARD, SAMPLES, METRICS = "README.md", "samples.png", "metrics.json"
 
-# What `metrics.json` may hold of a model's quality: the key, the Hub's name of the metric, and ours.
+# What `metrics.json` may hold of a model's quality: the key (with a dot, inside another), the Hub's name of the
+# metric, and ours.
 MEASURES = (
     ("bits_per_dim", "bits_per_dim", "bits/dim (variational bound)"),
+    ("importance_weighted.bits_per_dim", "bits_per_dim_importance_weighted", "bits/dim (importance-weighted bound)"),
     ("frechet_distance_pixels", "frechet_distance_pixels", "Fréchet distance of pixels to the training images"),
 )
 
@@ -121,10 +123,10 @@ def _metadata(name: str, metrics: dict[str, Any]) -> ModelCardData:
             dataset_split="test",
             metric_type=metric,
             metric_name=label,
-            metric_value=round(metrics[key], 4),
+            metric_value=round(value, 4),
         )
         for key, metric, label in MEASURES
-        if isinstance(metrics.get(key), (int, float)) and math.isfinite(metrics[key])
+        if isinstance(value := _value(metrics, key), (int, float)) and math.isfinite(value)
     ]
     return ModelCardData(
         license="apache-2.0",
@@ -135,6 +137,13 @@ def _metadata(name: str, metrics: dict[str, Any]) -> ModelCardData:
         model_name=name.rstrip("/").split("/")[-1] if results else None,
         eval_results=results or None,
     )
+
+
+def _value(metrics: dict[str, Any], key: str) -> Any:
+    """What stands at a key of `MEASURES`, None if there is nothing."""
+    outer, _, inner = key.rpartition(".")
+    holder = metrics.get(outer) if outer else metrics
+    return holder.get(inner) if isinstance(holder, dict) else None
 
 
 def _merged_metadata(key: str, old: Any, new: Any) -> Any:

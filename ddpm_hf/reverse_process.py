@@ -59,6 +59,11 @@ FIXED_VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_
 VARIANCE_TYPES = (*FIXED_VARIANCE_TYPES, "learned", "learned_range", "optimal")
 FIRST_VARIANCES = ("posterior", "beta")
 
+UNDETERMINED = (
+    "`prediction_type` 'epsilon' says nothing about x_0 at a timestep whose signal-to-noise ratio is 0"
+    " (`rescale_betas_zero_snr`, or a last beta of 1); use 'v_prediction' or 'sample', or do not visit that timestep."
+)
+
 
 class ReverseStep(NamedTuple):
     """p_θ(x_s | x_t); `variance` and `log_variance` broadcast against `mean`, at least float32."""

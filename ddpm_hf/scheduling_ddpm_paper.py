@@ -42,6 +42,7 @@ from .noise_schedule import NoiseSchedule
 from .numerics import demote, expand_like, nats_to_bits, promote, require_samples
 from .objectives import min_snr_weights
 from .reverse_process import (
+    UNDETERMINED,
     ReverseProcess,
     ReverseStep,
     cast_variance,
@@ -311,7 +312,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
             times = self._spaced_times(timestep_spacing, _as_int(num_inference_steps, "num_inference_steps"))
         process = self._build_process(times)
         if process.is_undetermined:
-            raise ValueError(_UNDETERMINED)
+            raise ValueError(UNDETERMINED)
         self.custom_timesteps = timesteps is not None
         self.num_inference_steps = num_inference_steps
         self._visit(times, process, device)
@@ -634,7 +635,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
             self._check_index(int(index[last]), int(timesteps[last]), determined)
             return index
         if determined and self._undetermined:  # which timesteps these are is not known without waiting for the device
-            raise ValueError(_UNDETERMINED)
+            raise ValueError(UNDETERMINED)
         return self._index_tables[device].take(timesteps.reshape(-1).long())
 
     def _check_index(self, index: int, timestep: int, determined: bool) -> None:
@@ -645,7 +646,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
                 " see `set_timesteps`."
             )
         if determined and self._undetermined and index == K - 1:
-            raise ValueError(_UNDETERMINED)
+            raise ValueError(UNDETERMINED)
 
     def _schedule_for(self, t: int | Tensor) -> NoiseSchedule:
         """The schedule with its table on the device of `t`, moved there once."""
@@ -660,12 +661,6 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         index = torch.as_tensor(index)
         times = self._times_table.to(index.device, non_blocking=True)
         return times.take(index), times.take(index + 1)
-
-
-_UNDETERMINED = (
-    "`prediction_type` 'epsilon' says nothing about x_0 at a timestep whose signal-to-noise ratio is 0"
-    " (`rescale_betas_zero_snr`, or a last beta of 1); use 'v_prediction' or 'sample', or do not visit that timestep."
-)
 
 
 def check_arguments(timesteps: Any, **samples: Tensor) -> None:

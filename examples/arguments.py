@@ -228,6 +228,13 @@ class TrainingArguments:
     num_evaluations: int = field(
         default=50, metadata=_help("Model calls per test image for the bits/dim, at most; 0 for all T.")
     )
+    num_paths: int | None = field(
+        default=None,
+        metadata=_help(
+            "Paths per test image, of the steps that samples take, by which the bound is tightened (importance"
+            " weighted); 8 if unset and there are at most 512 test images, else 0 for none."
+        ),
+    )
     num_quality_samples: int = field(
         default=500, metadata=_help("Samples whose pixels are compared with real ones at the end; 0 for none.")
     )
@@ -329,6 +336,9 @@ class EvaluationArguments:
         default=None, metadata=_help("Of the chain: linspace, leading, trailing, quadratic, log_snr or optimal.")
     )
     num_evaluations: int = field(default=50, metadata=_help("Model calls per image, at most; 0 for all times."))
+    num_paths: int = field(
+        default=0, metadata=_help("Paths per image by which the chain's bound is tightened (importance weighted).")
+    )
     few_steps: list[int] = field(
         default_factory=list, metadata=_help("Also score chains of so many steps: even times, and the optimal ones.")
     )
@@ -473,6 +483,7 @@ def check_training_arguments(training: TrainingArguments, diffusion: DiffusionAr
     if diffusion.snr_gamma is not None and (diffusion.objective != "simple" or not diffusion.snr_gamma > 0):
         raise ValueError("`snr_gamma` must be above 0, and weights L_simple; pass --objective simple with it.")
     check_num_evaluations(training.num_evaluations)
+    check_num_paths(training.num_paths or 0)
     if training.num_quality_samples < 0 or training.num_quality_samples == 1:  # one has no covariance
         raise ValueError(f"`num_quality_samples` must be 0, or at least 2, but is {training.num_quality_samples}.")
 
@@ -510,6 +521,12 @@ def check_num_evaluations(num_evaluations: int) -> None:
     """Raise ValueError unless it is 0, for all of them, or at least 2."""
     if num_evaluations < 0 or num_evaluations == 1:
         raise ValueError(f"`num_evaluations` must be 0, or at least 2, but is {num_evaluations}.")
+
+
+def check_num_paths(num_paths: int) -> None:
+    """Raise ValueError unless it is at least 0."""
+    if num_paths < 0:
+        raise ValueError(f"`num_paths` must be at least 0, but is {num_paths}.")
 
 
 @contextlib.contextmanager

@@ -12,13 +12,12 @@ from accelerate import Accelerator
 from arguments import EvaluationArguments
 from image_data import LevelImages
 from quality import IMAGES_OF_A_DATA_SET
-from randomness import Use, generator_of
-from reporting import quality_of
+from reporting import paths_report, quality_of
 from sampling import draw_images
-from scoring import conditioning, denoiser, score
-from sharing import shared
+from scoring import by_batches, denoiser, score, score_by_paths
 
 from ddpm_hf import BitsPerDim, DDPMPaperPipeline, DDPMPaperScheduler, flow_bits_per_dim
+from ddpm_hf.likelihood import Batches
 from ddpm_hf.probability_flow import FlowBitsPerDim
 
 
@@ -40,6 +39,29 @@ def score_chain(
         evaluation.seed,
         progress,
     )
+
+
+def score_chain_by_paths(
+    pipeline: DDPMPaperPipeline,
+    images: LevelImages,
+    evaluation: EvaluationArguments,
+    accelerator: Accelerator,
+    progress: Callable[[Iterable[int]], Iterable[int]] | None = None,
+) -> dict[str, Any] | None:
+    """The importance-weighted bound of the chain that the pipeline's scheduler visits, if it is asked for."""
+    if not evaluation.num_paths:
+        return None
+    result = score_by_paths(
+        pipeline.unet,
+        pipeline.scheduler,
+        images,
+        accelerator,
+        evaluation.batch_size,
+        evaluation.num_paths,
+        evaluation.seed,
+        progress,
+    )
+    return paths_report(result, len(pipeline.scheduler.timesteps))
 
 
 def score_few_steps(
@@ -72,6 +94,9 @@ def score_few_steps(
             "bits_per_dim": result.total,
             "bits_per_dim_standard_error": result.standard_error,
         }
+        weighted = score_chain_by_paths(chained, images, evaluation, accelerator)
+        if weighted is not None:
+            row["importance_weighted"] = weighted
         if real:
             size = evaluation.batch_size
             samples = draw_images(chained, count, size, steps, evaluation.seed, accelerator, None, spacing)
@@ -84,31 +109,32 @@ def score_by_flow(
     pipeline: DDPMPaperPipeline, images: LevelImages, evaluation: EvaluationArguments, accelerator: Accelerator
 ) -> dict[str, Any] | None:
     """The likelihood by the probability-flow ODE, if it is asked for: each batch is one process's."""
-    count, size = min(evaluation.num_flow_images, len(images)), evaluation.batch_size
-    if not count:
+    if not evaluation.num_flow_images:
         return None
+    images = images.first(evaluation.num_flow_images)
 
-    def of_batch(k: int) -> FlowBitsPerDim:
-        x_0, labels = images.batch(k * size, min((k + 1) * size, count))
-        batch = x_0.to(accelerator.device), conditioning(pipeline.unet, labels, accelerator.device)
-        generator = generator_of(Use.SCORING, evaluation.seed, k)
+    def part(batches: Batches, generator: torch.Generator) -> FlowBitsPerDim:
         return flow_bits_per_dim(
-            denoiser(pipeline.unet), pipeline.scheduler, [batch], rtol=1e-3, atol=1e-3, generator=generator
+            denoiser(pipeline.unet), pipeline.scheduler, batches, rtol=1e-3, atol=1e-3, generator=generator
         )
 
-    result = FlowBitsPerDim.merged(shared(accelerator, -(-count // size), of_batch))
+    parts = by_batches(pipeline.unet, images, accelerator, evaluation.batch_size, evaluation.seed, part)
+    result = FlowBitsPerDim.merged(parts)
     return {
         "bits_per_dim": result.total,
-        "bits_per_dim_standard_error": result.standard_error if count > 1 else None,
-        "images": count,
-        "model_calls_per_image": result.num_model_evaluations / count,
+        "bits_per_dim_standard_error": result.standard_error if len(images) > 1 else None,
+        "images": len(images),
+        "model_calls_per_image": result.num_model_evaluations / len(images),
     }
 
 
 def few_steps_table(rows: list[dict[str, Any]]) -> str:
     """A line for every chain."""
-    lines = ["steps  times      bits/dim  Fréchet distance of pixels"]
+    lines = ["steps  times      bits/dim  by paths  Fréchet distance of pixels"]
     for row in rows:
+        weighted = f"{row['importance_weighted']['bits_per_dim']:.4f}" if "importance_weighted" in row else "–"
         distance = f"{row['frechet_distance_pixels']:.4f}" if "frechet_distance_pixels" in row else "–"
-        lines.append(f"{row['steps']:5}  {row['timestep_spacing']:9}  {row['bits_per_dim']:8.4f}  {distance}")
+        lines.append(
+            f"{row['steps']:5}  {row['timestep_spacing']:9}  {row['bits_per_dim']:8.4f}  {weighted:>8}  {distance}"
+        )
     return "\n".join(lines)

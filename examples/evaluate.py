@@ -2,6 +2,7 @@
 """Score a saved model, or one on the Hub, in bits/dim: the variational bound over a data set (Ho et al. 2020, Eq. 5).
 
     python examples/evaluate.py --model_name_or_path runs/digits --output_dir digits_evaluation
+    python examples/evaluate.py --num_inference_steps 100 --timestep_spacing optimal --num_paths 8
     python examples/evaluate.py --few_steps 5 10 25 50 100 --num_quality_samples 500 --num_flow_images 128
     accelerate launch --multi_gpu examples/evaluate.py …      the same figures, from several processes
 
@@ -27,13 +28,14 @@ from arguments import (
     ModelPathArguments,
     check_batches,
     check_num_evaluations,
+    check_num_paths,
     user_errors,
 )
-from chains import few_steps_table, score_by_flow, score_chain, score_few_steps
+from chains import few_steps_table, score_by_flow, score_chain, score_chain_by_paths, score_few_steps
 from figures import save_evaluation, save_few_steps
 from image_data import LevelImages
 from output_folder import claim_folder, write_json
-from reporting import evaluation_report
+from reporting import evaluation_report, weighted_line
 from scoring import check_fit, images_as_they_are, load_pipeline
 from stopping import run_script
 from tqdm.auto import tqdm
@@ -62,10 +64,12 @@ def evaluate(script: str, model: ModelPathArguments, data: DataArguments, evalua
     use_all_cores(accelerator.device)
     progress = functools.partial(tqdm, desc="scoring", unit="batch", disable=not accelerator.is_main_process)
     result = score_chain(pipeline, images, evaluation, accelerator, progress)
+    weighted = score_chain_by_paths(pipeline, images, evaluation, accelerator, progress)
     chains = score_few_steps(pipeline, images, train, evaluation, accelerator)
     flow = score_by_flow(pipeline, images, evaluation, accelerator)
     if accelerator.is_main_process:
-        write_evaluation(result, pipeline, images, folder, model, evaluation, {"few_steps": chains, "flow": flow})
+        more = {"importance_weighted": weighted, "few_steps": chains, "flow": flow}
+        write_evaluation(result, pipeline, images, folder, model, evaluation, more)
 
 
 def write_evaluation(
@@ -95,6 +99,8 @@ def write_evaluation(
         print(few_steps_table(more["few_steps"]))
     if more["flow"] is not None:
         print(f"{more['flow']['bits_per_dim']:.4f} bits/dim by the ODE on {more['flow']['images']} images")
+    if more["importance_weighted"] is not None:
+        print(weighted_line(more["importance_weighted"]))
     print(
         f"{result.total:.4f} ± {result.standard_error:.4f} bits/dim on {result.num_examples} images"
         f" = prior {result.prior:.4f} + rate {result.rate:.4f} + decoder {result.decoder:.4f}; see {folder}"
@@ -107,6 +113,7 @@ def choose_images(data: DataArguments, evaluation: EvaluationArguments) -> Level
         raise ValueError(f"`split` must be 'train' or 'test', but is {evaluation.split!r}.")
     check_batches(evaluation.batch_size, evaluation.max_images)
     check_num_evaluations(evaluation.num_evaluations)
+    check_num_paths(evaluation.num_paths)
     if evaluation.num_flow_images < 0 or evaluation.num_quality_samples < 0 or evaluation.num_quality_samples == 1:
         raise ValueError("`num_flow_images` must be at least 0, and `num_quality_samples` 0 or at least 2.")
     if evaluation.num_flow_images and importlib.util.find_spec("torchdiffeq") is None:

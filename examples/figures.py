@@ -85,7 +85,7 @@ def save_evaluation(
 
 
 def save_few_steps(rows: list[dict[str, Any]], result: BitsPerDim, path: Path) -> None:
-    """Bits/dim, and the distance of samples where it was taken, by the number of steps of a chain.
+    """Bits/dim, also by weighted paths, and the distance of samples where these were taken, by the steps of a chain.
 
     Args:
         rows: of evaluate.py, one per chain.
@@ -96,13 +96,27 @@ def save_few_steps(rows: list[dict[str, Any]], result: BitsPerDim, path: Path) -
     for axis, name in zip(axes[0], names, strict=True):
         for spacing in dict.fromkeys(row["timestep_spacing"] for row in rows):
             of_spacing = [(row["steps"], row[name]) for row in rows if row["timestep_spacing"] == spacing]
-            axis.plot(*zip(*of_spacing, strict=True), "o-", label=f"times: {spacing}")
+            line = axis.plot(*zip(*of_spacing, strict=True), "o-", label=f"times: {spacing}")[0]
+            if name == "bits_per_dim" and "importance_weighted" in rows[0]:
+                _plot_paths(axis, [row for row in rows if row["timestep_spacing"] == spacing], line.get_color())
         axis.set(xscale="log", xlabel="steps", ylabel="bits/dim" if name == names[0] else "pixel Fréchet distance")
         axis.grid(alpha=0.3)
     axes[0][0].axhline(result.total, color="black", linestyle=":", label=f"{len(result.timesteps)} steps")
     axes[0][0].legend()
     write_file(path, lambda partial: figure.savefig(partial, dpi=110))
     plt.close(figure)
+
+
+def _plot_paths(axis: plt.Axes, rows: list[dict[str, Any]], color: str) -> None:
+    weighted = [row["importance_weighted"] for row in rows]
+    label = f"{weighted[0]['paths']} weighted paths"
+    axis.plot(
+        [each["steps"] for each in weighted],
+        [each["bits_per_dim"] for each in weighted],
+        "s--",
+        color=color,
+        label=label,
+    )
 
 
 def _plot_bits(axis: plt.Axes, result: BitsPerDim) -> None:

@@ -12,6 +12,7 @@ import itertools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -24,9 +25,9 @@ from job import Job, gather_bad_images
 from measuring import decoder_variance, measured_errors, with_errors
 from output_folder import replace_folder, write_file, write_folder, write_json
 from quality import IMAGES_OF_A_DATA_SET
-from reporting import describe, metrics, quality_of, training_facts
+from reporting import describe, metrics, paths_report, quality_of, training_facts
 from sampling import draw_images
-from scoring import score
+from scoring import score, score_by_paths
 from torch import Tensor
 
 from ddpm_hf import BitsPerDim, DDPMPaperPipeline, DDPMPaperScheduler
@@ -35,6 +36,8 @@ from ddpm_hf.model_card import CARD, METRICS, SAMPLES, fill_card
 
 
 MEASURED_IMAGES = 2048  # that a variance is fitted to
+PATHS, IMAGES_ON_PATHS = 8, 512  # by default, of each of up to so many test images
+BATCHES_AT_ONCE = 4  # of a training, go together through a model that keeps nothing for gradients
 
 
 @contextlib.contextmanager
@@ -54,7 +57,7 @@ def draw(job: Job, count: int) -> Tensor:
     pipeline.set_progress_bar_config(
         leave=False, desc="sampling", unit="step", disable=not job.accelerator.is_main_process
     )
-    batch_size = job.training.train_batch_size
+    batch_size = BATCHES_AT_ONCE * job.training.train_batch_size
     return draw_images(pipeline, count, batch_size, job.inference_steps, job.training.seed, job.accelerator)
 
 
@@ -82,8 +85,22 @@ def validate(job: Job) -> None:
 
 def _score(job: Job, images: object, num_evaluations: int | None = None) -> BitsPerDim:
     asked = job.training.num_validation_evaluations if num_evaluations is None else num_evaluations
-    batch_size, seed = job.training.train_batch_size, job.training.seed
+    batch_size, seed = BATCHES_AT_ONCE * job.training.train_batch_size, job.training.seed
     return score(job.unet, job.scheduler, images, job.accelerator, batch_size, asked, seed)
+
+
+def _score_by_paths(job: Job) -> dict[str, Any]:
+    """The importance-weighted bound of the chain that samples walk, its times chosen for the bound if they can be."""
+    images, count = job.data.test, job.training.num_paths
+    count = PATHS * (len(images) <= IMAGES_ON_PATHS) if count is None else count
+    if not count:
+        return {}
+    scheduler = DDPMPaperScheduler.from_config(job.scheduler.config)
+    spacing = None if scheduler.denoising_errors is None else "optimal"
+    scheduler.set_timesteps(job.inference_steps, timestep_spacing=spacing)
+    batch_size, seed = BATCHES_AT_ONCE * job.training.train_batch_size, job.training.seed
+    result = score_by_paths(job.unet, scheduler, images, job.accelerator, batch_size, count, seed)
+    return {"importance_weighted": paths_report(result, len(scheduler.timesteps))}
 
 
 def save_model(job: Job) -> None:
@@ -155,8 +172,9 @@ def finish(job: Job) -> None:
         job.scheduler = _with_what_is_measured(job)
         samples = draw(job, max(training.eval_batch_size, training.num_quality_samples))
         result = _score(job, job.data.test, training.num_evaluations)
+        weighted = _score_by_paths(job)
         if accelerator.is_main_process:
-            report = metrics(job, result, _quality(job, samples)) | others
+            report = metrics(job, result, weighted | _quality(job, samples)) | others
             picture = save_grid(samples[: training.eval_batch_size], job.folder / SAMPLES)
             write_json(job.folder / METRICS, report)
         _save_pipeline(job)
@@ -196,7 +214,10 @@ def _quality(job: Job, samples: Tensor) -> dict[str, object]:
 
 def _figures(report: dict[str, object]) -> dict[str, float]:
     names = ("bits_per_dim", "bits_per_dim_standard_error", "frechet_distance_pixels")
-    return {name: report[name] for name in names if report.get(name) is not None}
+    figures = {name: report[name] for name in names if report.get(name) is not None}
+    if "importance_weighted" in report:
+        figures["bits_per_dim_importance_weighted"] = report["importance_weighted"]["bits_per_dim"]
+    return figures
 
 
 def _scores_of_other_averages(job: Job) -> dict[str, object]:

@@ -11,7 +11,7 @@ from job import Job
 from quality import compared_size, pixel_frechet_distance
 from torch import Tensor
 
-from ddpm_hf import BitsPerDim
+from ddpm_hf import BitsPerDim, ImportanceWeightedBits
 
 
 def training_facts(job: Job) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def training_facts(job: Job) -> dict[str, Any]:
     }
 
 
-def metrics(job: Job, result: BitsPerDim, quality: dict[str, Any]) -> dict[str, Any]:
+def metrics(job: Job, result: BitsPerDim, more: dict[str, Any]) -> dict[str, Any]:
     """The figures of a run, for metrics.json."""
     return {
         "bits_per_dim": result.total,
@@ -47,7 +47,7 @@ def metrics(job: Job, result: BitsPerDim, quality: dict[str, Any]) -> dict[str, 
         "bits_per_dim_decoder": result.decoder,
         "test_images": result.num_examples,
         "model_evaluations_per_test_image": result.num_model_evaluations // result.num_examples,
-        **quality,
+        **more,
         "train_seconds": job.seconds,
         "validation": job.validation,
         "decoder_variance": job.scheduler.first_variance,  # None where it is learned, or one of each pixel's
@@ -57,6 +57,7 @@ def metrics(job: Job, result: BitsPerDim, quality: dict[str, Any]) -> dict[str, 
 
 def describe(report: dict[str, Any]) -> str:
     """What a run ends with on the screen."""
+    weighted = f"{weighted_line(report['importance_weighted'])}\n" if "importance_weighted" in report else ""
     quality = ""
     if "frechet_distance_pixels" in report:
         quality = (
@@ -68,9 +69,30 @@ def describe(report: dict[str, Any]) -> str:
         f" {report['test_images']} test images"
         f" = prior {report['bits_per_dim_prior']:.4f} + rate {report['bits_per_dim_rate']:.4f}"
         f" + decoder {report['bits_per_dim_decoder']:.4f}\n"
+        f"{weighted}"
         f"{quality}"
         f"trained {report['train_steps']} steps in {report['train_seconds']:.0f} s"
     )
+
+
+def weighted_line(figures: dict[str, Any]) -> str:
+    """The importance-weighted bound, from its report, as a line for the screen."""
+    return (
+        f"{figures['bits_per_dim']:.4f} ± {figures['bits_per_dim_standard_error']:.4f} bits/dim by {figures['paths']}"
+        f" weighted paths of {figures['steps']} steps, a tighter bound of the same model"
+    )
+
+
+def paths_report(result: ImportanceWeightedBits, steps: int) -> dict[str, Any]:
+    """The importance-weighted bound of a chain of so many steps, for an evaluation."""
+    return {
+        "bits_per_dim": result.total,
+        "bits_per_dim_standard_error": result.standard_error,
+        "bits_per_dim_by_number_of_paths": result.by_num_paths,
+        "paths": result.num_paths,
+        "steps": steps,
+        "images": result.num_examples,
+    }
 
 
 def quality_of(samples: Tensor, steps: int, train: Tensor, test: Tensor) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -13,9 +14,20 @@ from randomness import Use, generator_of
 from sharing import shared
 from torch import Tensor, nn
 
-from ddpm_hf import BitsPerDim, DDPMPaperPipeline, DDPMPaperScheduler, HubError, bits_per_dim
-from ddpm_hf.likelihood import Denoiser
+from ddpm_hf import (
+    BitsPerDim,
+    DDPMPaperPipeline,
+    DDPMPaperScheduler,
+    HubError,
+    ImportanceWeightedBits,
+    bits_per_dim,
+    importance_weighted_bits_per_dim,
+)
+from ddpm_hf.likelihood import Batches, Denoiser
 from ddpm_hf.model_card import number_of_classes
+
+
+Part = TypeVar("Part")
 
 
 def load_pipeline(model: ModelPathArguments, device: torch.device) -> DDPMPaperPipeline:
@@ -54,17 +66,50 @@ def score(
     """
     is_estimate = 0 < num_evaluations < len(scheduler.timesteps)
 
-    def score_batch(k: int) -> BitsPerDim:
-        x_0, labels = images.batch(k * batch_size, (k + 1) * batch_size)
-        return bits_per_dim(
-            denoiser(unet),
-            scheduler,
-            [(x_0.to(accelerator.device), conditioning(unet, labels, accelerator.device))],
-            num_evaluations=num_evaluations if is_estimate else None,
-            generator=generator_of(Use.SCORING, seed, k),
+    def part(batches: Batches, generator: torch.Generator) -> BitsPerDim:
+        calls = num_evaluations if is_estimate else None
+        return bits_per_dim(denoiser(unet), scheduler, batches, num_evaluations=calls, generator=generator)
+
+    return BitsPerDim.merged(by_batches(unet, images, accelerator, batch_size, seed, part, progress))
+
+
+def score_by_paths(
+    unet: nn.Module,
+    scheduler: DDPMPaperScheduler,
+    images: LevelImages,
+    accelerator: Accelerator,
+    batch_size: int,
+    num_paths: int,
+    seed: int,
+    progress: Callable[[Iterable[int]], Iterable[int]] | None = None,
+) -> ImportanceWeightedBits:
+    """The importance-weighted bound of the chain that the scheduler visits; arguments as in `score`."""
+
+    def part(batches: Batches, generator: torch.Generator) -> ImportanceWeightedBits:
+        return importance_weighted_bits_per_dim(
+            denoiser(unet), scheduler, batches, num_paths=num_paths, generator=generator
         )
 
-    return BitsPerDim.merged(shared(accelerator, -(-len(images) // batch_size), score_batch, progress))
+    return ImportanceWeightedBits.merged(by_batches(unet, images, accelerator, batch_size, seed, part, progress))
+
+
+def by_batches(
+    unet: nn.Module,
+    images: LevelImages,
+    accelerator: Accelerator,
+    batch_size: int,
+    seed: int,
+    part: Callable[[Batches, torch.Generator], Part],
+    progress: Callable[[Iterable[int]], Iterable[int]] | None = None,
+) -> list[Part]:
+    """part([a batch with its conditioning], its generator) of every batch, divided among all processes."""
+
+    def of_batch(k: int) -> Part:
+        x_0, labels = images.batch(k * batch_size, (k + 1) * batch_size)
+        batch = x_0.to(accelerator.device), conditioning(unet, labels, accelerator.device)
+        return part([batch], generator_of(Use.SCORING, seed, k))
+
+    return shared(accelerator, -(-len(images) // batch_size), of_batch, progress)
 
 
 def denoiser(unet: nn.Module) -> Denoiser:

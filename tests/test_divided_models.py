@@ -28,6 +28,7 @@ from ddpm_hf import DDPMPaperPipeline
 ON_CPU = Path(__file__).with_name("fsdp_on_cpu.py")
 RUN = ["--block_out_channels", 8, 8, "--layers_per_block", 1, "--norm_num_groups", 4, "--ddpm_num_steps", 20]
 RUN += ["--eval_batch_size", 3, "--num_quality_samples", 0, "--num_evaluations", 2, "--max_train_steps", 6]
+RUN += ["--num_paths", 0]
 RUN += ["--dropout", 0, "--learning_rate", 1e-3, "--lr_warmup_steps", 1, "--ema_max_decay", 0.9, 0.5]
 RUN += ["--validation_steps", 3, "--checkpointing_steps", 3, "--save_images_epochs", 1, "--save_model_epochs", 1]
 RUN += ["--num_validation_evaluations", 2, "--mixed_precision", "no"]

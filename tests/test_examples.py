@@ -31,6 +31,7 @@ from ddpm_hf import DDPMPaperPipeline
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TINY_MODEL = ["--block_out_channels", "8", "8", "--layers_per_block", "1", "--norm_num_groups", "4"]
 TINY_RUN = ["--ddpm_num_steps", "20", "--max_train_steps", "4", "--train_batch_size", "64", "--eval_batch_size", "4"]
+TINY_RUN += ["--num_paths", "0"]
 
 
 def fails(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, script: str, *arguments: object) -> str:
@@ -49,11 +50,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model trained on the digits under `accelerate launch`."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     launcher = (sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu")
-    arguments = [*TINY_MODEL, *TINY_RUN, "--output_dir", folder, "--save_images_epochs", 1]
+    arguments = [*TINY_MODEL, *TINY_RUN, "--output_dir", folder, "--save_images_epochs", 1, "--num_paths", 4]
     command = [*launcher, EXAMPLES / "train.py", *arguments]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "bits/dim on 297 test images" in done.stdout
+    assert "bits/dim by 4 weighted paths of 20 steps, a tighter bound of the same model" in done.stdout
     return folder
 
 
@@ -66,6 +68,9 @@ def test_training_leaves_a_pipeline_samples_metrics_and_a_card(trained: Path) ->
         report["bits_per_dim_prior"] + report["bits_per_dim_rate"] + report["bits_per_dim_decoder"], rel=1e-9
     )
     assert report["bits_per_dim_standard_error"] > 0 and report["train_seconds"] > 0
+    weighted = report["importance_weighted"]
+    assert (weighted["paths"], weighted["steps"], weighted["images"]) == (4, 20, 297)
+    assert 0 < weighted["bits_per_dim"] < report["bits_per_dim"]
     assert report["num_levels"] == 17 and report["train_images"] == 1500 and report["test_images"] == 297
     assert Image.open(trained / "samples.png").mode == "L"
     pipeline = DDPMPaperPipeline.from_pretrained(trained)
@@ -91,7 +96,11 @@ def test_the_card_carries_the_figures_of_the_run(trained: Path) -> None:
     card = ModelCard.load(trained / "README.md")
     report = json.loads((trained / "metrics.json").read_text())
     values = {result.metric_type: result.metric_value for result in card.data.eval_results}
-    assert values == {key: round(report[key], 4) for key in ("bits_per_dim", "frechet_distance_pixels")}
+    tighter = report["importance_weighted"]["bits_per_dim"]
+    expected = {key: round(report[key], 4) for key in ("bits_per_dim", "frechet_distance_pixels")}
+    assert values == expected | {"bits_per_dim_importance_weighted": round(tighter, 4)}
+    assert "4 paths of 20 steps for every image, weighted by importance" in card.text
+    assert f"{tighter:.4f} ±" in card.text
     assert f"| {report['frechet_distance_pixels']:.4f} |" in card.text
     assert f"{report['bits_per_dim']:.4f} ± {report['bits_per_dim_standard_error']:.4f}" in card.text
     assert "{{" not in card.text and "None" not in card.text
@@ -279,11 +288,23 @@ def test_a_model_without_classes_does_not_classify(capsys, monkeypatch, trained,
     assert "not class-conditional" in sentence and not (tmp_path / "c").exists()
 
 
-def test_an_evaluation_tells_of_few_steps_and_of_the_flow(
+def test_small_test_sets_are_scored_on_paths_unless_told_otherwise(scripts: ScriptServer, tmp_path: Path) -> None:
+    images = save_images(tmp_path / "images", [("L", (4, 4))] * 600)
+    unasked = ["--train_data_dir", images, *TINY_MODEL, *TINY_RUN[:-2], "--ddpm_num_steps", 2, "--max_train_steps", 1]
+    for fraction, paths in ((0.85, 8), (0.86, None)):  # 510 and 516 test images
+        folder = tmp_path / str(fraction)
+        done = scripts.run("train.py", *unasked, "--test_fraction", fraction, "--output_dir", folder)
+        assert done.code == 0, done.output
+        report = json.loads((folder / "metrics.json").read_text())
+        assert report.get("importance_weighted", {}).get("paths") == paths
+
+
+def test_an_evaluation_tells_of_few_steps_of_paths_and_of_the_flow(
     scripts: ScriptServer, trained: Path, tmp_path: Path
 ) -> None:
     arguments = ["--model_name_or_path", trained, "--output_dir", tmp_path / "all", "--max_images", 16]
     more = ["--few_steps", 3, 20, "--num_quality_samples", 8, "--num_flow_images", 4, "--num_evaluations", 0]
+    more += ["--num_paths", 3]
     done = scripts.run("evaluate.py", *arguments, *more)
     assert done.code == 0, done.output
     result = json.loads((tmp_path / "all" / "evaluation.json").read_text())
@@ -292,6 +313,11 @@ def test_an_evaluation_tells_of_few_steps_and_of_the_flow(
     assert rows[3, "optimal"]["bits_per_dim"] < rows[3, "linspace"]["bits_per_dim"]
     assert rows[20, "linspace"]["bits_per_dim"] == pytest.approx(result["total"], rel=1e-9)  # all times: one chain
     assert all(row["frechet_distance_pixels"] > 0 for row in rows.values())
+    weighted = result["importance_weighted"]
+    assert (weighted["paths"], weighted["steps"], weighted["images"]) == (3, 20, 16)
+    assert list(weighted["bits_per_dim_by_number_of_paths"]) == ["1", "2", "3"]
+    assert rows[20, "linspace"]["importance_weighted"] == weighted
+    assert f"{weighted['bits_per_dim']:.4f} ±" in done.output and f"{weighted['bits_per_dim']:.4f}  " in done.output
     assert result["flow"]["images"] == 4 and 0 < result["flow"]["bits_per_dim"] < 10
     assert Image.open(tmp_path / "all" / "few_steps.png").width > 800
     assert "bits/dim by the ODE on 4 images" in done.output
@@ -323,6 +349,7 @@ def save_images(folder: Path, kinds: list[tuple[str, tuple[int, int]]]) -> Path:
         ("--ddpm_num_inference_steps", 2000, "num_inference_steps"),
         ("--train_batch_size", 0, "train_batch_size"),
         ("--num_evaluations", 1, "num_evaluations"),
+        ("--num_paths", -1, "num_paths"),
         ("--log_snr_min", 20, "log_snr_min"),
         ("--variance_type", "learned --objective simple", "objective"),
         ("--objective", "hybrid --variance_type fixed_small", "variance_type"),

@@ -21,6 +21,7 @@ CORE = [
     "denoising_errors",
     "reverse_process",
     "likelihood",
+    "importance_weighting",
     "objectives",
     "timesteps",
     "measurement",

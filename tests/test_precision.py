@@ -46,8 +46,8 @@ json.dump(seen, open({result!r}, "w"))
 """
 TINY = shlex.split(
     "--block_out_channels 8 8 --layers_per_block 1 --norm_num_groups 4 --train_batch_size 64 --eval_batch_size 4"
-    " --num_quality_samples 0 --num_evaluations 2 --max_train_steps 2 --validation_steps 0 --save_images_epochs 0"
-    " --ddpm_num_inference_steps 2 --timestep_sampling stratified"
+    " --num_quality_samples 0 --num_paths 0 --num_evaluations 2 --max_train_steps 2 --validation_steps 0"
+    " --save_images_epochs 0 --ddpm_num_inference_steps 2 --timestep_sampling stratified"
 )
 
 

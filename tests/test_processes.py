@@ -176,6 +176,7 @@ def test_a_score_and_a_grid_are_the_same_whoever_makes_them(
     scripts: ScriptServer, unstopped: Path, tmp_path: Path
 ) -> None:
     scored = ["evaluate.py", "--model_name_or_path", unstopped, "--batch_size", 64, "--num_evaluations", 5]
+    scored += ["--num_paths", 2]
     drawn = ["sample.py", "--model_name_or_path", unstopped, "--batch_size", 3, "--num_images", 10]
     runs = [
         scripts.start(*scored, "--output_dir", tmp_path / "1", env=ONE_THREAD),

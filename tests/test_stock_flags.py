@@ -53,7 +53,7 @@ from training_runs import ONE_THREAD, after, ended, signal_at
 STOCK = EXAMPLES / "configs" / "stock.yaml"
 TINY_MODEL = ["--block_out_channels", 8, 8, "--down_block_types", "DownBlock2D", "AttnDownBlock2D"]
 TINY_MODEL += ["--up_block_types", "AttnUpBlock2D", "UpBlock2D", "--layers_per_block", 1, "--norm_num_groups", 4]
-QUICK = ["--num_quality_samples", 0, "--num_evaluations", 2, "--validation_steps", 0]
+QUICK = ["--num_quality_samples", 0, "--num_paths", 0, "--num_evaluations", 2, "--validation_steps", 0]
 
 # Its arguments, by default as there.
 DEFAULTS: dict[str, Any] = {

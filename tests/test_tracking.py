@@ -29,6 +29,7 @@ from training_runs import ONE_THREAD, after, signal_at
 TOKEN = "hf_ThisMustStayASecret"
 RUN = ["--block_out_channels", 8, 8, "--layers_per_block", 1, "--norm_num_groups", 4, "--ddpm_num_steps", 20]
 RUN += ["--train_batch_size", 64, "--eval_batch_size", 4, "--num_quality_samples", 4, "--num_evaluations", 2]
+RUN += ["--num_paths", 3]
 RUN += ["--num_validation_evaluations", 2, "--max_validation_images", 64, "--save_images_epochs", 1]
 RUN += ["--max_train_steps", 30, "--validation_steps", 10, "--checkpointing_steps", 10, "--hub_token", TOKEN]
 
@@ -36,6 +37,7 @@ LEVELS = {f"loss_by_noise/t_{2 * k:04d}" for k in range(NOISE_LEVELS)}
 ALONG_THE_WAY = {"loss", "gradient_norm", "learning_rate", "images_per_second", "epoch"} | LEVELS
 VALIDATION = {"validation/bits_per_dim", "validation/bits_per_dim_standard_error"}
 AT_THE_END = {"test/bits_per_dim", "test/bits_per_dim_standard_error", "test/frechet_distance_pixels"}
+AT_THE_END |= {"test/bits_per_dim_importance_weighted"}
 
 Curves = dict[str, dict[int, float]]
 

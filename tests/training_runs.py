@@ -16,7 +16,7 @@ from script_server import EXAMPLES, Script, ScriptServer
 
 TINY = shlex.split(
     "--block_out_channels 8 8 --layers_per_block 1 --norm_num_groups 4 --ddpm_num_steps 20 --train_batch_size 64"
-    " --eval_batch_size 4 --num_quality_samples 4 --num_evaluations 2 --save_images_epochs 0"
+    " --eval_batch_size 4 --num_quality_samples 4 --num_paths 0 --num_evaluations 2 --save_images_epochs 0"
 )
 # 15 steps make an epoch; checkpoints, validations, sample grids and the ends of epochs come at steps of their own.
 EVERYTHING = [
