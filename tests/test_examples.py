@@ -55,7 +55,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "bits/dim on 297 test images" in done.stdout
-    assert "bits/dim by 4 weighted paths of 20 steps, a tighter bound of the same model" in done.stdout
+    # The best times for the bound may be fewer than the 20 that there are.
+    assert re.search(r"bits/dim by 4 weighted paths of \d+ steps, a tighter bound of the same model", done.stdout)
     return folder
 
 
@@ -69,7 +70,7 @@ def test_training_leaves_a_pipeline_samples_metrics_and_a_card(trained: Path) ->
     )
     assert report["bits_per_dim_standard_error"] > 0 and report["train_seconds"] > 0
     weighted = report["importance_weighted"]
-    assert (weighted["paths"], weighted["steps"], weighted["images"]) == (4, 20, 297)
+    assert (weighted["paths"], weighted["images"]) == (4, 297) and 2 <= weighted["steps"] <= 20
     assert 0 < weighted["bits_per_dim"] < report["bits_per_dim"]
     assert report["num_levels"] == 17 and report["train_images"] == 1500 and report["test_images"] == 297
     assert Image.open(trained / "samples.png").mode == "L"
@@ -96,10 +97,10 @@ def test_the_card_carries_the_figures_of_the_run(trained: Path) -> None:
     card = ModelCard.load(trained / "README.md")
     report = json.loads((trained / "metrics.json").read_text())
     values = {result.metric_type: result.metric_value for result in card.data.eval_results}
-    tighter = report["importance_weighted"]["bits_per_dim"]
+    tighter, steps = (report["importance_weighted"][key] for key in ("bits_per_dim", "steps"))
     expected = {key: round(report[key], 4) for key in ("bits_per_dim", "frechet_distance_pixels")}
     assert values == expected | {"bits_per_dim_importance_weighted": round(tighter, 4)}
-    assert "4 paths of 20 steps for every image, weighted by importance" in card.text
+    assert f"4 paths of {steps} steps for every image, weighted by importance" in card.text
     assert f"{tighter:.4f} ±" in card.text
     assert f"| {report['frechet_distance_pixels']:.4f} |" in card.text
     assert f"{report['bits_per_dim']:.4f} ± {report['bits_per_dim_standard_error']:.4f}" in card.text

@@ -38,7 +38,6 @@ ALONG_THE_WAY = {"loss", "gradient_norm", "learning_rate", "images_per_second", 
 VALIDATION = {"validation/bits_per_dim", "validation/bits_per_dim_standard_error"}
 AT_THE_END = {"test/bits_per_dim", "test/bits_per_dim_standard_error", "test/frechet_distance_pixels"}
 AT_THE_END |= {"test/bits_per_dim_importance_weighted"}
-
 Curves = dict[str, dict[int, float]]
 
 
@@ -65,6 +64,7 @@ def assert_complete(curves: Curves, folder: Path) -> None:
     for name in VALIDATION:
         told = {each["step"]: each[name.removeprefix("validation/")] for each in report["validation"]}
         assert curves[name] == pytest.approx(told, rel=1e-6) and list(told) == [10, 20, 30]
+    report["bits_per_dim_importance_weighted"] = report["importance_weighted"]["bits_per_dim"]
     for name in AT_THE_END:
         assert curves[name] == pytest.approx({30: report[name.removeprefix("test/")]}, rel=1e-6)
     rates = curves["learning_rate"]
