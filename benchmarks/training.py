@@ -90,17 +90,8 @@ BARE, OURS, STOCK = "bare", "ours", "stock"
 def prepare_ours(folder: Path, *flags: str, config: Path | None = None) -> Job:
     """The job of examples/train.py with these flags; what is done along the way is left out but for checkpoints."""
     argv = [] if config is None else [str(config)]
-    argv += [
-        "--output_dir",
-        str(folder),
-        "--validation_steps",
-        "0",
-        "--save_images_epochs",
-        "0",
-        "--num_paths",
-        "0",
-        *flags,
-    ]
+    argv += ["--output_dir", str(folder), "--validation_steps", "0", "--save_images_epochs", "0"]
+    argv += ["--num_paths", "0", *flags]
     return preparation.prepare(*parse("training.py", *RUN, argv=argv))
 
 
@@ -184,6 +175,7 @@ def watch_parts(watch: Stopwatch, job: Job) -> None:
         (job.scheduler, "add_noise", "add_noise"),
         (job.model, "forward", "forward"),
         (ours, f"{job.diffusion.objective}_loss", "loss"),
+        (ours, "variance_loss", "loss of a learned variance"),
         (accelerator, "backward", "backward"),
         *([] if job.flat is None else [(job.flat, "take_gradients", "gradients put together")]),
         (accelerator, "clip_grad_norm_", "clipping"),

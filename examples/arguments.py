@@ -232,7 +232,7 @@ class TrainingArguments:
         default=None,
         metadata=_help(
             "Paths per test image, of the steps that samples take, by which the bound is tightened (importance"
-            " weighted); 8 if unset and there are at most 512 test images, else 0 for none."
+            " weighted); 4 if unset and there are at most 512 test images, else 0 for none."
         ),
     )
     num_quality_samples: int = field(

@@ -11,6 +11,7 @@ import copy
 import itertools
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from reporting import describe, metrics, paths_report, quality_of, training_fact
 from sampling import draw_images
 from scoring import score, score_by_paths
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from ddpm_hf import BitsPerDim, DDPMPaperPipeline, DDPMPaperScheduler
 from ddpm_hf.hub import INDEX
@@ -36,7 +38,7 @@ from ddpm_hf.model_card import CARD, METRICS, SAMPLES, fill_card
 
 
 MEASURED_IMAGES = 2048  # that a variance is fitted to
-PATHS, IMAGES_ON_PATHS = 8, 512  # by default, of each of up to so many test images
+PATHS, IMAGES_ON_PATHS = 4, 512  # by default, of each of up to so many test images
 BATCHES_AT_ONCE = 4  # of a training, go together through a model that keeps nothing for gradients
 
 
@@ -99,7 +101,9 @@ def _score_by_paths(job: Job) -> dict[str, Any]:
     spacing = None if scheduler.denoising_errors is None else "optimal"
     scheduler.set_timesteps(job.inference_steps, timestep_spacing=spacing)
     batch_size, seed = BATCHES_AT_ONCE * job.training.train_batch_size, job.training.seed
-    result = score_by_paths(job.unet, scheduler, images, job.accelerator, batch_size, count, seed)
+    hidden = not job.accelerator.is_main_process
+    progress = partial(tqdm, leave=False, desc="scoring by weighted paths", unit="batch", disable=hidden)
+    result = score_by_paths(job.unet, scheduler, images, job.accelerator, batch_size, count, seed, progress)
     return {"importance_weighted": paths_report(result, len(scheduler.timesteps))}
 
 
