@@ -59,7 +59,8 @@ def losses_of(job: Job, batch: Batch, t: Tensor, first: int) -> Tensor:
     noise = noise_like(x_0, first, job.training.seed, job.step)
     x_t = scheduler.add_noise(x_0, noise, t)
     classes = conditioning(job.unet, batch.labels, x_0.device)
-    output = job.model(x_t.to(job.unet.dtype), t, return_dict=False, **classes)[0].float()
+    precision = next(job.unet.parameters()).dtype  # the model's `dtype` would look at every module of it
+    output = job.model(x_t.to(precision), t, return_dict=False, **classes)[0].float()
     if job.diffusion.objective == "simple":
         return simple_loss(output, scheduler.training_target(x_0, noise, t))
     # Every timestep is visited: the chain's index is the timestep.
