@@ -108,15 +108,9 @@ def save_few_steps(rows: list[dict[str, Any]], result: BitsPerDim, path: Path) -
 
 
 def _plot_paths(axis: plt.Axes, rows: list[dict[str, Any]], color: str) -> None:
-    weighted = [row["importance_weighted"] for row in rows]
-    label = f"{weighted[0]['paths']} weighted paths"
-    axis.plot(
-        [each["steps"] for each in weighted],
-        [each["bits_per_dim"] for each in weighted],
-        "s--",
-        color=color,
-        label=label,
-    )
+    points = [(row["steps"], row["importance_weighted"]["bits_per_dim"]) for row in rows]
+    label = f"{rows[0]['importance_weighted']['paths']} weighted paths"
+    axis.plot(*zip(*points, strict=True), "s--", color=color, label=label)
 
 
 def _plot_bits(axis: plt.Axes, result: BitsPerDim) -> None:
