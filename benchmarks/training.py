@@ -64,7 +64,7 @@ from batches import Batch, TrainingBatches  # noqa: E402
 from image_data import ImageData, LevelImages, load_images  # noqa: E402
 from job import Job  # noqa: E402
 from measuring import decoder_variance  # noqa: E402
-from outcome import BATCHES_AT_ONCE, MEASURED_IMAGES, finish  # noqa: E402
+from outcome import MEASURED_IMAGES, finish  # noqa: E402
 from reporting import quality_of  # noqa: E402
 from scoring import score  # noqa: E402
 from stock_recipe import (  # noqa: E402
@@ -479,7 +479,7 @@ def _bits_of_stock(stock: Stock, unet: UNet2DModel, images: ImageData, variance_
     some = images.train.labelled_batches(256, MEASURED_IMAGES)
     options["first_variance"] = decoder_variance(unet, scheduler, some, seed, accelerator.device)
     scheduler = DDPMPaperScheduler.from_config(stock.noise_scheduler.config, **options)
-    size, evaluations = BATCHES_AT_ONCE * defaults.train_batch_size, defaults.num_evaluations
+    size, evaluations = defaults.scoring_batch_size, defaults.num_evaluations
     return score(unet, scheduler, images.test, accelerator, size, evaluations, seed)
 
 

@@ -28,9 +28,18 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .gaussian_process import linear_combination
+from .gaussian_process import linear_combination, q_sample
 from .likelihood import Batches, Denoiser, checked_batches, decoder_nll, randn_like
-from .numerics import demote, log1mexp, nats_to_bits, require_count, require_samples, standard_error, to_float64
+from .numerics import (
+    demote,
+    log1mexp,
+    mean_flat,
+    nats_to_bits,
+    require_count,
+    require_samples,
+    standard_error,
+    to_float64,
+)
 from .reverse_process import UNDETERMINED, ReverseCoefficients, ReverseProcess, ReverseStep
 
 
@@ -73,36 +82,31 @@ def log_path_weights(
         output = denoise(demote(x_t, x_0.dtype), timesteps, **(conditioning or {}))
         return process.p_mean_variance(to_float64(output), x_t, k)
 
-    x_t, log_w = _noisy_end(process, data, generator)
+    x_t, log_w = _noisy_end(process, data, generator)  # per dimension, up to the end
     for k in range(len(process.times) - 1, 0, -1):
         x_t, log_ratio = _step(process.coefficients(k), reverse_step(x_t, k), data, x_t, randn_like(data, generator))
         log_w = log_w + log_ratio
-    dimensions = data[0].numel()
-    return log_w - dimensions * to_float64(decoder_nll(reverse_step(x_t, 0), data, scheduler.num_levels))
+    return data[0].numel() * (log_w - to_float64(decoder_nll(reverse_step(x_t, 0), data, scheduler.num_levels)))
 
 
 def _noisy_end(process: ReverseProcess, x_0: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """x_T ~ q(x_T | x_0), and log N(x_T; 0, I)/q(x_T | x_0), `[B]`."""
-    log_abar = process.schedule.log_alpha_cumprod(process.times[-1])
-    log_variance = log1mexp(log_abar).item()
+    """x_T ~ q(x_T | x_0), and log N(x_T; 0, I)/q(x_T | x_0), nats/dim, `[B]`."""
+    schedule, T = process.schedule, process.times[-1]
     noise = randn_like(x_0, generator)
-    x_T = linear_combination(math.exp(0.5 * log_abar.item()), x_0, math.exp(0.5 * log_variance), noise)
-    return x_T, 0.5 * _sum_flat(log_variance + noise**2 - x_T**2)
+    x_T = q_sample(schedule, x_0, noise, T)
+    log_variance = log1mexp(schedule.log_alpha_cumprod(T)).item()
+    return x_T, 0.5 * mean_flat(log_variance + noise**2 - x_T**2)
 
 
 def _step(row: ReverseCoefficients, p: ReverseStep, x_0: Tensor, x_t: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """x_s ~ q(x_s | x_t, x_0) from its noise z, and log p_θ(x_s | x_t)/q(x_s | x_t, x_0), `[B]`."""
+    """x_s ~ q(x_s | x_t, x_0) from its noise z, and log p_θ(x_s | x_t)/q(x_s | x_t, x_0), nats/dim, `[B]`."""
     deviation = math.exp(0.5 * row.posterior_log_variance)
     x_s = linear_combination(row.mean_coef_x0, x_0, row.mean_coef_xt, x_t).add_(z, alpha=deviation)
     log_variance = to_float64(p.log_variance)
     from_the_mean = torch.exp(-0.5 * log_variance) * (
         deviation * z + row.mean_coef_x0 * (x_0 - p.pred_original_sample)
     )
-    return x_s, 0.5 * _sum_flat(row.posterior_log_variance - log_variance + z**2 - from_the_mean**2)
-
-
-def _sum_flat(x: Tensor) -> Tensor:
-    return x.reshape(len(x), -1).sum(dim=1)
+    return x_s, 0.5 * mean_flat(row.posterior_log_variance - log_variance + z**2 - from_the_mean**2)
 
 
 @dataclass(frozen=True)
@@ -120,13 +124,34 @@ class ImportanceWeightedBits:
         num_model_evaluations: images that went through the model, in total.
     """
 
-    total: float
-    standard_error: float
     by_num_paths: dict[int, float]
     per_example: list[float]
-    num_paths: int
-    num_examples: int
     num_model_evaluations: int
+
+    @property
+    def total(self) -> float:
+        return self.by_num_paths[self.num_paths]
+
+    @property
+    def standard_error(self) -> float:
+        return standard_error(torch.tensor(self.per_example, dtype=torch.float64, device="cpu"))
+
+    @property
+    def num_paths(self) -> int:
+        return max(self.by_num_paths)
+
+    @property
+    def num_examples(self) -> int:
+        return len(self.per_example)
+
+    @classmethod
+    def of(cls, log_weights: Tensor, dimensions: int, num_model_evaluations: int) -> ImportanceWeightedBits:
+        """The bounds of examples of so many dimensions whose paths have these weights, log w in nats, `[M, N]`."""
+        M = len(log_weights)
+        counts = [2**k for k in range(M.bit_length()) if 2**k < M] + [M]
+        bits = {count: _bound(log_weights, count) / dimensions for count in counts}  # [N] each
+        means = {count: of_examples.mean().item() for count, of_examples in bits.items()}
+        return cls(means, bits[M].tolist(), num_model_evaluations)
 
     @classmethod
     def merged(cls, parts: Sequence[ImportanceWeightedBits]) -> ImportanceWeightedBits:
@@ -137,20 +162,12 @@ class ImportanceWeightedBits:
         """
         if not parts or any(part.num_paths != parts[0].num_paths for part in parts):
             raise ValueError("`parts` must be at least one bound, all with as many paths.")
-        n = sum(part.num_examples for part in parts)
         per_example = [value for part in parts for value in part.per_example]
-        return cls(
-            total=math.fsum(per_example) / n,
-            standard_error=standard_error(torch.tensor(per_example, dtype=torch.float64)),
-            by_num_paths={
-                count: math.fsum(part.num_examples * part.by_num_paths[count] for part in parts) / n
-                for count in parts[0].by_num_paths
-            },
-            per_example=per_example,
-            num_paths=parts[0].num_paths,
-            num_examples=n,
-            num_model_evaluations=sum(part.num_model_evaluations for part in parts),
-        )
+        by_num_paths = {
+            count: math.fsum(part.num_examples * part.by_num_paths[count] for part in parts) / len(per_example)
+            for count in parts[0].by_num_paths
+        }
+        return cls(by_num_paths, per_example, sum(part.num_model_evaluations for part in parts))
 
 
 @torch.no_grad()
@@ -180,32 +197,16 @@ def importance_weighted_bits_per_dim(
         ValueError: for no examples, a `num_paths` below 1, or values that are not levels of the data.
     """
     require_count(num_paths=num_paths)
-    log_weights, dimensions = [], 1
+    parts, num_timesteps = [], len(scheduler.process.times)
     for x_0, conditioning in checked_batches(batches, scheduler.num_levels, progress):
-        dimensions = x_0[0].numel()
         paths = [
             log_path_weights(denoise, scheduler, x_0, conditioning, generator=generator) for _ in range(num_paths)
         ]
-        log_weights.append(torch.stack(paths).cpu())
-    if not log_weights:
+        evaluations = len(x_0) * num_paths * num_timesteps
+        parts.append(ImportanceWeightedBits.of(torch.stack(paths).cpu(), x_0[0].numel(), evaluations))
+    if not parts:
         raise ValueError("`batches` holds no examples.")
-    return _summary(torch.cat(log_weights, dim=1), dimensions, len(scheduler.process.times))
-
-
-def _summary(log_weights: Tensor, dimensions: int, num_timesteps: int) -> ImportanceWeightedBits:
-    """The bounds that the weights `[M, N]` give."""
-    M, n = log_weights.shape
-    counts = [2**k for k in range(M.bit_length()) if 2**k < M] + [M]
-    bits = {count: _bound(log_weights, count) / dimensions for count in counts}  # [N] each
-    return ImportanceWeightedBits(
-        total=bits[M].mean().item(),
-        standard_error=standard_error(bits[M]),
-        by_num_paths={count: of_examples.mean().item() for count, of_examples in bits.items()},
-        per_example=bits[M].tolist(),
-        num_paths=M,
-        num_examples=n,
-        num_model_evaluations=n * M * num_timesteps,
-    )
+    return ImportanceWeightedBits.merged(parts)
 
 
 def _bound(log_weights: Tensor, count: int) -> Tensor:

@@ -239,6 +239,11 @@ class TrainingArguments:
         default=500, metadata=_help("Samples whose pixels are compared with real ones at the end; 0 for none.")
     )
 
+    @property
+    def scoring_batch_size(self) -> int:
+        """Images that go together through a model that keeps nothing for gradients."""
+        return 4 * self.train_batch_size
+
 
 @dataclass
 class RepositoryArguments:

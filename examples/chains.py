@@ -61,7 +61,7 @@ def score_chain_by_paths(
         evaluation.seed,
         progress,
     )
-    return paths_report(result, len(pipeline.scheduler.timesteps))
+    return paths_report(result)
 
 
 def score_few_steps(

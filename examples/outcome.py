@@ -39,7 +39,6 @@ from ddpm_hf.model_card import CARD, METRICS, SAMPLES, fill_card
 
 MEASURED_IMAGES = 2048  # that a variance is fitted to
 PATHS, IMAGES_ON_PATHS = 4, 512  # by default, of each of up to so many test images
-BATCHES_AT_ONCE = 4  # of a training, go together through a model that keeps nothing for gradients
 
 
 @contextlib.contextmanager
@@ -59,7 +58,7 @@ def draw(job: Job, count: int) -> Tensor:
     pipeline.set_progress_bar_config(
         leave=False, desc="sampling", unit="step", disable=not job.accelerator.is_main_process
     )
-    batch_size = BATCHES_AT_ONCE * job.training.train_batch_size
+    batch_size = job.training.scoring_batch_size
     return draw_images(pipeline, count, batch_size, job.inference_steps, job.training.seed, job.accelerator)
 
 
@@ -87,7 +86,7 @@ def validate(job: Job) -> None:
 
 def _score(job: Job, images: object, num_evaluations: int | None = None) -> BitsPerDim:
     asked = job.training.num_validation_evaluations if num_evaluations is None else num_evaluations
-    batch_size, seed = BATCHES_AT_ONCE * job.training.train_batch_size, job.training.seed
+    batch_size, seed = job.training.scoring_batch_size, job.training.seed
     return score(job.unet, job.scheduler, images, job.accelerator, batch_size, asked, seed)
 
 
@@ -100,11 +99,11 @@ def _score_by_paths(job: Job) -> dict[str, Any]:
     scheduler = DDPMPaperScheduler.from_config(job.scheduler.config)
     spacing = None if scheduler.denoising_errors is None else "optimal"
     scheduler.set_timesteps(job.inference_steps, timestep_spacing=spacing)
-    batch_size, seed = BATCHES_AT_ONCE * job.training.train_batch_size, job.training.seed
+    batch_size, seed = job.training.scoring_batch_size, job.training.seed
     hidden = not job.accelerator.is_main_process
     progress = partial(tqdm, leave=False, desc="scoring by weighted paths", unit="batch", disable=hidden)
     result = score_by_paths(job.unet, scheduler, images, job.accelerator, batch_size, count, seed, progress)
-    return {"importance_weighted": paths_report(result, len(scheduler.timesteps))}
+    return {"importance_weighted": paths_report(result)}
 
 
 def save_model(job: Job) -> None:

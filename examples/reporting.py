@@ -83,14 +83,14 @@ def weighted_line(figures: dict[str, Any]) -> str:
     )
 
 
-def paths_report(result: ImportanceWeightedBits, steps: int) -> dict[str, Any]:
-    """The importance-weighted bound of a chain of so many steps, for an evaluation."""
+def paths_report(result: ImportanceWeightedBits) -> dict[str, Any]:
+    """The importance-weighted bound, for metrics.json and for an evaluation."""
     return {
         "bits_per_dim": result.total,
         "bits_per_dim_standard_error": result.standard_error,
         "bits_per_dim_by_number_of_paths": result.by_num_paths,
         "paths": result.num_paths,
-        "steps": steps,
+        "steps": result.num_model_evaluations // (result.num_examples * result.num_paths),
         "images": result.num_examples,
     }
 

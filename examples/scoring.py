@@ -115,8 +115,10 @@ def by_batches(
 def denoiser(unet: nn.Module) -> Denoiser:
     """A model as the mathematics wants it: its input in the model's precision, its output in float32."""
 
+    precision = unet.dtype  # which diffusers finds by a walk over all modules
+
     def denoise(x_t: Tensor, timesteps: Tensor, **conditioning: Tensor) -> Tensor:
-        return unet(x_t.to(unet.dtype), timesteps, return_dict=False, **conditioning)[0].float()
+        return unet(x_t.to(precision), timesteps, return_dict=False, **conditioning)[0].float()
 
     return denoise
 

@@ -38,6 +38,7 @@ ALONG_THE_WAY = {"loss", "gradient_norm", "learning_rate", "images_per_second", 
 VALIDATION = {"validation/bits_per_dim", "validation/bits_per_dim_standard_error"}
 AT_THE_END = {"test/bits_per_dim", "test/bits_per_dim_standard_error", "test/frechet_distance_pixels"}
 AT_THE_END |= {"test/bits_per_dim_importance_weighted"}
+
 Curves = dict[str, dict[int, float]]
 
 
