@@ -40,7 +40,7 @@ from arguments import DataArguments, EvaluationArguments, ModelPathArguments  # 
 from chains import score_by_flow  # noqa: E402
 from classifying import levels_of, support_vector_classifier  # noqa: E402
 from image_data import ImageData, load_images  # noqa: E402
-from measuring import decoder_variance, measured_errors, with_errors  # noqa: E402
+from measuring import measured_errors, with_errors  # noqa: E402
 from quality import frechet_distance, pixel_frechet_distance  # noqa: E402
 from sampling import draw_images  # noqa: E402
 from scoring import denoiser, image_shape, load_pipeline, score  # noqa: E402
@@ -107,7 +107,8 @@ def methods_of(pipeline: DDPMPaperPipeline, images: ImageData, evaluations: int,
     plain = DDPMPaperScheduler.from_config(
         pipeline.scheduler.config, variance_type="fixed_small", first_variance=None, denoising_errors=None
     )
-    scheduler = with_errors(plain, measured_errors(unet, plain, some, len(images.train), seed, torch.device("cpu")))
+    errors = measured_errors(unet, plain, some, len(images.train), seed, torch.device("cpu"))
+    scheduler = with_errors(plain, errors)
     machine = accelerate.Accelerator()
 
     def ours(chain: DDPMPaperScheduler, spacing: str, eta: float | None = None, model: Any = None) -> Method:
@@ -131,8 +132,7 @@ def methods_of(pipeline: DDPMPaperPipeline, images: ImageData, evaluations: int,
 
     def fixed(variance_type: str) -> DDPMPaperScheduler:
         chain = DDPMPaperScheduler.from_config(plain.config, variance_type=variance_type)
-        variance = decoder_variance(unet, chain, some, seed, torch.device("cpu"))
-        return DDPMPaperScheduler.from_config(chain.config, first_variance=variance)
+        return with_errors(chain, errors, keeps_variance=True)
 
     def stock(kind: type, **options: Any) -> Method:
         config = plain.to_stock().config

@@ -41,8 +41,9 @@ class DenoisingErrors:
     Args:
         log_snr: the levels, finite and strictly descending: from the data to the noise.
         errors: e at each of them, > 0: a number, or one for each element of an example, in nested lists of its shape.
-        decoder_variances: of data of levels, the variance of the decoder p_θ(x_0 | x_t) under which L_0 is least, if
-            that level is the first that a chain visits, as `errors`; None for continuous data, where it is e.
+        decoder_variances: of data of levels, the v of the decoder p_θ(x_0 | x_t), a discrete normal law (`decoders`),
+            under which L_0 is least, if that level is the first that a chain visits, as `errors`; None for continuous
+            data, whose decoder is a Gaussian of variance e.
         decoder_costs: that least L_0, nats per dimension; None for continuous data, where it is ½ log(2πe · e).
 
     Raises:
@@ -101,7 +102,7 @@ class DenoisingErrors:
         return self._log_between(self.errors, log_snr)
 
     def log_decoder_variance(self, log_snr: Tensor) -> Tensor:
-        """log σ² of the decoder of a chain that ends at the given levels `[N]`, float64 `[N, *shape]`."""
+        """log v of the decoder of a chain that ends at the given levels `[N]`, float64 `[N, *shape]`."""
         return self._log_between(self.decoder_variances or self.errors, log_snr)
 
     def decoder_cost(self, log_snr: Tensor) -> Tensor:

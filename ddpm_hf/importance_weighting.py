@@ -28,8 +28,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .decoders import decoder_nll
 from .gaussian_process import linear_combination, q_sample
-from .likelihood import Batches, Denoiser, checked_batches, decoder_nll, randn_like
+from .likelihood import Batches, Denoiser, checked_batches, randn_like
 from .numerics import (
     demote,
     log1mexp,
@@ -86,7 +87,8 @@ def log_path_weights(
     for k in range(len(process.times) - 1, 0, -1):
         x_t, log_ratio = _step(process.coefficients(k), reverse_step(x_t, k), data, x_t, randn_like(data, generator))
         log_w = log_w + log_ratio
-    return data[0].numel() * (log_w - to_float64(decoder_nll(reverse_step(x_t, 0), data, scheduler.num_levels)))
+    costs = decoder_nll(reverse_step(x_t, 0), data, scheduler.num_levels, process.measures_decoder)
+    return data[0].numel() * (log_w - to_float64(costs))
 
 
 def _noisy_end(process: ReverseProcess, x_0: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:

@@ -11,8 +11,7 @@ their difference, which loses no digits where c₁ is small:
 
     L_{t−1} = ½ (β̃/σ² − 1 − log(β̃/σ²)) + c₁² (x_0 − x̂_0)² / (2σ²)
 
-L_0 is the probability that a Gaussian gives to the bin of the observed level, for data of K levels in [−1, 1] (Eq.
-13), or its density, for continuous data.
+L_0 is what the decoder makes of the data (`decoders`).
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .decoders import check_num_levels, decoder_nll
 from .noise_schedule import NoiseSchedule
 from .numerics import (
     expand_like,
-    log1mexp,
     mean_flat,
     nats_to_bits,
     promote,
@@ -38,9 +37,6 @@ from .numerics import (
     to_float64,
 )
 from .reverse_process import ReverseCoefficients, ReverseProcess, ReverseStep
-
-
-LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
 def prior_kl(schedule: NoiseSchedule, x_0: Tensor, t: int) -> Tensor:
@@ -72,71 +68,6 @@ def posterior_kl(row: ReverseCoefficients, p: ReverseStep, x_0: Tensor) -> Tenso
     return mean_flat(variance_term.expand_as(error_term)) + mean_flat(error_term)
 
 
-def discretized_gaussian_log_likelihood(x_0: Tensor, mean: Tensor, log_variance: Tensor, num_levels: int) -> Tensor:
-    r"""log P(the bin of x_0) under N(mean, e^log_variance), elementwise in nats, for data of levels in [−1, 1].
-
-    The bins are 2/(num_levels − 1) wide with the levels in their middle, the two outer ones reaching to ±∞ (Ho et al.
-    2020, Eq. 13). Computed in float64 with relative accuracy 1e-12 however far in the tail: by log Φ with both
-    arguments in the same tail, and for bins that are narrow against the Gaussian by a series. Differentiable in
-    `mean` and `log_variance`.
-
-    Args:
-        x_0: levels in [−1, 1] (a value between levels counts as the nearest), any shape.
-        mean, log_variance: broadcastable to x_0.
-        num_levels: K ≥ 2, such as 256 for 8-bit images.
-
-    Returns:
-        float64 tensor of the common shape.
-    """
-    check_num_levels(num_levels)
-    intervals = num_levels - 1
-    level = torch.round((to_float64(x_0) + 1) / 2 * intervals).clamp(0, intervals)
-    mean = to_float64(mean)
-    half_width = torch.exp(-0.5 * to_float64(log_variance)) / intervals
-    level, mean, half_width = torch.broadcast_tensors(level, mean, half_width)
-    # Distances from the mean in half-bins do not round: it is cut in two parts whose products with an int are exact.
-    coarse = mean.detach().float().to(mean.dtype)
-    middle, lower, upper = (
-        ((2 * level - intervals + edge - coarse * intervals) - (mean - coarse) * intervals) * half_width
-        for edge in (0, -1, 1)
-    )
-    inner = _log_gaussian_interval(middle, lower, upper, half_width)
-    lowest = torch.special.log_ndtr(upper)  # all that is below the bin's upper edge
-    highest = torch.special.log_ndtr(-lower)  # all that is above its lower edge
-    return torch.where(level == 0, lowest, torch.where(level == intervals, highest, inner))
-
-
-def _log_gaussian_interval(middle: Tensor, lower: Tensor, upper: Tensor, half_width: Tensor) -> Tensor:
-    """log(Φ(upper) − Φ(lower)) for an interval given by its edges, and by its middle and half its width."""
-    m = middle.abs()
-    # By symmetry in the lower tail, where log Φ has all its digits: `far` is the edge that is deeper in it.
-    near = torch.where(middle > 0, -lower, upper)
-    far = torch.where(middle > 0, -upper, lower)
-    narrow = half_width * m.clamp(min=1) < 0.05
-    # Each branch sees harmless numbers where the other is used, so that no NaN reaches a gradient.
-    m_series, h_series = torch.where(narrow, m, 0.0), torch.where(narrow, half_width, 0.01)
-    # ∫ φ over [m − h, m + h] = 2h φ(m) Σ_k He_2k(m) h^2k / (2k + 1)!, up to k = 3
-    m2, h2 = m_series**2, h_series**2
-    series = h2 * ((m2 - 1) / 6 + h2 * ((m2 * (m2 - 6) + 3) / 120 + h2 * (m2 * (m2 * (m2 - 15) + 45) - 15) / 5040))
-    log_series = torch.log(2 * h_series) - 0.5 * m2 - LOG_SQRT_2PI + torch.log1p(series)
-    log_near = torch.special.log_ndtr(torch.where(narrow, 1.0, near))
-    log_far = torch.special.log_ndtr(torch.where(narrow, -1.0, far))
-    return torch.where(narrow, log_series, log_near + log1mexp(log_far - log_near))
-
-
-def gaussian_log_density(x_0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """log N(x_0; mean, e^log_variance), nats, elementwise; shapes broadcast."""
-    x_0, mean, log_variance = to_float64(x_0), to_float64(mean), to_float64(log_variance)
-    return -0.5 * ((x_0 - mean) ** 2 * torch.exp(-log_variance) + log_variance) - LOG_SQRT_2PI
-
-
-def decoder_nll(p: ReverseStep, x_0: Tensor, num_levels: int | None) -> Tensor:
-    """L_0 = −log p_θ(x_0 | x_1), nats/dim, `[B]`: of the level's bin, or of the density if `num_levels` is None."""
-    if num_levels is None:
-        return -mean_flat(gaussian_log_density(x_0, p.mean, p.log_variance))
-    return -mean_flat(discretized_gaussian_log_likelihood(x_0, p.mean, p.log_variance, num_levels))
-
-
 def vlb_terms(
     process: ReverseProcess, model_output: Tensor, x_0: Tensor, x_t: Tensor, index: Tensor, num_levels: int | None
 ) -> Tensor:
@@ -150,25 +81,20 @@ def vlb_terms(
     """
     require_samples(noisy_samples=x_t, original_samples=x_0)
     p = process.p_mean_variance(model_output, x_t, index)
+    decoder = num_levels, process.measures_decoder
     index = index.expand(len(x_0))
     first, known = index == 0, index.device.type == "cpu"  # looking costs no synchronisation: compute what is used
     if len(process.times) == 1 or (known and bool(first.all())):
-        return nats_to_bits(decoder_nll(p, x_0, num_levels)).expand(len(x_0))
+        return nats_to_bits(decoder_nll(p, x_0, *decoder)).expand(len(x_0))
     # β̃ of the first pair is 0; a finite one stands in for it, so that the term not used passes on no NaN.
     kl = posterior_kl(process.coefficients(index.clamp(min=1)), p, x_0)
     if not known:
-        return nats_to_bits(torch.where(first.to(kl.device), decoder_nll(p, x_0, num_levels), kl))
+        return nats_to_bits(torch.where(first.to(kl.device), decoder_nll(p, x_0, *decoder), kl))
     rows = first.nonzero()[:, 0].to(kl.device)
     if len(rows) > 0:
-        decoders = decoder_nll(p.of_examples(rows), x_0[rows], num_levels)
-        kl = kl.to(decoders.dtype).index_put((rows,), decoders)
+        costs = decoder_nll(p.of_examples(rows), x_0[rows], *decoder)
+        kl = kl.to(costs.dtype).index_put((rows,), costs)
     return nats_to_bits(kl)
-
-
-def check_num_levels(num_levels: int | None) -> None:
-    """Raise ValueError unless `num_levels` is an int ≥ 2 or None."""
-    if num_levels is not None and (isinstance(num_levels, bool) or not isinstance(num_levels, int) or num_levels < 2):
-        raise ValueError(f"`num_levels` must be an int >= 2, or None for continuous data, but is {num_levels!r}.")
 
 
 # --- over a data set ------------------------------------------------------------------------------------------------

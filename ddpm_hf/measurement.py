@@ -10,15 +10,18 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .decoders import discrete_normal_log_likelihood
 from .denoising_errors import DenoisingErrors
-from .likelihood import Batches, Denoiser, checked_batches, discretized_gaussian_log_likelihood, randn_like
+from .likelihood import Batches, Denoiser, checked_batches, randn_like
 from .noise_schedule import NoiseSchedule
 from .numerics import to_float64
 from .reverse_process import ReverseProcess
 from .timesteps import log_snr_times
 
 
-CANDIDATES = torch.linspace(-5.0, 2.0, 29, dtype=torch.float64, device="cpu")  # of log σ²/e, for the decoder
+CANDIDATES = 6  # for the v of the decoder,
+MARGIN = 0.7  # so far beyond, in log v, what it is expected to be
+LOG_SPAN = math.log(4.0)  # of the square of what levels in [−1, 1] span
 
 # What a level's decoder is fitted on: of every example up to so many elements, and about so many in all.
 ELEMENTS_OF_AN_EXAMPLE = 1024
@@ -91,8 +94,9 @@ def measure_denoising_errors(
             f"`batches` must hold at least {math.ceil(count / num_evaluations)} examples to visit {count} noise levels"
             f" with `num_evaluations` {num_evaluations}, but there are {seen}."
         )
-    columns = zip(*(level.summary() for level in seen_by_level), strict=True)
-    return DenoisingErrors(scheduler.schedule.log_snr[times].tolist(), *columns)
+    log_snr = scheduler.schedule.log_snr[times].tolist()
+    columns = zip(*(seen.summary(level) for seen, level in zip(seen_by_level, log_snr, strict=True)), strict=True)
+    return DenoisingErrors(log_snr, *columns)
 
 
 def _times_and_process(scheduler: MeasuredScheduler, count: int) -> tuple[Tensor, ReverseProcess]:
@@ -127,7 +131,7 @@ class _Seen:
         self._pairs.append(pair)
         self._kept += pair[0].numel()
 
-    def summary(self) -> tuple[Any, ...]:
+    def summary(self, log_snr: float) -> tuple[Any, ...]:
         """The error; for data of levels also the decoder's best variance and cost, nats per dimension."""
         mean = self._sum / self.count
         error = _drawn_to_the_mean(mean, self.count) if self.per_element else mean.mean()
@@ -136,7 +140,7 @@ class _Seen:
         if self.num_levels is None:
             return (error.tolist(),)
         x_0, predicted = (torch.cat(column) for column in zip(*self._pairs, strict=True))
-        variance, cost = _best_decoder(x_0, predicted, error, self.num_levels)
+        variance, cost = _best_decoder(x_0, predicted, error, log_snr, self.num_levels)
         return error.tolist(), variance.tolist(), cost
 
 
@@ -154,23 +158,29 @@ def _some(count: int) -> Tensor:
     return torch.randperm(count, generator=generator, device="cpu")[:ELEMENTS_OF_AN_EXAMPLE]
 
 
-def _best_decoder(x_0: Tensor, predicted: Tensor, error: Tensor, num_levels: int) -> tuple[Tensor, float]:
-    """The variance under which the levels cost the least, in the shape of `error`, and the mean cost in nats.
+def _best_decoder(
+    x_0: Tensor, predicted: Tensor, error: Tensor, log_snr: float, num_levels: int
+) -> tuple[Tensor, float]:
+    """The v under which the levels cost the least, in the shape of `error`, and the mean cost in nats.
 
-    The vertex of the parabola through the best of the candidates and its neighbours.
+    The vertex of the parabola through the best of the candidates and its neighbours. They lie between e, of a model
+    that knows more of x_0 than the noise hides, and 1/SNR, of one that does not, or else what all levels span.
     """
 
     def costs(log_variance: Tensor) -> Tensor:
-        nats = -discretized_gaussian_log_likelihood(x_0, predicted, log_variance, num_levels)
+        nats = -discrete_normal_log_likelihood(x_0, predicted, log_variance, num_levels)
         return nats.mean() if error.ndim == 0 else _drawn_to_the_mean(nats.mean(0), len(nats))
 
-    # Far below a bin all variances are one: the level's own bin has it all, or the cost is without bound.
-    middle = error.clamp(min=1e-3 / (num_levels - 1) ** 2).log()
-    tried = torch.stack([costs(middle + candidate) for candidate in CANDIDATES])
+    # Far below the distance of two levels all v are one.
+    low = error.clamp(min=1e-3 / (num_levels - 1) ** 2).log()
+    high = low.clamp(min=min(-log_snr, LOG_SPAN))
+    places = torch.linspace(0, 1, CANDIDATES, dtype=low.dtype, device="cpu")
+    candidates = [torch.lerp(low - MARGIN, high + MARGIN, place) for place in places]
+    tried = torch.stack([costs(candidate) for candidate in candidates])
     best = tried[1:-1].argmin(0, keepdim=True) + 1
     left, least, right = (tried.gather(0, best + shift)[0] for shift in (-1, 0, 1))
     bend = left - 2 * least + right
     shift = torch.where(bend > 0, 0.5 * (left - right) / bend.clamp(min=1e-300), 0.0).clamp(-1, 1)
-    vertex = middle + CANDIDATES[best[0]] + shift * (CANDIDATES[1] - CANDIDATES[0])
-    nats = -discretized_gaussian_log_likelihood(x_0, predicted, vertex, num_levels)
+    vertex = torch.stack(candidates).gather(0, best)[0] + shift * (candidates[1] - candidates[0])
+    nats = -discrete_normal_log_likelihood(x_0, predicted, vertex, num_levels)
     return vertex.exp(), nats.mean().item()

@@ -27,8 +27,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from .decoders import gaussian_log_density
 from .gaussian_process import MarginalCoefficients, conversion, linear_combination, unknown
-from .likelihood import Batches, Denoiser, checked_batches, gaussian_log_density
+from .likelihood import Batches, Denoiser, checked_batches
 from .noise_schedule import NoiseSchedule
 from .numerics import (
     mean_flat,

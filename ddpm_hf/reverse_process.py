@@ -57,7 +57,7 @@ from .numerics import Coefficient, expand_like, move_coefficients, promote, requ
 
 FIXED_VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
 VARIANCE_TYPES = (*FIXED_VARIANCE_TYPES, "learned", "learned_range", "optimal")
-FIRST_VARIANCES = ("posterior", "beta")
+FIRST_VARIANCES = ("posterior", "beta", "measured")
 
 UNDETERMINED = (
     "`prediction_type` 'epsilon' says nothing about x_0 at a timestep whose signal-to-noise ratio is 0"
@@ -132,10 +132,12 @@ class ReverseProcess:
         variance_type: one of `VARIANCE_TYPES`.
         first_variance: the variance of p_θ(x_0 | x_{τ_1}), which decodes the data.
             "posterior": β̃ of the second visited pair, as the original implementations have it; "beta": β of the
-            first pair, as fixed_large has it in diffusers; None: "posterior" for β̃ and "beta" for β; a number: that
-            variance. On 8-bit images the choice moves fixed_large by about 0.1 bits/dim. With "learned_range" any
-            choice but None closes the range at the first pair; "learned" has no use for it.
-            For "optimal", None is the least costly that was measured, e itself for continuous data.
+            first pair, as fixed_large has it in diffusers; "measured": the one under which L_0 was least in
+            `denoising_errors`, of a discrete normal law for data of levels and e itself for continuous data; a number:
+            that variance. On 8-bit images the choice moves fixed_large by about 0.1 bits/dim. With "learned_range" a
+            choice closes the range at the first pair; "learned" has no use for it.
+            None: "posterior" for β̃, "beta" for β, "measured" for "optimal", and for "learned_range" what was learned
+            at time 1, the only one at which a decoder is trained; "measured" for a chain that begins later, if it was.
         constrain: applied to the predicted x̂_0, such as `clip_sample(1.0)`.
         denoising_errors: the model's, for "optimal".
 
@@ -162,6 +164,15 @@ class ReverseProcess:
     @property
     def learns_variance(self) -> bool:
         return self.variance_type in ("learned", "learned_range")
+
+    @cached_property
+    def measures_decoder(self) -> bool:
+        """Whether the decoder is the least costly that was measured, for data of levels a discrete normal law."""
+        if self.first_variance is not None:
+            return self.first_variance == "measured" and self.variance_type != "learned"
+        has_measured = self.denoising_errors is not None and self.denoising_errors.decoder_variances is not None
+        is_untrained = self.variance_type == "learned_range" and self.times[0] > 1
+        return self.variance_type == "optimal" or (is_untrained and has_measured)
 
     @property
     def has_element_variances(self) -> bool:
@@ -238,6 +249,12 @@ class ReverseProcess:
     def _log_variances(self) -> tuple[Tensor, Tensor]:
         """log β̃ and log β of the chain, with the first entries that `first_variance` chooses."""
         steps = self._steps
+        if self.measures_decoder:
+            first = _mean_of_elements(self._measured_decoder)
+            return (
+                torch.cat([first, steps.posterior_log_variance[1:]]),
+                torch.cat([first, steps.log_beta[1:]]),
+            )
         # A chain of one pair has no second pair to take β̃ from; its β is the only other scale there is.
         posterior = steps.posterior_log_variance[1:2] if len(self.times) > 1 else steps.log_beta[:1]
         beta = steps.log_beta[:1]
@@ -257,24 +274,29 @@ class ReverseProcess:
         if self.variance_type != "optimal":
             log_small, log_large = self._log_variances
             return log_small if self.variance_type.startswith("fixed_small") else log_large
-        of_elements = self._optimal_log_variance.reshape(len(self.times), -1)
-        return torch.logsumexp(of_elements, dim=1) - math.log(of_elements.shape[1])
+        return _mean_of_elements(self._optimal_log_variance)
 
     @cached_property
     def _optimal_log_variance(self) -> Tensor:
         """log σ*² of the chain, `[K, *shape]`, `shape` being that of the errors at a level."""
-        if self.denoising_errors is None:
-            raise ValueError(
-                "`variance_type` 'optimal' needs `denoising_errors`, which `measure_denoising_errors` takes on"
-                " training data."
-            )
         log_snr = self.schedule.log_snr[list(self.times)]
-        log_variance = optimal_log_variances(self.denoising_errors, self._steps, log_snr)
-        if self.first_variance is None:
-            log_variance[:1] = self.denoising_errors.log_decoder_variance(log_snr[:1])
-        else:
-            log_variance[0] = self._log_variances[1][0]
+        log_variance = optimal_log_variances(self._measured, self._steps, log_snr)
+        log_variance[:1] = self._measured_decoder if self.measures_decoder else self._log_variances[1][0]
         return log_variance
+
+    @property
+    def _measured(self) -> DenoisingErrors:
+        if self.denoising_errors is None:
+            what = "`variance_type` 'optimal'" if self.variance_type == "optimal" else "`first_variance` 'measured'"
+            raise ValueError(
+                f"{what} needs `denoising_errors`, which `measure_denoising_errors` takes on training data."
+            )
+        return self.denoising_errors
+
+    @property
+    def _measured_decoder(self) -> Tensor:
+        """log of the variance under which L_0 was least at the first time, `[1, *shape]`."""
+        return self._measured.log_decoder_variance(self.schedule.log_snr[list(self.times[:1])])
 
     def _snr_drops(self) -> Tensor:
         """SNR_s − SNR_t of the chain; for the first pair, SNR_0 being infinite, by a log-SNR that goes on."""
@@ -400,6 +422,12 @@ class ReverseProcess:
                 f" {list(x_t.shape)}."
             )
         return model_output, channels
+
+
+def _mean_of_elements(log_variance: Tensor) -> Tensor:
+    """log of the mean over elements of variances `[K, *shape]`, `[K]`."""
+    of_elements = log_variance.reshape(len(log_variance), -1)
+    return torch.logsumexp(of_elements, dim=1) - math.log(of_elements.shape[1])
 
 
 @dataclass(frozen=True, eq=False)

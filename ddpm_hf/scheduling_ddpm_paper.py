@@ -25,6 +25,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from typing_extensions import Self
 
+from .decoders import check_num_levels
 from .denoising_errors import DenoisingErrors, chain_costs, step_costs
 from .gaussian_process import (
     convert_prediction,
@@ -37,7 +38,7 @@ from .gaussian_process import (
     velocity,
 )
 from .hub_errors import hub_errors
-from .likelihood import check_num_levels, prior_kl, vlb_terms
+from .likelihood import prior_kl, vlb_terms
 from .noise_schedule import NoiseSchedule
 from .numerics import demote, expand_like, nats_to_bits, promote, require_samples
 from .objectives import min_snr_weights
@@ -107,10 +108,12 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         num_levels (`int`, *optional*): evenly spaced levels of the data in [−1, 1], for L_0: 256 for 8-bit images;
             None for continuous data, whose L_0 is a density.
         first_variance (`str` or `float`, *optional*): the variance of the decoder p_θ(x_0 | x_1), used by the bound
-            and never by `step`: "posterior" (β̃ of the next pair, as the original code has it), "beta", a number; None
-            takes "posterior" for fixed_small and "beta" for fixed_large.
+            and never by `step`: "posterior" (β̃ of the next pair, as the original code has it), "beta", a number, or
+            "measured", a discrete normal law fitted with the `denoising_errors`; None takes "posterior" for
+            fixed_small, "beta" for fixed_large, "measured" for optimal and, if it was, for a learned_range whose chain
+            visits none of the least noisy timestep 0, where a decoder is learned.
         denoising_errors (`DenoisingErrors` or its dictionary, *optional*): the model's, as `measure_denoising_errors`
-            takes them, for the variance "optimal" and the timesteps "optimal".
+            takes them, for the variance "optimal", the decoder "measured" and the timesteps "optimal".
 
     Raises:
         ValueError: for any argument outside its range, naming it.

@@ -46,19 +46,19 @@ def measured_errors(
     return _errors(unet, scheduler, batches, seed, device, levels, num_evaluations, per_element)
 
 
-def with_errors(scheduler: DDPMPaperScheduler, errors: DenoisingErrors) -> DDPMPaperScheduler:
-    """The scheduler that knows such errors, with the variance that is best for them unless it is learned."""
+def with_errors(
+    scheduler: DDPMPaperScheduler, errors: DenoisingErrors, keeps_variance: bool = False
+) -> DDPMPaperScheduler:
+    """The scheduler that knows such errors, with the variance that is best for them unless it is learned.
+
+    One that is to keep a fixed variance has what was measured for its decoder.
+    """
+    options: dict[str, str | None] = {}
     if not scheduler.process.learns_variance:
-        scheduler = DDPMPaperScheduler.from_config(scheduler.config, variance_type="optimal", first_variance=None)
-    return DDPMPaperScheduler.from_config(scheduler.config, denoising_errors=errors)
-
-
-def decoder_variance(
-    unet: nn.Module, scheduler: DDPMPaperScheduler, batches: Batches, seed: int, device: torch.device
-) -> float:
-    """The variance of p_θ(x_0 | x_1) under which the images cost the fewest bits, for `first_variance`."""
-    errors = _errors(unet, scheduler, batches, seed, device, num_noise_levels=1, num_evaluations=1)
-    return (errors.decoder_variances or errors.errors)[0]
+        options = (
+            {"first_variance": "measured"} if keeps_variance else {"variance_type": "optimal", "first_variance": None}
+        )
+    return DDPMPaperScheduler.from_config(scheduler.config, denoising_errors=errors, **options)
 
 
 def _errors(

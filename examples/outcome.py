@@ -23,7 +23,7 @@ from ema import WeightAverage, averaged
 from figures import save_grid
 from image_streams import ImageStream
 from job import Job, gather_bad_images
-from measuring import decoder_variance, measured_errors, with_errors
+from measuring import measured_errors, with_errors
 from output_folder import replace_folder, write_file, write_folder, write_json
 from quality import IMAGES_OF_A_DATA_SET
 from reporting import describe, metrics, paths_report, quality_of, training_facts
@@ -198,13 +198,11 @@ def _with_what_is_measured(job: Job) -> DDPMPaperScheduler:
     """
     scheduler, seed = job.scheduler, job.training.seed
     images, device = training_images(job, MEASURED_IMAGES), job.accelerator.device
-    if job.diffusion.variance_type.startswith("fixed"):
-        variance = broadcast_object_list([decoder_variance(job.unet, scheduler, images, seed, device)])[0]
-        return DDPMPaperScheduler.from_config(scheduler.config, first_variance=variance)
     count = min(job.images_per_epoch or MEASURED_IMAGES, MEASURED_IMAGES)
-    per_element = job.diffusion.per_element
+    is_fixed = job.diffusion.variance_type.startswith("fixed")
+    per_element = False if is_fixed else job.diffusion.per_element
     errors = measured_errors(job.unet, scheduler, images, count, seed, device, per_element=per_element)
-    return with_errors(scheduler, broadcast_object_list([errors])[0])
+    return with_errors(scheduler, broadcast_object_list([errors])[0], keeps_variance=is_fixed)
 
 
 def _quality(job: Job, samples: Tensor) -> dict[str, object]:

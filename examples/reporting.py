@@ -50,7 +50,6 @@ def metrics(job: Job, result: BitsPerDim, more: dict[str, Any]) -> dict[str, Any
         **more,
         "train_seconds": job.seconds,
         "validation": job.validation,
-        "decoder_variance": job.scheduler.first_variance,  # None where it is learned, or one of each pixel's
         **training_facts(job),
     }
 

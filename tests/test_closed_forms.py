@@ -27,6 +27,7 @@ from oracles import (
 from scipy.stats import norm
 from torch import Tensor
 
+from ddpm_hf.decoders import discretized_gaussian_log_likelihood
 from ddpm_hf.gaussian_process import (
     PREDICTION_TYPES,
     StepCoefficients,
@@ -34,7 +35,7 @@ from ddpm_hf.gaussian_process import (
     q_posterior_mean_variance,
     q_sample,
 )
-from ddpm_hf.likelihood import discretized_gaussian_log_likelihood, prior_kl, vlb_terms
+from ddpm_hf.likelihood import prior_kl, vlb_terms
 from ddpm_hf.noise_schedule import NoiseSchedule
 from ddpm_hf.reverse_process import ReverseProcess, clip_sample
 from ddpm_hf.scheduling_ddpm_paper import DDPMPaperScheduler

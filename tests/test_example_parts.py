@@ -17,7 +17,6 @@ from ema import WeightAverage, averaged
 from figures import save_grid
 from flat_weights import FlatWeights
 from image_data import LevelImages
-from measuring import decoder_variance
 from output_folder import claim_folder, replace_folder, write_file, write_folder
 from PIL import Image
 from quality import frechet_distance, pixel_frechet_distance
@@ -26,7 +25,7 @@ from sklearn.datasets import load_digits
 from tiny_models import tiny_unet
 from torch import nn
 
-from ddpm_hf import DDPMPaperScheduler, NoiseSchedule
+from ddpm_hf import NoiseSchedule
 
 
 CONFIGS = Path(__file__).parents[1] / "examples" / "configs"
@@ -228,21 +227,3 @@ def test_a_recipe_sets_what_its_paper_did_and_gives_way_to_what_is_said(tmp_path
     given = diffusion(str(settings), "--ddpm_num_steps", "50")
     assert (given.objective, given.variance_type, given.ddpm_num_steps) == ("vlb", "learned_range", 50)
     assert diffusion(str(settings), "--recipe", "ddpm").prediction_type == "epsilon"
-
-
-def test_the_fitted_decoder_variance_is_that_of_the_residuals() -> None:
-    # A model that sees through the noise up to an error of known variance, on levels far finer than that.
-    torch.manual_seed(0)
-    num_levels, spread = 65536, 0.02
-    x_0 = (torch.rand(64, 1, 16, 16) * (num_levels - 1)).round() / (num_levels - 1) * 2 - 1
-    guess = x_0 + spread * torch.randn(x_0.shape)
-    scheduler = DDPMPaperScheduler(prediction_type="sample", clip_sample=False, num_levels=num_levels)
-
-    class Oracle(nn.Module):
-        config, dtype = {}, torch.float32
-
-        def forward(self, x_t: torch.Tensor, t: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
-            return (guess,)
-
-    variance = decoder_variance(Oracle(), scheduler, [(x_0, None)], seed=0, device=torch.device("cpu"))
-    assert variance == pytest.approx(spread**2, rel=0.03)

@@ -20,6 +20,7 @@ CORE = [
     "gaussian_process",
     "denoising_errors",
     "reverse_process",
+    "decoders",
     "likelihood",
     "importance_weighting",
     "objectives",

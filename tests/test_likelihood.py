@@ -1,10 +1,9 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""likelihood: the decoder against 60 digits, the terms of the bound against their definition, and their estimates."""
+"""likelihood: the terms of the bound against their definition, and their estimates."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping
 
@@ -17,6 +16,7 @@ from scipy.stats import norm
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
+from ddpm_hf.decoders import decoder_nll, discrete_normal_log_likelihood
 from ddpm_hf.denoising_errors import DenoisingErrors
 from ddpm_hf.gaussian_process import (
     PREDICTION_TYPES,
@@ -32,10 +32,6 @@ from ddpm_hf.likelihood import (
     _strata,
     bits_per_dim,
     check_levels,
-    check_num_levels,
-    decoder_nll,
-    discretized_gaussian_log_likelihood,
-    gaussian_log_density,
     posterior_kl,
     prior_kl,
     vlb_terms,
@@ -45,8 +41,6 @@ from ddpm_hf.reverse_process import VARIANCE_TYPES, ReverseProcess, ReverseStep
 from ddpm_hf.scheduling_ddpm_paper import DDPMPaperScheduler
 
 
-LEVELS = [2, 17, 256, 65536]
-SIGMAS = [1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]
 LOG_2 = math.log(2.0)
 
 mp = mpmath.mp.clone()
@@ -57,175 +51,6 @@ def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Ten
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-# --- the discretised decoder ------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Bin:
-    """A level's bin under a Gaussian, with 60 digits: the probability of (a, b) in units of σ, from one tail."""
-
-    level: int
-    num_levels: int
-    mean: float
-    log_variance: float
-
-    @property
-    def sigma(self) -> mpmath.mpf:
-        return mp.exp(mp.mpf(self.log_variance) / 2)
-
-    def edge(self, side: int) -> mpmath.mpf | None:
-        """The lower (−1) or upper (1) edge, None where it is infinite."""
-        intervals = self.num_levels - 1
-        if self.level == (0 if side < 0 else intervals):
-            return None
-        return (mp.mpf(2 * self.level - intervals + side) / intervals - mp.mpf(self.mean)) / self.sigma
-
-    @property
-    def probability(self) -> mpmath.mpf:
-        a, b = self.edge(-1), self.edge(1)
-        if (a is None or a < 0) and (b is not None and b < 0):
-            a, b = -b, None if a is None else -a  # reflected to the upper tail, where erfc has relative precision
-
-        def upper(x: mpmath.mpf | None) -> mpmath.mpf:
-            return mp.zero if x is None else mp.erfc(x / mp.sqrt(2)) / 2
-
-        return (mp.one if a is None else upper(a)) - upper(b)
-
-    @property
-    def log_probability(self) -> mpmath.mpf:
-        outside = [self.edge(-1), self.edge(1)]
-        missing = sum(mp.erfc(abs(x) / mp.sqrt(2)) / 2 for x in outside if x is not None)
-        inside = all(x is None or x * side > 0 for x, side in zip(outside, (-1, 1), strict=True))
-        return mp.log1p(-missing) if inside else mp.log(self.probability)
-
-    @property
-    def gradient(self) -> tuple[mpmath.mpf, mpmath.mpf]:
-        """d log P/d mean and d log P/d log σ²."""
-        density = {side: mp.zero if self.edge(side) is None else mp.npdf(self.edge(side)) for side in (-1, 1)}
-        moment = {side: density[side] * (self.edge(side) or 0) for side in (-1, 1)}
-        P = self.probability
-        return (density[-1] - density[1]) / (self.sigma * P), (moment[-1] - moment[1]) / (2 * P)
-
-
-def bins() -> list[Bin]:
-    """Both edge bins, their neighbours and two in the middle; means in the bin, on its edge and far off."""
-    cases = []
-    for num_levels in LEVELS:
-        last = num_levels - 1
-        for level in sorted({0, 1, last // 2, last // 3, last - 1, last} & set(range(num_levels))):
-            centre = 2 * level / last - 1
-            for sigma in SIGMAS:
-                log_variance = 2 * math.log(sigma)
-                means = {-1.0, 0.1, 1.0, centre, centre + 1 / last, centre - 0.3 / last}
-                means |= {centre + edge / last + z * sigma for edge in (-1, 0, 1) for z in (-38, -6, -0.7, 1e-3, 3)}
-                cases += [Bin(level, num_levels, mean, log_variance) for mean in sorted(means)]
-    return cases
-
-
-@functools.cache
-def bin_batch(num_levels: int) -> tuple[list[Bin], Tensor, Tensor, Tensor]:
-    cases = [case for case in bins() if case.num_levels == num_levels]
-    x_0 = double([2 * case.level / (num_levels - 1) - 1 for case in cases])
-    return cases, x_0, double([case.mean for case in cases]), double([case.log_variance for case in cases])
-
-
-@pytest.mark.parametrize("num_levels", LEVELS)
-def test_the_decoder_has_twelve_digits_wherever_the_level_lies(num_levels: int):
-    cases, *arguments = bin_batch(num_levels)
-    actual = discretized_gaussian_log_likelihood(*arguments, num_levels)
-    for case, value in zip(cases, actual.tolist(), strict=True):
-        error = abs(mp.mpf(value) - case.log_probability)
-        assert error <= 1e-13 or error <= 1e-12 * abs(case.log_probability), case
-
-
-@pytest.mark.parametrize("num_levels", LEVELS)
-def test_the_decoders_gradient_is_the_exact_derivative(num_levels: int):
-    cases, x_0, mean, log_variance = bin_batch(num_levels)
-    mean, log_variance = mean.clone().requires_grad_(), log_variance.clone().requires_grad_()
-    discretized_gaussian_log_likelihood(x_0, mean, log_variance, num_levels).sum().backward()
-    for case, *actual in zip(cases, mean.grad.tolist(), log_variance.grad.tolist(), strict=True):
-        in_sigmas = actual[0] * case.sigma, actual[1]  # d/d(mean/σ), so that both are of one size
-        expected = case.gradient[0] * case.sigma, case.gradient[1]
-        for value, exact in zip(in_sigmas, expected, strict=True):
-            assert math.isfinite(value), case
-            # torch's own derivative of log Φ loses digits as log P grows; 1e-9 is left at −1e6 nats.
-            assert abs(value - exact) <= (1e-10 + 1e-15 * abs(case.log_probability)) * abs(exact) + 1e-10, case
-
-
-def test_the_decoders_gradient_is_that_of_finite_differences():
-    x_0 = double([-1, -1 / 255, 3 / 255, 1])
-    mean, log_variance = (
-        double([-0.9, 0.0, 0.3, 0.7]).requires_grad_(),
-        double([-4.0, -9.0, -3.0, -2.0]).requires_grad_(),
-    )
-    assert torch.autograd.gradcheck(
-        lambda *gaussian: discretized_gaussian_log_likelihood(x_0, *gaussian, 256), (mean, log_variance)
-    )
-
-
-@pytest.mark.parametrize("num_levels", LEVELS)
-def test_the_bins_sum_to_one(num_levels: int):
-    x_0 = 2 * torch.arange(num_levels, dtype=torch.float64)[:, None] / (num_levels - 1) - 1
-    mean = double([-1.3, -0.2, 1 / 255, 1]).repeat(len(SIGMAS))
-    log_variance = 2 * double(SIGMAS).log().repeat_interleave(4)
-    total = discretized_gaussian_log_likelihood(x_0, mean, log_variance, num_levels).exp().sum(0)
-    torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-12)
-
-
-def test_the_loss_is_not_capped_in_the_tail():
-    # The farthest level of 256 under σ = .01: a clamp of the probability at 1e-12 would say −27.6.
-    case = Bin(255, 256, -1.0, 2 * math.log(0.01))
-    actual = discretized_gaussian_log_likelihood(double(1.0), double(-1.0), double(case.log_variance), 256).item()
-    assert round(actual) == -19928
-    assert actual == pytest.approx(float(case.log_probability), rel=1e-12, abs=0)
-    mirrored = discretized_gaussian_log_likelihood(double(-1.0), double(1.0), double(case.log_variance), 256).item()
-    assert mirrored == actual
-
-
-def test_the_decoder_is_symmetric():
-    x_0 = 2 * double(range(17)) / 16 - 1
-    mean, log_variance = randn(17), randn(17, seed=1)
-    torch.testing.assert_close(
-        discretized_gaussian_log_likelihood(x_0, mean, log_variance, 17),
-        discretized_gaussian_log_likelihood(-x_0, -mean, log_variance, 17),
-        rtol=1e-14,
-        atol=1e-14,
-    )
-
-
-def test_a_value_between_levels_counts_as_the_nearest():
-    exact = discretized_gaussian_log_likelihood(double(1 / 255), double(0.0), double(-4.0), 256)
-    near = discretized_gaussian_log_likelihood(double(1.4 / 255), double(0.0), double(-4.0), 256)
-    beyond = discretized_gaussian_log_likelihood(double(1.01), double(0.0), double(-4.0), 256)
-    assert near == exact
-    assert beyond == discretized_gaussian_log_likelihood(double(1.0), double(0.0), double(-4.0), 256)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_the_decoder_computes_in_float64_whatever_it_is_given(dtype: torch.dtype):
-    x_0, mean = torch.tensor([-1.0, 1 / 16, 1.0], dtype=dtype), torch.tensor([0.5, 0.25, -0.5], dtype=dtype)
-    log_variance = torch.tensor(-3.0, dtype=dtype)
-    actual = discretized_gaussian_log_likelihood(x_0, mean, log_variance, 33)
-    assert actual.dtype == torch.float64
-    assert torch.equal(
-        actual, discretized_gaussian_log_likelihood(x_0.double(), mean.double(), log_variance.double(), 33)
-    )
-
-
-def test_the_density_is_that_of_torch_distributions():
-    x_0, mean, log_variance = randn(5, 3), randn(5, 3, seed=1), randn(5, 1, seed=2)
-    expected = Normal(mean, (0.5 * log_variance).exp().expand(5, 3)).log_prob(x_0)
-    torch.testing.assert_close(gaussian_log_density(x_0, mean, log_variance), expected, rtol=1e-13, atol=1e-13)
-
-
-def test_narrow_bins_tend_to_the_density():
-    mean, log_variance = double([-0.3, 0.2, 0.9]), double([-2.0, -1.0, 0.0])
-    x_0 = double([1 / 65535, -1 / 65535, 3 / 65535])
-    probability = discretized_gaussian_log_likelihood(x_0, mean, log_variance, 65536)
-    density = gaussian_log_density(x_0, mean, log_variance) + math.log(2 / 65535)
-    torch.testing.assert_close(probability, density, rtol=0, atol=1e-8)
-
-
 # --- the terms --------------------------------------------------------------------------------------------------
 
 SCHEDULE = NoiseSchedule.linear(10, 0.05, 0.3)
@@ -234,10 +59,14 @@ ERRORS = DenoisingErrors(SCHEDULE.log_snr[1:].tolist(), [0.1 * t for t in range(
 
 
 def case(
-    prediction_type: str = "epsilon", variance_type: str = "fixed_small", dtype: torch.dtype = torch.float64
+    prediction_type: str = "epsilon",
+    variance_type: str = "fixed_small",
+    dtype: torch.dtype = torch.float64,
+    errors: DenoisingErrors = ERRORS,
+    first_variance: str | None = None,
 ) -> tuple[ReverseProcess, Tensor, Tensor, Tensor, Tensor]:
     """(process, model output, x_0 of 17 levels, x_t, index) with the first pair twice and every other once."""
-    process = ReverseProcess(SCHEDULE, TIMES, prediction_type, variance_type, denoising_errors=ERRORS)
+    process = ReverseProcess(SCHEDULE, TIMES, prediction_type, variance_type, first_variance, denoising_errors=errors)
     index = torch.tensor([2, 0, 1, 4, 0, 3])
     x_0 = (8 * randn(6, 2, 3).clamp(-1, 1)).round() / 8
     x_t = q_sample(SCHEDULE, x_0, randn(6, 2, 3, seed=1), torch.tensor(TIMES)[index])
@@ -294,6 +123,8 @@ def test_the_first_term_is_the_decoders(num_levels: int | None, variance_type: s
     sigma = (0.5 * p.log_variance).exp().expand_as(p.mean)
     if num_levels is None:
         expected = -Normal(p.mean, sigma).log_prob(x_0).mean((1, 2))
+    elif variance_type == "optimal":
+        expected = -discrete_normal_log_likelihood(x_0, p.mean, p.log_variance, num_levels).mean((1, 2))
     else:
         low = torch.where(x_0 == -1, -math.inf, x_0 - 1 / 16)
         high = torch.where(x_0 == 1, math.inf, x_0 + 1 / 16)
@@ -303,7 +134,8 @@ def test_the_first_term_is_the_decoders(num_levels: int | None, variance_type: s
     terms = vlb_terms(process, output, x_0, x_t, index, num_levels)
     assert terms.shape == (6,)
     torch.testing.assert_close(terms, expected / LOG_2, rtol=1e-8, atol=1e-12)
-    torch.testing.assert_close(decoder_nll(p, x_0, num_levels), expected, rtol=1e-8, atol=1e-12)
+    is_law = variance_type == "optimal"
+    torch.testing.assert_close(decoder_nll(p, x_0, num_levels, is_law), expected, rtol=1e-8, atol=1e-12)
 
 
 @pytest.mark.parametrize("num_levels", [17, None])
@@ -327,6 +159,24 @@ def test_a_chain_of_one_step_has_only_a_decoder():
     for index in (torch.tensor(0), torch.tensor([0, 0, 0])):
         terms = vlb_terms(process, x_0, x_0, x_t, index, 17)
         torch.testing.assert_close(terms, decoder_nll(process.p_mean_variance(x_0, x_t, 0), x_0, 17) / LOG_2)
+
+
+@pytest.mark.parametrize("num_levels", [17, None])
+def test_the_decoder_that_was_measured_is_a_discrete_normal_law_for_levels(num_levels: int | None):
+    errors = dataclasses.replace(ERRORS, decoder_variances=[0.05 * t for t in range(1, 11)], decoder_costs=[1.0] * 10)
+    process, output, x_0, x_t, _ = case(errors=errors, first_variance="measured")
+    index = torch.tensor([0, 1, 0, 2, 0, 0])
+    terms = vlb_terms(process, output, x_0, x_t, index, num_levels)
+    guess = process.p_mean_variance(output, x_t, index).pred_original_sample
+    log_variance = double(math.log(0.05))
+    if num_levels is None:
+        cost = -Normal(guess, 0.05**0.5).log_prob(x_0).mean((1, 2)) / LOG_2
+    else:
+        cost = -discrete_normal_log_likelihood(x_0, guess, log_variance, num_levels).mean((1, 2)) / LOG_2
+    first = index == 0
+    torch.testing.assert_close(terms[first], cost[first], rtol=1e-12, atol=1e-12)
+    plain = dataclasses.replace(process, first_variance=None, denoising_errors=None)
+    torch.testing.assert_close(terms[~first], vlb_terms(plain, output, x_0, x_t, index, num_levels)[~first])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -889,14 +739,6 @@ def test_integer_images_are_refused_with_advice(dtype: torch.dtype, num_levels: 
     scheduler = scheduler_of(num_levels=num_levels)
     with pytest.raises(ValueError, match=r"scale images to \[-1, 1\]"):
         bits_per_dim(oracle(scheduler), scheduler, [torch.zeros(2, 3, dtype=dtype)])
-
-
-@pytest.mark.parametrize("num_levels", [0, 1, -5, 256.0, True, "256"])
-def test_levels_that_are_not_an_int_of_at_least_2_are_refused(num_levels: object):
-    with pytest.raises(ValueError, match="`num_levels` must be an int >= 2"):
-        check_num_levels(num_levels)
-    with pytest.raises(ValueError, match="`num_levels`"):
-        discretized_gaussian_log_likelihood(double(0.0), double(0.0), double(0.0), num_levels)
 
 
 def test_terms_of_samples_that_do_not_fit_are_refused():

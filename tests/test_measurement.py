@@ -16,8 +16,8 @@ from tiny_models import tiny_unet
 from torch import Tensor
 
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, bits_per_dim, measure_denoising_errors
+from ddpm_hf.decoders import discrete_normal_log_likelihood
 from ddpm_hf.denoising_errors import DenoisingErrors
-from ddpm_hf.likelihood import discretized_gaussian_log_likelihood
 from ddpm_hf.measurement import EXAMPLES_OF_THE_MEAN
 from ddpm_hf.timesteps import log_snr_times
 
@@ -124,7 +124,7 @@ def test_the_decoders_variance_is_the_one_under_which_levels_cost_the_least(gene
     assert errors.errors[0] == pytest.approx(((x_0 - predicted) ** 2).mean().item(), rel=1e-12)
 
     def cost(log_variance: float) -> float:
-        return -discretized_gaussian_log_likelihood(x_0, predicted, torch.tensor(log_variance), 17).mean().item()
+        return -discrete_normal_log_likelihood(x_0, predicted, torch.tensor(log_variance), 17).mean().item()
 
     best = minimize_scalar(cost, bounds=(-12, 0), method="bounded")
     assert errors.decoder_costs[0] == pytest.approx(best.fun, abs=1e-4)

@@ -31,7 +31,6 @@ METRICS = {
     "frechet_distance_pixels_of_test_images": 1.354,
     "quality_samples": 500,
     "quality_inference_steps": 100,
-    "decoder_variance": 0.00123,
     "data": "uoft-cs/cifar10",
     "dataset_name": "uoft-cs/cifar10",
     "train_images": 1500,

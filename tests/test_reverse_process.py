@@ -251,6 +251,34 @@ def test_the_first_range_lies_between_the_two_choices(choice: str | float | None
     assert variance.flatten().tolist() == pytest.approx([low, high], rel=1e-12, abs=0)
 
 
+def test_the_decoder_that_was_measured_is_that_of_the_first_time():
+    log_snr = SCHEDULE.log_snr[1:].tolist()
+    errors = DenoisingErrors(
+        log_snr, [0.1] * len(log_snr), [0.01 * t for t in range(1, len(log_snr) + 1)], [1.0] * len(log_snr)
+    )
+    x = randn(2, 3)
+    for first in (1, 4):
+        for variance_type in ("fixed_small", "fixed_large", "optimal"):
+            p = ReverseProcess(SCHEDULE, [first, 7], "sample", variance_type, "measured", denoising_errors=errors)
+            assert p.measures_decoder
+            assert p.p_mean_variance(x, x, 0).variance.item() == pytest.approx(0.01 * first, rel=1e-12)
+        # A learned range is closed; by default only where no decoder was learned, later than at time 1.
+        outputs = torch.cat([x, randn(2, 3, seed=1)], dim=1)
+        closed = ReverseProcess(SCHEDULE, [first, 7], "sample", "learned_range", "measured", denoising_errors=errors)
+        expected = torch.full_like(x, 0.01 * first)
+        torch.testing.assert_close(closed.p_mean_variance(outputs, x, 0).variance, expected, rtol=1e-12, atol=0)
+        default = ReverseProcess(SCHEDULE, [first, 7], "sample", "learned_range", denoising_errors=errors)
+        assert default.measures_decoder == (first > 1)
+        unmeasured = ReverseProcess(SCHEDULE, [first, 7], "sample", "learned_range")
+        later = [p.p_mean_variance(outputs, x, 1).variance for p in (closed, default, unmeasured)]
+        assert torch.equal(later[0], later[2]) and torch.equal(later[1], later[2]), "only the first entry is a choice"
+    assert not ReverseProcess(
+        SCHEDULE, [4, 7], "sample", "learned", "measured", denoising_errors=errors
+    ).measures_decoder
+    with pytest.raises(ValueError, match="`first_variance` 'measured' needs `denoising_errors`"):
+        ReverseProcess(SCHEDULE, [4, 7], "sample", first_variance="measured").p_mean_variance(x, x, 0)
+
+
 @pytest.mark.parametrize("variance_type", FIXED_VARIANCE_TYPES)
 @pytest.mark.parametrize(
     ("choice", "expected"),

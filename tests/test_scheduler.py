@@ -77,7 +77,7 @@ def generators(count: int) -> list[torch.Generator]:
 
 
 @pytest.mark.parametrize("num_levels", [2, 17, 65536, None])
-@pytest.mark.parametrize("first_variance", [None, "posterior", "beta", 0.01])
+@pytest.mark.parametrize("first_variance", [None, "posterior", "beta", "measured", 0.01])
 def test_own_arguments_survive_a_file(num_levels, first_variance, tmp_path):
     DDPMPaperScheduler(num_levels=num_levels, first_variance=first_variance).save_pretrained(tmp_path)
     loaded = DDPMPaperScheduler.from_pretrained(tmp_path)
