@@ -30,9 +30,10 @@ LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 EDGE = 1 / 512  # of a level's distance to its neighbour: nearer to an outer level no mean is taken to lie
 MAX_PRECISION = 100.0  # (distance of levels)²/v: narrower still, and only the two levels next to the mean are left
 MOST_LEVELS = 1024
-ITERATIONS = 64  # more than it takes; it ends before where that can be told without waiting for a device
+ITERATIONS = 40  # more than it takes; it ends before where that can be told without waiting for a device
 TOLERANCE = 1e-9  # of the mean, in levels
-NUMBERS_AT_ONCE = 2**16  # of elements times levels
+NUMBERS_AT_ONCE = 2**16  # of elements times levels: what caches hold;
+NUMBERS_ON_A_DEVICE = 2**24  # elsewhere, where every call takes time, many
 
 
 def discretized_gaussian_log_likelihood(x_0: Tensor, mean: Tensor, log_variance: Tensor, num_levels: int) -> Tensor:
@@ -123,7 +124,7 @@ def discrete_normal_log_likelihood(x_0: Tensor, mean: Tensor, log_variance: Tens
     powers = torch.arange(num_levels, dtype=place.dtype, device=place.device) - reach
     powers = torch.stack([powers**0, powers, powers**2], dim=1)  # [K, 3]
     order = torch.argsort(place.detach().reshape(-1))  # side by side those that take as many iterations
-    at_once = max(1, NUMBERS_AT_ONCE // num_levels)
+    at_once = max(1, (NUMBERS_AT_ONCE if place.device.type == "cpu" else NUMBERS_ON_A_DEVICE) // num_levels)
     columns = [x.reshape(-1)[order].split(at_once) for x in (level, place, precision)]
     parts = [_discrete_normal(*part, powers) for part in zip(*columns, strict=True)]
     return torch.zeros_like(place).reshape(-1).index_put((order,), torch.cat(parts)).reshape(place.shape)
