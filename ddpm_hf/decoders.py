@@ -7,7 +7,7 @@ For data of K levels in [−1, 1] it has a probability for every level, element 
     discrete normal  ∝ exp(η l − l²/2v) over the levels l, with the η under which the mean is x̂_0    (Kemp 1997)
 
 The second is the posterior of a level seen in noise. By Bayes' rule p(x_0 = l | x_1) ∝ π(l) N(x_1; √ᾱ l, 1 − ᾱ), for
-a flat π the decoder of Kingma et al. (2021, appendix E); what the model has learned of π, from all of x_1, is in x̂_0.
+a flat π the decoder of Kingma et al. (2021, section 3.2); what the model has learned of π, from all of x_1, is in x̂_0.
 For a log π of up to second degree in l this leaves one number open besides the mean: v, which is 1/SNR for one of
 first. It holds whether the levels are far apart against the noise or near; bins cost more, the noisier x_1 is.
 
