@@ -42,8 +42,8 @@ class DenoisingErrors:
         log_snr: the levels, finite and strictly descending: from the data to the noise.
         errors: e at each of them, > 0: a number, or one for each element of an example, in nested lists of its shape.
         decoder_variances: of data of levels, the v of the decoder p_θ(x_0 | x_t), a discrete normal law (`decoders`),
-            under which L_0 is least, if that level is the first that a chain visits, as `errors`; None for continuous
-            data, whose decoder is a Gaussian of variance e.
+            under which L_0 is least, if that level is the first that a chain visits; one for all elements, since it
+            is the noise's above all. None for continuous data, whose decoder is a Gaussian of variance e.
         decoder_costs: that least L_0, nats per dimension; None for continuous data, where it is ½ log(2πe · e).
 
     Raises:
@@ -52,7 +52,7 @@ class DenoisingErrors:
 
     log_snr: tuple[float, ...]
     errors: tuple[Any, ...]  # floats, or nested tuples of floats
-    decoder_variances: tuple[Any, ...] | None = None
+    decoder_variances: tuple[float, ...] | None = None
     decoder_costs: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -67,13 +67,8 @@ class DenoisingErrors:
             raise ValueError("`log_snr` must descend strictly.")
         for name in ("errors", "decoder_variances"):
             values = getattr(self, name)
-            if values is None:
-                continue
-            values = _table(values)
-            if values.min() <= 0:
-                raise ValueError(f"`{name}` must be positive, but one is {values.min().item()}.")
-            if values.shape[1:] != self.shape:
-                raise ValueError(f"`{name}` must have as many numbers at every level as `errors`, {list(self.shape)}.")
+            if values is not None and _table(values).min() <= 0:
+                raise ValueError(f"`{name}` must be positive, but one is {_table(values).min().item()}.")
 
     @cached_property
     def shape(self) -> torch.Size:
@@ -102,8 +97,10 @@ class DenoisingErrors:
         return self._log_between(self.errors, log_snr)
 
     def log_decoder_variance(self, log_snr: Tensor) -> Tensor:
-        """log v of the decoder of a chain that ends at the given levels `[N]`, float64 `[N, *shape]`."""
-        return self._log_between(self.decoder_variances or self.errors, log_snr)
+        """log v of the decoder of a chain that ends at the given levels `[N]`, float64 `[N]`; without v log e."""
+        if self.decoder_variances is None:
+            return self.log_error(log_snr)
+        return self._log_between(self.decoder_variances, log_snr)
 
     def decoder_cost(self, log_snr: Tensor) -> Tensor:
         """L_0 of a chain that ends at the given levels `[N]`, nats per dimension, float64 `[N]`."""
@@ -113,7 +110,7 @@ class DenoisingErrors:
 
     def _log_between(self, values: Sequence[Any], log_snr: Tensor) -> Tensor:
         logs = self._between(_table(values).log(), log_snr)
-        return logs - _over(self.shape, (log_snr - self.log_snr[0]).clamp(min=0))
+        return logs - _over(logs.shape[1:], (log_snr - self.log_snr[0]).clamp(min=0))
 
     def _between(self, table: Tensor, log_snr: Tensor) -> Tensor:
         """Values `[levels, …]` at `log_snr`, linear between two levels and constant beyond the ends."""
@@ -181,7 +178,7 @@ def _numbers(name: str, values: Any, count: int) -> Tensor:
         numbers = _table(values)
     except (TypeError, ValueError):
         raise ValueError(f"`{name}` must be a list of numbers, but is {_short(values)}.") from None
-    one_each = numbers.ndim > 0 and (numbers.ndim == 1 or name in ("errors", "decoder_variances"))
+    one_each = numbers.ndim > 0 and (numbers.ndim == 1 or name == "errors")
     if not one_each or numbers.numel() == 0 or len(numbers) != count or not bool(numbers.isfinite().all()):
         raise ValueError(
             f"`{name}` must be as many finite numbers as there are levels, {count}, but is {_short(values)}."

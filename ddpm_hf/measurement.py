@@ -24,8 +24,8 @@ MARGIN = 0.7  # so far beyond, in log v, what it is expected to be
 LOG_SPAN = math.log(4.0)  # of the square of what levels in [−1, 1] span
 
 # What a level's decoder is fitted on: of every example up to so many elements, and about so many in all.
-ELEMENTS_OF_AN_EXAMPLE = 1024
-ELEMENTS_FOR_A_DECODER = 2**20
+ELEMENTS_OF_AN_EXAMPLE = 64
+ELEMENTS_FOR_A_DECODER = 2**15
 
 EXAMPLES_OF_THE_MEAN = 10  # an element's own error is uncertain; a pixel never seen to change may change after all
 
@@ -124,10 +124,8 @@ class _Seen:
         self.count += len(x_0)
         if self.num_levels is None or self._kept >= ELEMENTS_FOR_A_DECODER:
             return
-        pair = x_0, predicted
-        if not self.per_element:  # a few elements of every example tell as much as all of fewer examples, and more
-            chosen = _some(x_0[0].numel())
-            pair = tuple(x.flatten(1)[:, chosen] for x in pair)
+        chosen = _some(x_0[0].numel())  # a few elements of many examples tell more than all of a few examples
+        pair = x_0.flatten(1)[:, chosen].flatten(), predicted.flatten(1)[:, chosen].flatten()
         self._pairs.append(pair)
         self._kept += pair[0].numel()
 
@@ -140,8 +138,7 @@ class _Seen:
         if self.num_levels is None:
             return (error.tolist(),)
         x_0, predicted = (torch.cat(column) for column in zip(*self._pairs, strict=True))
-        variance, cost = _best_decoder(x_0, predicted, error, log_snr, self.num_levels)
-        return error.tolist(), variance.tolist(), cost
+        return error.tolist(), *_best_decoder(x_0, predicted, log_snr, self.num_levels)
 
 
 def _drawn_to_the_mean(of_elements: Tensor, count: int) -> Tensor:
@@ -158,29 +155,24 @@ def _some(count: int) -> Tensor:
     return torch.randperm(count, generator=generator, device="cpu")[:ELEMENTS_OF_AN_EXAMPLE]
 
 
-def _best_decoder(
-    x_0: Tensor, predicted: Tensor, error: Tensor, log_snr: float, num_levels: int
-) -> tuple[Tensor, float]:
-    """The v under which the levels cost the least, in the shape of `error`, and the mean cost in nats.
+def _best_decoder(x_0: Tensor, predicted: Tensor, log_snr: float, num_levels: int) -> tuple[float, float]:
+    """The v under which the levels cost the least, and the mean cost in nats.
 
-    The vertex of the parabola through the best of the candidates and its neighbours. They lie between e, of a model
-    that knows more of x_0 than the noise hides, and 1/SNR, of one that does not, or else what all levels span.
+    The vertex of the parabola through the best of the candidates and its neighbours. They lie between the error of a
+    model that knows more of x_0 than the noise hides, and 1/SNR, of one that does not, or else what all levels span.
     """
 
-    def costs(log_variance: Tensor) -> Tensor:
-        nats = -discrete_normal_log_likelihood(x_0, predicted, log_variance, num_levels)
-        return nats.mean() if error.ndim == 0 else _drawn_to_the_mean(nats.mean(0), len(nats))
+    def cost(log_variance: Tensor) -> Tensor:
+        return -discrete_normal_log_likelihood(x_0, predicted, log_variance, num_levels).mean()
 
     # Far below the distance of two levels all v are one.
-    low = error.clamp(min=1e-3 / (num_levels - 1) ** 2).log()
-    high = low.clamp(min=min(-log_snr, LOG_SPAN))
-    places = torch.linspace(0, 1, CANDIDATES, dtype=low.dtype, device="cpu")
-    candidates = [torch.lerp(low - MARGIN, high + MARGIN, place) for place in places]
-    tried = torch.stack([costs(candidate) for candidate in candidates])
-    best = tried[1:-1].argmin(0, keepdim=True) + 1
-    left, least, right = (tried.gather(0, best + shift)[0] for shift in (-1, 0, 1))
+    low = ((to_float64(x_0) - predicted) ** 2).mean().clamp(min=1e-3 / (num_levels - 1) ** 2).log().item()
+    high = max(low, min(-log_snr, LOG_SPAN))
+    candidates = torch.linspace(low - MARGIN, high + MARGIN, CANDIDATES, dtype=torch.float64, device="cpu")
+    costs = torch.stack([cost(candidate) for candidate in candidates])
+    best = int(costs[1:-1].argmin()) + 1
+    left, least, right = costs[best - 1 : best + 2]
     bend = left - 2 * least + right
-    shift = torch.where(bend > 0, 0.5 * (left - right) / bend.clamp(min=1e-300), 0.0).clamp(-1, 1)
-    vertex = torch.stack(candidates).gather(0, best)[0] + shift * (candidates[1] - candidates[0])
-    nats = -discrete_normal_log_likelihood(x_0, predicted, vertex, num_levels)
-    return vertex.exp(), nats.mean().item()
+    shift = (0.5 * (left - right) / bend).clamp(-1, 1) if bend > 0 else torch.zeros_like(bend)
+    vertex = candidates[best] + shift * (candidates[1] - candidates[0])
+    return vertex.exp().item(), cost(vertex).item()

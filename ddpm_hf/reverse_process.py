@@ -281,7 +281,7 @@ class ReverseProcess:
         """log σ*² of the chain, `[K, *shape]`, `shape` being that of the errors at a level."""
         log_snr = self.schedule.log_snr[list(self.times)]
         log_variance = optimal_log_variances(self._measured, self._steps, log_snr)
-        log_variance[:1] = self._measured_decoder if self.measures_decoder else self._log_variances[1][0]
+        log_variance[0] = self._measured_decoder[0] if self.measures_decoder else self._log_variances[1][0]
         return log_variance
 
     @property
@@ -295,7 +295,7 @@ class ReverseProcess:
 
     @property
     def _measured_decoder(self) -> Tensor:
-        """log of the variance under which L_0 was least at the first time, `[1, *shape]`."""
+        """log of the variance under which L_0 was least at the first time, `[1]`; of continuous data `[1, *shape]`."""
         return self._measured.log_decoder_variance(self.schedule.log_snr[list(self.times[:1])])
 
     def _snr_drops(self) -> Tensor:

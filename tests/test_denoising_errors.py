@@ -203,7 +203,7 @@ def test_without_errors_there_is_no_optimal_variance():
         DenoisingErrors([1.0, 0.0], [0.1, 0.2]),
         DenoisingErrors([1.0, 0.0], [0.1, 0.2], [0.1, 0.3], [-1.0, 0.5]),
         DenoisingErrors(torch.tensor([1.0, 0.0]), (0.1, 0.2)),
-        DenoisingErrors([1.0, 0.0], [[[0.1, 0.2]], [[0.3, 0.4]]], [[[1.0, 2.0]], [[3.0, 4.0]]], [0.5, 0.7]),
+        DenoisingErrors([1.0, 0.0], [[[0.1, 0.2]], [[0.3, 0.4]]], [1.5, 3.5], [0.5, 0.7]),
     ],
 )
 def test_they_travel_as_json(errors: DenoisingErrors):
@@ -225,8 +225,8 @@ def test_they_travel_as_json(errors: DenoisingErrors):
         (([1.0], [0.1], [-0.1], [1.0]), "positive"),
         (([1.0], [[0.1, 0.0]]), "positive"),
         (([1.0, 0.0], [[0.1, 0.2], [0.3]]), "list of numbers"),
-        (([1.0], [[0.1, 0.2]], [0.1], [1.0]), "at every level"),
-        (([1.0], [[0.1, 0.2]], [[0.1, 0.2]], [[1.0, 1.0]]), "as many"),
+        (([1.0], [[0.1, 0.2]], [[0.1, 0.2]], [1.0]), "as many"),
+        (([1.0], [[0.1, 0.2]], [0.1], [[1.0, 1.0]]), "as many"),
     ],
 )
 def test_what_is_no_list_of_errors_is_refused(arguments: tuple[Any, ...], message: str):

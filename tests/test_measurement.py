@@ -166,16 +166,50 @@ def test_an_element_has_its_own_error_drawn_a_little_towards_the_mean():
     assert together.errors == pytest.approx([mean] * 4)
 
 
-def test_a_decoder_of_every_element_fits_that_element(generator: torch.Generator):
-    scheduler, spreads = scheduler_of(num_levels=65536, prediction_type="sample"), torch.tensor([0.3, 0.01]).double()
+@pytest.mark.parametrize("per_element", [False, True])
+def test_all_elements_share_a_decoder(per_element: bool, generator: torch.Generator):
+    scheduler, spread = scheduler_of(num_levels=65536, prediction_type="sample"), 0.02
     x_0 = (torch.rand(4000, 2, generator=generator, dtype=torch.float64) * 65535).round() / 65535 * 2 - 1
-    guess = x_0 + spreads * torch.randn(x_0.shape, generator=generator, dtype=torch.float64)
-    options = {"num_noise_levels": 1, "num_evaluations": 1, "per_element": True}
+    guess = x_0 + spread * torch.randn(x_0.shape, generator=generator, dtype=torch.float64)
+    options = {"num_noise_levels": 1, "num_evaluations": 1, "per_element": per_element}
     found = measure_denoising_errors(lambda x_t, t: guess, scheduler, [x_0], **options)
-    assert torch.tensor(found.decoder_variances[0]).sqrt().tolist() == pytest.approx(spreads.tolist(), rel=0.06)
-    # The entropy of both, nats, up to the width of a bin.
-    expected = (0.5 * (2 * math.pi * math.e * spreads**2).log() - math.log(2 / 65535)).mean().item()
+    assert math.sqrt(found.decoder_variances[0]) == pytest.approx(spread, rel=0.06)
+    # The entropy, nats, up to the width of a bin.
+    expected = 0.5 * math.log(2 * math.pi * math.e * spread**2) - math.log(2 / 65535)
     assert found.decoder_costs[0] == pytest.approx(expected, rel=0.01)
+
+
+def test_the_decoder_of_levels_in_noise_is_found_to_be_that_noise(generator: torch.Generator):
+    # Of uniform levels the posterior is the discrete normal law with v = 1/SNR, whose entropy is the least cost.
+    scheduler = scheduler_of(num_levels=17, prediction_type="sample")
+    levels = torch.linspace(-1, 1, 17, dtype=torch.float64)
+
+    def posterior(x_t: Tensor, t: Tensor) -> Tensor:
+        snr = scheduler.schedule.log_snr[t + 1].exp()[:, None, None]
+        alpha = torch.sigmoid(scheduler.schedule.log_snr[t + 1]).sqrt()[:, None, None]
+        return torch.softmax(-0.5 * snr * (x_t[..., None] / alpha - levels) ** 2, dim=-1)
+
+    x_0 = levels[torch.randint(17, (4000, 24), generator=generator)]
+    found = measure_denoising_errors(
+        lambda x_t, t: posterior(x_t, t) @ levels,
+        scheduler,
+        [x_0],
+        num_noise_levels=40,
+        num_evaluations=4,
+        generator=generator,
+    )
+    seen = 0
+    for level, v, cost in zip(found.log_snr, found.decoder_variances, found.decoder_costs, strict=True):
+        if not 2.0 < level < 6.0:  # noise between a third of two levels' distance and three times it
+            continue
+        t = int((scheduler.schedule.log_snr[1:] - level).abs().argmin())
+        x_t = scheduler.add_noise(x_0[:1000], torch.randn(1000, 24, generator=generator).double(), t)
+        p = posterior(x_t, torch.full((1000,), t))
+        entropy = -(p * p.clamp(min=1e-300).log()).sum(-1).mean().item()
+        assert v * math.exp(level) == pytest.approx(1, rel=0.15)
+        assert cost == pytest.approx(entropy, rel=0.03)
+        seen += 1
+    assert seen >= 5
 
 
 def test_a_step_adds_the_noise_of_every_element(generator: torch.Generator):
