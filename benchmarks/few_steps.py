@@ -245,6 +245,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=500, help="of every method and number of steps")
     parser.add_argument("--evaluations", type=int, default=50, help="model calls per image for the bits/dim, at most")
     parser.add_argument("--flow-images", type=int, default=128, help="scored by the ODE; 0 for none")
+    parser.add_argument("--methods", nargs="+", help="some of the table's rows, by their names; all if not given")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parse(parser)
     device = torch.device("cpu")
@@ -253,6 +254,9 @@ def main() -> None:
     pipeline = load_pipeline(ModelPathArguments(arguments.model), device)
     judge = Judge(images)
     methods = methods_of(pipeline, images, arguments.evaluations, arguments.seed)
+    if unknown := set(arguments.methods or ()) - set(methods):
+        parser.error(f"There is no method {', '.join(sorted(unknown))}; there are {'; '.join(methods)}.")
+    methods = {name: method for name, method in methods.items() if name in (arguments.methods or methods)}
     results: dict[str, dict[str, dict[str, float]]] = {name: {} for name in methods}
     bar = tqdm([(K, name) for K in arguments.steps for name in methods], unit="run")
     for K, name in bar:
