@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -26,6 +27,8 @@ LOG_SPAN = math.log(4.0)  # of the square of what levels in [−1, 1] span
 # What a level's decoder is fitted on: of every example up to so many elements, and about so many in all.
 ELEMENTS_OF_AN_EXAMPLE = 64
 ELEMENTS_FOR_A_DECODER = 2**15
+
+LEVELS_AROUND = 4  # on both sides, that a level's cost of the decoder is smoothed with
 
 EXAMPLES_OF_THE_MEAN = 10  # an element's own error is uncertain; a pixel never seen to change may change after all
 
@@ -96,7 +99,10 @@ def measure_denoising_errors(
         )
     log_snr = scheduler.schedule.log_snr[times].tolist()
     columns = zip(*(seen.summary(level) for seen, level in zip(seen_by_level, log_snr, strict=True)), strict=True)
-    return DenoisingErrors(log_snr, *columns)
+    errors, *of_decoder = columns
+    if of_decoder:
+        of_decoder[1] = _smoothed(log_snr, of_decoder[1])
+    return DenoisingErrors(log_snr, errors, *of_decoder)
 
 
 def _times_and_process(scheduler: MeasuredScheduler, count: int) -> tuple[Tensor, ReverseProcess]:
@@ -176,3 +182,19 @@ def _best_decoder(x_0: Tensor, predicted: Tensor, log_snr: float, num_levels: in
     shift = (0.5 * (left - right) / bend).clamp(-1, 1) if bend > 0 else torch.zeros_like(bend)
     vertex = candidates[best] + shift * (candidates[1] - candidates[0])
     return vertex.exp().item(), cost(vertex).item()
+
+
+def _smoothed(log_snr: list[float], costs: Sequence[float]) -> list[float]:
+    """The costs on a line through those of the levels around: a local linear fit.
+
+    Every level has seen other examples. Where these happened to be cheap, a chain would be sent to end.
+    """
+    if len(costs) < 2:
+        return list(costs)
+    x, y = (torch.tensor(values, dtype=torch.float64, device="cpu") for values in (log_snr, costs))
+    place = torch.arange(len(x), device="cpu")
+    apart = (place[:, None] - place).abs() / (LEVELS_AROUND + 1)
+    weight, distance = (1 - apart.clamp(max=1) ** 3) ** 3, x - x[:, None]
+    total, first, second = ((weight * distance**power).sum(1) for power in range(3))
+    value, slope = (weight * y).sum(1), (weight * distance * y).sum(1)
+    return ((second * value - first * slope) / (total * second - first**2)).tolist()

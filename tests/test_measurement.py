@@ -18,7 +18,7 @@ from torch import Tensor
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, bits_per_dim, measure_denoising_errors
 from ddpm_hf.decoders import discrete_normal_log_likelihood
 from ddpm_hf.denoising_errors import DenoisingErrors
-from ddpm_hf.measurement import EXAMPLES_OF_THE_MEAN
+from ddpm_hf.measurement import EXAMPLES_OF_THE_MEAN, _smoothed
 from ddpm_hf.timesteps import log_snr_times
 
 
@@ -210,6 +210,17 @@ def test_the_decoder_of_levels_in_noise_is_found_to_be_that_noise(generator: tor
         assert cost == pytest.approx(entropy, rel=0.03)
         seen += 1
     assert seen >= 5
+
+
+def test_the_decoders_costs_are_smooth_over_noise_levels():
+    level = torch.linspace(6, -9, 30, dtype=torch.float64)
+    line = (2 - 0.3 * level).tolist()
+    assert _smoothed(level.tolist(), line) == pytest.approx(line, rel=1e-12)  # a line is left as it is
+    assert _smoothed([1.0], [0.7]) == [0.7] and _smoothed([1.0, 0.0], [0.7, 0.9]) == pytest.approx([0.7, 0.9])
+    noise = 0.02 * torch.randn(2000, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    left = torch.tensor([_smoothed(level.tolist(), row.tolist()) for row in noise])
+    assert left[:, 10].std() < 0.45 * 0.02
+    assert abs(left[:, 10].mean()) < 0.001
 
 
 def test_a_step_adds_the_noise_of_every_element(generator: torch.Generator):
