@@ -231,8 +231,8 @@ class TrainingArguments:
     num_paths: int | None = field(
         default=None,
         metadata=_help(
-            "Paths per test image, of the steps that samples take, by which the bound is tightened (importance"
-            " weighted); 4 if unset and there are at most 512 test images, else 0 for none."
+            "Paths per test image, of at most 50 steps, by which the bound is tightened (importance weighted); 8 if"
+            " unset and there are at most 512 test images, else 0 for none."
         ),
     )
     num_quality_samples: int = field(
