@@ -28,7 +28,7 @@ LOG_SPAN = math.log(4.0)  # of the square of what levels in [−1, 1] span
 ELEMENTS_OF_AN_EXAMPLE = 64
 ELEMENTS_FOR_A_DECODER = 2**15
 
-LEVELS_AROUND = 4  # on both sides, that a level's cost of the decoder is smoothed with
+NEARBY = 1.2  # in log-SNR: a level's cost of the decoder is smoothed with those that are no farther
 
 EXAMPLES_OF_THE_MEAN = 10  # an element's own error is uncertain; a pixel never seen to change may change after all
 
@@ -185,16 +185,15 @@ def _best_decoder(x_0: Tensor, predicted: Tensor, log_snr: float, num_levels: in
 
 
 def _smoothed(log_snr: list[float], costs: Sequence[float]) -> list[float]:
-    """The costs on a line through those of the levels around: a local linear fit.
+    """The costs on a line through those of the levels nearby, if there are any: a local linear fit.
 
     Every level has seen other examples. Where these happened to be cheap, a chain would be sent to end.
     """
-    if len(costs) < 2:
-        return list(costs)
     x, y = (torch.tensor(values, dtype=torch.float64, device="cpu") for values in (log_snr, costs))
-    place = torch.arange(len(x), device="cpu")
-    apart = (place[:, None] - place).abs() / (LEVELS_AROUND + 1)
-    weight, distance = (1 - apart.clamp(max=1) ** 3) ** 3, x - x[:, None]
+    distance = x - x[:, None]
+    weight = (1 - (distance.abs() / NEARBY).clamp(max=1) ** 3) ** 3
     total, first, second = ((weight * distance**power).sum(1) for power in range(3))
     value, slope = (weight * y).sum(1), (weight * distance * y).sum(1)
-    return ((second * value - first * slope) / (total * second - first**2)).tolist()
+    is_alone = (weight > 0).sum(1) == 1
+    spread = torch.where(is_alone, 1.0, total * second - first**2)
+    return torch.where(is_alone, y, (second * value - first * slope) / spread).tolist()

@@ -213,14 +213,16 @@ def test_the_decoder_of_levels_in_noise_is_found_to_be_that_noise(generator: tor
 
 
 def test_the_decoders_costs_are_smooth_over_noise_levels():
-    level = torch.linspace(6, -9, 30, dtype=torch.float64)
+    level = torch.linspace(6, -9, 64, dtype=torch.float64)
     line = (2 - 0.3 * level).tolist()
     assert _smoothed(level.tolist(), line) == pytest.approx(line, rel=1e-12)  # a line is left as it is
-    assert _smoothed([1.0], [0.7]) == [0.7] and _smoothed([1.0, 0.0], [0.7, 0.9]) == pytest.approx([0.7, 0.9])
-    noise = 0.02 * torch.randn(2000, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for apart in (0.0, -3.0):  # two of which no third tells that they are noise, and two that are no neighbours
+        assert _smoothed([1.0, apart], [0.7, 0.9]) == pytest.approx([0.7, 0.9])
+    assert _smoothed([1.0], [0.7]) == [0.7]
+    noise = 0.02 * torch.randn(2000, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     left = torch.tensor([_smoothed(level.tolist(), row.tolist()) for row in noise])
-    assert left[:, 10].std() < 0.45 * 0.02
-    assert abs(left[:, 10].mean()) < 0.001
+    assert left[:, 30].std() < 0.45 * 0.02
+    assert abs(left[:, 30].mean()) < 0.001
 
 
 def test_a_step_adds_the_noise_of_every_element(generator: torch.Generator):
