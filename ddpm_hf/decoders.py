@@ -54,7 +54,7 @@ def discretized_gaussian_log_likelihood(x_0: Tensor, mean: Tensor, log_variance:
     """
     check_num_levels(num_levels)
     intervals = num_levels - 1
-    level = torch.round((to_float64(x_0) + 1) / 2 * intervals).clamp(0, intervals)
+    level = _nearest_level(x_0, intervals)
     mean = to_float64(mean)
     half_width = torch.exp(-0.5 * to_float64(log_variance)) / intervals
     level, mean, half_width = torch.broadcast_tensors(level, mean, half_width)
@@ -68,6 +68,11 @@ def discretized_gaussian_log_likelihood(x_0: Tensor, mean: Tensor, log_variance:
     lowest = torch.special.log_ndtr(upper)  # all that is below the bin's upper edge
     highest = torch.special.log_ndtr(-lower)  # all that is above its lower edge
     return torch.where(level == 0, lowest, torch.where(level == intervals, highest, inner))
+
+
+def _nearest_level(x_0: Tensor, intervals: int) -> Tensor:
+    """0 … intervals, in float64."""
+    return torch.round((to_float64(x_0) + 1) / 2 * intervals).clamp(0, intervals)
 
 
 def _log_gaussian_interval(middle: Tensor, lower: Tensor, upper: Tensor, half_width: Tensor) -> Tensor:
@@ -117,7 +122,7 @@ def discrete_normal_log_likelihood(x_0: Tensor, mean: Tensor, log_variance: Tens
         return discretized_gaussian_log_likelihood(x_0, mean, log_variance, num_levels)
     # Counted in levels from the middle: −reach … reach.
     reach = (num_levels - 1) / 2
-    level = torch.round((to_float64(x_0) + 1) * reach).clamp(0, num_levels - 1) - reach
+    level = _nearest_level(x_0, num_levels - 1) - reach
     place = (to_float64(mean) * reach).clamp(EDGE - reach, reach - EDGE)
     precision = (torch.exp(-to_float64(log_variance)) / reach**2).clamp(max=MAX_PRECISION)
     level, place, precision = torch.broadcast_tensors(level, place, precision)

@@ -110,7 +110,9 @@ def _times_and_process(scheduler: MeasuredScheduler, count: int) -> tuple[Tensor
     schedule = scheduler.schedule
     times = torch.tensor(log_snr_times(min(count, schedule.T), schedule), device="cpu")
     variance_type = scheduler.process.variance_type if scheduler.process.learns_variance else "fixed_small"
-    process = dataclasses.replace(scheduler.process, times=range(1, schedule.T + 1), variance_type=variance_type)
+    process = dataclasses.replace(
+        scheduler.process, times=range(1, schedule.T + 1), variance_type=variance_type, first_variance=None
+    )
     return times[schedule.log_snr[times].isfinite()], process
 
 

@@ -249,16 +249,12 @@ class ReverseProcess:
     def _log_variances(self) -> tuple[Tensor, Tensor]:
         """log β̃ and log β of the chain, with the first entries that `first_variance` chooses."""
         steps = self._steps
-        if self.measures_decoder:
-            first = _mean_of_elements(self._measured_decoder)
-            return (
-                torch.cat([first, steps.posterior_log_variance[1:]]),
-                torch.cat([first, steps.log_beta[1:]]),
-            )
         # A chain of one pair has no second pair to take β̃ from; its β is the only other scale there is.
         posterior = steps.posterior_log_variance[1:2] if len(self.times) > 1 else steps.log_beta[:1]
         beta = steps.log_beta[:1]
-        if isinstance(self.first_variance, Real):
+        if self.measures_decoder:
+            first_small = first_large = _mean_of_elements(self._measured_decoder)
+        elif isinstance(self.first_variance, Real):
             first_small = first_large = torch.full_like(beta, math.log(self.first_variance))
         else:
             first_small = beta if self.first_variance == "beta" else posterior

@@ -42,8 +42,15 @@ def measured_errors(
         per_element = False
     elif per_element is None:
         per_element = math.prod(image_shape(unet)) <= MOST_ELEMENTS
-    levels = min(num_noise_levels, num_images * num_evaluations)
-    return _errors(unet, scheduler, batches, seed, device, levels, num_evaluations, per_element)
+    return measure_denoising_errors(
+        denoiser(unet),
+        scheduler,
+        ((images.to(device), conditioning(unet, labels, device)) for images, labels in batches),
+        num_noise_levels=min(num_noise_levels, num_images * num_evaluations),
+        num_evaluations=num_evaluations,
+        per_element=per_element,
+        generator=generator_of(Use.MEASURING, seed),
+    )
 
 
 def with_errors(
@@ -55,28 +62,7 @@ def with_errors(
     """
     options: dict[str, str | None] = {}
     if not scheduler.process.learns_variance:
-        options = (
-            {"first_variance": "measured"} if keeps_variance else {"variance_type": "optimal", "first_variance": None}
-        )
+        options["first_variance"] = "measured" if keeps_variance else None
+        if not keeps_variance:
+            options["variance_type"] = "optimal"
     return DDPMPaperScheduler.from_config(scheduler.config, denoising_errors=errors, **options)
-
-
-def _errors(
-    unet: nn.Module,
-    scheduler: DDPMPaperScheduler,
-    batches: Batches,
-    seed: int,
-    device: torch.device,
-    num_noise_levels: int,
-    num_evaluations: int,
-    per_element: bool = False,
-) -> DenoisingErrors:
-    return measure_denoising_errors(
-        denoiser(unet),
-        scheduler,
-        ((images.to(device), conditioning(unet, labels, device)) for images, labels in batches),
-        num_noise_levels=num_noise_levels,
-        num_evaluations=num_evaluations,
-        per_element=per_element,
-        generator=generator_of(Use.MEASURING, seed),
-    )

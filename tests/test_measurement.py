@@ -179,6 +179,22 @@ def test_all_elements_share_a_decoder(per_element: bool, generator: torch.Genera
     assert found.decoder_costs[0] == pytest.approx(expected, rel=0.01)
 
 
+def test_a_decoder_that_is_to_be_measured_need_not_have_been(generator: torch.Generator):
+    x_0 = torch.randint(17, (40, 24), generator=generator).double() / 8 - 1
+    options = {"num_noise_levels": 4, "num_evaluations": 1}
+    found = [
+        measure_denoising_errors(
+            lambda x_t, t: x_t,
+            scheduler_of(num_levels=17, prediction_type="sample", first_variance=choice),
+            [x_0],
+            generator=torch.Generator().manual_seed(0),
+            **options,
+        )
+        for choice in (None, "measured")
+    ]
+    assert found[0] == found[1]
+
+
 def test_the_decoder_of_levels_in_noise_is_found_to_be_that_noise(generator: torch.Generator):
     # Of uniform levels the posterior is the discrete normal law with v = 1/SNR, whose entropy is the least cost.
     scheduler = scheduler_of(num_levels=17, prediction_type="sample")
