@@ -13,6 +13,7 @@ output (.png), and written as JSON.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, flow_sample
+from ddpm_hf.numerics import standard_error
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,7 +41,7 @@ sys.path.insert(0, str(ROOT / "examples"))
 from arguments import DataArguments, EvaluationArguments, ModelPathArguments  # noqa: E402
 from chains import score_by_flow  # noqa: E402
 from classifying import levels_of, support_vector_classifier  # noqa: E402
-from image_data import ImageData, load_images  # noqa: E402
+from image_data import ImageData, LevelImages, load_images  # noqa: E402
 from measuring import measured_errors, with_errors  # noqa: E402
 from quality import frechet_distance, pixel_frechet_distance  # noqa: E402
 from sampling import draw_images  # noqa: E402
@@ -120,13 +122,7 @@ def methods_of(pipeline: DDPMPaperPipeline, images: ImageData, evaluations: int,
 
         def bits(K: int) -> dict[str, float]:
             chain.set_timesteps(K, timestep_spacing=spacing)
-            result = score(chained.unet, chain, images.test, machine, BATCH, evaluations, seed)
-            return {
-                "bits_per_dim": result.total,
-                "bits_per_dim_standard_error": result.standard_error,
-                "bits_per_dim_estimation_error": result.estimation_error,
-                "timesteps_visited": len(chain.timesteps),
-            }
+            return bits_of_chain(chained.unet, chain, images.test, machine, evaluations, seed)
 
         return Method(samples, bits if eta is None else None)
 
@@ -154,6 +150,29 @@ def methods_of(pipeline: DDPMPaperPipeline, images: ImageData, evaluations: int,
             learned = DDPMPaperScheduler.from_config(pipeline.scheduler.config)
             methods[name] = ours(learned, spacing, model=pipeline.unet)
     return methods
+
+
+def bits_of_chain(
+    unet: UNet2DModel,
+    scheduler: DDPMPaperScheduler,
+    images: LevelImages,
+    machine: accelerate.Accelerator,
+    evaluations: int,
+    seed: int,
+) -> dict[str, float]:
+    """Of the chain that the scheduler visits; a short one gets several draws of noise, in as many calls as a long."""
+    draws = [
+        score(unet, scheduler, images, machine, BATCH, evaluations, seed + draw)
+        for draw in range(max(1, evaluations // len(scheduler.timesteps)))
+    ]
+    per_example = torch.tensor([draw.per_example for draw in draws], dtype=torch.float64).mean(0)
+    return {
+        "bits_per_dim": per_example.mean().item(),
+        "bits_per_dim_standard_error": standard_error(per_example),
+        "bits_per_dim_estimation_error": math.hypot(*(draw.estimation_error for draw in draws)) / len(draws),
+        "draws_of_noise": len(draws),
+        "timesteps_visited": len(scheduler.timesteps),
+    }
 
 
 def without_variance(unet: UNet2DModel) -> UNet2DModel:
@@ -243,7 +262,7 @@ def main() -> None:
     parser.add_argument("--model", default="runs/digits", help="a folder, or a name on the Hub")
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 25, 50, 100, 1000], help="model calls")
     parser.add_argument("--samples", type=int, default=500, help="of every method and number of steps")
-    parser.add_argument("--evaluations", type=int, default=50, help="model calls per image for the bits/dim, at most")
+    parser.add_argument("--evaluations", type=int, default=50, help="model calls per image for the bits/dim")
     parser.add_argument("--flow-images", type=int, default=128, help="scored by the ODE; 0 for none")
     parser.add_argument("--methods", nargs="+", help="some of the table's rows, by their names; all if not given")
     parser.add_argument("--seed", type=int, default=0)

@@ -64,7 +64,7 @@ from batches import Batch, TrainingBatches  # noqa: E402
 from image_data import ImageData, LevelImages, load_images  # noqa: E402
 from job import Job  # noqa: E402
 from measuring import measured_errors, with_errors  # noqa: E402
-from outcome import MEASURED_IMAGES, finish  # noqa: E402
+from outcome import finish  # noqa: E402
 from reporting import quality_of  # noqa: E402
 from scoring import score  # noqa: E402
 from stock_recipe import (  # noqa: E402
@@ -476,8 +476,8 @@ def _bits_of_stock(stock: Stock, unet: UNet2DModel, images: ImageData, variance_
     accelerator, defaults = stock.accelerator, TrainingArguments()
     options = {"variance_type": variance_type, "num_levels": images.test.num_levels}
     scheduler = DDPMPaperScheduler.from_config(stock.noise_scheduler.config, **options)
-    some = images.train.labelled_batches(256, MEASURED_IMAGES)
-    count = min(len(images.train), MEASURED_IMAGES)
+    some = images.train.labelled_batches(256, defaults.max_measured_images)
+    count = min(len(images.train), defaults.max_measured_images)
     errors = measured_errors(unet, scheduler, some, count, seed, accelerator.device, per_element=False)
     scheduler = with_errors(scheduler, errors, keeps_variance=True)
     size, evaluations = defaults.scoring_batch_size, defaults.num_evaluations

@@ -27,6 +27,7 @@ LOG_SPAN = math.log(4.0)  # of the square of what levels in [−1, 1] span
 # What a level's decoder is fitted on: of every example up to so many elements, and about so many in all.
 ELEMENTS_OF_AN_EXAMPLE = 64
 ELEMENTS_FOR_A_DECODER = 2**15
+ELEMENTS_FOR_V = 2**12  # of those, v is chosen on so many: the cost is flat around the best
 
 NEARBY = 1.2  # in log-SNR: a level's cost of the decoder is smoothed with those that are no farther
 
@@ -132,7 +133,9 @@ class _Seen:
         self.count += len(x_0)
         if self.num_levels is None or self._kept >= ELEMENTS_FOR_A_DECODER:
             return
-        chosen = _some(x_0[0].numel())  # a few elements of many examples tell more than all of a few examples
+        chosen = _some(
+            x_0[0].numel(), ELEMENTS_OF_AN_EXAMPLE
+        )  # a few elements of many examples tell more than all of a few examples
         pair = x_0.flatten(1)[:, chosen].flatten(), predicted.flatten(1)[:, chosen].flatten()
         self._pairs.append(pair)
         self._kept += pair[0].numel()
@@ -155,12 +158,12 @@ def _drawn_to_the_mean(of_elements: Tensor, count: int) -> Tensor:
     return (count * of_elements + prior * of_elements.mean()) / (count + prior)
 
 
-def _some(count: int) -> Tensor:
-    """The same up to `ELEMENTS_OF_AN_EXAMPLE` of `count` numbers every time."""
-    if count <= ELEMENTS_OF_AN_EXAMPLE:
+def _some(count: int, most: int) -> Tensor:
+    """The same up to `most` of `count` numbers every time."""
+    if count <= most:
         return torch.arange(count, device="cpu")
     generator = torch.Generator().manual_seed(0)
-    return torch.randperm(count, generator=generator, device="cpu")[:ELEMENTS_OF_AN_EXAMPLE]
+    return torch.randperm(count, generator=generator, device="cpu")[:most]
 
 
 def _best_decoder(x_0: Tensor, predicted: Tensor, log_snr: float, num_levels: int) -> tuple[float, float]:
@@ -170,14 +173,15 @@ def _best_decoder(x_0: Tensor, predicted: Tensor, log_snr: float, num_levels: in
     model that knows more of x_0 than the noise hides, and 1/SNR, of one that does not, or else what all levels span.
     """
 
-    def cost(log_variance: Tensor) -> Tensor:
-        return -discrete_normal_log_likelihood(x_0, predicted, log_variance, num_levels).mean()
+    def cost(log_variance: Tensor, chosen: Tensor | slice = slice(None)) -> Tensor:
+        return -discrete_normal_log_likelihood(x_0[chosen], predicted[chosen], log_variance, num_levels).mean()
 
     # Far below the distance of two levels all v are one.
     low = ((to_float64(x_0) - predicted) ** 2).mean().clamp(min=1e-3 / (num_levels - 1) ** 2).log().item()
     high = max(low, min(-log_snr, LOG_SPAN))
     candidates = torch.linspace(low - MARGIN, high + MARGIN, CANDIDATES, dtype=torch.float64, device="cpu")
-    costs = torch.stack([cost(candidate) for candidate in candidates])
+    some = _some(len(x_0), ELEMENTS_FOR_V)
+    costs = torch.stack([cost(candidate, some) for candidate in candidates])
     best = int(costs[1:-1].argmin()) + 1
     left, least, right = costs[best - 1 : best + 2]
     bend = left - 2 * least + right

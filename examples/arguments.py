@@ -238,6 +238,9 @@ class TrainingArguments:
     num_quality_samples: int = field(
         default=500, metadata=_help("Samples whose pixels are compared with real ones at the end; 0 for none.")
     )
+    max_measured_images: int = field(
+        default=2048, metadata=_help("Training images that the errors, and with them the variance, are measured on.")
+    )
 
     @property
     def scoring_batch_size(self) -> int:
@@ -468,6 +471,7 @@ def check_training_arguments(training: TrainingArguments, diffusion: DiffusionAr
         "eval_batch_size": training.eval_batch_size,
         "gradient_accumulation_steps": training.gradient_accumulation_steps,
         "max_validation_images": training.max_validation_images,
+        "max_measured_images": training.max_measured_images,
         "max_train_steps": 1 if training.max_train_steps is None else training.max_train_steps,
     }
     for name, value in numbers.items():

@@ -37,7 +37,6 @@ from ddpm_hf.hub import INDEX
 from ddpm_hf.model_card import CARD, METRICS, SAMPLES, fill_card
 
 
-MEASURED_IMAGES = 2048  # that a variance is fitted to
 PATHS, IMAGES_ON_PATHS = 8, 512  # by default, of each of up to so many test images
 STEPS_OF_A_PATH = 50  # at most: more paths tighten the bound more than longer ones
 
@@ -198,8 +197,9 @@ def _with_what_is_measured(job: Job) -> DDPMPaperScheduler:
     Of several processes the main one's counts.
     """
     scheduler, seed = job.scheduler, job.training.seed
-    images, device = training_images(job, MEASURED_IMAGES), job.accelerator.device
-    count = min(job.images_per_epoch or MEASURED_IMAGES, MEASURED_IMAGES)
+    most = job.training.max_measured_images
+    images, device = training_images(job, most), job.accelerator.device
+    count = min(job.images_per_epoch or most, most)
     is_fixed = job.diffusion.variance_type.startswith("fixed")
     per_element = False if is_fixed else job.diffusion.per_element
     errors = measured_errors(job.unet, scheduler, images, count, seed, device, per_element=per_element)

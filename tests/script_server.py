@@ -252,7 +252,8 @@ class ScriptServer:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(NOT_INHERITED)}
         settings = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
         settings |= {"HF_HOME": str(self._folder / "hf"), "HF_DATASETS_CACHE": str(self._folder / "hf" / "datasets")}
-        settings |= {"MPLBACKEND": "Agg"}
+        # The models of tests are so small that one thread is the fastest; alone, a script takes all cores.
+        settings |= {"MPLBACKEND": "Agg", "LOCAL_WORLD_SIZE": str(os.cpu_count())}
         self._errors = self._folder / "server.txt"
         with self._errors.open("w") as errors:
             self._process = subprocess.Popen(

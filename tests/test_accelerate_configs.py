@@ -41,7 +41,7 @@ TYPES = {
 }
 RUN = ["--block_out_channels", "8", "8", "--layers_per_block", "1", "--norm_num_groups", "4", "--ddpm_num_steps", "20"]
 RUN += ["--train_batch_size", "32", "--eval_batch_size", "4", "--num_quality_samples", "0", "--num_evaluations", "2"]
-RUN += ["--num_paths", "0"]
+RUN += ["--num_paths", "0", "--max_measured_images", "64"]
 RUN += ["--save_images_epochs", "0", "--validation_steps", "0"]
 
 

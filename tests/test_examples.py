@@ -31,7 +31,7 @@ from ddpm_hf import DDPMPaperPipeline
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TINY_MODEL = ["--block_out_channels", "8", "8", "--layers_per_block", "1", "--norm_num_groups", "4"]
 TINY_RUN = ["--ddpm_num_steps", "20", "--max_train_steps", "4", "--train_batch_size", "64", "--eval_batch_size", "4"]
-TINY_RUN += ["--num_paths", "0"]
+TINY_RUN += ["--max_measured_images", "64", "--num_paths", "0"]
 
 
 def fails(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, script: str, *arguments: object) -> str:

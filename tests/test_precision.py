@@ -47,6 +47,7 @@ json.dump(seen, open({result!r}, "w"))
 TINY = shlex.split(
     "--block_out_channels 8 8 --layers_per_block 1 --norm_num_groups 4 --train_batch_size 64 --eval_batch_size 4"
     " --num_quality_samples 0 --num_paths 0 --num_evaluations 2 --max_train_steps 2 --validation_steps 0"
+    " --max_measured_images 64"
     " --save_images_epochs 0 --ddpm_num_inference_steps 2 --timestep_sampling stratified"
 )
 

@@ -16,7 +16,6 @@ from PIL import Image
 from script_server import Script, ScriptServer
 from training_runs import (
     LATEST,
-    ONE_THREAD,
     TINY,
     assert_same,
     done_in,
@@ -179,8 +178,8 @@ def test_a_score_and_a_grid_are_the_same_whoever_makes_them(
     scored += ["--num_paths", 2]
     drawn = ["sample.py", "--model_name_or_path", unstopped, "--batch_size", 3, "--num_images", 10]
     runs = [
-        scripts.start(*scored, "--output_dir", tmp_path / "1", env=ONE_THREAD),
-        scripts.start(*drawn, "--output", tmp_path / "1.png", env=ONE_THREAD),
+        scripts.start(*scored, "--output_dir", tmp_path / "1"),
+        scripts.start(*drawn, "--output", tmp_path / "1.png"),
     ]
     # Five and four batches: of two and of three processes some have nothing left to do in the last round.
     for processes in (2, 3):

@@ -47,13 +47,14 @@ from randomness import noise_like
 from script_server import EXAMPLES, ScriptServer
 from torch.nn.functional import mse_loss
 from tracking import Progress
-from training_runs import ONE_THREAD, after, ended, signal_at
+from training_runs import after, ended, signal_at
 
 
 STOCK = EXAMPLES / "configs" / "stock.yaml"
 TINY_MODEL = ["--block_out_channels", 8, 8, "--down_block_types", "DownBlock2D", "AttnDownBlock2D"]
 TINY_MODEL += ["--up_block_types", "AttnUpBlock2D", "UpBlock2D", "--layers_per_block", 1, "--norm_num_groups", 4]
 QUICK = ["--num_quality_samples", 0, "--num_paths", 0, "--num_evaluations", 2, "--validation_steps", 0]
+QUICK += ["--max_measured_images", 64]
 
 # Its arguments, by default as there.
 DEFAULTS: dict[str, Any] = {
@@ -336,7 +337,7 @@ def test_what_is_written_and_gone_on_with(scripts: ScriptServer, images: Path, t
     common += ["--checkpointing_steps", 2, "--checkpoints_total_limit", 2, "--save_images_epochs", 2]
     common += ["--save_model_epochs", 1, "--logger", "tensorboard", "--logging_dir", "boards"]
     common += ["--dataloader_num_workers", 1, "--enable_xformers_memory_efficient_attention"]
-    stopped = scripts.start(after(tmp_path, signal_at(13, "SIGTERM")), *common, env=ONE_THREAD)  # in step 7
+    stopped = scripts.start(after(tmp_path, signal_at(13, "SIGTERM")), *common)  # in step 7
     ended(stopped, 143)
     assert {path.name for path in run.glob("checkpoint-*")} == {"checkpoint-6", "checkpoint-7"}
     assert [path.name for path in (run / "samples").iterdir()] == ["step_0000005.png"]
@@ -347,11 +348,11 @@ def test_what_is_written_and_gone_on_with(scripts: ScriptServer, images: Path, t
     assert not (run / "metrics.json").exists()
     refused = scripts.run("train.py", *common)
     assert refused.code == 2 and "already holds another run" in refused.output
-    gone_on = scripts.run("train.py", *common, "--resume_from_checkpoint", "checkpoint-6", env=ONE_THREAD)
+    gone_on = scripts.run("train.py", *common, "--resume_from_checkpoint", "checkpoint-6")
     assert "after step 6 of 9" in ended(gone_on)
     report = json.loads((run / "metrics.json").read_text())
     assert (report["train_steps"], report["train_images"], report["train_batch_size"]) == (9, 36, 16)
-    anew = scripts.run("train.py", *common, "--overwrite_output_dir", "--num_epochs", 1, env=ONE_THREAD)
+    anew = scripts.run("train.py", *common, "--overwrite_output_dir", "--num_epochs", 1)
     ended(anew)
     assert {path.name for path in run.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-3"}
 

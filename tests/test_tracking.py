@@ -23,13 +23,13 @@ from accelerate.utils import ProjectConfiguration
 from PIL import Image
 from script_server import Script, ScriptServer
 from tracking import NOISE_LEVELS, Trackers, check_logger
-from training_runs import ONE_THREAD, after, signal_at
+from training_runs import after, signal_at
 
 
 TOKEN = "hf_ThisMustStayASecret"
 RUN = ["--block_out_channels", 8, 8, "--layers_per_block", 1, "--norm_num_groups", 4, "--ddpm_num_steps", 20]
 RUN += ["--train_batch_size", 64, "--eval_batch_size", 4, "--num_quality_samples", 4, "--num_evaluations", 2]
-RUN += ["--num_paths", 3]
+RUN += ["--num_paths", 3, "--max_measured_images", 64]
 RUN += ["--num_validation_evaluations", 2, "--max_validation_images", 64, "--save_images_epochs", 1]
 RUN += ["--max_train_steps", 30, "--validation_steps", 10, "--checkpointing_steps", 10, "--hub_token", TOKEN]
 
@@ -43,7 +43,7 @@ Curves = dict[str, dict[int, float]]
 
 
 def trained(scripts: ScriptServer, folder: Path, *arguments: object, env: dict[str, str] | None = None) -> Script:
-    done = scripts.run("train.py", *RUN, "--output_dir", folder, *arguments, env=ONE_THREAD | (env or {}))
+    done = scripts.run("train.py", *RUN, "--output_dir", folder, *arguments, env=env)
     assert done.code == 0, done.output
     assert_secret(folder)
     return done
@@ -165,10 +165,10 @@ def test_a_run_that_was_stopped_has_one_curve(scripts: ScriptServer, tmp_path: P
     pytest.importorskip("tensorboard")
     run = tmp_path / "run"
     arguments = [*RUN, "--logger", "tensorboard", "--output_dir", run, "--resume_from_checkpoint", "latest"]
-    stopped = scripts.run(after(tmp_path, signal_at(13, "SIGTERM")), *arguments, env=ONE_THREAD)
+    stopped = scripts.run(after(tmp_path, signal_at(13, "SIGTERM")), *arguments)
     assert stopped.code == 128 + signal.SIGTERM, stopped.output
     assert list(curves_of(run)["loss"]) == [10, 13]
-    done = scripts.run("train.py", *arguments, env=ONE_THREAD)
+    done = scripts.run("train.py", *arguments)
     assert done.code == 0, done.output
     curves = curves_of(run)
     assert list(curves["loss"]) == [10, 13, 20, 24, 30]

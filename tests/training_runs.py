@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +16,7 @@ from script_server import EXAMPLES, Script, ScriptServer
 TINY = shlex.split(
     "--block_out_channels 8 8 --layers_per_block 1 --norm_num_groups 4 --ddpm_num_steps 20 --train_batch_size 64"
     " --eval_batch_size 4 --num_quality_samples 4 --num_paths 0 --num_evaluations 2 --save_images_epochs 0"
+    " --max_measured_images 64"
 )
 # 15 steps make an epoch; checkpoints, validations, sample grids and the ends of epochs come at steps of their own.
 EVERYTHING = [
@@ -28,8 +28,6 @@ EVERYTHING = [
     ),
 ]
 LATEST = ["--resume_from_checkpoint", "latest"]
-# Of so small a model one thread is the fastest; a process takes all cores otherwise.
-ONE_THREAD = {"LOCAL_WORLD_SIZE": str(os.cpu_count())}
 TIMES = {"seconds", "train_seconds"}
 _numbers = itertools.count()
 
@@ -37,7 +35,7 @@ _numbers = itertools.count()
 def start(scripts: ScriptServer, folder: Path, *arguments: object, prelude: str = "", **options: Any) -> Script:
     """A training into the folder, with one process."""
     script = after(folder.parent, prelude) if prelude else "train.py"
-    return scripts.start(script, *arguments, "--output_dir", folder, env=ONE_THREAD, **options)
+    return scripts.start(script, *arguments, "--output_dir", folder, **options)
 
 
 def start_together(
