@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,17 @@ def imports(path: Path) -> Iterator[str]:
                 yield f"ddpm_hf.{node.module}"
             else:
                 yield from (f"ddpm_hf.{alias.name}" for alias in node.names)
+
+
+def test_the_readme_lists_the_modules_in_this_order():
+    readme = PACKAGE.parent / "README.md"
+    rows = [line for line in readme.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    listed = [name for row in rows for name in re.findall(r"`(\w+)\.py`", row.split("|")[1])]
+    assert sorted(listed) == sorted(set(ORDER) - {"__init__"})
+    above: set[str] = set()
+    for module in listed:
+        assert modules_of_the_package(PACKAGE / f"{module}.py") <= above | ANYWHERE, module
+        above.add(module)
 
 
 def modules_of_the_package(path: Path) -> set[str]:
