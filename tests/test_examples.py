@@ -93,6 +93,14 @@ def test_sample_grids_are_drawn_along_the_way(scripts: ScriptServer, tmp_path: P
     assert [path.name for path in (folder / "samples").iterdir()] == ["step_0000003.png"]  # 3 steps an epoch, 4 in all
 
 
+def test_errors_are_measured_on_so_many_images(scripts: ScriptServer, tmp_path: Path) -> None:
+    settings = [*TINY_MODEL, *TINY_RUN, "--max_train_steps", 1, "--max_measured_images", 1]
+    done = scripts.run("train.py", *settings, "--output_dir", tmp_path / "run")
+    assert done.code == 0, done.output
+    errors = DDPMPaperPipeline.from_pretrained(tmp_path / "run").scheduler.denoising_errors
+    assert len(errors.log_snr) == 8  # an image is seen at eight noise levels
+
+
 def test_the_card_carries_the_figures_of_the_run(trained: Path) -> None:
     card = ModelCard.load(trained / "README.md")
     report = json.loads((trained / "metrics.json").read_text())
@@ -351,6 +359,7 @@ def save_images(folder: Path, kinds: list[tuple[str, tuple[int, int]]]) -> Path:
         ("--train_batch_size", 0, "train_batch_size"),
         ("--num_evaluations", 1, "num_evaluations"),
         ("--num_paths", -1, "num_paths"),
+        ("--max_measured_images", 0, "max_measured_images"),
         ("--log_snr_min", 20, "log_snr_min"),
         ("--variance_type", "learned --objective simple", "objective"),
         ("--objective", "hybrid --variance_type fixed_small", "variance_type"),
