@@ -133,9 +133,8 @@ class _Seen:
         self.count += len(x_0)
         if self.num_levels is None or self._kept >= ELEMENTS_FOR_A_DECODER:
             return
-        chosen = _some(
-            x_0[0].numel(), ELEMENTS_OF_AN_EXAMPLE
-        )  # a few elements of many examples tell more than all of a few examples
+        # A few elements of many examples tell more than all of a few examples.
+        chosen = _some(x_0[0].numel(), ELEMENTS_OF_AN_EXAMPLE)
         pair = x_0.flatten(1)[:, chosen].flatten(), predicted.flatten(1)[:, chosen].flatten()
         self._pairs.append(pair)
         self._kept += pair[0].numel()

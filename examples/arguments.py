@@ -25,6 +25,7 @@ TIMESTEP_SAMPLINGS = ("uniform", "stratified", "importance")
 PRECISIONS = ("no", "fp16", "bf16")
 LOGGERS = ("none", "tensorboard", "wandb", "trackio")
 LATEST = "latest"
+MEASURED_IMAGES = 2048  # by default, of those trained on
 
 
 def _help(text: str) -> dict[str, str]:
@@ -239,7 +240,8 @@ class TrainingArguments:
         default=500, metadata=_help("Samples whose pixels are compared with real ones at the end; 0 for none.")
     )
     max_measured_images: int = field(
-        default=2048, metadata=_help("Training images that the errors, and with them the variance, are measured on.")
+        default=MEASURED_IMAGES,
+        metadata=_help("Training images that the errors, and with them the variance, are measured on."),
     )
 
     @property
@@ -380,7 +382,7 @@ class MeasurementArguments:
 
     output_dir: str = field(default="runs/digits_optimal", metadata=_help("Must not hold another model."))
     overwrite_output_dir: bool = False
-    max_images: int = field(default=2048, metadata=_help("Training images that are measured on."))
+    max_images: int = field(default=MEASURED_IMAGES, metadata=_help("Training images that are measured on."))
     num_noise_levels: int = field(default=64, metadata=_help("At most so many, even in the log-SNR."))
     num_evaluations: int = field(default=8, metadata=_help("Model calls per image, each at another level."))
     per_element: bool | None = field(

@@ -60,7 +60,8 @@ INDIFFERENT = {
     *("save_images_epochs", "save_model_epochs", "validation_steps", "max_validation_images"),
     *("num_validation_evaluations", "checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint"),
     *("num_evaluations", "num_paths", "num_quality_samples", "max_measured_images", "ddpm_num_inference_steps"),
-    *("skip_bad_images", "dataset_name", "mixed_precision"),  # told apart by what they come to
+    "skip_bad_images",
+    *("dataset_name", "mixed_precision"),  # told apart by what they come to
 }
 
 

@@ -119,6 +119,11 @@ def test_a_finished_run_that_goes_on_just_finishes_again(scripts: ScriptServer, 
     assert_same(finished, whole)
 
 
+def test_a_run_goes_on_on_other_terms_of_scoring(scripts: ScriptServer, finished: Path) -> None:
+    ended(start(scripts, finished, *EVERYTHING, *LATEST, "--num_paths", 2, "--max_measured_images", 32))
+    assert json.loads((finished / "metrics.json").read_text())["importance_weighted"]["paths"] == 2
+
+
 def test_a_run_goes_on_for_longer_but_not_for_less(scripts: ScriptServer, finished: Path) -> None:
     sentence = refused(scripts, finished, *EVERYTHING, *LATEST, "--max_train_steps", 12)
     assert "it is after step 20, and the run would end after 12" in sentence
