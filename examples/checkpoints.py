@@ -169,11 +169,3 @@ def read_checkpoint(checkpoint: Path, read: Callable[[], Any]) -> None:
     except failures as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{checkpoint} cannot be gone on from: {reason[:500]}") from error
-
-
-def check_course(recorded: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise ValueError if a run with these settings does not go on the one that was recorded."""
-    names = sorted(name for name in recorded.keys() | now.keys() if recorded.get(name) != now.get(name))
-    if names:
-        told = "; ".join(f"{name} was {recorded.get(name)!r} and is {now.get(name)!r}" for name in names)
-        raise ValueError(f"its settings are others: {told}.")

@@ -27,6 +27,7 @@ from arguments import (
 from batches import Share
 from building import build_scheduler, build_unet
 from checkpoints import checkpoints, clear_remains, find_checkpoint
+from course import course_of, settings
 from diffusers import UNet2DModel
 from diffusers.optimization import get_scheduler
 from ema import WeightAverage
@@ -44,25 +45,13 @@ from threads import use_all_cores
 from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from tracking import Trackers, check_logger, tell
+from tracking import Trackers, check_logger, tell_passed_over
 
 from ddpm_hf.hub import INDEX
 from ddpm_hf.objectives import ImportanceTimesteps
 
 
 LONGEST_WAIT = datetime.timedelta(hours=2)  # for a process that reads a large data set, or draws many samples
-
-# Arguments that do not change what a run arrives at: where things lie, what is written, how the work is divided.
-INDIFFERENT = {
-    *("train_data_dir", "cache_dir", "dataloader_num_workers", "enable_xformers_memory_efficient_attention"),
-    *("output_dir", "overwrite_output_dir", "local_rank", "num_epochs", "max_train_steps", "eval_batch_size"),
-    *("train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "logger", "logging_dir"),
-    *("save_images_epochs", "save_model_epochs", "validation_steps", "max_validation_images"),
-    *("num_validation_evaluations", "checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint"),
-    *("num_evaluations", "num_paths", "num_quality_samples", "max_measured_images", "ddpm_num_inference_steps"),
-    "skip_bad_images",
-    *("dataset_name", "mixed_precision"),  # told apart by what they come to
-}
 
 
 def prepare(
@@ -91,12 +80,7 @@ def prepare(
     unet = build_unet(model, diffusion, images.train)
     if training.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    share = Share(
-        training.train_batch_size,
-        accelerator.gradient_accumulation_steps,
-        accelerator.process_index,
-        accelerator.num_processes,
-    )
+    share = _share(training, accelerator)
     steps = _steps(training, images, share)
     folder, checkpoint = _claim(training, accelerator)
     save_weights_as_diffusers_does(accelerator, unet)
@@ -122,25 +106,30 @@ def prepare(
         steps=steps,
         inference_steps=inference_steps,
         settings=settings(model, data, diffusion, training),
-        course=_course(unet, images, share, accelerator, data, diffusion, training),
+        course=course_of(unet, images, share, accelerator, data, diffusion, training),
         run_id=broadcast_object_list([secrets.token_hex(4)])[0],
         skip_bad_images=data.skip_bad_images,
         bad_images=set(images.bad_images),
     )
+    _place(job, data, hub, checkpoint)
+    return job
+
+
+def _place(job: Job, data: DataArguments, hub: HubArguments, checkpoint: Path | None) -> None:
+    """Put the run at its beginning or where the checkpoint left it, with its batches, pushes and trackers."""
     if checkpoint is not None:
         restore(job, checkpoint)
-        accelerator.print(f"Going on from {checkpoint}, after step {job.step} of {steps}.")
-    elif training.resume_from_checkpoint is not None:
-        accelerator.print(f"There is no checkpoint in {folder} yet; starting from the beginning.")
+        job.accelerator.print(f"Going on from {checkpoint}, after step {job.step} of {job.steps}.")
+    elif job.training.resume_from_checkpoint is not None:
+        job.accelerator.print(f"There is no checkpoint in {job.folder} yet; starting from the beginning.")
     open_batches(job, data.random_flip, data.dataloader_num_workers, checkpoint)
     if hub.push_to_hub:
         job.is_pushed, job.push_steps = True, hub.hub_push_steps
-        job.pusher = Pusher(folder, hub) if accelerator.is_main_process else None
-    job.trackers = Trackers(accelerator, folder, _told(job), job.run_id, job.step)
-    if accelerator.is_main_process:
-        for count, sentence in enumerate(images.bad_images, 1):
-            tell(f"Passed over, {count} so far: {sentence}")
-    return job
+        job.pusher = Pusher(job.folder, hub) if job.accelerator.is_main_process else None
+    job.trackers = Trackers(job.accelerator, job.folder, _told(job), job.run_id, job.step)
+    if job.accelerator.is_main_process:
+        for count, sentence in enumerate(job.data.bad_images, 1):
+            tell_passed_over(count, sentence)
 
 
 def _engine(training: TrainingArguments) -> Accelerator:
@@ -211,6 +200,15 @@ def _with_classes(images: ImageData, classes: int | None) -> ImageData:
     return dataclasses.replace(images, train=dataclasses.replace(images.train, num_classes=classes))
 
 
+def _share(training: TrainingArguments, accelerator: Accelerator) -> Share:
+    return Share(
+        training.train_batch_size,
+        accelerator.gradient_accumulation_steps,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+
+
 def _steps(training: TrainingArguments, images: ImageData, share: Share) -> int:
     """Optimisation steps in all."""
     if training.max_train_steps is not None:
@@ -278,37 +276,7 @@ def _averages(unet: UNet2DModel, training: TrainingArguments, flat: FlatWeights 
     ]
 
 
-def _course(
-    unet: UNet2DModel, images: ImageData, share: Share, accelerator: Accelerator, *arguments: Any
-) -> dict[str, Any]:
-    """What decides the weights that a run arrives at."""
-    given = _given(arguments)
-    model = {name: value for name, value in unet.config.items() if not name.startswith("_")}
-    return (
-        model
-        | {name: value for name, value in given.items() if name not in INDIFFERENT}
-        | {
-            "images in a step": share.total,
-            "data": images.name,
-            "images": None if isinstance(images.train, ImageStream) else images.train.size,
-            "precision": accelerator.mixed_precision,
-        }
-    )
-
-
 def _told(job: Job) -> dict[str, Any]:
     """What the trackers are told of a run that begins."""
     facts = training_facts(job) | {"images_in_a_step": job.share.total} | job.settings
     return {name: value for name, value in facts.items() if value is not None and name != "settings"}
-
-
-def settings(*arguments: Any) -> dict[str, Any]:
-    """What a reader of the model card may know of the arguments: nothing about the user's machine."""
-    # Places; the data are named, without theirs, in the card.
-    private = ("_dir", "_path", "dataset_name", "resume_from_checkpoint")
-    return {name: value for name, value in _given(arguments).items() if not (value is None or name.endswith(private))}
-
-
-def _given(arguments: tuple[Any, ...]) -> dict[str, Any]:
-    """All arguments by name."""
-    return {name: value for group in arguments for name, value in dataclasses.asdict(group).items()}

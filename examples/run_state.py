@@ -11,7 +11,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from batches import TrainingBatches
-from checkpoints import check_course, read_checkpoint
+from checkpoints import read_checkpoint
+from course import check_course
 from diffusers import UNet2DModel
 from image_streams import ImageStream
 from job import DIVIDED, Job

@@ -29,6 +29,11 @@ def tell(text: str) -> None:
     tqdm.write(text, file=sys.stderr)
 
 
+def tell_passed_over(count: int, sentence: str) -> None:
+    """A line on an image that cannot be read, the `count`th."""
+    tell(f"Passed over, {count} so far: {sentence}")
+
+
 def check_logger(name: str) -> None:
     """Raise ValueError unless the tracker is installed."""
     if name == "none":

@@ -36,7 +36,7 @@ from scoring import conditioning
 from stopping import Interrupted, RunStopped, Signals, end, run_errors
 from torch import Tensor
 from tqdm.auto import tqdm
-from tracking import Progress, tell
+from tracking import Progress, tell_passed_over
 
 from ddpm_hf.objectives import (
     hybrid_loss,
@@ -222,7 +222,7 @@ def note_bad_images(job: Job, batch: Batch) -> None:
             raise RunStopped(f"{sentence} {TAKE_OUT}")
         if sentence not in job.bad_images:
             job.bad_images.add(sentence)
-            tell(f"Passed over, {len(job.bad_images)} so far: {sentence}")
+            tell_passed_over(len(job.bad_images), sentence)
 
 
 def main() -> None:

@@ -120,6 +120,10 @@ def test_a_finished_run_that_goes_on_just_finishes_again(scripts: ScriptServer, 
 
 
 def test_a_run_goes_on_on_other_terms_of_scoring(scripts: ScriptServer, finished: Path) -> None:
+    record = finished / "checkpoint-20" / "training.json"
+    state = json.loads(record.read_text())
+    state["course"]["num_paths"] = 0  # of a checkpoint that is older than its indifference
+    record.write_text(json.dumps(state))
     ended(start(scripts, finished, *EVERYTHING, *LATEST, "--num_paths", 2, "--max_measured_images", 32))
     assert json.loads((finished / "metrics.json").read_text())["importance_weighted"]["paths"] == 2
 
