@@ -13,6 +13,7 @@ output (.png), and written as JSON.
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import time
@@ -262,8 +263,8 @@ def main() -> None:
     parser.add_argument("--model", default="runs/digits", help="a folder, or a name on the Hub")
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 25, 50, 100, 1000], help="model calls")
     parser.add_argument("--samples", type=int, default=500, help="of every method and number of steps")
-    parser.add_argument("--evaluations", type=int, default=50, help="model calls per image for the bits/dim")
-    parser.add_argument("--flow-images", type=int, default=128, help="scored by the ODE; 0 for none")
+    parser.add_argument("--evaluations", type=int, default=400, help="model calls per image for the bits/dim")
+    parser.add_argument("--flow-images", type=int, default=64, help="scored by the ODE; 0 for none")
     parser.add_argument("--methods", nargs="+", help="some of the table's rows, by their names; all if not given")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parse(parser)
@@ -286,6 +287,8 @@ def main() -> None:
         if methods[name].bits is not None:
             figures |= methods[name].bits(K)
         results[name][str(K)] = figures
+        told = {"method": name, "model calls": K} | figures
+        bar.write(json.dumps(told, ensure_ascii=False))  # what is known outlasts a run that is stopped
     references = judge.figures((levels_of(images.test) / (images.test.num_levels - 1))[: arguments.samples])
     facts = {"test images": references, "samples": arguments.samples, "threads": torch.get_num_threads()}
     if arguments.flow_images:
