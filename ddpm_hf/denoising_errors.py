@@ -105,7 +105,7 @@ class DenoisingErrors:
     def decoder_cost(self, log_snr: Tensor) -> Tensor:
         """L_0 of a chain that ends at the given levels `[N]`, nats per dimension, float64 `[N]`."""
         if self.decoder_costs is None:
-            return 0.5 * (math.log(2 * math.pi) + 1 + self.log_error(log_snr).reshape(len(log_snr), -1).mean(1))
+            return gaussian_decoder_cost(self.log_error(log_snr))
         return self._between(_table(self.decoder_costs), log_snr)
 
     def _log_between(self, values: Sequence[Any], log_snr: Tensor) -> Tensor:
@@ -156,12 +156,22 @@ def step_costs(schedule: NoiseSchedule, errors: DenoisingErrors) -> Tensor:
     return costs
 
 
-def chain_costs(schedule: NoiseSchedule, errors: DenoisingErrors, times: Sequence[int]) -> Tensor:
-    """What the steps of one chain add to the bound, as `step_costs` has it, nats: `[K]`, the decoder first."""
+def chain_costs(schedule: NoiseSchedule, errors: DenoisingErrors | None, times: Sequence[int]) -> Tensor:
+    """What the steps of one chain add to the bound, as `step_costs` has it, nats: `[K]`, the decoder first.
+
+    Args:
+        errors: of the model; if None, of the best model of data N(0, I), e = 1/(1 + SNR).
+    """
     log_snr = schedule.log_snr[list(times)]
-    steps = torch.arange(1, len(times), device="cpu")
-    rates = _rates(log_snr[:-1], log_snr[1:], errors.log_error(log_snr), steps)
-    return torch.cat([errors.decoder_cost(log_snr[:1]), rates])
+    log_error = -torch.nn.functional.softplus(log_snr) if errors is None else errors.log_error(log_snr)
+    rates = _rates(log_snr[:-1], log_snr[1:], log_error, torch.arange(1, len(times), device="cpu"))
+    decoder = gaussian_decoder_cost(log_error[:1]) if errors is None else errors.decoder_cost(log_snr[:1])
+    return torch.cat([decoder, rates])
+
+
+def gaussian_decoder_cost(log_error: Tensor) -> Tensor:
+    """½ log(2πe · e), the least L_0 of continuous data, `[N]`, the mean over elements of `[N, *shape]`."""
+    return 0.5 * (math.log(2 * math.pi) + 1 + log_error.reshape(len(log_error), -1).mean(1))
 
 
 def _rates(log_snr_s: Tensor, log_snr_t: Tensor, log_error: Tensor, t: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -186,8 +187,8 @@ def ddim_coefficients(schedule: NoiseSchedule, t: Times, s: Times, eta: float = 
 
 
 def check_eta(eta: float) -> None:
-    """Raise ValueError unless DDIM's η lies in [0, 1]."""
-    if not 0 <= eta <= 1:
+    """Raise ValueError unless DDIM's η is a number in [0, 1]."""
+    if isinstance(eta, bool) or not isinstance(eta, Real) or not 0 <= eta <= 1:
         raise ValueError(f"`eta` must lie in [0, 1], but is {eta!r}.")
 
 

@@ -112,7 +112,7 @@ class BoundedScheduler(Protocol):
 
     timesteps: Tensor
     num_levels: int | None
-    expected_terms: Tensor | None
+    expected_terms: Tensor
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
     def vlb_loss(
@@ -205,9 +205,9 @@ def bits_per_dim(
         batches: tensors `[B, *anything]` in [−1, 1] on the model's device, or pairs of one and its conditioning.
         num_evaluations: None for the full sum, K model calls per example; or M in 2 … K for an unbiased estimate from
             M calls: L_0 always, the other terms cut into M − 1 strata of which each example draws one time, spread
-            evenly over the batch. Where the scheduler knows what to expect of each term, by its `denoising_errors`,
-            the strata are worth as much as each other, and dear times are drawn more often; otherwise the strata are
-            of as many times. See `BitsPerDim.estimation_error` for what the estimate leaves open.
+            evenly over the batch. By what the scheduler expects of each term the strata are worth as much as each
+            other, and dear times are drawn more often: best with `denoising_errors`, but the estimate is unbiased
+            whatever is expected. See `BitsPerDim.estimation_error` for what it leaves open.
         generator: for the noise and the times; on the device of the batches, or the CPU.
         progress: wraps the iteration over batches, such as `tqdm.tqdm`.
 
@@ -304,14 +304,10 @@ class _Stratum:
     probabilities: Tensor  # `[len(terms)]`
 
     @classmethod
-    def of(cls, terms: range, costs: Tensor | None = None) -> _Stratum:
-        """With probabilities like the costs, a tenth of them uniform; all of them if there are no costs."""
-        n = len(terms)
-        shares = torch.full((n,), 1 / n, dtype=torch.float64, device="cpu")
-        if costs is not None:
-            of_terms = costs[terms.start : terms.stop]
-            shares = 0.1 * shares + 0.9 * of_terms / of_terms.sum()
-        return cls(terms, shares)
+    def of(cls, terms: range, costs: Tensor) -> _Stratum:
+        """With probabilities like the costs, but a tenth of them uniform."""
+        of_terms = costs[terms.start : terms.stop]
+        return cls(terms, 0.1 / len(terms) + 0.9 * of_terms / of_terms.sum())
 
     def draw(self, batch_size: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """A term for each example, the batch as a whole covering the stratum evenly, and 1/probability, `[B]`."""
@@ -324,11 +320,11 @@ class _Stratum:
         return self.terms.start + place, 1 / self.probabilities[place]
 
 
-def _strata(num_terms: int, num_evaluations: int | None, costs: Tensor | None) -> tuple[list[_Stratum], Tensor]:
+def _strata(num_terms: int, num_evaluations: int | None, costs: Tensor) -> tuple[list[_Stratum], Tensor]:
     """The terms 0 … K − 1 cut into contiguous strata: the first alone, the others into M − 1 that cost about the same.
 
     Args:
-        costs: what to expect of each term, `[K]`; all the same if None.
+        costs: what to expect of each term, `[K]`.
 
     Returns:
         The strata, and what to expect of each, `[M]`.
@@ -336,11 +332,10 @@ def _strata(num_terms: int, num_evaluations: int | None, costs: Tensor | None) -
     strata = [
         _Stratum.of(range(*ends), costs) for ends in itertools.pairwise(_ends(num_terms, num_evaluations, costs))
     ]
-    costs = torch.ones(num_terms, dtype=torch.float64, device="cpu") if costs is None else costs
     return strata, torch.stack([costs[each.terms.start : each.terms.stop].sum() for each in strata])
 
 
-def _ends(num_terms: int, num_evaluations: int | None, costs: Tensor | None) -> list[int]:
+def _ends(num_terms: int, num_evaluations: int | None, costs: Tensor) -> list[int]:
     """Where each stratum begins, and where the last one ends."""
     if num_evaluations is None:
         return list(range(num_terms + 1))
@@ -354,8 +349,6 @@ def _ends(num_terms: int, num_evaluations: int | None, costs: Tensor | None) -> 
             f" {num_evaluations!r}."
         )
     count = num_evaluations - 1
-    if costs is None:
-        return [0] + [1 + (num_terms - 1) * m // count for m in range(count + 1)]
     cumulative = torch.cumsum(costs[1:], dim=0)
     wanted = cumulative[-1] * torch.arange(1, count, dtype=torch.float64, device="cpu") / count
     ends = [0, 1]

@@ -229,6 +229,8 @@ def in_stock(scheduler: DDPMPaperScheduler) -> list[str]:
         )
     if scheduler.variance_type == "fixed_large_log":
         sentences.append("It calls the variance `fixed_large`.")
+    if scheduler.variance_type == "optimal":
+        sentences.append("It does not know the `optimal` variance, and samples with `fixed_small`.")
     if scheduler.config.trained_betas is not None:
         sentences.append(
             "It has no name for the noise schedule, which is saved as its betas; it keeps them in float32."

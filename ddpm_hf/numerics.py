@@ -110,8 +110,15 @@ def spherical_interpolation(a: Tensor, b: Tensor, share: float | Tensor) -> Tens
 
     Returns:
         In the shape and dtype of `a`.
+
+    Raises:
+        ValueError: for samples of other shapes than each other's, or a `share` that is not so.
     """
     require_samples(a=a, b=b)
+    if isinstance(share, Tensor) and share.shape not in ((), a.shape[:1]):
+        raise ValueError(f"`share` must be a number, or one for each of {len(a)} pairs, but is {list(share.shape)}.")
+    if not bool(((torch.as_tensor(share) >= 0) & (torch.as_tensor(share) <= 1)).all()):  # NaN included
+        raise ValueError(f"`share` must lie in [0, 1], but is {share}.")
     x, y = to_float64(a), to_float64(b)
     lengths = x.flatten(1).norm(dim=1) * y.flatten(1).norm(dim=1)
     cosine = (x.flatten(1) * y.flatten(1)).sum(1) / lengths.clamp(min=1e-300)

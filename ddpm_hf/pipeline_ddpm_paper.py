@@ -259,7 +259,9 @@ class DDPMPaperPipeline(DiffusionPipeline):
         Raises:
             ValueError: as in a call.
         """
-        batch_size = len(images) if isinstance(images, Tensor) and images.ndim else 0
+        if not isinstance(images, Tensor) or images.ndim == 0 or len(images) == 0:
+            raise ValueError(f"`images` must be a tensor of at least one image, but are {type(images).__name__}.")
+        batch_size = len(images)
         self._check_batch(batch_size, None)
         _check_images("images", images, self._image_shape(batch_size))
         condition = self._condition(self._check_labels(class_labels, batch_size))

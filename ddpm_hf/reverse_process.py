@@ -46,6 +46,7 @@ from .gaussian_process import (
     PREDICTION_TYPES,
     Coefficients,
     StepCoefficients,
+    check_eta,
     ddim_coefficients,
     linear_combination,
     unknown,
@@ -128,7 +129,8 @@ class ReverseProcess:
     Args:
         schedule: the noise schedule.
         times: the visited times of the paper's clock, ascending, each in 1 … T; 0 is always visited and not listed.
-        prediction_type: what the model's (first half of) channels are: one of `PREDICTION_TYPES`.
+        prediction_type: what the model's (first half of) channels are: one of `PREDICTION_TYPES`; "mean" is that of
+            q(x_{t−1} | x_t, x_0), whatever pairs are visited.
         variance_type: one of `VARIANCE_TYPES`.
         first_variance: the variance of p_θ(x_0 | x_{τ_1}), which decodes the data.
             "posterior": β̃ of the second visited pair, as the original implementations have it; "beta": β of the
@@ -191,7 +193,10 @@ class ReverseProcess:
     def table(self) -> ReverseCoefficients:
         """The coefficients of the visited pairs (τ_{k−1}, τ_k), k = 1 … K, float64 `[K]`."""
         steps = self._steps
-        x0_coef_output, x0_coef_xt = x0_from_prediction(self.prediction_type, steps)
+        # A model is trained on neighbouring times: the mean that it predicts is theirs, whatever the chain visits.
+        _, t = self._pairs
+        neighbours = StepCoefficients.between(self.schedule, t - 1, t)
+        x0_coef_output, x0_coef_xt = x0_from_prediction(self.prediction_type, neighbours)
         log_small, log_large = self._log_variances
         return ReverseCoefficients(
             x0_coef_output=x0_coef_output,
@@ -236,6 +241,8 @@ class ReverseProcess:
             index: 0 … K − 1, an int or an integer tensor `[]` or `[B]`.
             eta: of DDIM, in [0, 1], for its mean and variance in the place of the posterior's and the variance type's.
         """
+        if eta is not None:
+            check_eta(eta)
         if eta not in self._tables:
             self._tables[eta] = _Table(self._ddim_table(eta))
         return self._tables[eta].at(index)

@@ -96,7 +96,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
             or "optimal" (Bao et al. 2022), by `denoising_errors`.
         clip_sample (`bool`): clip the predicted x_0 to ± `clip_sample_range`.
         prediction_type (`str`): "epsilon", "sample", "v_prediction", or "mean", the posterior mean μ̃ (Ho et al.
-            2020, Eq. 8).
+            2020, Eq. 8) of the timestep before, whichever are visited.
         thresholding (`bool`): dynamic thresholding (Saharia et al. 2022) in place of clipping.
         dynamic_thresholding_ratio (`float`): its quantile, in (0, 1].
         clip_sample_range (`float`): > 0.
@@ -297,8 +297,9 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
 
         Raises:
             ValueError: for both or none of the first two, for values out of range, for "optimal" without
-                `denoising_errors`, and where the chain visits a timestep with signal-to-noise ratio 0 with epsilon
-                prediction, which says nothing about x_0 there.
+                `denoising_errors`, where the chain visits a timestep with signal-to-noise ratio 0 with epsilon
+                prediction, which says nothing about x_0 there, and for fewer than all T timesteps where the variance
+                is "learned", one of neighbouring times.
         """
         if (num_inference_steps is None) == (timesteps is None):
             raise ValueError("Pass one of `num_inference_steps` and `timesteps`, and only one.")
@@ -316,6 +317,11 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         process = self._build_process(times)
         if process.is_undetermined:
             raise ValueError(UNDETERMINED)
+        if self.variance_type == "learned" and len(times) < T:
+            raise ValueError(
+                f"`variance_type` 'learned' is a variance of neighbouring timesteps: all {T} must be visited, but"
+                f" {len(times)} were asked for; 'learned_range' is of any."
+            )
         self.custom_timesteps = timesteps is not None
         self.num_inference_steps = num_inference_steps
         self._visit(times, process, device)
@@ -434,8 +440,9 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
             return original_samples
         if kind == "v_prediction":
             return self.get_velocity(original_samples, noise, timesteps)
-        noisy_samples = self.add_noise(promote(original_samples), promote(noise), timesteps)
-        mean, _, _ = self.q_posterior_mean_variance(promote(original_samples), noisy_samples, timesteps)
+        x_0 = promote(original_samples)
+        x_t, t = self.add_noise(x_0, promote(noise), timesteps), self._times(timesteps)
+        mean, _, _ = q_posterior_mean_variance(self._schedule_for(t), x_0, x_t, t - 1, t)
         return mean.to(original_samples.dtype)
 
     def min_snr_weights(self, timesteps: int | Tensor, gamma: float = 5.0) -> Tensor:
@@ -444,15 +451,14 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         It makes the weight of the predicted x_0's error min(SNR, γ); see `objectives.min_snr_weights`.
 
         Args:
-            timesteps: an int, or a tensor `[B]`, whose device is that of the result; for "mean", visited ones.
+            timesteps: an int, or a tensor `[B]`, whose device is that of the result.
             gamma: > 0.
 
         Returns:
             float64, `[]` for an int, otherwise `[B]`.
         """
-        t, kind = self._times(timesteps), self.config.prediction_type
-        s = self._visited_times(self._index(timesteps))[0] if kind == "mean" else None
-        return min_snr_weights(self._schedule_for(t), t, kind, gamma, s)
+        t = self._times(timesteps)
+        return min_snr_weights(self._schedule_for(t), t, self.config.prediction_type, gamma)
 
     # --- the reverse process ---
 
@@ -478,7 +484,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
 
         Args:
             model_output, noisy_samples: as in `p_mean_variance`.
-            timesteps: any of 0 … T − 1; for "mean", visited ones.
+            timesteps: any of 0 … T − 1.
 
         Raises:
             ValueError: for channels that do not fit the variance type, shapes that do not fit, timesteps out of range.
@@ -486,9 +492,8 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         check_arguments(timesteps, noisy_samples=noisy_samples)
         prediction, _ = self.process.split_output(model_output, noisy_samples)
         t, kind = self._times(timesteps), self.config.prediction_type
-        s = self._visited_times(self._index(timesteps))[0] if kind == "mean" else None
         schedule = self._schedule_for(t)
-        return convert_prediction(promote(prediction), promote(noisy_samples), kind, "score", schedule, t, s)
+        return convert_prediction(promote(prediction), promote(noisy_samples), kind, "score", schedule, t)
 
     def step(
         self,
@@ -586,14 +591,12 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         return nats_to_bits(prior_kl(self.schedule, original_samples, self.process.times[-1]))
 
     @property
-    def expected_terms(self) -> Tensor | None:
+    def expected_terms(self) -> Tensor:
         """What each term of the bound will be about, nats/dim, float64 `[K]`, the decoder's first.
 
-        None without `denoising_errors`, and exact on average for data like those that these were measured on and the
-        variance "optimal".
+        Exact on average for data like those that the `denoising_errors` were measured on and the variance "optimal";
+        without them what it would be for data N(0, I).
         """
-        if self.denoising_errors is None:
-            return None
         return chain_costs(self.schedule, self.denoising_errors, self.process.times)
 
     # --- the clocks ---

@@ -148,7 +148,10 @@ class DiffusionArguments:
     )
     ddpm_num_steps: int = field(default=1000, metadata=_help("T, the number of training timesteps."))
     ddpm_num_inference_steps: int | None = field(
-        default=None, metadata=_help("Of the sample grids drawn during training; 100 at most if unset.")
+        default=None,
+        metadata=_help(
+            "Of the sample grids drawn during training; if unset 100 at most, or all for the variance `learned`."
+        ),
     )
     ddpm_beta_schedule: str = field(
         default="log_snr",
@@ -233,7 +236,7 @@ class TrainingArguments:
         default=None,
         metadata=_help(
             "Paths per test image, of at most 50 steps, by which the bound is tightened (importance weighted); 8 if"
-            " unset and there are at most 512 test images, else 0 for none."
+            " unset, there are at most 512 test images and the variance is not `learned`, else 0 for none."
         ),
     )
     num_quality_samples: int = field(

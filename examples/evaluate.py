@@ -124,7 +124,7 @@ def choose_images(data: DataArguments, evaluation: EvaluationArguments) -> Level
 def follow(scheduler: DDPMPaperScheduler, num_levels: int, evaluation: EvaluationArguments) -> DDPMPaperScheduler:
     """The model's scheduler for data of so many levels, on the chain that is to be scored."""
     scheduler = DDPMPaperScheduler.from_config(scheduler.config, num_levels=num_levels)
-    steps = evaluation.num_inference_steps or len(scheduler)
+    steps = len(scheduler) if evaluation.num_inference_steps is None else evaluation.num_inference_steps
     scheduler.set_timesteps(steps, timestep_spacing=evaluation.timestep_spacing)
     return scheduler
 

@@ -82,9 +82,9 @@ def measure_on(
 
 
 def expectations(scheduler: DDPMPaperScheduler) -> str:
-    """The bound on training images, but for the prior's term, by the number of optimally placed steps."""
+    """The bound with the variance σ* on training images, but for the prior's term, by the number of optimal steps."""
     costs = step_costs(scheduler.schedule, scheduler.denoising_errors)
-    lines = ["Rate and decoder to expect on training images along the optimal times:"]
+    lines = ["Rate and decoder to expect of σ* on training images along the optimal times:"]
     for K in [*(K for K in SHOWN if len(scheduler) > K), len(scheduler)]:
         times = optimal_times(costs, K, at_most=True)
         bits = costs[[0, *times[:-1]], times].sum().item() / LOG_2

@@ -93,12 +93,15 @@ def _score(job: Job, images: object, num_evaluations: int | None = None) -> Bits
 def _score_by_paths(job: Job) -> dict[str, Any]:
     """The importance-weighted bound of a short chain, its times chosen for the bound if they can be."""
     images, count = job.data.test, job.training.num_paths
-    count = PATHS * (len(images) <= IMAGES_ON_PATHS) if count is None else count
+    visits_all = job.scheduler.variance_type == "learned"  # and would take long
+    if count is None:
+        count = 0 if visits_all or len(images) > IMAGES_ON_PATHS else PATHS
     if not count:
         return {}
     scheduler = DDPMPaperScheduler.from_config(job.scheduler.config)
-    spacing = None if scheduler.denoising_errors is None else "optimal"
-    scheduler.set_timesteps(min(STEPS_OF_A_PATH, job.inference_steps), timestep_spacing=spacing)
+    if not visits_all:
+        spacing = None if scheduler.denoising_errors is None else "optimal"
+        scheduler.set_timesteps(min(STEPS_OF_A_PATH, job.inference_steps), timestep_spacing=spacing)
     batch_size, seed = job.training.scoring_batch_size, job.training.seed
     hidden = not job.accelerator.is_main_process
     progress = partial(tqdm, leave=False, desc="scoring by weighted paths", unit="batch", disable=hidden)

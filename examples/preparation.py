@@ -51,6 +51,7 @@ from ddpm_hf.hub import INDEX
 from ddpm_hf.objectives import ImportanceTimesteps
 
 
+STEPS_OF_A_SAMPLE = 100  # at most, if not given; a "learned" variance is of all timesteps
 LONGEST_WAIT = datetime.timedelta(hours=2)  # for a process that reads a large data set, or draws many samples
 
 
@@ -75,7 +76,9 @@ def prepare(
     images = load_images(data)
     images = _with_classes(images, model.num_class_embeds)
     scheduler = build_scheduler(diffusion, images.train.num_levels)
-    inference_steps = diffusion.ddpm_num_inference_steps or min(100, len(scheduler))
+    most = len(scheduler) if scheduler.variance_type == "learned" else STEPS_OF_A_SAMPLE
+    asked = diffusion.ddpm_num_inference_steps
+    inference_steps = min(most, len(scheduler)) if asked is None else asked
     build_scheduler(diffusion, images.train.num_levels).set_timesteps(inference_steps)  # found out now if it cannot
     unet = build_unet(model, diffusion, images.train)
     if training.gradient_checkpointing:

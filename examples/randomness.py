@@ -27,6 +27,7 @@ class Use(enum.IntEnum):
     DROPOUT = 4
     SCORING = 5
     MEASURING = 6
+    SAMPLING = 7
 
 
 def seed_of(use: Use, *address: int) -> int:

@@ -39,7 +39,7 @@ def sample(script: str, model: ModelPathArguments, sampling: SampleArguments) ->
         output = claim_file(sampling.output)
         accelerator = Accelerator()
         pipeline = load_pipeline(model, accelerator.device)
-        steps = sampling.num_inference_steps or len(pipeline.scheduler)
+        steps = len(pipeline.scheduler) if sampling.num_inference_steps is None else sampling.num_inference_steps
         pipeline.scheduler.set_timesteps(steps, timestep_spacing=sampling.timestep_spacing)
         pipeline.set_progress_bar_config(disable=not accelerator.is_main_process)
         check_classes(number_of_classes(pipeline.unet.config), sampling.class_labels)
@@ -48,7 +48,7 @@ def sample(script: str, model: ModelPathArguments, sampling: SampleArguments) ->
         pipeline,
         sampling.num_images,
         sampling.batch_size,
-        sampling.num_inference_steps,
+        steps,
         sampling.seed,
         accelerator,
         sampling.class_labels,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator
+from randomness import Use, generator_of
 from sharing import shared
 from torch import Tensor
 
@@ -37,7 +38,7 @@ def draw_images(
 
     def draw(batch: int) -> Tensor:
         numbers = range(batch * batch_size, min((batch + 1) * batch_size, count))
-        generators = [torch.Generator().manual_seed(seed + i) for i in numbers]
+        generators = [generator_of(Use.SAMPLING, seed, i) for i in numbers]
         labels = [turns[i % len(turns)] for i in numbers] if turns else None
         options = {"class_labels": labels, "timestep_spacing": timestep_spacing, "eta": eta}
         return pipeline(len(numbers), generators, steps, output_type="pt", **options).images.cpu()

@@ -402,9 +402,18 @@ def test_one_minus_alphas_cumprod_is_exact_next_to_the_data():
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction", "mean"])
-@pytest.mark.parametrize(("variance_type", "steps"), [("fixed_small", 20), ("fixed_large", 20), ("fixed_large", 7)])
-def test_ancestral_samples_have_the_covariance_of_the_linear_recursion(
-    variance_type: str, steps: int, prediction_type: str, generator: torch.Generator
+@pytest.mark.parametrize(
+    ("variance_type", "steps", "eta"),
+    [
+        ("fixed_small", 20, None),
+        ("fixed_large", 20, None),
+        ("fixed_large", 7, None),
+        ("fixed_small", 7, 0.0),
+        ("fixed_small", 7, 0.6),
+    ],
+)
+def test_samples_have_the_covariance_of_the_linear_recursion(
+    variance_type: str, steps: int, eta: float | None, prediction_type: str, generator: torch.Generator
 ):
     data = GaussianVectors(double([0.3, -0.2, 0.0]), double([[0.5, 0.3, 0.0], [0.3, 0.4, -0.1], [0.0, -0.1, 0.1]]))
     scheduler = DDPMPaperScheduler(
@@ -429,13 +438,19 @@ def test_ancestral_samples_have_the_covariance_of_the_linear_recursion(
         beta, posterior = 1 - abar_t / abar_s, (1 - abar_t / abar_s) * (1 - abar_s) / (1 - abar_t)
         c1 = abar_s.sqrt() * beta / (1 - abar_t)
         c2 = (abar_t / abar_s).sqrt() * (1 - abar_s) / (1 - abar_t)
-        output = (
-            c1 * x_0 + c2 * x_t if prediction_type == "mean" else model_output(prediction_type, x_0, x_t, log_abar_t)
-        )
-        x_t = scheduler.step(output, t - 1, x_t, generator=generator).prev_sample
-        # The recursion: x_s = A x_t + b + σ z
-        A = c1 * gain + c2 * identity
+        if prediction_type == "mean":  # of the time before t, whichever is visited
+            abar_n = scheduler.schedule.log_alphas_cumprod[t - 1].exp()
+            alpha_n = abar_t / abar_n
+            output = (abar_n.sqrt() * (1 - alpha_n) * x_0 + alpha_n.sqrt() * (1 - abar_n) * x_t) / (1 - abar_t)
+        else:
+            output = model_output(prediction_type, x_0, x_t, log_abar_t)
+        x_t = scheduler.step(output, t - 1, x_t, generator=generator, eta=eta).prev_sample
         sigma2 = 0.0 if s == 0 else (posterior if variance_type == "fixed_small" else beta)
+        if eta is not None:  # (Song et al. 2021, Eq. 12)
+            sigma2 = eta**2 * sigma2
+            c2 = ((1 - abar_s - sigma2) / (1 - abar_t)).sqrt()
+            c1 = abar_s.sqrt() - c2 * abar_t.sqrt()
+        A = c1 * gain + c2 * identity  # the recursion: x_s = A x_t + b + σ z
         mean, covariance = A @ mean + c1 * offset, A @ covariance @ A.T + sigma2 * identity
     scale = covariance.diagonal().sqrt()
     error = (x_t.T.cov() - covariance) / scale[:, None] / scale

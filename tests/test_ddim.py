@@ -135,15 +135,18 @@ def variance_of_chain(scheduler: DDPMPaperScheduler, eta: float | None) -> float
     times, variance = [0, *scheduler.process.times], 1.0
     for k in range(len(times) - 2, -1, -1):
         s, t = times[k], times[k + 1]
-        abar = scheduler.schedule.alphas_cumprod[t].item()
+        abar_s, abar = scheduler.schedule.alphas_cumprod[[s, t]].tolist()
         gain = math.sqrt(abar) * VARIANCE / (abar * VARIANCE + 1 - abar)  # of E[x_0 | x_t]
-        if eta is None:
-            step = StepCoefficients.between(scheduler.schedule, s, t)
-            a, b, noise = step.posterior_coef_x0, step.posterior_coef_xt, step.beta if s else 0.0
+        beta = 1 - abar / abar_s
+        posterior = beta * (1 - abar_s) / (1 - abar)
+        if eta is None:  # with the variance β
+            a, b = math.sqrt(abar_s) * beta / (1 - abar), math.sqrt(abar / abar_s) * (1 - abar_s) / (1 - abar)
+            noise = beta if s else 0.0
         else:
-            a, b, log_variance = ddim_coefficients(scheduler.schedule, t, s, eta)
-            noise = log_variance.exp()
-        variance = float((a * gain + b) ** 2 * variance + noise)
+            noise = eta**2 * posterior
+            b = math.sqrt((1 - abar_s - noise) / (1 - abar))
+            a = math.sqrt(abar_s) - b * math.sqrt(abar)
+        variance = (a * gain + b) ** 2 * variance + noise
     return variance
 
 
@@ -252,8 +255,8 @@ def test_it_turns_by_its_share_of_the_angle():
 # --- mistakes --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("eta", [-0.1, 1.5, math.nan])
-def test_an_eta_out_of_range_is_refused(eta: float):
+@pytest.mark.parametrize("eta", [-0.1, 1.5, math.nan, "0.5", True, torch.tensor(0.5)], ids=str)
+def test_an_eta_that_is_no_number_in_the_range_is_refused(eta: object):
     x = torch.zeros(1, 1, 4, 4)
     with pytest.raises(ValueError, match=r"`eta` must lie in \[0, 1\]"):
         scheduler_of().step(x, 500, x, eta=eta)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from arguments import DataArguments, DiffusionArguments, ModelArguments, TrainingArguments, parse
 from building import build_scheduler, build_unet
 from classifying import bayes
@@ -20,12 +21,13 @@ from image_data import LevelImages
 from output_folder import claim_folder, replace_folder, write_file, write_folder
 from PIL import Image
 from quality import frechet_distance, pixel_frechet_distance
+from sampling import draw_images
 from scipy.linalg import sqrtm
 from sklearn.datasets import load_digits
 from tiny_models import tiny_unet
 from torch import nn
 
-from ddpm_hf import NoiseSchedule
+from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, NoiseSchedule
 
 
 CONFIGS = Path(__file__).parents[1] / "examples" / "configs"
@@ -227,3 +229,16 @@ def test_a_recipe_sets_what_its_paper_did_and_gives_way_to_what_is_said(tmp_path
     given = diffusion(str(settings), "--ddpm_num_steps", "50")
     assert (given.objective, given.variance_type, given.ddpm_num_steps) == ("vlb", "learned_range", 50)
     assert diffusion(str(settings), "--recipe", "ddpm").prediction_type == "epsilon"
+
+
+# --- samples ---------------------------------------------------------------------------------------------------------
+
+
+def test_neighbouring_seeds_share_no_image() -> None:
+    pipeline = DDPMPaperPipeline(tiny_unet(), DDPMPaperScheduler(20, clip_sample=False))
+    pipeline.set_progress_bar_config(disable=True)
+    drawn = [
+        draw_images(pipeline, 5, size, 2, seed, Accelerator(), eta=0.0) for seed, size in ((0, 5), (0, 2), (1, 5))
+    ]
+    torch.testing.assert_close(drawn[0], drawn[1], rtol=0, atol=1e-4)  # whatever the batch
+    assert torch.cdist(drawn[0].flatten(1), drawn[2].flatten(1)).min() > 0.1

@@ -18,12 +18,13 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMPipeline
+from diffusers import DDPMPipeline, DDPMScheduler
 from huggingface_hub import ModelCard
 from PIL import Image
 from script_server import ScriptServer
 from sklearn.datasets import load_digits
 from sklearn.svm import SVC
+from tiny_models import tiny_unet
 
 from ddpm_hf import DDPMPaperPipeline
 
@@ -254,6 +255,26 @@ def test_the_optimal_variance_is_measured_when_the_model_is_trained(scripts: Scr
         assert scheduler.variance_type == "optimal" and scheduler.denoising_errors.shape == shape
 
 
+def test_a_model_that_stock_saved_is_measured(scripts: ScriptServer, tmp_path: Path) -> None:
+    unet = tiny_unet()
+    torch.nn.init.zeros_(unet.conv_out.weight)  # it predicts no noise at all: x̂_0 is x_t/√ᾱ, clipped
+    torch.nn.init.zeros_(unet.conv_out.bias)
+    DDPMPipeline(unet, DDPMScheduler(20, 0.01, 0.5)).save_pretrained(tmp_path / "stock")
+    arguments = ["--output_dir", tmp_path / "measured", "--max_images", 64, "--num_noise_levels", 20]
+    done = scripts.run("measure.py", "--model_name_or_path", tmp_path / "stock", *arguments, "--num_evaluations", 20)
+    assert done.code == 0, done.output
+    scheduler = DDPMPaperPipeline.from_pretrained(tmp_path / "measured").scheduler
+    errors = scheduler.denoising_errors
+    assert scheduler.variance_type == "optimal" and errors.log_snr == tuple(scheduler.schedule.log_snr[1:].tolist())
+    images = torch.from_numpy(load_digits().images[:64, None] / 8 - 1).float()
+    for t in (1, 10, 20):
+        noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(t))
+        x_t = scheduler.add_noise(images, noise, t - 1)
+        guess = (x_t / scheduler.alphas_cumprod[t - 1].sqrt()).clamp(-1, 1)
+        expected = ((guess - images) ** 2).mean().item()
+        assert torch.tensor(errors.errors[t - 1]).mean().item() == pytest.approx(expected, rel=0.2)
+
+
 def test_a_model_that_learns_its_variance_can_be_measured_for_its_times(
     scripts: ScriptServer, trained: Path, tmp_path: Path
 ) -> None:
@@ -454,8 +475,9 @@ def test_sampling_does_not_write_over_a_file(capsys, monkeypatch, trained, tmp_p
     arguments = ["--model_name_or_path", trained, "--output", tmp_path / "kept.png"]
     assert "already exists" in fails(capsys, monkeypatch, "sample.py", *arguments)
     assert (tmp_path / "kept.png").read_bytes() == b"kept"
-    arguments = ["--model_name_or_path", trained, "--output", tmp_path / "new.png", "--num_inference_steps", 21]
-    assert "num_inference_steps" in fails(capsys, monkeypatch, "sample.py", *arguments)
+    arguments = ["--model_name_or_path", trained, "--output", tmp_path / "new.png", "--num_inference_steps"]
+    for steps in (21, 0):
+        assert "num_inference_steps" in fails(capsys, monkeypatch, "sample.py", *arguments, steps)
 
 
 def test_evaluation_of_images_that_the_model_was_not_made_for(capsys, monkeypatch, trained, tmp_path) -> None:

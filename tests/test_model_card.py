@@ -155,7 +155,8 @@ def test_parameters_are_counted_once_over_shards_and_variants(tmp_path: Path) ->
 
 def test_what_stock_does_otherwise_is_told(tmp_path: Path) -> None:
     assert in_stock(DDPMPaperScheduler(variance_type="learned_range")) == []
-    for options in ({"variance_type": "learned"}, {"prediction_type": "mean"}, {"variance_type": "fixed_large_log"}):
+    variances = ("learned", "fixed_large_log", "optimal")
+    for options in ({"prediction_type": "mean"}, *({"variance_type": name} for name in variances)):
         (sentence,) = in_stock(DDPMPaperScheduler(**options))
         assert sentence in fill_card(saved(tmp_path / "run", **options), "me/model")
     scheduler = DDPMPaperScheduler.from_schedule(NoiseSchedule.linear_log_snr(20, 6.5, -9.0))

@@ -24,7 +24,7 @@ from ddpm_hf import (
     flow_sample,
     predictor_corrector,
 )
-from ddpm_hf.gaussian_process import StepCoefficients
+from ddpm_hf.gaussian_process import StepCoefficients, q_posterior_mean_variance
 from ddpm_hf.langevin import corrector_step
 from ddpm_hf.objectives import simple_loss
 from ddpm_hf.probability_flow import ADAPTIVE_METHODS, FIXED_METHODS, dequantize
@@ -418,8 +418,8 @@ POINTS = Points(
 @pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction", "mean"])
 def test_the_score_is_the_gradient_of_the_log_density(kind: str, variance_type: str, generator: torch.Generator):
     scheduler = scheduler_of(prediction_type=kind, variance_type=variance_type, clip_sample=True)
-    if kind == "mean":
-        scheduler.set_timesteps(timesteps=[19, 10, 5, 2, 0])
+    if variance_type != "learned":
+        scheduler.set_timesteps(timesteps=[19])  # the score is the model's, whatever is visited
     timesteps = torch.tensor([0, 2, 5, 10, 19])
     log_abar = log_abar_at(scheduler, timesteps)
     noise = torch.randn(5, 2, 3, generator=generator, dtype=torch.float64)
@@ -427,7 +427,8 @@ def test_the_score_is_the_gradient_of_the_log_density(kind: str, variance_type: 
     (gradient,) = torch.autograd.grad(POINTS.log_density(x_t, log_abar).sum(), x_t)
     x_t, x_0 = x_t.detach(), POINTS.denoise(x_t.detach(), log_abar)
     if kind == "mean":
-        output, _, _ = scheduler.q_posterior_mean_variance(x_0, x_t, timesteps)
+        t = timesteps + 1
+        output, _, _ = q_posterior_mean_variance(scheduler.schedule, x_0, x_t, t - 1, t)
     else:
         output = model_output(kind, x_0, x_t, log_abar[:, None, None])
     if scheduler.process.learns_variance:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 from script_server import Script, ScriptServer
 from training_runs import (
     LATEST,
@@ -62,21 +64,32 @@ def unstopped(scripts: ScriptServer, tmp_path_factory: pytest.TempPathFactory) -
 # --- training --------------------------------------------------------------------------------------------------------
 
 
+# Times are drawn by importance after five steps, not after fifty.
+EARLY = """
+import functools, preparation
+preparation.ImportanceTimesteps = functools.partial(preparation.ImportanceTimesteps, warmup=5)
+"""
+
+
 def test_two_processes_train_as_one_with_the_whole_batch(scripts: ScriptServer, tmp_path: Path) -> None:
-    arguments = [*TINY, *shlex.split("--max_train_steps 40 --dropout 0 --random_flip")]
-    alone = start(scripts, tmp_path / "alone", *arguments, prelude=losses_to(tmp_path / "one"))
+    arguments = [*TINY, *shlex.split("--max_train_steps 40 --dropout 0 --random_flip --checkpointing_steps 40")]
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone = start(scripts, tmp_path / "alone", *arguments, prelude=EARLY + losses_to(one))
     half = ["--train_batch_size", 32]
-    both = start_together(scripts, 2, tmp_path / "both", *arguments, *half, prelude=losses_to(tmp_path / "two"))
+    both = start_together(scripts, 2, tmp_path / "both", *arguments, *half, prelude=EARLY + losses_to(two))
     all_ended([alone, *both], 0, 0, 0)
-    one, two = losses_in(tmp_path / "one"), losses_in(tmp_path / "two")
+    one, two = losses_in(one), losses_in(two)
     assert len(one) == 40 and one[-1] < 0.8 * one[0]
     assert two == pytest.approx(one, rel=1e-4)
+    states = [load_file(tmp_path / name / "checkpoint-40" / "importance.safetensors") for name in ("alone", "both")]
+    assert states[0]["second_moments"].unique().numel() > 5  # of many losses: times were drawn by them
+    torch.testing.assert_close(states[1], states[0], rtol=1e-3, atol=0)
 
 
 def test_a_run_goes_on_with_other_processes(scripts: ScriptServer, tmp_path: Path) -> None:
     arguments = [*TINY, *shlex.split("--max_train_steps 20 --dropout 0 --random_flip")]
-    alone = start(scripts, tmp_path / "alone", *arguments, prelude=losses_to(tmp_path / "one"))
-    two = losses_to(tmp_path / "two")
+    alone = start(scripts, tmp_path / "alone", *arguments, prelude=EARLY + losses_to(tmp_path / "one"))
+    two = EARLY + losses_to(tmp_path / "two")
     ended(start(scripts, tmp_path / "run", *arguments, prelude=two + signal_at(7, "SIGTERM")), 143)
     half = ["--train_batch_size", 32, *LATEST]
     both = start_together(scripts, 2, tmp_path / "run", *arguments, *half, prelude=two)

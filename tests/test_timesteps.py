@@ -257,20 +257,20 @@ def test_the_best_chain_is_the_best_of_all(seed: int):
         assert total(costs, [0, *fewer]) == pytest.approx(min(found[k] for k in range(1, K + 1)), abs=1e-11)
 
 
-def gaussian_costs(variance_of_step: str) -> Tensor:
-    """T = 20, β from .005 to 1, data N(0, .25): what steps cost with the variance β, or β̃, of their pair."""
-    schedule = NoiseSchedule.linear(20, 0.005, 1.0)
-    abar = schedule.alphas_cumprod
+SHORT = NoiseSchedule.linear(20, 0.005, 1.0)
+
+
+def gaussian_costs(variance_of_step: str, schedule: NoiseSchedule = SHORT) -> Tensor:
+    """Data N(0, .25): what steps cost with the variance β, or β̃, of their pair, nats."""
+    abar, T = schedule.alphas_cumprod, schedule.T
     mmse = 0.25 * (1 - abar) / (abar * 0.25 + 1 - abar)
-    costs = torch.full((21, 21), math.inf, dtype=torch.float64)
-    for s, t in itertools.combinations(range(21), 2):
-        step = StepCoefficients.between(schedule, s, t)
-        if s == 0:
-            costs[s, t] = 0.5 * torch.log(2 * math.pi * (1 - abar[t])) + mmse[t] / (2 * (1 - abar[t]))
-            continue
-        variance = step.beta if variance_of_step == "beta" else step.posterior_variance
-        ratio = step.posterior_variance / variance
-        costs[s, t] = 0.5 * (ratio - 1 - ratio.log()) + step.posterior_coef_x0**2 * mmse[t] / (2 * variance)
+    costs = torch.full((T + 1, T + 1), math.inf, dtype=torch.float64)
+    s, t = torch.triu_indices(T, T, offset=1) + 1
+    step = StepCoefficients.between(schedule, s, t)
+    variance = step.beta if variance_of_step == "beta" else step.posterior_variance
+    ratio = step.posterior_variance / variance
+    costs[s, t] = 0.5 * (ratio - 1 - ratio.log()) + step.posterior_coef_x0**2 * mmse[t] / (2 * variance)
+    costs[0, 1:] = 0.5 * torch.log(2 * math.pi * (1 - abar[1:])) + mmse[1:] / (2 * (1 - abar[1:]))
     return costs
 
 
@@ -289,6 +289,18 @@ def test_more_steps_may_cost_more():
     assert totals[-1] > least + 0.01
     best = optimal_times(costs, 20, at_most=True)
     assert len(best) < 20 and total(costs, [0, *best]) == pytest.approx(least, abs=1e-12)
+
+
+@pytest.mark.parametrize(("K", "excess"), [(200, 0.013603), (1000, 0.658372)])
+def test_exactly_so_many_of_a_thousand_steps_cost_as_much_more_than_the_truth_as_is_known(K: int, excess: float):
+    schedule = NoiseSchedule.linear(1000, 1e-4, 0.02)
+    costs, abar = gaussian_costs("posterior", schedule), schedule.alphas_cumprod[-1].item()
+    variance = abar * 0.25 + 1 - abar  # of q(x_T)
+    prior = 0.5 * (abar * 0.25 - abar - math.log1p(-abar))
+    truth = 0.5 * math.log(2 * math.pi * math.e * 0.25) + 0.5 * (variance - 1 - math.log(variance))
+    exactly, at_most = (total(costs, [0, *optimal_times(costs, K, at_most=each)]) for each in (False, True))
+    assert (exactly + prior - truth) / math.log(2) == pytest.approx(excess, abs=2e-6)
+    assert at_most <= exactly and 0 < (at_most + prior - truth) / math.log(2) < 0.0137
 
 
 def test_a_thousand_times_are_chosen_exactly_where_every_choice_is_known():
