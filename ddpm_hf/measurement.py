@@ -15,7 +15,7 @@ from .decoders import discrete_normal_log_likelihood
 from .denoising_errors import DenoisingErrors
 from .likelihood import Batches, Denoiser, checked_batches, randn_like
 from .noise_schedule import NoiseSchedule
-from .numerics import to_float64
+from .numerics import require_count, to_float64
 from .reverse_process import ReverseProcess
 from .timesteps import log_snr_times
 
@@ -71,25 +71,22 @@ def measure_denoising_errors(
         generator: for the noise; on the device of the batches, or the CPU.
 
     Raises:
-        ValueError: for counts below 1, fewer examples than it takes to visit every level, or values that are not
-            levels of the data.
+        ValueError: for counts that are not ints ≥ 1, fewer examples than it takes to visit every level, or values that
+            are not levels of the data.
     """
-    if num_noise_levels < 1 or num_evaluations < 1:
-        raise ValueError(
-            "`num_noise_levels` and `num_evaluations` must be at least 1, but are"
-            f" {num_noise_levels} and {num_evaluations}."
-        )
+    require_count(num_noise_levels=num_noise_levels, num_evaluations=num_evaluations)
     times, process = _times_and_process(scheduler, num_noise_levels)
     count, seen = len(times), 0
     seen_by_level = [_Seen(per_element, scheduler.num_levels) for _ in range(count)]
     for x_0, conditioning in checked_batches(batches, scheduler.num_levels):
+        known = x_0.cpu()
         for turn in range(num_evaluations):
             level = (torch.arange(seen, seen + len(x_0)) + turn * count // num_evaluations) % count
             t = times[level] - 1
             x_t = scheduler.add_noise(x_0, randn_like(x_0, generator), t)
             output = denoise(x_t, t.to(x_0.device, non_blocking=True), **conditioning)
             _, predicted, _ = process.predict(output, x_t, process.coefficients(t))
-            known, predicted = x_0.cpu(), predicted.cpu()
+            predicted = predicted.cpu()
             for k in level.unique().tolist():
                 seen_by_level[k].add(known[level == k], predicted[level == k])
         seen += len(x_0)

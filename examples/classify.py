@@ -58,7 +58,8 @@ def classify(
         train = images_as_they_are(data, "train")
         test = images_as_they_are(data, "test").first(classification.max_images)
         pipeline = load_pipeline(model, accelerator.device)
-        check_fit(pipeline, test)
+        for images in (train, test):
+            check_fit(pipeline, images)
         classes = number_of_classes(pipeline.unet.config)
         if classes is None:
             raise ValueError("The model is not class-conditional; train one with --num_class_embeds.")

@@ -116,6 +116,8 @@ def choose_images(data: DataArguments, evaluation: EvaluationArguments) -> Level
     check_num_paths(evaluation.num_paths)
     if evaluation.num_flow_images < 0 or evaluation.num_quality_samples < 0 or evaluation.num_quality_samples == 1:
         raise ValueError("`num_flow_images` must be at least 0, and `num_quality_samples` 0 or at least 2.")
+    if evaluation.num_quality_samples and not evaluation.few_steps:
+        raise ValueError("`num_quality_samples` are drawn along the chains of `few_steps`; pass these too.")
     if evaluation.num_flow_images and importlib.util.find_spec("torchdiffeq") is None:
         raise ValueError("`num_flow_images` needs torchdiffeq, which is not installed: `pip install torchdiffeq`.")
     return images_as_they_are(data, evaluation.split)

@@ -42,6 +42,7 @@ def metrics(job: Job, result: BitsPerDim, more: dict[str, Any]) -> dict[str, Any
     return {
         "bits_per_dim": result.total,
         "bits_per_dim_standard_error": result.standard_error,
+        "bits_per_dim_estimation_error": result.estimation_error,
         "bits_per_dim_prior": result.prior,
         "bits_per_dim_rate": result.rate,
         "bits_per_dim_decoder": result.decoder,

@@ -348,6 +348,12 @@ def test_an_evaluation_tells_of_few_steps_of_paths_and_of_the_flow(
     assert list(weighted["bits_per_dim_by_number_of_paths"]) == ["1", "2", "3"]
     assert rows[20, "linspace"]["importance_weighted"] == weighted
     assert f"{weighted['bits_per_dim']:.4f} ±" in done.output and f"{weighted['bits_per_dim']:.4f}  " in done.output
+    for (steps, spacing), row in rows.items():
+        assert row["timesteps_visited"] == steps or (spacing == "optimal" and row["timesteps_visited"] < steps)
+    assert {name: result["flow"][name] for name in ("tolerance", "dequantisation")} == {
+        "tolerance": 1e-3,
+        "dequantisation": "uniform",
+    }
     assert result["flow"]["images"] == 4 and 0 < result["flow"]["bits_per_dim"] < 10
     assert Image.open(tmp_path / "all" / "few_steps.png").width > 800
     assert "bits/dim by the ODE on 4 images" in done.output

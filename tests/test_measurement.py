@@ -317,8 +317,9 @@ def test_what_is_missing_is_said():
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        ({"num_noise_levels": 0}, "at least 1"),
-        ({"num_evaluations": 0}, "at least 1"),
+        ({"num_noise_levels": 0}, "`num_noise_levels` must be an int >= 1"),
+        ({"num_noise_levels": 2.5}, "`num_noise_levels` must be an int >= 1"),
+        ({"num_evaluations": 0}, "`num_evaluations` must be an int >= 1"),
         ({"num_noise_levels": 65, "num_evaluations": 1}, "at least 65 examples"),
     ],
 )
