@@ -56,7 +56,7 @@ class DenoisingErrors:
     decoder_costs: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.log_snr, Sequence):
+        if not hasattr(self.log_snr, "__len__"):
             raise ValueError(f"`log_snr` must be a list of numbers, but is {_short(self.log_snr)}.")
         if (self.decoder_variances is None) != (self.decoder_costs is None):
             raise ValueError("`decoder_variances` and `decoder_costs` must be given together.")

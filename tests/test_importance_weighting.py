@@ -48,11 +48,15 @@ def oracle(scheduler: DDPMPaperScheduler, data: Mixture, error: float = 0.0) -> 
         flat = x_t.double().flatten()
         x_0 = data.denoise(flat, log_abar) + error * torch.cos(flat)
         output = model_output(scheduler.config.prediction_type, x_0, flat, log_abar).reshape(x_t.shape)
-        if scheduler.variance_type == "learned":
-            process = scheduler.process
+        process = scheduler.process
+        if process.learns_variance:
             of_pairs = optimal_log_variance(process, data.mmse(process.schedule.log_alphas_cumprod[[*process.times]]))
             index = process.times.index(int(timesteps[0]) + 1)
-            output = torch.cat([output, of_pairs[index].expand_as(output)], dim=1)
+            channel, row = of_pairs[index], process.coefficients(index)
+            if process.variance_type == "learned_range":
+                share = (channel - row.log_variance_small) / (row.log_variance_large - row.log_variance_small)
+                channel = 2 * share - 1
+            output = torch.cat([output, channel.expand_as(output)], dim=1)
         return output.to(x_t.dtype)
 
     return denoise
@@ -88,7 +92,7 @@ def test_every_path_of_gaussian_data_has_their_likelihood(
     data = Mixture.gaussian(0.3, 0.25)
     scheduler = scheduler_of(
         200,
-        variance_type="learned",
+        variance_type="learned_range",
         prediction_type=prediction_type,
         rescale_betas_zero_snr=prediction_type != "epsilon",
     )
@@ -154,7 +158,8 @@ def test_the_weight_of_a_path_is_the_densities_written_out(
     variance_type: str, num_levels: int | None, generator: torch.Generator
 ):
     scheduler = scheduler_of(6, num_levels=num_levels, variance_type=variance_type)
-    scheduler.set_timesteps(timesteps=[5, 2, 0])
+    times = [5, 4, 3, 2, 1, 0] if variance_type == "learned" else [5, 2, 0]
+    scheduler.set_timesteps(timesteps=times)
     x_0 = levels(torch.randint(5, (4, 2, 3), generator=generator))
     seen = []
 
@@ -164,8 +169,8 @@ def test_the_weight_of_a_path_is_the_densities_written_out(
         return output
 
     log_w = log_path_weights(denoise, scheduler, x_0, generator=generator)
-    assert [int(timesteps[0]) for _, timesteps, _ in seen] == [5, 2, 0]
-    path = [x_t for x_t, _, _ in seen]  # x_6, x_3, x_1
+    assert [int(timesteps[0]) for _, timesteps, _ in seen] == times
+    path, clock = [x_t for x_t, _, _ in seen], [0, *(t + 1 for t in reversed(times))]  # the first is x_6
 
     def log_q(earlier: Tensor, later: Tensor, s: int, t: int) -> Tensor:
         log_alpha = scheduler.schedule.log_alphas_cumprod[t] - scheduler.schedule.log_alphas_cumprod[s]
@@ -173,12 +178,14 @@ def test_the_weight_of_a_path_is_the_densities_written_out(
         return transition.log_prob(later).flatten(1).sum(1)
 
     expected = Normal(double(0.0), double(1.0)).log_prob(path[0]).flatten(1).sum(1)
-    for k, (x_t, _, output) in zip((2, 1, 0), seen, strict=True):
+    last = len(times) - 1
+    for k, (x_t, _, output) in zip(range(last, -1, -1), seen, strict=True):
         p = scheduler.process.p_mean_variance(output, x_t, k)
         if k > 0:
             step = Normal(p.mean, (0.5 * p.log_variance).exp().double())
-            expected = expected + step.log_prob(path[3 - k]).flatten(1).sum(1)
-            expected = expected - log_q(path[3 - k], x_t, (0, 1, 3)[k], (1, 3, 6)[k])
+            earlier = path[last + 1 - k]
+            expected = expected + step.log_prob(earlier).flatten(1).sum(1)
+            expected = expected - log_q(earlier, x_t, *clock[k : k + 2])
         else:
             terms = scheduler.vlb_loss(output, x_0, x_t, torch.zeros(4, dtype=torch.int64))  # the decoder, bits/dim
             expected = expected - terms * LOG_2 * 6 - log_q(x_0, x_t, 0, 1)
