@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import sys
+import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -406,7 +407,7 @@ def parse(script: str, *classes: type, argv: Sequence[str] | None = None) -> tup
     parser.usage = f"{script} [settings.yaml] [--flag value ...]"
     settings = {}
     if argv and argv[0].endswith((".yaml", ".yml", ".json")):
-        settings = _read_settings(parser, Path(argv.pop(0)))
+        settings = _read_settings(parser, classes, Path(argv.pop(0)))
     if DiffusionArguments in classes:
         settings = _recipe(parser, argv, settings) | settings
     parser.set_defaults(**settings)
@@ -428,7 +429,7 @@ def _recipe(parser: HfArgumentParser, argv: Sequence[str], settings: dict[str, A
     return RECIPES[name]
 
 
-def _read_settings(parser: HfArgumentParser, path: Path) -> dict[str, Any]:
+def _read_settings(parser: HfArgumentParser, classes: Sequence[type], path: Path) -> dict[str, Any]:
     try:
         text = path.read_text()
         settings = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
@@ -440,14 +441,36 @@ def _read_settings(parser: HfArgumentParser, path: Path) -> dict[str, Any]:
     extra = sorted(set(settings) - known)
     if extra:
         parser.error(f"{path} names arguments that do not exist: {', '.join(extra)}.")
-    try:
-        for action in parser._actions:
-            value = settings.get(action.dest)
-            if action.nargs == "+" and value is not None:
-                settings[action.dest] = [action.type(each) for each in (value if isinstance(value, list) else [value])]
-    except (TypeError, ValueError):
-        parser.error(f"{path} has {value!r} for `{action.dest}`.")
+    hints = {name: hint for each in classes for name, hint in typing.get_type_hints(each).items()}
+    for action in parser._actions:
+        value = settings.get(action.dest)
+        may_be_none = type(None) in typing.get_args(hints.get(action.dest))
+        if action.dest not in settings or action.type is None or (value is None and may_be_none):
+            continue
+        try:
+            settings[action.dest] = _as_by_flag(action, value)
+        except (TypeError, ValueError, argparse.ArgumentTypeError):
+            parser.error(f"{path} has {value!r} for `{action.dest}`.")
     return settings
+
+
+def _as_by_flag(action: argparse.Action, value: Any) -> Any:
+    """A file's value as the flag would give it.
+
+    Raises:
+        TypeError, ValueError, ArgumentTypeError: for one that no flag could give.
+    """
+    if action.nargs == "+":
+        return [_one_as_by_flag(action, each) for each in (value if isinstance(value, list) else [value])]
+    return _one_as_by_flag(action, value)
+
+
+def _one_as_by_flag(action: argparse.Action, value: Any) -> Any:
+    if not isinstance(value, (str, bool, int, float)):
+        raise TypeError
+    if action.type is str and isinstance(value, bool):  # YAML reads a bare `no` as false
+        return "yes" if value else "no"
+    return action.type(str(value))
 
 
 def _check_variance(diffusion: DiffusionArguments) -> None:
@@ -513,6 +536,12 @@ def _check_intervals(training: TrainingArguments) -> None:
         raise ValueError(
             f"`num_validation_evaluations` must be at least 2, but is {training.num_validation_evaluations}."
         )
+    for name in ("lr_warmup_steps", "ema_power"):
+        if not getattr(training, name) >= 0:
+            raise ValueError(f"`{name}` must be at least 0, but is {getattr(training, name)}.")
+    for name in ("max_grad_norm", "ema_inv_gamma"):
+        if not getattr(training, name) > 0:
+            raise ValueError(f"`{name}` must be above 0, but is {getattr(training, name)}.")
     if not training.ema_max_decay or not all(0 <= decay <= 1 for decay in training.ema_max_decay):
         raise ValueError(f"`ema_max_decay` must be in [0, 1], but is {training.ema_max_decay}.")
 

@@ -178,9 +178,12 @@ def _check(arguments: DataArguments) -> None:
     for name in ("test_fraction", "validation_fraction"):
         if not 0 <= getattr(arguments, name) < 1:
             raise ValueError(f"`{name}` must be in [0, 1), but is {getattr(arguments, name)}.")
-    for name in ("shuffle_buffer_size", "max_held_out_images"):
-        if getattr(arguments, name) < 1:
-            raise ValueError(f"`{name}` must be at least 1, but is {getattr(arguments, name)}.")
+    for name in ("shuffle_buffer_size", "max_held_out_images", "resolution"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise ValueError(f"`{name}` must be at least 1, but is {value}.")
+    if arguments.dataloader_num_workers < 0:
+        raise ValueError(f"`dataloader_num_workers` must be at least 0, but is {arguments.dataloader_num_workers}.")
 
 
 def _source(arguments: DataArguments) -> tuple[str, dict[str, Any]]:

@@ -387,6 +387,13 @@ def save_images(folder: Path, kinds: list[tuple[str, tuple[int, int]]]) -> Path:
         ("--num_evaluations", 1, "num_evaluations"),
         ("--num_paths", -1, "num_paths"),
         ("--max_measured_images", 0, "max_measured_images"),
+        ("--max_grad_norm", -1, "max_grad_norm"),  # it would climb
+        ("--max_grad_norm", "nan", "max_grad_norm"),
+        ("--ema_inv_gamma", 0, "ema_inv_gamma"),
+        ("--ema_power", "nan", "ema_power"),
+        ("--lr_warmup_steps", -1, "lr_warmup_steps"),
+        ("--resolution", -8, "resolution"),
+        ("--dataloader_num_workers", -1, "dataloader_num_workers"),
         ("--log_snr_min", 20, "log_snr_min"),
         ("--variance_type", "learned --objective simple", "objective"),
         ("--objective", "hybrid --variance_type fixed_small", "variance_type"),
@@ -437,6 +444,22 @@ def test_another_run_is_not_written_over(capsys, monkeypatch, trained) -> None:
 def test_settings_with_an_unknown_name(capsys, monkeypatch, tmp_path) -> None:
     (tmp_path / "settings.yaml").write_text("learning_rat: 1\n")
     assert "learning_rat" in fails(capsys, monkeypatch, "train.py", tmp_path / "settings.yaml")
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("num_epochs:", "None"),
+        ("max_train_steps: 10.5", "10.5"),
+        ("train_batch_size: true", "True"),
+        ("learning_rate: [1, 2]", "[1, 2]"),
+        ("use_ema: perhaps", "'perhaps'"),
+    ],
+)
+def test_a_settings_file_with_a_value_that_no_flag_could_give(capsys, monkeypatch, tmp_path, line, value) -> None:
+    (tmp_path / "settings.yaml").write_text(f"{line}\n")
+    sentence = fails(capsys, monkeypatch, "train.py", tmp_path / "settings.yaml")
+    assert f"settings.yaml has {value} for `{line.partition(':')[0]}`." in sentence
 
 
 def test_a_data_folder_without_images(capsys, monkeypatch, tmp_path) -> None:
