@@ -190,9 +190,9 @@ def without_variance(unet: UNet2DModel) -> UNet2DModel:
 
 def flow_samples(unet: UNet2DModel, scheduler: DDPMPaperScheduler, K: int, count: int, seed: int) -> Tensor:
     """Samples along the probability-flow ODE."""
-    # Heun's method asks the model twice a step, and the end once more; of few calls Euler's makes more steps.
     if K < 2:
         return torch.full((count, *image_shape(unet)), math.nan)  # no call is left for a step
+    # Heun's method asks the model twice a step, and the end once more; of few calls Euler's makes more steps.
     options = {"method": "euler", "num_steps": K - 1} if K < 10 else {"method": "heun2", "num_steps": (K - 1) // 2}
     noise = torch.randn((count, *image_shape(unet)), generator=torch.Generator().manual_seed(seed))
     parts = [flow_sample(denoiser(unet), scheduler, part, **options).sample for part in noise.split(BATCH)]

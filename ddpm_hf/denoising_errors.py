@@ -56,15 +56,17 @@ class DenoisingErrors:
     decoder_costs: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not hasattr(self.log_snr, "__len__"):
-            raise ValueError(f"`log_snr` must be a list of numbers, but is {_short(self.log_snr)}.")
+        try:
+            count = len(self.log_snr)
+        except TypeError:  # a number, or a tensor of one
+            raise ValueError(f"`log_snr` must be a list of numbers, but is {_short(self.log_snr)}.") from None
         if (self.decoder_variances is None) != (self.decoder_costs is None):
             raise ValueError("`decoder_variances` and `decoder_costs` must be given together.")
         for field in fields(self):
             values = getattr(self, field.name)
             if values is None and field.name.startswith("decoder"):
                 continue
-            object.__setattr__(self, field.name, _nested_tuple(_numbers(field.name, values, len(self.log_snr))))
+            object.__setattr__(self, field.name, _nested_tuple(_numbers(field.name, values, count)))
         if any(low >= high for high, low in itertools.pairwise(self.log_snr)):
             raise ValueError("`log_snr` must descend strictly.")
         for name in ("errors", "decoder_variances"):
@@ -165,9 +167,12 @@ def chain_costs(schedule: NoiseSchedule, errors: DenoisingErrors | None, times: 
         errors: of the model; if None, of the best model of data N(0, I), e = 1/(1 + SNR).
     """
     log_snr = schedule.log_snr[list(times)]
-    log_error = -torch.nn.functional.softplus(log_snr) if errors is None else errors.log_error(log_snr)
+    if errors is None:
+        log_error = -torch.nn.functional.softplus(log_snr)
+        decoder = gaussian_decoder_cost(log_error[:1])
+    else:
+        log_error, decoder = errors.log_error(log_snr), errors.decoder_cost(log_snr[:1])
     rates = _rates(log_snr[:-1], log_snr[1:], log_error, torch.arange(1, len(times), device="cpu"))
-    decoder = gaussian_decoder_cost(log_error[:1]) if errors is None else errors.decoder_cost(log_snr[:1])
     return torch.cat([decoder, rates])
 
 

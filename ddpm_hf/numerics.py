@@ -115,15 +115,16 @@ def spherical_interpolation(a: Tensor, b: Tensor, share: float | Tensor) -> Tens
         ValueError: for samples of other shapes than each other's, or a `share` that is not so.
     """
     require_samples(a=a, b=b)
-    if isinstance(share, Tensor) and share.shape not in ((), a.shape[:1]):
-        raise ValueError(f"`share` must be a number, or one for each of {len(a)} pairs, but is {list(share.shape)}.")
-    if not bool(((torch.as_tensor(share) >= 0) & (torch.as_tensor(share) <= 1)).all()):  # NaN included
-        raise ValueError(f"`share` must lie in [0, 1], but is {share}.")
     x, y = to_float64(a), to_float64(b)
+    share = torch.as_tensor(share, dtype=x.dtype, device=x.device)
+    if share.shape not in ((), a.shape[:1]):
+        raise ValueError(f"`share` must be a number, or one for each of {len(a)} pairs, but is {list(share.shape)}.")
+    if not bool(((share >= 0) & (share <= 1)).all()):  # NaN included
+        raise ValueError(f"`share` must lie in [0, 1], but is {share.tolist()}.")
     lengths = x.flatten(1).norm(dim=1) * y.flatten(1).norm(dim=1)
     cosine = (x.flatten(1) * y.flatten(1)).sum(1) / lengths.clamp(min=1e-300)
     angle = torch.arccos(cosine.clamp(-1, 1))
-    share = torch.as_tensor(share, dtype=x.dtype, device=x.device).expand_as(angle)
+    share = share.expand_as(angle)
     # sinc keeps the weights finite where the angle is 0. At π every great circle would do: there is no answer.
     whole = torch.sinc(angle / math.pi)
     weights = [part * torch.sinc(part * angle / math.pi) / whole for part in (1 - share, share)]

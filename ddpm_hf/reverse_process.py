@@ -167,6 +167,11 @@ class ReverseProcess:
     def learns_variance(self) -> bool:
         return self.variance_type in ("learned", "learned_range")
 
+    @property
+    def learns_of_neighbours(self) -> bool:
+        """Whether its variance is that of steps between neighbouring times, and of no others."""
+        return self.variance_type == "learned"
+
     @cached_property
     def measures_decoder(self) -> bool:
         """Whether the decoder is the least costly that was measured, for data of levels a discrete normal law."""
@@ -323,7 +328,7 @@ class ReverseProcess:
         require_count(stride=stride)
         if stride == 1:
             return self
-        if self.variance_type == "learned":
+        if self.learns_of_neighbours:
             raise ValueError(
                 "`stride` must be 1 for variance_type 'learned', which is of neighbouring times; 'learned_range' is of"
                 " any pair."

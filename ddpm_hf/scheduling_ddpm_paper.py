@@ -317,7 +317,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         process = self._build_process(times)
         if process.is_undetermined:
             raise ValueError(UNDETERMINED)
-        if self.variance_type == "learned" and len(times) < T:
+        if process.learns_of_neighbours and len(times) < T:
             raise ValueError(
                 f"`variance_type` 'learned' is a variance of neighbouring timesteps: all {T} must be visited, but"
                 f" {len(times)} were asked for; 'learned_range' is of any."

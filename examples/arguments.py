@@ -516,7 +516,7 @@ def check_training_arguments(training: TrainingArguments, diffusion: DiffusionAr
         if value not in allowed:
             raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, but is {value!r}.")
     _check_variance(diffusion)
-    _check_intervals(training)
+    _check_ranges(training)
     if diffusion.snr_gamma is not None and (diffusion.objective != "simple" or not diffusion.snr_gamma > 0):
         raise ValueError("`snr_gamma` must be above 0, and weights L_simple; pass --objective simple with it.")
     check_num_evaluations(training.num_evaluations)
@@ -525,10 +525,10 @@ def check_training_arguments(training: TrainingArguments, diffusion: DiffusionAr
         raise ValueError(f"`num_quality_samples` must be 0, or at least 2, but is {training.num_quality_samples}.")
 
 
-def _check_intervals(training: TrainingArguments) -> None:
+def _check_ranges(training: TrainingArguments) -> None:
     names = ("save_images_epochs", "save_model_epochs", "validation_steps", "checkpointing_steps")
-    for name in names:
-        if getattr(training, name) < 0:
+    for name in (*names, "lr_warmup_steps", "ema_power"):
+        if not getattr(training, name) >= 0:  # NaN included
             raise ValueError(f"`{name}` must be at least 0, but is {getattr(training, name)}.")
     if training.checkpoints_total_limit == 0:
         raise ValueError("`checkpoints_total_limit` must be at least 1; pass --checkpointing_steps 0 for none at all.")
@@ -536,9 +536,6 @@ def _check_intervals(training: TrainingArguments) -> None:
         raise ValueError(
             f"`num_validation_evaluations` must be at least 2, but is {training.num_validation_evaluations}."
         )
-    for name in ("lr_warmup_steps", "ema_power"):
-        if not getattr(training, name) >= 0:
-            raise ValueError(f"`{name}` must be at least 0, but is {getattr(training, name)}.")
     for name in ("max_grad_norm", "ema_inv_gamma"):
         if not getattr(training, name) > 0:
             raise ValueError(f"`{name}` must be above 0, but is {getattr(training, name)}.")

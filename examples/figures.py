@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from output_folder import write_file
 from PIL import Image
+from randomness import Use, generator_of
 from torch import Tensor
 
 from ddpm_hf import BitsPerDim, DDPMPaperPipeline
@@ -67,7 +68,7 @@ def save_evaluation(
     x_0 = originals[:rows].cpu()
     noise = torch.randn(x_0.shape, generator=generator)
     forward = [x_0] + [pipeline.scheduler.add_noise(x_0, noise, t) for t in shown]
-    generators = [torch.Generator().manual_seed(seed + k) for k in range(rows)]
+    generators = [generator_of(Use.SAMPLING, seed, k) for k in range(rows)]  # the first that `draw_images` has
     states = {}
     labels = None if number_of_classes(pipeline.unet.config) is None else classes[:rows].tolist()
     for step in pipeline.iterate(rows, generators, timesteps=timesteps[::-1], class_labels=labels):

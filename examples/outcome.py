@@ -93,7 +93,7 @@ def _score(job: Job, images: object, num_evaluations: int | None = None) -> Bits
 def _score_by_paths(job: Job) -> dict[str, Any]:
     """The importance-weighted bound of a short chain, its times chosen for the bound if they can be."""
     images, count = job.data.test, job.training.num_paths
-    visits_all = job.scheduler.variance_type == "learned"  # and would take long
+    visits_all = job.scheduler.process.learns_of_neighbours  # and would take long
     if count is None:
         count = 0 if visits_all or len(images) > IMAGES_ON_PATHS else PATHS
     if not count:

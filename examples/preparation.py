@@ -47,6 +47,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tracking import Trackers, check_logger, tell_passed_over
 
+from ddpm_hf import DDPMPaperScheduler
 from ddpm_hf.hub import INDEX
 from ddpm_hf.objectives import ImportanceTimesteps
 
@@ -73,13 +74,9 @@ def prepare(
     accelerator = _engine(training)
     use_all_cores(accelerator.device)
     set_seed(training.seed)
-    images = load_images(data)
-    images = _with_classes(images, model.num_class_embeds)
+    images = _with_classes(load_images(data), model.num_class_embeds)
     scheduler = build_scheduler(diffusion, images.train.num_levels)
-    most = len(scheduler) if scheduler.variance_type == "learned" else STEPS_OF_A_SAMPLE
-    asked = diffusion.ddpm_num_inference_steps
-    inference_steps = min(most, len(scheduler)) if asked is None else asked
-    build_scheduler(diffusion, images.train.num_levels).set_timesteps(inference_steps)  # found out now if it cannot
+    inference_steps = _inference_steps(scheduler, diffusion.ddpm_num_inference_steps)
     unet = build_unet(model, diffusion, images.train)
     if training.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
@@ -201,6 +198,15 @@ def _with_classes(images: ImageData, classes: int | None) -> ImageData:
     if not images.train.has_labels:
         check_labels(None, classes)
     return dataclasses.replace(images, train=dataclasses.replace(images.train, num_classes=classes))
+
+
+def _inference_steps(scheduler: DDPMPaperScheduler, asked: int | None) -> int:
+    """Of the samples; whether there can be so many is found out now."""
+    T = len(scheduler)
+    most = T if scheduler.process.learns_of_neighbours else STEPS_OF_A_SAMPLE
+    steps = min(most, T) if asked is None else asked
+    DDPMPaperScheduler.from_config(scheduler.config).set_timesteps(steps)
+    return steps
 
 
 def _share(training: TrainingArguments, accelerator: Accelerator) -> Share:

@@ -255,6 +255,22 @@ def test_it_turns_by_its_share_of_the_angle():
 # --- mistakes --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "share", [-0.1, 3.0, math.nan, torch.tensor([0.5, 1.5]), torch.tensor([0.1, 0.2, 0.3])], ids=str
+)
+def test_a_share_that_is_no_number_in_the_range_for_each_pair_is_refused(share: object):
+    with pytest.raises(ValueError, match="`share` must"):
+        spherical_interpolation(torch.ones(2, 3), torch.zeros(2, 3), share)
+
+
+@pytest.mark.parametrize(
+    "images", [[[0.0]], torch.zeros(0, 1, 4, 4), torch.tensor(0.5)], ids=["list", "none", "number"]
+)
+def test_what_is_no_batch_of_images_is_not_encoded(images: object):
+    with pytest.raises(ValueError, match="`images` must be a tensor of at least one image"):
+        DDPMPaperPipeline(tiny_unet(), scheduler_of()).encode(images, 5)
+
+
 @pytest.mark.parametrize("eta", [-0.1, 1.5, math.nan, "0.5", True, torch.tensor(0.5)], ids=str)
 def test_an_eta_that_is_no_number_in_the_range_is_refused(eta: object):
     x = torch.zeros(1, 1, 4, 4)

@@ -217,6 +217,8 @@ def test_they_travel_as_json(errors: DenoisingErrors):
         (([1.0, 1.0], [0.1, 0.2]), "descend"),
         (([1.0, 0.0], [0.1]), "as many"),
         (([], []), "as many"),
+        ((3.0, 2.0), "`log_snr` must be a list"),
+        ((torch.tensor(3.0), 2.0), "`log_snr` must be a list"),
         (([1.0, 0.0], [0.1, 0.0]), "positive"),
         (([1.0, math.inf], [0.1, 0.2]), "finite"),
         (([1.0, 0.0], [0.1, math.nan]), "finite"),

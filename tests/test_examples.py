@@ -509,6 +509,11 @@ def test_sampling_does_not_write_over_a_file(capsys, monkeypatch, trained, tmp_p
         assert "num_inference_steps" in fails(capsys, monkeypatch, "sample.py", *arguments, steps)
 
 
+def test_samples_to_be_compared_without_a_chain_to_draw_them_along(capsys, monkeypatch, trained, tmp_path) -> None:
+    arguments = ["--model_name_or_path", trained, "--output_dir", tmp_path / "x", "--num_quality_samples", 8]
+    assert "few_steps" in fails(capsys, monkeypatch, "evaluate.py", *arguments)
+
+
 def test_evaluation_of_images_that_the_model_was_not_made_for(capsys, monkeypatch, trained, tmp_path) -> None:
     images = save_images(tmp_path / "images", [("RGB", (8, 8))] * 4)
     arguments = ["--model_name_or_path", trained, "--train_data_dir", images, "--output_dir", tmp_path / "x"]
