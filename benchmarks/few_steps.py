@@ -4,16 +4,16 @@
     accelerate launch examples/train.py
     python benchmarks/few_steps.py --model runs/digits --output results.json
 
-All sample from the same weights; what does not know of a learned variance is given the model without it. Bits/dim are
-those of the test images; samples are compared with training images by the Fréchet distance of their pixels and of a
-classifier's features, and by agreement: how many test images a support vector classifier gets right that has learned
-from the samples, labelled by one that has learned from the training images. The table is printed, drawn beside the
-output (.png), and written as JSON.
+All sample from the same weights and, image by image, from the same noise; what does not know of a learned variance is
+given the model without it. Bits/dim are those of the test images, and of the ODE an approximation by so many steps;
+samples are compared with training images by the Fréchet distance of their pixels and of a classifier's features, and
+by agreement: how many test images a support vector classifier gets right that has learned from the samples, labelled
+by one that has learned from the training images. The table is printed, drawn beside the output (.png), and written as
+JSON, which has every row as soon as it is there; --resume goes on with it.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
@@ -24,86 +24,45 @@ from typing import Any
 
 import accelerate
 import diffusers
-import matplotlib
 import sklearn
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
-from report import parse, parser_of, write_report
-from sklearn.neural_network import MLPClassifier
+from diffusers.utils.torch_utils import randn_tensor
+from report import known_results, parse, parser_of, save_report
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, flow_sample
+from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler
 from ddpm_hf.numerics import standard_error
 
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
 from arguments import DataArguments, EvaluationArguments, ModelPathArguments  # noqa: E402
-from chains import score_by_flow  # noqa: E402
-from classifying import levels_of, support_vector_classifier  # noqa: E402
+from chains import LEAST_CALLS_OF_FLOW, score_by_flow  # noqa: E402
+from figures import FIGURES, save_by_calls  # noqa: E402
 from image_data import ImageData, LevelImages, load_images  # noqa: E402
+from judging import Judge  # noqa: E402
 from measuring import measured_errors, with_errors  # noqa: E402
-from quality import frechet_distance, pixel_frechet_distance  # noqa: E402
-from sampling import draw_images  # noqa: E402
-from scoring import denoiser, image_shape, load_pipeline, score  # noqa: E402
+from sampling import by_number, draw_images, draw_images_by_flow  # noqa: E402
+from scoring import image_shape, load_pipeline, score  # noqa: E402
 from threads import use_all_cores  # noqa: E402
 
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
-
-
 BATCH = 128
-FIGURES = {
-    "bits_per_dim": "bits/dim",
-    "frechet_distance_pixels": "Fréchet distance, pixels",
-    "frechet_distance_features": "Fréchet distance, features",
-    "agreement": "agreement",
-}
 
 
 @dataclass(frozen=True)
 class Method:
     """A way to sample in K model calls, and the bits/dim of the chain that it walks, if it is one of a bound."""
 
-    samples: Callable[[int, int], Tensor]  # (K, count) -> images in [0, 1]
+    samples: Callable[[int, int, int], Tensor]  # (K, count, seed) -> images in [0, 1]
     bits: Callable[[int], dict[str, float]] | None = None
 
 
-class Judge:
-    """What samples are compared with: training images, and classifiers that learned from these."""
-
-    def __init__(self, images: ImageData):
-        self.levels, self.labels = levels_of(images.train), images.train.labels
-        self.test_levels, self.test_labels = levels_of(images.test), images.test.labels
-        self.num_levels = images.train.num_levels
-        self.label = support_vector_classifier(self.levels, self.labels, self.num_levels)
-        self.network = MLPClassifier((64,), max_iter=500, random_state=0).fit(self._rows(self.levels), self.labels)
-        self.features = self._features(self.levels)
-
-    def _rows(self, levels: Tensor) -> Any:
-        return (levels / (self.num_levels - 1)).flatten(1).numpy()
-
-    def _features(self, levels: Tensor) -> Tensor:
-        weight, bias = self.network.coefs_[0], self.network.intercepts_[0]
-        return torch.from_numpy(self._rows(levels) @ weight + bias).clamp(min=0)
-
-    def figures(self, images: Tensor) -> dict[str, float]:
-        """Of images `[N, C, H, W]` in [0, 1]; none of samples that are not finite, which some samplers end with."""
-        if not bool(images.isfinite().all()):
-            return {}
-        levels = (images * (self.num_levels - 1)).round()
-        scaled, train = (2 * each / (self.num_levels - 1) - 1 for each in (levels, self.levels))
-        learned = support_vector_classifier(levels, self.label(levels), self.num_levels)
-        return {
-            "frechet_distance_pixels": pixel_frechet_distance(scaled, train),
-            "frechet_distance_features": frechet_distance(self._features(levels), self.features),
-            "agreement": (learned(self.test_levels) == self.test_labels).double().mean().item(),
-        }
-
-
-def methods_of(pipeline: DDPMPaperPipeline, images: ImageData, evaluations: int, seed: int) -> dict[str, Method]:
+def methods_of(
+    pipeline: DDPMPaperPipeline, images: ImageData, evaluations: int, flow_images: int, seed: int
+) -> dict[str, Method]:
     """All the ways to sample that are compared."""
     unet = without_variance(pipeline.unet)
     some = list(images.train.labelled_batches(256))
@@ -118,14 +77,14 @@ def methods_of(pipeline: DDPMPaperPipeline, images: ImageData, evaluations: int,
         chained = DDPMPaperPipeline(unet if model is None else model, chain)
         chained.set_progress_bar_config(disable=True)
 
-        def samples(K: int, count: int) -> Tensor:
+        def samples(K: int, count: int, seed: int) -> Tensor:
             return draw_images(chained, count, BATCH, K, seed, machine, None, spacing, eta)
 
         def bits(K: int) -> dict[str, float]:
             chain.set_timesteps(K, timestep_spacing=spacing)
             return bits_of_chain(chained.unet, chain, images.test, machine, evaluations, seed)
 
-        return Method(samples, bits if eta is None else None)
+        return Method(samples, bits if eta is None and evaluations else None)
 
     def fixed(variance_type: str) -> DDPMPaperScheduler:
         chain = DDPMPaperScheduler.from_config(plain.config, variance_type=variance_type)
@@ -133,7 +92,26 @@ def methods_of(pipeline: DDPMPaperPipeline, images: ImageData, evaluations: int,
 
     def stock(kind: type, **options: Any) -> Method:
         config = plain.to_stock().config
-        return Method(lambda K, count: stock_samples(unet, kind.from_config(config, **options), K, count, seed))
+
+        def samples(K: int, count: int, seed: int) -> Tensor:
+            return stock_samples(unet, kind.from_config(config, **options), K, count, seed, machine)
+
+        return Method(samples)
+
+    def flow() -> Method:
+        alone = DDPMPaperPipeline(unet, scheduler)
+        options = EvaluationArguments(num_flow_images=flow_images, batch_size=BATCH, seed=seed)
+
+        def bits(K: int) -> dict[str, float]:
+            if K < LEAST_CALLS_OF_FLOW:
+                return {}
+            found = score_by_flow(alone, images.test, options, machine, K)
+            return {name.removeprefix("flow_"): value for name, value in found.items() if name.startswith("flow_")}
+
+        def samples(K: int, count: int, seed: int) -> Tensor:
+            return draw_images_by_flow(alone, count, BATCH, K, seed, machine)
+
+        return Method(samples, bits if flow_images else None)
 
     methods = {
         "β̃, even times": ours(fixed("fixed_small"), "linspace"),
@@ -141,7 +119,7 @@ def methods_of(pipeline: DDPMPaperPipeline, images: ImageData, evaluations: int,
         "σ*, even times": ours(scheduler, "linspace"),
         "σ*, optimal times": ours(DDPMPaperScheduler.from_config(scheduler.config), "optimal"),
         "DDIM, η = 0": ours(DDPMPaperScheduler.from_config(scheduler.config), "linspace", eta=0.0),
-        "ODE": Method(lambda K, count: flow_samples(unet, scheduler, K, count, seed)),
+        "ODE": flow(),
         "stock DDPM": stock(DDPMScheduler, variance_type="fixed_small", timestep_spacing="linspace"),
         "stock DDIM": stock(DDIMScheduler, timestep_spacing="linspace"),
         "stock DPMSolverMultistep": stock(DPMSolverMultistepScheduler, timestep_spacing="linspace"),
@@ -188,76 +166,43 @@ def without_variance(unet: UNet2DModel) -> UNet2DModel:
     return alone.eval()
 
 
-def flow_samples(unet: UNet2DModel, scheduler: DDPMPaperScheduler, K: int, count: int, seed: int) -> Tensor:
-    """Samples along the probability-flow ODE."""
-    if K < 2:
-        return torch.full((count, *image_shape(unet)), math.nan)  # no call is left for a step
-    # Heun's method asks the model twice a step, and the end once more; of few calls Euler's makes more steps.
-    options = {"method": "euler", "num_steps": K - 1} if K < 10 else {"method": "heun2", "num_steps": (K - 1) // 2}
-    noise = torch.randn((count, *image_shape(unet)), generator=torch.Generator().manual_seed(seed))
-    parts = [flow_sample(denoiser(unet), scheduler, part, **options).sample for part in noise.split(BATCH)]
-    return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)
-
-
 @torch.no_grad()
-def stock_samples(unet: Any, scheduler: Any, K: int, count: int, seed: int) -> Tensor:
+def stock_samples(
+    unet: UNet2DModel, scheduler: Any, K: int, count: int, seed: int, machine: accelerate.Accelerator
+) -> Tensor:
     """Samples of one of diffusers' own schedulers, by the loop of its pipelines."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = []
-    for first in range(0, count, BATCH):
+
+    def draw(generators: list[torch.Generator], labels: None) -> Tensor:
         scheduler.set_timesteps(K)  # anew: some keep what they have seen of the batch before
-        x = (
-            torch.randn((min(BATCH, count - first), *image_shape(unet)), generator=generator)
-            * scheduler.init_noise_sigma
-        )
-        more = {} if isinstance(scheduler, DDIMScheduler) else {"generator": generator}  # which adds no noise here
+        x = randn_tensor((len(generators), *image_shape(unet)), generators) * scheduler.init_noise_sigma
+        more = {} if isinstance(scheduler, DDIMScheduler) else {"generator": generators}  # which adds no noise here
         for t in scheduler.timesteps:
             output = unet(scheduler.scale_model_input(x, t), t).sample
             x = scheduler.step(output, t, x, **more).prev_sample
-        drawn.append((x / 2 + 0.5).clamp(0, 1))
-    return torch.cat(drawn)
+        return (x / 2 + 0.5).clamp(0, 1)
+
+    return by_number(draw, count, BATCH, seed, machine)
 
 
-def save_plot(results: dict[str, dict[str, dict[str, float]]], references: dict[str, float], path: Path) -> None:
-    """Every figure by the number of model calls."""
-    figure, axes = plt.subplots(2, 2, figsize=(12, 9), layout="constrained")
-    for axis, (name, title) in zip(axes.flat, FIGURES.items(), strict=True):
-        for k, (method, by_calls) in enumerate(results.items()):
-            points = [(int(K), figures[name]) for K, figures in by_calls.items() if name in figures]
-            if points:
-                style = {"linestyle": "--" if method.startswith("stock") else "-", "marker": "ov^s"[k % 4]}
-                axis.plot(
-                    *zip(*points, strict=True),
-                    label=method,
-                    color=plt.get_cmap("tab20")(2 * k % 20 + k // 10),
-                    markersize=4,
-                    **style,
-                )
-        if name in references:
-            axis.axhline(references[name], color="black", linewidth=0.8, linestyle=":", label="test images")
-        axis.set(xscale="log", xlabel="model calls", ylabel=title)
-        if name != "agreement":
-            axis.set_yscale("log")
-        axis.grid(alpha=0.3)
-    handles = {
-        label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def table(results: dict[str, dict[str, dict[str, float]]], steps: list[int]) -> str:
-    """The figures as Markdown, one table each."""
+def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
+    """The figures as Markdown, one table each, with the deviation among sets of samples."""
+    steps = sorted({K for by_calls in results.values() for K in by_calls}, key=int)
     lines = []
     for name, title in FIGURES.items():
-        lines += ["", f"| {title} | {' | '.join(map(str, steps))} |", f"| --- |{' --- |' * len(steps)}"]
+        lines += ["", f"| {title} | {' | '.join(steps)} |", f"| --- |{' --- |' * len(steps)}"]
         for method, by_calls in results.items():
-            cells = [by_calls.get(str(K), {}).get(name) for K in steps]
-            if any(cell is not None for cell in cells):
-                shown = ["–" if cell is None else f"{cell:.3f}" for cell in cells]
-                lines.append(f"| {method} | {' | '.join(shown)} |")
+            if any(name in figures for figures in by_calls.values()):
+                cells = [cell(by_calls.get(K, {}), name) for K in steps]
+                lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def cell(figures: dict[str, float], name: str) -> str:
+    """A figure as the table shows it."""
+    if name not in figures:
+        return "–"
+    deviation = f" ± {figures[f'{name}_deviation']:.2f}" if f"{name}_deviation" in figures else ""
+    return f"{figures[name]:.3f}{deviation}"
 
 
 def main() -> None:
@@ -265,8 +210,10 @@ def main() -> None:
     parser.add_argument("--model", default="runs/digits", help="a folder, or a name on the Hub")
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 25, 50, 100, 1000], help="model calls")
     parser.add_argument("--samples", type=int, default=500, help="of every method and number of steps")
-    parser.add_argument("--evaluations", type=int, default=400, help="model calls per image for the bits/dim")
-    parser.add_argument("--flow-images", type=int, default=64, help="scored by the ODE; 0 for none")
+    parser.add_argument("--sets", type=int, default=3, help="of samples, each from other noise")
+    parser.add_argument("--evaluations", type=int, default=400, help="model calls per image for bits/dim; 0 for none")
+    parser.add_argument("--flow-images", type=int, default=297, help="scored by the ODE; 0 for none")
+    parser.add_argument("--resume", action="store_true", help="leave out what the output knows already")
     parser.add_argument("--methods", nargs="+", help="some of the table's rows, by their names; all if not given")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parse(parser)
@@ -274,32 +221,41 @@ def main() -> None:
     use_all_cores(device)
     images = load_images(DataArguments())
     pipeline = load_pipeline(ModelPathArguments(arguments.model), device)
-    judge = Judge(images)
-    methods = methods_of(pipeline, images, arguments.evaluations, arguments.seed)
+    judge = Judge(images.train, images.test)
+    methods = methods_of(pipeline, images, arguments.evaluations, arguments.flow_images, arguments.seed)
     if unknown := set(arguments.methods or ()) - set(methods):
         parser.error(f"There is no method {', '.join(sorted(unknown))}; there are {'; '.join(methods)}.")
-    methods = {name: method for name, method in methods.items() if name in (arguments.methods or methods)}
-    results: dict[str, dict[str, dict[str, float]]] = {name: {} for name in methods}
-    bar = tqdm([(K, name) for K in arguments.steps for name in methods], unit="run")
-    for K, name in bar:
-        bar.set_postfix_str(f"{name}, {K} calls")
-        began = time.perf_counter()
-        figures = judge.figures(methods[name].samples(K, arguments.samples))
-        figures["seconds_of_sampling"] = time.perf_counter() - began
-        if methods[name].bits is not None:
-            figures |= methods[name].bits(K)
-        results[name][str(K)] = figures
-        told = {"method": name, "model calls": K} | figures
-        bar.write(json.dumps(told, ensure_ascii=False))  # what is known outlasts a run that is stopped
-    references = judge.figures((levels_of(images.test) / (images.test.num_levels - 1))[: arguments.samples])
-    facts = {"test images": references, "samples": arguments.samples, "threads": torch.get_num_threads()}
+    references = judge.references(images.test, arguments.samples)
+    facts = {"test images": references, "threads": torch.get_num_threads()}
     if arguments.flow_images:
         options = EvaluationArguments(num_flow_images=arguments.flow_images, batch_size=BATCH, seed=arguments.seed)
         facts["likelihood by the ODE"] = score_by_flow(pipeline, images.test, options, accelerate.Accelerator())
         print(facts["likelihood by the ODE"])
-    print(table(results, arguments.steps))
-    write_report(arguments.output, results, diffusers, sklearn, **facts)
-    save_plot(results, references, arguments.output.with_suffix(".png"))
+    known = known_results(arguments)
+    results = {name: known.get(name, {}) for name in methods}
+    asked = [(K, name) for K in arguments.steps for name in methods if name in (arguments.methods or methods)]
+    bar = tqdm([(K, name) for K, name in asked if str(K) not in results[name]], unit="row")
+    for K, name in bar:
+        bar.set_postfix_str(f"{name}, {K} calls")
+        results[name][str(K)] = row_of(methods[name], judge, K, arguments.samples, arguments.sets, arguments.seed)
+        save_report(arguments.output, results, diffusers, sklearn, **facts)
+    print(table(results))
+    by_calls = {name: {int(K): row for K, row in rows.items()} for name, rows in results.items()}
+    save_by_calls(by_calls, references, arguments.output.with_suffix(".png"))
+    print(f"written to {arguments.output}")
+
+
+def row_of(method: Method, judge: Judge, K: int, count: int, sets: int, seed: int) -> dict[str, Any]:
+    """The figures of a method in K calls: the means over the sets of samples, and their spread."""
+    began = time.perf_counter()
+    found = [judge.figures(method.samples(K, count, seed + k)) for k in range(sets)]
+    row = {"samples": count, "sets": sets, "seconds_of_sampling": time.perf_counter() - began}
+    for name in found[0] if all(found) else ():
+        values = torch.tensor([figures[name] for figures in found], dtype=torch.float64)
+        row[name] = values.mean().item()
+        if sets > 1:
+            row[f"{name}_deviation"] = values.std().item()
+    return row | ({} if method.bits is None else method.bits(K))
 
 
 if __name__ == "__main__":

@@ -27,18 +27,31 @@ def parser_of(document: str, name: str) -> argparse.ArgumentParser:
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The arguments; ends the process if the output is there and must not be replaced."""
     arguments = parser.parse_args()
-    if arguments.output.exists() and not arguments.overwrite:
+    if arguments.output.exists() and not (arguments.overwrite or getattr(arguments, "resume", False)):
         sys.exit(f"{arguments.output} exists; pass --overwrite to replace it.")
     return arguments
 
 
+def known_results(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the output has of an earlier run, if this one goes on with it."""
+    there = arguments.resume and arguments.output.exists()
+    return json.loads(arguments.output.read_text())["results"] if there else {}
+
+
 def write_report(path: Path, results: dict[str, Any], *libraries: ModuleType, **facts: Any) -> None:
+    """The results as JSON, and where they are."""
+    save_report(path, results, *libraries, **facts)
+    print(f"written to {path}")
+
+
+def save_report(path: Path, results: dict[str, Any], *libraries: ModuleType, **facts: Any) -> None:
     """The results as JSON, with the versions of the libraries, the device, and whatever else decides them."""
     versions = {library.__name__: library.__version__ for library in (torch, *libraries)}
     report = {"versions": versions | {"python": platform.python_version()}, "device": f"cpu ({platform.machine()})"}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report | facts | {"results": results}, indent=2) + "\n")
-    print(f"written to {path}")
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(report | facts | {"results": results}, indent=2) + "\n")
+    partial.replace(path)
 
 
 def spread(values: list[float]) -> dict[str, float]:

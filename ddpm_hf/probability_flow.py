@@ -133,7 +133,8 @@ def flow_log_likelihood(
     log_prior: LogPrior | None = None,
     rtol: float = 1e-5,
     atol: float = 1e-5,
-    method: str = "dopri5",
+    method: str | None = None,
+    num_steps: int | None = None,
     generator: torch.Generator | None = None,
 ) -> FlowLikelihood:
     """log p(x), nats, by the instantaneous change of variables (Chen et al. 2018; Song et al. 2021, Eq. 39).
@@ -158,7 +159,10 @@ def flow_log_likelihood(
         rtol, atol: what the error of a step may be, relative and absolute. They hold for every example by itself: for
             the root mean square over x̄, and for the log-density per dimension. What half precision rounds away is
             more than that, and no step would be small enough: score float32 samples, by a float32 model.
-        method: one of `ADAPTIVE_METHODS`.
+        method: None for "dopri5", or for "midpoint" with `num_steps`.
+        num_steps: None for a solver that chooses its steps by `rtol` and `atol`, one of `ADAPTIVE_METHODS`; or K ≥ 1
+            steps of one of `FIXED_METHODS`, even in log-SNR. Few give an approximation of the flow's likelihood, to
+            either side, and no bound.
         generator: for the probes; on the device of `x`, or the CPU.
 
     Raises:
@@ -173,7 +177,10 @@ def flow_log_likelihood(
         return flow.velocity_and_divergence(log_s, state[0], directions())
 
     start = (to_float64(x), to_float64(x.new_zeros(len(x))))
-    x_bar, mean_divergence = _solve_adaptively(field, start, flow.first, flow.last, rtol, atol, method)
+    if num_steps is None:
+        x_bar, mean_divergence = _solve_adaptively(field, start, flow.first, flow.last, rtol, atol, method)
+    else:  # in log s̄, over which the divergence is even: in s̄ the few steps near the data would decide all
+        x_bar, mean_divergence = _solve_on(_grid(flow.first, flow.last, num_steps, x), field, start, method)
     x_T, dimensions = flow.alpha_last * x_bar, x[0].numel()
     log_p_T = (_log_standard_normal if log_prior is None else log_prior)(x_T)
     if not isinstance(log_p_T, Tensor) or log_p_T.shape != x.shape[:1]:
@@ -196,7 +203,8 @@ def flow_bits_per_dim(
     log_prior: LogPrior | None = None,
     rtol: float = 1e-5,
     atol: float = 1e-5,
-    method: str = "dopri5",
+    method: str | None = None,
+    num_steps: int | None = None,
     generator: torch.Generator | None = None,
     progress: Callable[[Iterable[Tensor]], Iterable[Tensor]] | None = None,
 ) -> FlowBitsPerDim:
@@ -242,6 +250,7 @@ def flow_bits_per_dim(
                 rtol=rtol,
                 atol=atol,
                 method=method,
+                num_steps=num_steps,
                 generator=generator,
             )
             num_model_evaluations += len(x) * found.num_model_evaluations
@@ -284,10 +293,8 @@ def flow_sample(
         x_T: standard normal, `[B, *anything]`; at T − 1 for a schedule of zero terminal SNR.
         denoise_last: whether to end with the predicted x_0 at `first_time`, one more model call, and not with x̄ there,
             which still has the noise of that level.
-        method: None for "dopri5", or for "midpoint" with `num_steps`.
-        num_steps: None for a solver that chooses its steps by `rtol` and `atol`; or K ≥ 1 steps, even in log-SNR, of
-            one of `FIXED_METHODS`, taken in s̄, where ε_θ is the slope: "euler" is then DDIM without noise (Song, Meng
-            & Ermon 2021, Eq. 13), "heun2" the solver of Karras et al. (2022, Algorithm 1).
+        num_steps: if so many steps are taken, then in s̄, where ε_θ is the slope: "euler" is DDIM without noise (Song,
+            Meng & Ermon 2021, Eq. 13), "heun2" the solver of Karras et al. (2022, Algorithm 1).
 
     The other arguments and what is raised are those of `flow_log_likelihood`.
 
@@ -376,9 +383,8 @@ class _Flow:
         """x̄ at log s̄ = `end`, from x̄ at `start`."""
         if num_steps is None:
             return _solve_adaptively(self.velocity, x_bar, start, end, rtol, atol, method)
-        require_count(num_steps=num_steps)
-        log_s = torch.linspace(start, end, num_steps + 1, dtype=x_bar.dtype, device=x_bar.device)
-        return _solve_on(log_s.exp(), lambda s, x: self.velocity(s.log(), x) / s, x_bar, method)
+        s = _grid(start, end, num_steps, x_bar).exp()
+        return _solve_on(s, lambda s, x: self.velocity(s.log(), x) / s, x_bar, method)
 
     def velocity(self, log_s: float | Tensor, x_bar: Tensor) -> Tensor:
         """s̄ ε_θ, like x̄."""
@@ -467,6 +473,12 @@ def _solve_adaptively(
     # A step ends where the flow does: what solvers interpolate is less exact than their steps.
     options = {"norm": _largest_of_examples, "step_t": times[1:], "dtype": times.dtype}
     return _solve(field, state, times, method, options, rtol=rtol, atol=atol)
+
+
+def _grid(start: float, end: float, num_steps: int, like: Tensor) -> Tensor:
+    """So many steps from log s̄ = `start` to `end`, float64."""
+    require_count(num_steps=num_steps)
+    return to_float64(torch.linspace(start, end, num_steps + 1, device=like.device, dtype=torch.float64))
 
 
 def _solve_on(grid: Tensor, field: Field, state: State, method: str | None) -> State:

@@ -357,10 +357,14 @@ class EvaluationArguments:
         default_factory=list, metadata=_help("Also score chains of so many steps: even times, and the optimal ones.")
     )
     num_quality_samples: int = field(
-        default=0, metadata=_help("Samples of each of these chains whose pixels are compared with training images.")
+        default=0,
+        metadata=_help(
+            "Samples of so many steps that are compared with training images: of the chains, of DDIM, of the ODE."
+        ),
     )
     num_flow_images: int = field(
-        default=0, metadata=_help("Images whose likelihood is also taken by the probability-flow ODE.")
+        default=0,
+        metadata=_help("Images whose likelihood is also taken by the probability-flow ODE, in few steps too."),
     )
     batch_size: int = 128
     seed: int = 0

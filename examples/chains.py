@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,16 +10,18 @@ import torch
 from accelerate import Accelerator
 from arguments import EvaluationArguments
 from image_data import LevelImages
-from quality import IMAGES_OF_A_DATA_SET
-from reporting import paths_report, quality_of
-from sampling import draw_images
+from judging import Judge
+from reporting import paths_report
+from sampling import draw_images, draw_images_by_flow
 from scoring import by_batches, denoiser, score, score_by_paths
+from torch import Tensor
 
 from ddpm_hf import BitsPerDim, DDPMPaperPipeline, DDPMPaperScheduler, flow_bits_per_dim
 from ddpm_hf.likelihood import Batches
 from ddpm_hf.probability_flow import FlowBitsPerDim
 
 
+LEAST_CALLS_OF_FLOW = 25  # from fewer its likelihood cannot be told, to within some tenths
 FLOW_TOLERANCE = 1e-3  # of the solver, relative and absolute: tighter ones move bits/dim by less than their error
 
 
@@ -70,77 +71,118 @@ def score_chain_by_paths(
 def score_few_steps(
     pipeline: DDPMPaperPipeline,
     images: LevelImages,
-    train: LevelImages | None,
+    judge: Judge | None,
     evaluation: EvaluationArguments,
     accelerator: Accelerator,
 ) -> list[dict[str, Any]]:
-    """A row for every number of steps asked for and every spacing of the times that the model knows.
+    """Rows for every number of steps: of each spacing of the times that the model knows, of DDIM, and of the ODE.
+
+    Chains have a bound. DDIM has none, and its row samples alone; the ODE is followed if its likelihood is asked for.
 
     Args:
-        train: what samples are compared with; None for no samples.
+        judge: of samples, on the process that writes.
     """
-    scheduler, count, rows = pipeline.scheduler, evaluation.num_quality_samples, []
-    real = [
-        torch.cat(list(part.batches(evaluation.batch_size, IMAGES_OF_A_DATA_SET)))
-        for part in ((train, images) if train is not None else ())
-    ]
-    spacings = ("linspace",) if scheduler.denoising_errors is None else ("linspace", "optimal")
-    for steps, spacing in itertools.product(evaluation.few_steps, spacings):
-        chain = DDPMPaperScheduler.from_config(scheduler.config)
-        chain.set_timesteps(steps, timestep_spacing=spacing)
-        chained = DDPMPaperPipeline(pipeline.unet, chain)
-        chained.set_progress_bar_config(disable=True)
-        result = score_chain(chained, images, evaluation, accelerator)
-        row = {
-            "steps": steps,
-            "timestep_spacing": spacing,
-            "timesteps_visited": len(result.timesteps),  # "optimal" may find fewer that cost less
-            "bits_per_dim": result.total,
-            "bits_per_dim_standard_error": result.standard_error,
-        }
-        weighted = score_chain_by_paths(chained, images, evaluation, accelerator)
-        if weighted is not None:
-            row["importance_weighted"] = weighted
-        if real:
-            size = evaluation.batch_size
-            samples = draw_images(chained, count, size, steps, evaluation.seed, accelerator, None, spacing)
-            row |= quality_of(samples, steps, *real)
-        rows.append(row)
+    spacings = ("linspace",) if pipeline.scheduler.denoising_errors is None else ("linspace", "optimal")
+    count, size, seed, rows = evaluation.num_quality_samples, evaluation.batch_size, evaluation.seed, []
+
+    def judged(samples: Tensor) -> dict[str, float]:
+        return {} if judge is None else judge.figures(samples)
+
+    for steps in evaluation.few_steps:
+        for spacing in spacings:
+            chained = on_chain(pipeline, steps, spacing)
+            row = {"sampler": "ancestral", "steps": steps, "timestep_spacing": spacing}
+            row |= _bound_of(chained, images, evaluation, accelerator)
+            if count:
+                row |= judged(draw_images(chained, count, size, steps, seed, accelerator, None, spacing))
+            rows.append(row)
+        if count:
+            chained = on_chain(pipeline, steps, "linspace")
+            samples = draw_images(chained, count, size, steps, seed, accelerator, None, "linspace", eta=0.0)
+            rows.append({"sampler": "DDIM", "steps": steps, "timestep_spacing": "linspace"} | judged(samples))
+        if evaluation.num_flow_images:
+            row = {"sampler": "ODE", "steps": steps}
+            if steps >= LEAST_CALLS_OF_FLOW:
+                row |= score_by_flow(pipeline, images, evaluation, accelerator, steps)
+            if count and steps > 1:
+                row |= judged(draw_images_by_flow(pipeline, count, size, steps, seed, accelerator))
+            rows.append(row)
     return rows
 
 
+def on_chain(pipeline: DDPMPaperPipeline, steps: int, spacing: str) -> DDPMPaperPipeline:
+    """The pipeline, on a chain of so many steps, with no bar of its own."""
+    chain = DDPMPaperScheduler.from_config(pipeline.scheduler.config)
+    chain.set_timesteps(steps, timestep_spacing=spacing)
+    chained = DDPMPaperPipeline(pipeline.unet, chain)
+    chained.set_progress_bar_config(disable=True)
+    return chained
+
+
+def _bound_of(
+    chained: DDPMPaperPipeline, images: LevelImages, evaluation: EvaluationArguments, accelerator: Accelerator
+) -> dict[str, Any]:
+    result = score_chain(chained, images, evaluation, accelerator)
+    weighted = score_chain_by_paths(chained, images, evaluation, accelerator)
+    return {
+        "timesteps_visited": len(result.timesteps),  # "optimal" may find fewer that cost less
+        "bits_per_dim": result.total,
+        "bits_per_dim_standard_error": result.standard_error,
+        **({} if weighted is None else {"importance_weighted": weighted}),
+    }
+
+
 def score_by_flow(
-    pipeline: DDPMPaperPipeline, images: LevelImages, evaluation: EvaluationArguments, accelerator: Accelerator
-) -> dict[str, Any] | None:
-    """The likelihood by the probability-flow ODE, if it is asked for: each batch is one process's."""
-    if not evaluation.num_flow_images:
-        return None
+    pipeline: DDPMPaperPipeline,
+    images: LevelImages,
+    evaluation: EvaluationArguments,
+    accelerator: Accelerator,
+    calls: int | None = None,
+) -> dict[str, Any]:
+    """The likelihood by the probability-flow ODE: each batch is one process's.
+
+    Args:
+        calls: of the model, at least 4 and at most so many; as many as the tolerance needs if None.
+    """
     images = images.first(evaluation.num_flow_images)
+    solver: dict[str, Any] = {"rtol": FLOW_TOLERANCE, "atol": FLOW_TOLERANCE}
+    if calls is not None:
+        solver = {"method": "rk4", "num_steps": calls // 4}
 
     def part(batches: Batches, generator: torch.Generator) -> FlowBitsPerDim:
-        options = {"rtol": FLOW_TOLERANCE, "atol": FLOW_TOLERANCE, "generator": generator}
+        options = {**solver, "generator": generator}
         return flow_bits_per_dim(denoiser(pipeline.unet), pipeline.scheduler, batches, **options)
 
     parts = by_batches(pipeline.unet, images, accelerator, evaluation.batch_size, evaluation.seed, part)
     result = FlowBitsPerDim.merged(parts)
     return {
-        "bits_per_dim": result.total,
-        "bits_per_dim_standard_error": result.standard_error if len(images) > 1 else None,
+        "flow_bits_per_dim": result.total,
+        "flow_bits_per_dim_standard_error": result.standard_error if len(images) > 1 else None,
         "images": len(images),
         "model_calls_per_image": result.num_model_evaluations / len(images),
-        "tolerance": FLOW_TOLERANCE,
+        **({"tolerance": FLOW_TOLERANCE} if calls is None else solver),
         "log_snr_at_the_start": pipeline.scheduler.schedule.log_snr[1].item(),
         "dequantisation": "uniform",
     }
 
 
+COLUMNS = {
+    "bits_per_dim": "bits/dim",
+    "by paths": "by paths",
+    "flow_bits_per_dim": "by the ODE",
+    "frechet_distance_pixels": "Fréchet distance: pixels",
+    "frechet_distance_features": "features",
+    "agreement": "agreement",
+}
+
+
 def few_steps_table(rows: list[dict[str, Any]]) -> str:
-    """A line for every chain."""
-    lines = ["steps  times      bits/dim  by paths  Fréchet distance of pixels"]
-    for row in rows:
-        weighted = f"{row['importance_weighted']['bits_per_dim']:.4f}" if "importance_weighted" in row else "–"
-        distance = f"{row['frechet_distance_pixels']:.4f}" if "frechet_distance_pixels" in row else "–"
-        lines.append(
-            f"{row['steps']:5}  {row['timestep_spacing']:9}  {row['bits_per_dim']:8.4f}  {weighted:>8}  {distance}"
-        )
-    return "\n".join(lines)
+    """A line for every chain, a column for every figure that there is."""
+    figures = [row | {"by paths": row.get("importance_weighted", {}).get("bits_per_dim")} for row in rows]
+    columns = {name: title for name, title in COLUMNS.items() if any(row.get(name) is not None for row in figures)}
+    lines = [["sampler", "steps", "times", *columns.values()]]
+    for row in figures:
+        cells = ["–" if row.get(name) is None else f"{row[name]:.4f}" for name in columns]
+        lines.append([row["sampler"], str(row["steps"]), row.get("timestep_spacing", "log_snr"), *cells])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)

@@ -28,9 +28,10 @@ from arguments import (
     check_num_evaluations,
     user_errors,
 )
-from classifying import bayes, bits_by_class, levels_of, support_vector_classifier
+from classifying import bayes, bits_by_class, support_vector_classifier
 from image_data import LevelImages
 from output_folder import claim_folder, write_json
+from quality import IMAGES_OF_A_DATA_SET, compared_pixels
 from scoring import check_fit, images_as_they_are, load_pipeline
 from stopping import run_script
 from torch import Tensor
@@ -38,9 +39,6 @@ from tqdm.auto import tqdm
 
 from ddpm_hf import DDPMPaperScheduler
 from ddpm_hf.model_card import number_of_classes
-
-
-IMAGES_OF_THE_BASELINE = 10_000  # a support vector machine takes time like their square
 
 
 def main() -> None:
@@ -107,9 +105,9 @@ def report_on(bits: Tensor, train: LevelImages, test: LevelImages) -> dict[str, 
 
 def baseline(train: LevelImages, test: LevelImages) -> float:
     """The accuracy of a support vector classifier on pixels."""
-    some = train.first(IMAGES_OF_THE_BASELINE)
-    classifier = support_vector_classifier(levels_of(some), some.labels, some.num_levels)
-    return (classifier(levels_of(test)) == test.labels).double().mean().item()
+    some = train.first(IMAGES_OF_A_DATA_SET)  # a support vector machine takes time like their square
+    learned, asked = (compared_pixels(torch.cat(list(images.batches(256)))) for images in (some, test))
+    return (support_vector_classifier(learned, some.labels)(asked) == test.labels).double().mean().item()
 
 
 def describe(report: dict[str, Any], folder: Path) -> str:

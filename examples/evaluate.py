@@ -7,8 +7,8 @@
     accelerate launch --multi_gpu examples/evaluate.py …      the same figures, from several processes
 
 Leaves evaluation.json, with one row per timestep, and evaluation.png: where the bits are spent, and the forward
-process next to the reverse. With --few_steps also few_steps.png: what chains of so many steps are worth. The data are
-named as for train.py; without a name, the digits.
+process next to the reverse. With --few_steps also few_steps.png: what so many steps are worth, of the chain, of DDIM
+and of the ODE. The data are named as for train.py; without a name, the digits.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from arguments import (
 from chains import few_steps_table, score_by_flow, score_chain, score_chain_by_paths, score_few_steps
 from figures import save_evaluation, save_few_steps
 from image_data import LevelImages
+from judging import Judge
 from output_folder import claim_folder, write_json
 from reporting import evaluation_report, weighted_line
 from scoring import check_fit, images_as_they_are, load_pipeline
@@ -54,21 +55,29 @@ def evaluate(script: str, model: ModelPathArguments, data: DataArguments, evalua
         images = choose_images(data, evaluation).first(evaluation.max_images)
         pipeline = load_pipeline(model, accelerator.device)
         check_fit(pipeline, images)
+        if evaluation.num_flow_images and pipeline.scheduler.config.prediction_type == "mean":
+            raise ValueError("`num_flow_images` asks for the ODE, which a model that predicts the 'mean' has not.")
         pipeline.scheduler = follow(pipeline.scheduler, images.num_levels, evaluation)
         for steps in evaluation.few_steps:  # that there are so many is found out now
             DDPMPaperScheduler.from_config(pipeline.scheduler.config).set_timesteps(steps)
-        is_sampled = evaluation.few_steps and evaluation.num_quality_samples
-        train = images_as_they_are(data, "train") if is_sampled else None
+        train = images_as_they_are(data, "train") if evaluation.num_quality_samples else None
         folder = claim_folder(evaluation.output_dir, evaluation.overwrite_output_dir)
         accelerator.wait_for_everyone()  # all have looked before anything is written
     use_all_cores(accelerator.device)
     progress = functools.partial(tqdm, desc="scoring", unit="batch", disable=not accelerator.is_main_process)
     result = score_chain(pipeline, images, evaluation, accelerator, progress)
     weighted = score_chain_by_paths(pipeline, images, evaluation, accelerator, progress)
-    chains = score_few_steps(pipeline, images, train, evaluation, accelerator)
-    flow = score_by_flow(pipeline, images, evaluation, accelerator)
+    judge = Judge(train, images) if train is not None and accelerator.is_main_process else None
+    chains = score_few_steps(pipeline, images, judge, evaluation, accelerator)
+    flow = score_by_flow(pipeline, images, evaluation, accelerator) if evaluation.num_flow_images else None
     if accelerator.is_main_process:
-        more = {"importance_weighted": weighted, "few_steps": chains, "flow": flow}
+        references = {} if judge is None else judge.references(images, evaluation.num_quality_samples)
+        more = {
+            "importance_weighted": weighted,
+            "few_steps": chains,
+            "test_images_as_samples": references,
+            "flow": flow,
+        }
         write_evaluation(result, pipeline, images, folder, model, evaluation, more)
 
 
@@ -95,10 +104,11 @@ def write_evaluation(
     write_json(folder / "evaluation.json", report)
     save_evaluation(result, pipeline, *images.batch(0, 3), folder / "evaluation.png", evaluation.seed)
     if more["few_steps"]:
-        save_few_steps(more["few_steps"], result, folder / "few_steps.png")
+        references = {"bits_per_dim": result.total} | more["test_images_as_samples"]
+        save_few_steps(more["few_steps"], references, folder / "few_steps.png")
         print(few_steps_table(more["few_steps"]))
     if more["flow"] is not None:
-        print(f"{more['flow']['bits_per_dim']:.4f} bits/dim by the ODE on {more['flow']['images']} images")
+        print(f"{more['flow']['flow_bits_per_dim']:.4f} bits/dim by the ODE on {more['flow']['images']} images")
     if more["importance_weighted"] is not None:
         print(weighted_line(more["importance_weighted"]))
     print(

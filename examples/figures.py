@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,33 +87,66 @@ def save_evaluation(
     plt.close(figure)
 
 
-def save_few_steps(rows: list[dict[str, Any]], result: BitsPerDim, path: Path) -> None:
-    """Bits/dim, also by weighted paths, and the distance of samples where these were taken, by the steps of a chain.
+FIGURES = {
+    "bits_per_dim": "bits/dim",
+    "frechet_distance_pixels": "Fréchet distance, pixels",
+    "frechet_distance_features": "Fréchet distance, features",
+    "agreement": "agreement",
+}
+
+
+def save_by_calls(
+    results: Mapping[str, Mapping[int, Mapping[str, float]]], references: Mapping[str, float], path: Path
+) -> None:
+    """Those of `FIGURES` that there are, by the number of model calls, a line for every way to sample or to score.
 
     Args:
-        rows: of evaluate.py, one per chain.
-        result: of the chain that was scored by itself.
+        results: by the name of the way and the number of calls.
+        references: what lines are compared with: "bits_per_dim" of the whole chain, the others of test images.
     """
-    names = ["bits_per_dim", "frechet_distance_pixels"][: 1 + ("frechet_distance_pixels" in rows[0])]
-    figure, axes = plt.subplots(1, len(names), figsize=(6 * len(names), 4.5), layout="constrained", squeeze=False)
-    for axis, name in zip(axes[0], names, strict=True):
-        for spacing in dict.fromkeys(row["timestep_spacing"] for row in rows):
-            of_spacing = [(row["steps"], row[name]) for row in rows if row["timestep_spacing"] == spacing]
-            line = axis.plot(*zip(*of_spacing, strict=True), "o-", label=f"times: {spacing}")[0]
-            if name == "bits_per_dim" and "importance_weighted" in rows[0]:
-                _plot_paths(axis, [row for row in rows if row["timestep_spacing"] == spacing], line.get_color())
-        axis.set(xscale="log", xlabel="steps", ylabel="bits/dim" if name == names[0] else "pixel Fréchet distance")
+    names = [name for name in FIGURES if any(name in each for calls in results.values() for each in calls.values())]
+    columns = min(2, len(names))
+    shape = (-(-len(names) // columns), columns)
+    size = (6 * shape[1], 4.5 * shape[0] + 0.18 * len(results))
+    figure, axes = plt.subplots(*shape, figsize=size, layout="constrained", squeeze=False)
+    for axis, name in itertools.zip_longest(axes.flat, names):
+        if name is None:
+            axis.remove()
+            continue
+        for k, (way, by_calls) in enumerate(results.items()):
+            points = [(calls, figures[name]) for calls, figures in by_calls.items() if name in figures]
+            if points:
+                style = {"linestyle": "-" if k < 10 else "--", "color": plt.get_cmap("tab10")(k % 10)}
+                axis.plot(*zip(*points, strict=True), label=way, marker="ov^s"[k % 4], markersize=4, **style)
+        if name in references:
+            label = "all steps" if name == "bits_per_dim" else "test images"
+            axis.axhline(references[name], color="black", linewidth=0.8, linestyle=":", label=label)
+        axis.set(xscale="log", xlabel="model calls", ylabel=FIGURES[name])
+        if name != "agreement":
+            axis.set_yscale("log")
         axis.grid(alpha=0.3)
-    axes[0][0].axhline(result.total, color="black", linestyle=":", label=f"{len(result.timesteps)} steps")
-    axes[0][0].legend()
+    labelled = {
+        label: line for axis in figure.axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=2 * columns, fontsize=8)
     write_file(path, lambda partial: figure.savefig(partial, dpi=110))
     plt.close(figure)
 
 
-def _plot_paths(axis: plt.Axes, rows: list[dict[str, Any]], color: str) -> None:
-    points = [(row["steps"], row["importance_weighted"]["bits_per_dim"]) for row in rows]
-    label = f"{rows[0]['importance_weighted']['paths']} weighted paths"
-    axis.plot(*zip(*points, strict=True), "s--", color=color, label=label)
+def save_few_steps(rows: list[dict[str, Any]], references: Mapping[str, float], path: Path) -> None:
+    """The rows of evaluate.py, one for each sampler and number of steps."""
+    results: dict[str, dict[int, dict[str, float]]] = {}
+    for row in rows:
+        way = f"{row['sampler']}, {row['timestep_spacing']}" if "timestep_spacing" in row else row["sampler"]
+        figures = {name: row[name] for name in FIGURES if row.get(name) is not None}
+        if "flow_bits_per_dim" in row:
+            figures["bits_per_dim"] = row["flow_bits_per_dim"]
+        results.setdefault(way, {})[row["steps"]] = figures
+        if "importance_weighted" in row:
+            weighted = row["importance_weighted"]
+            by_paths = results.setdefault(f"{way}, by {weighted['paths']} paths", {})
+            by_paths[row["steps"]] = {"bits_per_dim": weighted["bits_per_dim"]}
+    save_by_calls(results, references, path)
 
 
 def _plot_bits(axis: plt.Axes, result: BitsPerDim) -> None:

@@ -14,7 +14,7 @@ IMAGES_OF_A_DATA_SET = 10_000  # more would not move a mean or a covariance
 
 def pixel_frechet_distance(images: Tensor, others: Tensor) -> float:
     """Fréchet distance between two sets of images `[N, C, H, W]` in [−1, 1], as Gaussians over their pixel values."""
-    return frechet_distance(_pixels(images), _pixels(others))
+    return frechet_distance(compared_pixels(images), compared_pixels(others))
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
@@ -38,5 +38,6 @@ def compared_size(height: int, width: int) -> tuple[int, int]:
     return min(height, LARGEST_SIDE), min(width, LARGEST_SIDE)
 
 
-def _pixels(images: Tensor) -> Tensor:
+def compared_pixels(images: Tensor) -> Tensor:
+    """What of images `[N, C, H, W]` is compared, `[N, D]`."""
     return adaptive_avg_pool2d(images.float(), compared_size(*images.shape[-2:])).flatten(1)

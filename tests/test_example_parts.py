@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,14 @@ from ema import WeightAverage, averaged
 from figures import save_grid
 from flat_weights import FlatWeights
 from image_data import LevelImages
+from judging import Judge
 from output_folder import claim_folder, replace_folder, write_file, write_folder
 from PIL import Image
 from quality import frechet_distance, pixel_frechet_distance
 from sampling import draw_images
 from scipy.linalg import sqrtm
 from sklearn.datasets import load_digits
+from sklearn.svm import SVC
 from tiny_models import tiny_unet
 from torch import nn
 
@@ -183,6 +186,35 @@ def test_the_distance_of_pixels_needs_no_more_images_than_pixels() -> None:
     enlarged = [images.repeat_interleave(4, -1).repeat_interleave(4, -2) for images in (test[:50], train[:60])]
     small = [images.repeat_interleave(2, -1).repeat_interleave(2, -2) for images in (test[:50], train[:60])]
     assert pixel_frechet_distance(*enlarged) == pytest.approx(pixel_frechet_distance(*small), rel=1e-5)
+
+
+def digits(first: int, last: int, labelled: bool = True) -> LevelImages:
+    data = load_digits()
+    labels = torch.from_numpy(data.target[first:last]) if labelled else None
+    return LevelImages.in_memory(torch.from_numpy(data.images[first:last, None]).to(torch.uint8), 17, labels)
+
+
+def test_a_judge_knows_real_images_from_noise() -> None:
+    judge = Judge(digits(0, 1500), digits(1500, 1797))
+    real, test = (images.batch(0, 1500)[0] / 2 + 0.5 for images in (digits(0, 1500), digits(1500, 1797)))
+    noise = torch.rand(500, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    figures, of_noise = judge.figures(real), judge.figures(noise)
+    machine = SVC(gamma=0.001).fit(load_digits().data[:1500], load_digits().target[:1500])
+    score = machine.score(load_digits().data[1500:], load_digits().target[1500:])
+    assert figures["agreement"] == pytest.approx(score, abs=0.01)  # of the training images it is the classifier itself
+    assert figures["frechet_distance_pixels"] == pytest.approx(0, abs=1e-6)
+    assert figures["frechet_distance_features"] == pytest.approx(0, abs=1e-6)
+    assert of_noise["agreement"] < 0.5
+    assert of_noise["frechet_distance_features"] > 10 * judge.figures(test)["frechet_distance_features"]
+    assert judge.references(digits(1500, 1797), 100) == judge.figures(test[:100])
+    assert judge.figures(torch.full_like(noise, math.nan)) == {}
+    blank = judge.figures(torch.zeros(20, 1, 8, 8))  # all alike: of one class
+    assert blank["agreement"] == pytest.approx(0.1, abs=0.05)
+
+
+def test_a_judge_of_images_without_classes_looks_at_pixels() -> None:
+    judge = Judge(digits(0, 100, labelled=False), digits(100, 150, labelled=False))
+    assert set(judge.figures(torch.rand(20, 1, 8, 8))) == {"frechet_distance_pixels"}
 
 
 # --- models and schedules -------------------------------------------------------------------------------------------

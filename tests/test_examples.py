@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import json
 import os
 import re
@@ -18,15 +17,20 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from arguments import DataArguments, EvaluationArguments
+from chains import score_by_flow
 from diffusers import DDPMPipeline, DDPMScheduler
 from huggingface_hub import ModelCard
+from image_data import load_images
 from PIL import Image
+from sampling import draw_images, draw_images_by_flow
 from script_server import ScriptServer
 from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 from tiny_models import tiny_unet
 
-from ddpm_hf import DDPMPaperPipeline
+from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -338,11 +342,17 @@ def test_an_evaluation_tells_of_few_steps_of_paths_and_of_the_flow(
     done = scripts.run("evaluate.py", *arguments, *more)
     assert done.code == 0, done.output
     result = json.loads((tmp_path / "all" / "evaluation.json").read_text())
-    rows = {(row["steps"], row["timestep_spacing"]): row for row in result["few_steps"]}
-    assert set(rows) == set(itertools.product((3, 20), ("linspace", "optimal")))
+    found = {(row["sampler"], row["steps"], row.get("timestep_spacing")): row for row in result["few_steps"]}
+    ways = (("ancestral", "linspace"), ("ancestral", "optimal"), ("DDIM", "linspace"), ("ODE", None))
+    assert set(found) == {(sampler, steps, spacing) for steps in (3, 20) for sampler, spacing in ways}
+    assert all(row["frechet_distance_features"] > 0 and 0 <= row["agreement"] <= 1 for row in found.values())
+    assert set(result["test_images_as_samples"]) == {
+        "frechet_distance_pixels", "frechet_distance_features", "agreement"
+    }  # fmt: skip
+    rows = {key[1:]: row for key, row in found.items() if key[0] == "ancestral"}
     assert rows[3, "optimal"]["bits_per_dim"] < rows[3, "linspace"]["bits_per_dim"]
     assert rows[20, "linspace"]["bits_per_dim"] == pytest.approx(result["total"], rel=1e-9)  # all times: one chain
-    assert all(row["frechet_distance_pixels"] > 0 for row in rows.values())
+    assert all(row["frechet_distance_pixels"] > 0 for row in found.values())
     weighted = result["importance_weighted"]
     assert (weighted["paths"], weighted["steps"], weighted["images"]) == (3, 20, 16)
     assert list(weighted["bits_per_dim_by_number_of_paths"]) == ["1", "2", "3"]
@@ -354,9 +364,30 @@ def test_an_evaluation_tells_of_few_steps_of_paths_and_of_the_flow(
         "tolerance": 1e-3,
         "dequantisation": "uniform",
     }
-    assert result["flow"]["images"] == 4 and 0 < result["flow"]["bits_per_dim"] < 10
+    assert result["flow"]["images"] == 4 and 0 < result["flow"]["flow_bits_per_dim"] < 10
     assert Image.open(tmp_path / "all" / "few_steps.png").width > 800
     assert "bits/dim by the ODE on 4 images" in done.output
+
+
+def test_the_flow_in_steps_comes_near_to_the_flow(trained: Path) -> None:
+    pipeline, images = DDPMPaperPipeline.from_pretrained(trained), load_images(DataArguments()).test
+    pipeline.unet.eval()
+    asked = pipeline, images, EvaluationArguments(num_flow_images=4), Accelerator()
+    exact, found = score_by_flow(*asked), score_by_flow(*asked, 200)
+    assert (found["method"], found["num_steps"], found["model_calls_per_image"]) == ("rk4", 50, 200)
+    assert found["flow_bits_per_dim"] == pytest.approx(exact["flow_bits_per_dim"], abs=0.05)
+
+
+def test_samplers_start_from_the_same_noise(trained: Path) -> None:
+    pipeline = DDPMPaperPipeline.from_pretrained(trained)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.unet.eval()
+    chained = DDPMPaperPipeline(
+        pipeline.unet, DDPMPaperScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+    )
+    ddim = draw_images(chained, 6, 4, 15, 0, Accelerator(), None, "log_snr", eta=0.0)
+    flow, other = (draw_images_by_flow(chained, 6, 6, 16, seed, Accelerator()) for seed in (0, 1))
+    assert (ddim - flow).abs().mean() < 0.02 < (ddim - other).abs().mean()
 
 
 # --- what a user gets wrong -----------------------------------------------------------------------------------------

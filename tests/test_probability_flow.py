@@ -314,6 +314,8 @@ def test_bits_of_continuous_data_are_the_density_and_at_most_the_bound(generator
     torch.testing.assert_close(double(found.per_example), -density / 8 / LOG_2, rtol=0, atol=1e-12)
     bound = bits_per_dim(denoise, scheduler, x.split(50), generator=generator)
     assert found.total < bound.total
+    in_steps = flow_bits_per_dim(denoise, scheduler, x.split(50), num_steps=30, method="rk4")
+    assert in_steps.total == pytest.approx(found.total, abs=1e-3) and in_steps.num_model_evaluations == 50 * 120
 
 
 def test_dequantisation_fills_the_bins_evenly(generator: torch.Generator):
@@ -397,6 +399,36 @@ def test_fixed_steps_converge_with_their_order(method: str, order: int):
     there, _ = flow_encode(denoise, scheduler, X, num_steps=80, method=method)
     precise, _ = flow_encode(denoise, scheduler, X, **TIGHT)
     torch.testing.assert_close(there, precise, rtol=0, atol=0.1 if method == "euler" else 2e-3)
+
+
+def test_the_density_by_euler_steps_is_a_sum():
+    """x̄ changes by s̄ ε (log s̄' − log s̄); for Gaussian data s̄ ε = s̄² (x̄ − m)/(v + s̄²)."""
+    scheduler = scheduler_of()
+    x = X.reshape(2, 3)
+    options = {"num_steps": 7, "method": "euler", "log_prior": lambda x_T: 0 * x_T[:, 0]}
+    found = flow_log_likelihood(oracle(scheduler, GAUSSIAN), scheduler, x, **options)
+    ends = [math.log(noise_level(scheduler, t)) for t in (1, 20)]
+    log_s = torch.linspace(*ends, 8, dtype=torch.float64)
+    slope = log_s.exp() ** 2 / (VARIANCE + log_s.exp() ** 2)
+    log_alpha = 0.5 * scheduler.schedule.log_alphas_cumprod[-1].item()
+    expected = 3 * ((slope[:-1] * log_s.diff()).sum().item() + log_alpha)
+    assert found.log_density.tolist() == pytest.approx([expected] * 2, abs=1e-12)
+    x_T = math.exp(log_alpha) * (MEAN + (x - MEAN) * (1 + slope[:-1] * log_s.diff()).prod())
+    torch.testing.assert_close(found.latents, x_T, rtol=0, atol=1e-12)
+    assert found.num_model_evaluations == 7
+
+
+@pytest.mark.parametrize(("method", "order"), [("euler", 1), ("midpoint", 2), ("heun2", 2), ("heun3", 3), ("rk4", 4)])
+def test_the_density_by_fixed_steps_converges_with_their_order(method: str, order: int):
+    scheduler = scheduler_of()
+    denoise, prior = oracle(scheduler, MIXTURE), exact_prior(scheduler, MIXTURE)
+    exact = exact_log_density(scheduler, MIXTURE, X, 1.0)
+    errors = []
+    for num_steps in (80, 160):
+        options = {"num_steps": num_steps, "method": method, "log_prior": prior, "trace": "exact"}
+        found = flow_log_likelihood(denoise, scheduler, X, **options)
+        errors.append((found.log_density - exact).abs().max().item())
+    assert math.log2(errors[0] / errors[1]) > order - 0.35
 
 
 def test_midpoints_are_what_fixed_steps_take_if_not_told():
@@ -615,7 +647,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, object], mess
         ({"method": "midpoint"}, "`method` must be one of 'dopri5'.*, but is 'midpoint' for adaptive steps."),
     ],
 )
-@pytest.mark.parametrize("function", [flow_sample, flow_encode])
+@pytest.mark.parametrize("function", [flow_sample, flow_encode, flow_log_likelihood])
 def test_steps_that_make_no_sense_are_refused(function: Callable, options: dict[str, object], message: str):
     with pytest.raises(ValueError, match=message):
         function(_zero, scheduler_of(), X, **options)

@@ -188,7 +188,7 @@ def test_a_score_and_a_grid_are_the_same_whoever_makes_them(
     scripts: ScriptServer, unstopped: Path, tmp_path: Path
 ) -> None:
     scored = ["evaluate.py", "--model_name_or_path", unstopped, "--batch_size", 64, "--num_evaluations", 5]
-    scored += ["--num_paths", 2]
+    scored += ["--num_paths", 2, "--few_steps", 3, "--num_quality_samples", 70, "--num_flow_images", 70]
     drawn = ["sample.py", "--model_name_or_path", unstopped, "--batch_size", 3, "--num_images", 10]
     runs = [
         scripts.start(*scored, "--output_dir", tmp_path / "1"),
@@ -201,7 +201,7 @@ def test_a_score_and_a_grid_are_the_same_whoever_makes_them(
         runs += scripts.start_together(processes, *drawn, "--output", tmp_path / f"{processes}.png")
     all_ended(runs, *[0] * len(runs))
     for other in ("2", "3"):
-        for name in ("1/evaluation.json", "1/evaluation.png", "1.png"):
+        for name in ("1/evaluation.json", "1/evaluation.png", "1/few_steps.png", "1.png"):
             assert (tmp_path / name).read_bytes() == (tmp_path / name.replace("1", other, 1)).read_bytes()
     table = json.loads((tmp_path / "1" / "evaluation.json").read_text())
     assert table["num_examples"] == 297
