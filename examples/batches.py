@@ -14,7 +14,7 @@ from image_data import LevelImages, scaled
 from image_files import BadImage
 from image_streams import Failure, ImageStream, Piece, Position, StreamReader
 from randomness import Use, generator_of
-from stopping import RunStopped
+from stopping import DataUnreadable
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -63,6 +63,7 @@ class EndlessImages(Dataset):
 
     def __init__(self, images: LevelImages, seed: int, random_flip: bool):
         self.images, self.seed, self.random_flip = images, seed, random_flip
+        self.row = torch.arange(len(images)) if images.row is None else images.row
         self._epochs: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __getitems__(self, places: range) -> Levels | Failure:
@@ -95,7 +96,7 @@ class EndlessImages(Dataset):
 
     def _drawn(self, places: range) -> tuple[Tensor, Tensor]:
         """The images at these places, and for each three numbers in [0, 1): where it is cropped, whether mirrored."""
-        n = len(self.images)
+        n = len(self.row)
         parts = []
         for epoch in range(places.start // n, (places.stop - 1) // n + 1):
             part = slice(max(places.start - epoch * n, 0), places.stop - epoch * n)
@@ -105,8 +106,8 @@ class EndlessImages(Dataset):
     def _epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
         """The order of an epoch, and what is drawn for the images in this order."""
         if epoch not in self._epochs:
-            n, is_random = len(self.images), self.random_flip or self.images.pixels is None
-            order = torch.randperm(n, generator=generator_of(Use.ORDER, self.seed, epoch))
+            n, is_random = len(self.row), self.random_flip or self.images.pixels is None
+            order = self.row[torch.randperm(n, generator=generator_of(Use.ORDER, self.seed, epoch))]
             draws = generator_of(Use.AUGMENTATION, self.seed, epoch)
             columns = order, torch.rand(n, 3, generator=draws) if is_random else torch.empty(n, 0)
             self._epochs = {key: kept for key, kept in self._epochs.items() if key == epoch - 1} | {epoch: columns}
@@ -171,6 +172,15 @@ class TrainingBatches:
             images = scaled(levels.to(self.device, non_blocking=True), self.images.num_levels)
             yield Batch(images, None if labels is None else labels.to(self.device, non_blocking=True), bad)
 
+    def place(self) -> tuple[Any, ...]:
+        """Where the next batch is, for `rewind`."""
+        return self._epoch, self._turn, self._rest, tuple(self._positions)
+
+    def rewind(self, place: tuple[Any, ...]) -> None:
+        """Have `state` find the batch that was the next one at this place."""
+        self._epoch, self._turn, self._rest, positions = place
+        self._positions = list(positions)
+
     @property
     def state(self) -> dict[str, Any] | None:
         """What finds the next batch of a stream, as JSON; that of other images follows from the step alone."""
@@ -178,6 +188,7 @@ class TrainingBatches:
             return None
         return {
             "parts": self.images.num_parts,
+            "batch_size": self.share.batch_size,
             "epoch": self._epoch,
             "turn": self._turn,
             "rest": self._rest,
@@ -189,6 +200,11 @@ class TrainingBatches:
             raise ValueError(
                 f"The checkpoint is of a stream that {len(state['readers'])} workers read, now there are"
                 f" {self._readers}; a stream goes on with as many processes and `dataloader_num_workers`."
+            )
+        if self._readers > 1 and state.get("batch_size", self.share.batch_size) != self.share.batch_size:
+            raise ValueError(
+                f"The checkpoint is of a stream that workers read by turns, in batches of {state['batch_size']}; it"
+                f" goes on in such batches, not in those of `train_batch_size` {self.share.batch_size}."
             )
         if state["parts"] != self.images.num_parts:
             raise ValueError(
@@ -225,18 +241,18 @@ class TrainingBatches:
             for number, given in self._pieces_of_epoch(loader):
                 found_any = found_any or len(given.levels) > 0
                 sentence = next(filter(None, given.bad), sentence)
-                piece, rest = given.split(self.share.batch_size - _count(held))
-                held.append(piece)
-                self._positions[number] = piece.after[-1]
-                if _count(held) == self.share.batch_size:
-                    self._rest = len(rest.after)
-                    self._turn = number if rest.after else (number + 1) % self._readers
-                    yield _joined(held)
-                    held = [rest] if rest.after else []
-                    self._positions[number] = given.after[-1]
+                while given.after:
+                    piece, given = given.split(self.share.batch_size - _count(held))
+                    held.append(piece)
+                    self._positions[number] = piece.after[-1]
+                    if _count(held) == self.share.batch_size:
+                        self._rest = len(given.after)
+                        self._turn = number if given.after else (number + 1) % self._readers
+                        yield _joined(held)
+                        held = []
             if is_whole and not found_any:
                 where = f"Process {self.share.rank} found no training images in a whole pass over the data."
-                raise RunStopped(f"{where} {sentence}".strip())
+                raise DataUnreadable(f"{where} {sentence}".strip())
             self._epoch, self._turn, self._rest, is_whole = self._epoch + 1, 0, 0, True
             self._positions = [None] * self._readers
 
@@ -279,7 +295,7 @@ def _joined(pieces: list[Piece]) -> Levels:
 
 def _checked(read: Any) -> Any:
     if isinstance(read, Failure):
-        raise RunStopped(read.sentence)
+        raise DataUnreadable(read.sentence)
     return read
 
 

@@ -28,7 +28,7 @@ from arguments import LATEST
 from output_folder import disk_errors, flush, partial_of, put, remove_folder
 from safetensors import SafetensorError
 from sharing import on_all
-from stopping import LOST, Interrupted, RunStopped, is_loss_of_a_process
+from stopping import Interrupted, RunStopped, told
 
 
 NAME = re.compile(r"checkpoint-(\d+)")
@@ -62,8 +62,18 @@ def find_checkpoint(folder: Path, name: str) -> Path | None:
     raise ValueError(f"`resume_from_checkpoint` {name} is no checkpoint; {folder} holds {there}.")
 
 
+def last_step(folder: Path) -> int:
+    """The step of the last checkpoint; 0 without any."""
+    return max(map(step_of, checkpoints(folder)), default=0)
+
+
 def save_checkpoint(
-    accelerator: Accelerator, folder: Path, step: int, write: Callable[[Path], Any], limit: int | None
+    accelerator: Accelerator,
+    folder: Path,
+    step: int,
+    write: Callable[[Path], Any],
+    limit: int | None,
+    is_together: bool = False,
 ) -> Path:
     """Let every process write its part of a checkpoint; others go when it stands.
 
@@ -73,9 +83,11 @@ def save_checkpoint(
         folder: the run's, which all processes see.
         write: called on every process with the folder to write into.
         limit: checkpoints to keep, the new one included; None or a negative one for all.
+        is_together: whether processes wait for each other while they write, as where an engine divides the model.
 
     Raises:
-        RunStopped: on every process, if one of them could not write; the checkpoints before it are as they were.
+        RunStopped: if one process could not write, on every process, but on this alone if they write together; the
+            checkpoints before it are as they were.
     """
     target = folder / f"checkpoint-{step}"
     partial = partial_of(target)
@@ -87,6 +99,10 @@ def save_checkpoint(
 
     def fill() -> None:
         write(partial)
+
+    def fill_together() -> None:
+        with disk_errors():  # nobody is told: the others are where this one is waited for
+            fill()
 
     def secure() -> None:  # when nobody writes any more: files come and go while they are written
         flush(partial)
@@ -103,7 +119,9 @@ def save_checkpoint(
                 remove_folder(other)
 
     try:
-        for part in (make, fill, secure, stand):
+        _on_all(make)
+        fill_together() if is_together else _on_all(fill)
+        for part in (secure, stand):
             _on_all(part)
     except OSError as error:
         if accelerator.is_main_process:
@@ -130,7 +148,7 @@ def telling_the_way_on(folder: Path) -> Iterator[None]:
     """Inside, what ends a run before its time is told with the way on.
 
     Raises:
-        RunStopped: for a signal, a file that cannot be written, another process that has ended.
+        RunStopped: for a signal, a file that cannot be written, a process that has ended, memory that is full.
     """
     try:
         yield
@@ -139,21 +157,15 @@ def telling_the_way_on(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise RunStopped(f"error: {' '.join(str(error).split())}. {way_on(folder)}") from error
     except RuntimeError as error:
-        if not is_loss_of_a_process(error):
+        what = told(error)
+        if what is None:
             raise
-        raise RunStopped(f"{LOST} {way_on(folder)}") from error
+        raise RunStopped(f"{what} {way_on(folder)}") from error
 
 
 def _on_all(part: Callable[[], None]) -> None:
     """Do a part of the writing on every process; an OSError on all of them if it fails on one."""
     on_all(disk_errors()(part), OSError, lambda error: error.strerror or str(error))
-
-
-def clear_remains(folder: Path) -> None:
-    """Remove what a process that was killed left half written or half removed."""
-    for pattern in (".checkpoint-*.partial", ".checkpoint-*.old"):
-        for remains in folder.glob(pattern):
-            shutil.rmtree(remains, ignore_errors=True)
 
 
 def read_checkpoint(checkpoint: Path, read: Callable[[], Any]) -> None:

@@ -38,7 +38,7 @@ def course_of(
         | {
             "images in a step": share.total,
             "data": images.name,
-            "images": None if isinstance(images.train, ImageStream) else images.train.size,
+            "images": None if isinstance(images.train, ImageStream) else images.train.epoch_size,
             "precision": accelerator.mixed_precision,
         }
     )

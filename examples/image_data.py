@@ -39,6 +39,8 @@ class LevelImages:
         shape: C, H, W.
         labels: the class of every image, int64 `[size]`, or None.
         pixels: all that `read` gives, `[size, C, H, W]`, if crops change nothing and memory holds it.
+        row: the images that training goes through, int64: all, and where one was bad the next that is not; None for
+            all of them, each once. So a run goes on when an image breaks on the way.
     """
 
     def __init__(
@@ -49,9 +51,10 @@ class LevelImages:
         shape: tuple[int, int, int],
         labels: Tensor | None = None,
         pixels: Tensor | None = None,
+        row: Tensor | None = None,
     ):
         self.size, self.read, self.num_levels, self.shape = size, read, num_levels, shape
-        self.labels, self.pixels = labels, pixels
+        self.labels, self.pixels, self.row = labels, pixels, row
 
     @classmethod
     def in_memory(cls, pixels: Tensor, num_levels: int, labels: Tensor | None = None) -> LevelImages:
@@ -60,6 +63,11 @@ class LevelImages:
 
     def __len__(self) -> int:
         return self.size
+
+    @property
+    def epoch_size(self) -> int:
+        """Images that training sees in an epoch."""
+        return self.size if self.row is None else len(self.row)
 
     def __getitem__(self, i: int) -> Tensor:
         return scaled(self.levels(i), self.num_levels)
@@ -282,12 +290,23 @@ def _mapped(
         raise ValueError(f"{name} holds no training images (split 'train' of at least 2).")
     parts = _divide({split: _all_of(data, columns[0], split) for split, data in splits.items()}, arguments)
     bad: list[str] = []
+    rows = parts["train"].rows
     parts["train"], form = _formed(parts["train"], arguments, bad)
     images = {
-        part: _level_images(dataclasses.replace(stored, form=form), columns[1], arguments, bad, part == "train")
+        part: _level_images(
+            dataclasses.replace(stored, form=form), columns[1], arguments, bad, rows if part == "train" else None
+        )
         for part, stored in parts.items()
     }
     return {"validation": images["test"], **images, "bad_images": tuple(bad)}
+
+
+def _row(rows: Tensor, good: Tensor) -> Tensor | None:
+    """For every one of `rows` the number of the next that is among `good`, some of them in this order."""
+    if len(good) == len(rows):
+        return None
+    is_good = torch.isin(rows, good)
+    return (is_good.cumsum(0) - is_good.long()) % len(good)
 
 
 def _all_of(data: datasets.Dataset, image: str, split: str) -> StoredImages:
@@ -331,14 +350,25 @@ def _formed(images: StoredImages, arguments: DataArguments, bad: list[str]) -> t
 
 
 def _level_images(
-    images: StoredImages, label: str | None, arguments: DataArguments, bad: list[str], is_training: bool
+    images: StoredImages, label: str | None, arguments: DataArguments, bad: list[str], rows: Tensor | None
 ) -> LevelImages:
-    """The images in memory if it holds them, or else read when they are needed."""
+    """The images in memory if it holds them, or else read when they are needed.
+
+    Args:
+        rows: of training images, what they were before the bad ones were left out; None for others.
+    """
+    is_training = rows is not None
+
+    def made(images: StoredImages, pixels: Tensor | None) -> LevelImages:
+        row = _row(rows, images.rows) if is_training else None
+        labels, read = _labels(images, label), images if pixels is None else None
+        return LevelImages(len(images), read, form.num_levels, form.of_tensor, labels, pixels, row)
+
     form, dtype = images.form, torch.uint8 if images.form.num_levels <= 256 else torch.int32
     size = len(images) * math.prod(form.of_tensor) * dtype.itemsize
     is_lazy = size > LARGEST_IN_MEMORY or (is_training and form.is_random)
     if is_lazy and (is_training or not arguments.skip_bad_images):
-        return LevelImages(len(images), images, form.num_levels, form.of_tensor, _labels(images, label))
+        return made(images, None)
     pixels, good = None if is_lazy else torch.empty(len(images), *form.of_tensor, dtype=dtype), []
     for i in range(len(images)):
         try:
@@ -353,10 +383,7 @@ def _level_images(
         good.append(i)
     if not good:
         raise ValueError(f"None of the images of split {images.split} can be read: {bad[-1]}")
-    images = images.only(good)
-    if pixels is None:
-        return LevelImages(len(images), images, form.num_levels, form.of_tensor, _labels(images, label))
-    return LevelImages.in_memory(pixels[: len(good)], form.num_levels, _labels(images, label))
+    return made(images.only(good), None if pixels is None else pixels[: len(good)])
 
 
 def _labels(images: StoredImages, column: str | None) -> Tensor | None:

@@ -23,7 +23,7 @@ CHANNELS = {"1": 1, "L": 1, "RGB": 3, "P": 3, "RGBA": 4}
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")  # modes of one channel of more than 8 bits
 DEEP_LEVELS = 2**16
 INTERPOLATIONS = {name: Image.Resampling[name.upper()] for name in ("lanczos", "bicubic", "bilinear", "box")}
-TAKE_OUT = "Take it out, or pass --skip_bad_images to go on without such images."
+TAKE_OUT = "Pass --skip_bad_images to go on without such images, or take it out and begin anew."
 ORIENTATION = 0x0112  # the tag of Exif that tells how a camera was held
 
 

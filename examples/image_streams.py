@@ -74,6 +74,11 @@ class ImageStream:
         return self.form.num_levels
 
     @property
+    def epoch_size(self) -> int | None:
+        """Images that training sees in an epoch."""
+        return self.size
+
+    @property
     def has_labels(self) -> bool:
         return self.label is not None
 
@@ -286,9 +291,12 @@ class _Part:
 
     def __init__(self, data: datasets.IterableDataset, number: int, count: int = 0, state: dict | None = None):
         self.number, self.count = number, count
+        self._name = f"part {number}"
         with self._errors():
+            part = data.shard(data.num_shards, number)
+            self._name = _file_of(part) or self._name
             # By row groups where a file has them: pyarrow reads the whole of one that it is given as a whole.
-            self._data = data.shard(data.num_shards, number).reshard()
+            self._data = part.reshard()
         if state is not None:
             self._data.load_state_dict(state)
         # By `iter`, which leaves the dealing out to us: a data set in a worker gives that worker's files alone.
@@ -314,11 +322,24 @@ class _Part:
             yield
         except READ_ERRORS as error:
             reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-            raise OSError(f"part {self.number} cannot be read after {self.count} images: {reason}.") from error
+            raise OSError(f"{self._name} cannot be read after {self.count} images: {reason}.") from error
 
     def name_of(self, entry: dict[str, Any] | None) -> str:
         """What to call the image that was read last."""
-        return name_of(entry, f"Image {self.count - 1} of part {self.number}")
+        return name_of(entry, f"Image {self.count - 1} of {self._name}")
+
+
+def _file_of(part: datasets.IterableDataset) -> str | None:
+    """The file, and perhaps the row group, that a part of a data set is read from, if `datasets` tells."""
+    source = part._ex_iterable
+    while hasattr(source, "ex_iterable"):
+        source = source.ex_iterable
+    told = getattr(source, "kwargs", {})
+    files = next((list(told[key]) for key in ("files", "tar_paths") if key in told), [])
+    if len(files) != 1:
+        return None
+    groups = told.get("row_groups_list") or [None]
+    return str(files[0]) if not groups[0] else f"{files[0]}, row group {groups[0][0]}"
 
 
 @dataclass(frozen=True)

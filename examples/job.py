@@ -59,6 +59,7 @@ class Job:
     batches: TrainingBatches | None = None
     trackers: Trackers | None = None
     step: int = 0  # optimisation steps made
+    is_resumed: bool = False
     seconds: float = 0.0  # spent training
     bad_images: set[str] = dataclasses.field(default_factory=set)  # sentences on those passed over
     validation: list[dict[str, float]] = dataclasses.field(default_factory=list)  # bits/dim along the way
@@ -80,7 +81,8 @@ class Job:
 
     def epochs_made(self, step: int) -> int:
         """Whole passes over the data after so many steps; 0 for data that nobody has counted."""
-        return step * self.share.total // self.images_per_epoch if self.images_per_epoch else 0
+        size = self.data.train.epoch_size
+        return step * self.share.total // size if size else 0
 
     def ends_epoch(self, interval: int) -> bool:
         """Whether the last step ended an epoch after which something done every `interval` epochs is due."""

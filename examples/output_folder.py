@@ -88,6 +88,24 @@ def replace_folder(folder: Path, write: Callable[[Path], Any]) -> None:
     put(partial, folder)
 
 
+def clear_remains(folder: Path) -> None:
+    """Remove what a process that was killed left half written or half removed in a folder, and put back what it moved.
+
+    What was there before under the same name is put back if nothing has taken its place.
+    """
+    for doomed in folder.glob(".*.old"):
+        target = folder / doomed.name[1 : -len(".old")]
+        if target.exists() or target.name.startswith("checkpoint-"):  # a checkpoint goes since another stands
+            shutil.rmtree(doomed, ignore_errors=True)
+        else:
+            os.replace(doomed, target)
+    for partial in (*folder.glob(".*.partial"), *folder.glob(".*.partial.*"), folder / ".partial"):
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+
+
 def partial_of(folder: Path) -> Path:
     """Where a folder is filled before it stands."""
     return folder.with_name(f".{folder.name}.partial")

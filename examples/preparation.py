@@ -26,7 +26,7 @@ from arguments import (
 )
 from batches import Share
 from building import build_scheduler, build_unet
-from checkpoints import checkpoints, clear_remains, find_checkpoint
+from checkpoints import checkpoints, find_checkpoint
 from course import course_of, settings
 from diffusers import UNet2DModel
 from diffusers.optimization import get_scheduler
@@ -35,7 +35,7 @@ from flat_weights import FlatWeights
 from image_data import ImageData, load_images
 from image_streams import ImageStream
 from job import DIVIDED, Job
-from output_folder import claim_folder, remove_folder
+from output_folder import claim_folder, clear_remains, remove_folder
 from pushing import Pusher
 from reporting import training_facts
 from run_state import open_batches, restore, save_weights_as_diffusers_does
@@ -48,7 +48,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from tracking import Trackers, check_logger, tell_passed_over
 
 from ddpm_hf import DDPMPaperScheduler
-from ddpm_hf.hub import INDEX
+from ddpm_hf.model_card import METRICS
 from ddpm_hf.objectives import ImportanceTimesteps
 
 
@@ -118,11 +118,12 @@ def prepare(
 def _place(job: Job, data: DataArguments, hub: HubArguments, checkpoint: Path | None) -> None:
     """Put the run at its beginning or where the checkpoint left it, with its batches, pushes and trackers."""
     if checkpoint is not None:
-        restore(job, checkpoint)
+        restore(job, checkpoint, data)
         job.accelerator.print(f"Going on from {checkpoint}, after step {job.step} of {job.steps}.")
-    elif job.training.resume_from_checkpoint is not None:
-        job.accelerator.print(f"There is no checkpoint in {job.folder} yet; starting from the beginning.")
-    open_batches(job, data.random_flip, data.dataloader_num_workers, checkpoint)
+    else:
+        open_batches(job, data)
+        if job.training.resume_from_checkpoint is not None:
+            job.accelerator.print(f"There is no checkpoint in {job.folder} yet; starting from the beginning.")
     if hub.push_to_hub:
         job.is_pushed, job.push_steps = True, hub.hub_push_steps
         job.pusher = Pusher(job.folder, hub) if job.accelerator.is_main_process else None
@@ -222,7 +223,7 @@ def _steps(training: TrainingArguments, images: ImageData, share: Share) -> int:
     """Optimisation steps in all."""
     if training.max_train_steps is not None:
         return training.max_train_steps
-    size = images.train.size
+    size = images.train.epoch_size
     if size is None:
         raise ValueError("Nobody has counted the images of this stream; pass --max_train_steps.")
     return math.ceil(training.num_epochs * size / share.total)
@@ -235,7 +236,7 @@ def _claim(training: TrainingArguments, accelerator: Accelerator) -> tuple[Path,
     is_new = resume is None or (checkpoint is not None and checkpoint.parent.resolve() != folder.resolve())
     if is_new:
         claim_folder(training.output_dir, training.overwrite_output_dir)
-    elif checkpoint is None and (folder / INDEX).exists() and not training.overwrite_output_dir:
+    elif checkpoint is None and (folder / METRICS).exists() and not training.overwrite_output_dir:
         raise ValueError(f"`output_dir` {folder} holds a finished run without a checkpoint; choose another.")
     folder.mkdir(parents=True, exist_ok=True)
     accelerator.wait_for_everyone()  # all have looked before anything is written

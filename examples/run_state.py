@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from arguments import DataArguments
 from batches import TrainingBatches
 from checkpoints import read_checkpoint
 from course import check_course
@@ -74,15 +75,16 @@ def write_state(job: Job, folder: Path) -> None:
     write_json(folder / STATE, state)
 
 
-def restore(job: Job, checkpoint: Path) -> None:
-    """Put the run where the checkpoint was written.
+def restore(job: Job, checkpoint: Path, data: DataArguments) -> None:
+    """Put the run where the checkpoint was written, and let it read its images from there on.
 
     Raises:
-        ValueError: if it cannot be read, or is of a run with other settings.
+        ValueError: if it cannot be read, is of a run with other settings, or of a stream that was divided among other
+            processes or workers.
     """
 
     def read() -> None:
-        read_checkpoint(checkpoint, lambda: _restore(job, checkpoint))
+        read_checkpoint(checkpoint, lambda: _restore(job, checkpoint, data))
 
     if job.is_divided:  # its parts are read together anyway
         read()
@@ -90,12 +92,13 @@ def restore(job: Job, checkpoint: Path) -> None:
         on_all(read, ValueError)
 
 
-def _restore(job: Job, checkpoint: Path) -> None:
+def _restore(job: Job, checkpoint: Path, data: DataArguments) -> None:
     state = read_json(checkpoint / STATE)
     check_course(state["course"], json.loads(json.dumps(job.course)))
     if state["step"] > job.steps:
         raise ValueError(f"it is after step {state['step']}, and the run would end after {job.steps}.")
     job.accelerator.load_state(str(checkpoint))
+    _follow_the_course(job)
     # Windows, which may be others than in the checkpoint.
     job.accelerator.step = state["step"] * job.share.accumulation
     for i, average in enumerate(job.averages):
@@ -103,32 +106,43 @@ def _restore(job: Job, checkpoint: Path) -> None:
     if job.importance is not None:
         job.importance.load_state_dict(load_file(checkpoint / "importance.safetensors"))
     job.step, job.seconds, job.run_id = state["step"], state["seconds"], state["run_id"]
-    job.validation, job.bad_images = state["validation"], set(state["bad_images"])
-
-
-def open_batches(job: Job, random_flip: bool, num_workers: int, checkpoint: Path | None) -> None:
-    """Let the run read its images from the step on that it is at.
-
-    Raises:
-        ValueError: if a stream was divided among other processes or workers.
-    """
+    job.validation, job.is_resumed = state["validation"], True
+    job.bad_images |= set(state["bad_images"])
     position = None
-    if checkpoint is not None and isinstance(job.data.train, ImageStream):
-        processes = read_json(checkpoint / STATE)["processes"]
-        if processes != job.accelerator.num_processes:
+    if isinstance(job.data.train, ImageStream):
+        if state["processes"] != job.accelerator.num_processes:
             raise ValueError(
-                f"{checkpoint} is of a stream that {processes} processes read, now there are"
+                f"it is of a stream that {state['processes']} processes read, now there are"
                 f" {job.accelerator.num_processes}; a stream goes on with as many."
             )
         position = read_json(checkpoint / f"data_{job.accelerator.process_index}.json")
+    open_batches(job, data, position)
+
+
+def _follow_the_course(job: Job) -> None:
+    """Have the next step take the learning rate of this run, which may be longer than the checkpoint knew."""
+    schedule = getattr(job.lr_scheduler, "scheduler", job.lr_scheduler)
+    for group, factor, rate in zip(job.optimizer.param_groups, schedule.lr_lambdas, schedule.base_lrs, strict=True):
+        group["lr"] = rate * factor(schedule.last_epoch)
+
+
+def open_batches(job: Job, data: DataArguments, position: dict[str, Any] | None = None) -> None:
+    """Let the run read its images from the step on that it is at.
+
+    Args:
+        position: of a stream, as a checkpoint has it.
+
+    Raises:
+        ValueError: if a stream was divided among other workers.
+    """
     job.batches = TrainingBatches(
         job.data.train,
         job.share,
         job.step,
         job.steps,
         job.training.seed,
-        random_flip,
-        num_workers,
+        data.random_flip,
+        data.dataloader_num_workers,
         job.accelerator.device,
         position,
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+import torch
 from arguments import parse
 from torch import distributed
 
@@ -27,6 +28,10 @@ class RunStopped(Exception):
     def __init__(self, sentence: str, status: int = 1):
         super().__init__(sentence)
         self.status = status
+
+
+class DataUnreadable(RunStopped):
+    """The run ends here, since it cannot read what it is to train on; what it has done is as good as ever."""
 
 
 class Interrupted(BaseException):  # which no `except Exception` of a library swallows
@@ -83,17 +88,24 @@ def run_errors(script: str) -> Iterator[None]:
     except SystemExit as end:
         _leave(end.code)
     except RuntimeError as error:
-        if not is_loss_of_a_process(error):
+        what = told(error)
+        if what is None:
             raise
-        _leave(1, f"{script}: {LOST}")
+        _leave(1, f"{script}: {what}")
 
 
-LOST = "Another process has ended, and this one cannot go on without it."
-
-
-def is_loss_of_a_process(error: RuntimeError) -> bool:
-    """Whether what failed is the exchange with another process."""
-    return distributed.is_available() and (isinstance(error, distributed.DistError) or "gloo" in str(error))
+def told(error: RuntimeError) -> str | None:
+    """The sentence on what torch raises when the machine fails it; None if it is anything else."""
+    if distributed.is_available() and (isinstance(error, distributed.DistError) or "gloo" in str(error)):
+        return "Another process has ended, and this one cannot go on without it."
+    if "DataLoader worker" in str(error):
+        return "A process that reads images was killed, as happens when memory is full; fewer workers need less."
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            "The device has no memory left; a smaller --train_batch_size with as many more"
+            " --gradient_accumulation_steps trains the same, or --gradient_checkpointing."
+        )
+    return None
 
 
 def run_script(file: str, work: Callable[..., None], *classes: type) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import threads  # noqa: F401  # isort: skip - before torch
 
 import contextlib
+import functools
 import math
 import signal
 import time
@@ -25,7 +26,7 @@ import torch
 from accelerate.utils import gather_object
 from arguments import RUN, parse, user_errors
 from batches import Batch
-from checkpoints import save_checkpoint, telling_the_way_on
+from checkpoints import last_step, save_checkpoint, telling_the_way_on, way_on
 from image_files import TAKE_OUT
 from job import Job, gather_bad_images
 from outcome import draw_grid, finish, push_snapshot, save_model, validate
@@ -33,7 +34,7 @@ from preparation import prepare
 from randomness import Use, generator_of, noise_like, seed_dropout
 from run_state import is_finite, write_state
 from scoring import conditioning
-from stopping import Interrupted, RunStopped, Signals, end, run_errors
+from stopping import DataUnreadable, Interrupted, RunStopped, Signals, end, run_errors
 from torch import Tensor
 from tqdm.auto import tqdm
 from tracking import Progress, tell_passed_over
@@ -126,12 +127,20 @@ def take_step(job: Job, batches: Iterator[Batch], progress: Progress) -> None:
 def train(job: Job, signals: Signals) -> None:
     """Algorithm 1 until the last step, or until a signal comes; what is due along the way is done here."""
     progress = Progress(len(job.scheduler), job.accelerator.device)
-    is_main, clock = job.accelerator.is_main_process, time.monotonic()
+    is_main = job.accelerator.is_main_process
+    if job.is_resumed and job.step < job.steps:
+        at_the_end_of_an_epoch(job)  # which may have been due when the run was stopped
+    clock = time.monotonic()
     bar = tqdm(total=job.steps, initial=job.step, desc="training", unit="step", disable=not is_main)
     with bar, contextlib.closing(iter(job.batches)) as batches:
         job.model.train()
         while job.step < job.steps:
-            take_step(job, batches, progress)
+            place = job.batches.place()
+            try:
+                take_step(job, batches, progress)
+            except DataUnreadable as stop:
+                job.batches.rewind(place)
+                raise RunStopped(f"{stop} {kept(job)}") from stop
             bar.update()
             if is_time_to_report(job, progress, signals):
                 clock = report(job, progress, bar, clock)
@@ -173,8 +182,13 @@ def along_the_way(job: Job, caught: signal.Signals | None) -> None:
         save(job)
     if caught:
         raise Interrupted(caught)
-    if is_last:
-        return
+    if not is_last:
+        at_the_end_of_an_epoch(job)
+
+
+def at_the_end_of_an_epoch(job: Job) -> None:
+    """Pictures, the model and pushes, if they are due after the step."""
+    training = job.training
     if job.ends_epoch(training.save_images_epochs):
         draw_grid(job)
     is_saved = job.ends_epoch(training.save_model_epochs)
@@ -184,11 +198,23 @@ def along_the_way(job: Job, caught: signal.Signals | None) -> None:
         push_snapshot(job)
 
 
+def kept(job: Job) -> str:
+    """Keep what a run has reached that cannot take its next step, and tell the way on.
+
+    One of several processes is alone in this, and cannot: a checkpoint takes them all.
+    """
+    is_alone = job.accelerator.num_processes == 1
+    if is_alone and 0 < job.step > last_step(job.folder) and is_finite(job):
+        save(job)
+    return way_on(job.folder)
+
+
 def save(job: Job) -> None:
     """A checkpoint of the run as it is now."""
     gather_bad_images(job)
     limit = job.training.checkpoints_total_limit
-    save_checkpoint(job.accelerator, job.folder, job.step, lambda partial: write_state(job, partial), limit)
+    write = functools.partial(write_state, job)
+    save_checkpoint(job.accelerator, job.folder, job.step, write, limit, is_together=job.is_divided)
 
 
 def report(job: Job, progress: Progress, bar: tqdm, since: float) -> float:
@@ -219,7 +245,7 @@ def note_bad_images(job: Job, batch: Batch) -> None:
     """Name every image that was passed over once, or stop at the first."""
     for sentence in batch.bad:
         if not job.skip_bad_images:
-            raise RunStopped(f"{sentence} {TAKE_OUT}")
+            raise DataUnreadable(f"{sentence} {TAKE_OUT}")
         if sentence not in job.bad_images:
             job.bad_images.add(sentence)
             tell_passed_over(len(job.bad_images), sentence)

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import pickle
 import shlex
+import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from arguments import DataArguments
+from batches import Share, TrainingBatches
 from image_data import LevelImages, load_images
 from image_files import BadImage, Header, ImageShape, header_of
 from PIL import Image, ImageOps
@@ -280,7 +283,7 @@ def save_broken(folder: Path, names: tuple[str, ...]) -> Path:
 
 def test_files_without_a_header_stop_at_the_start_or_are_passed_over(tmp_path: Path) -> None:
     folder = save_broken(tmp_path / "images", ("a text", "an empty file", "a PNG that would fill the memory"))
-    with pytest.raises(BadImage, match=r"images/\d\d\.png is not an image .*\. Take it out, or pass --skip_bad_imag"):
+    with pytest.raises(BadImage, match=r"images/\d\d\.png is not an image .*\. Pass --skip_bad_images to go on"):
         load_images(DataArguments(train_data_dir=str(folder)))
     data = load_images(DataArguments(train_data_dir=str(folder), skip_bad_images=True))
     assert len(data.train) + len(data.test) == 37
@@ -357,17 +360,59 @@ def test_an_image_that_breaks_off_stops_the_run_or_is_passed_over(
         (folder / name).write_bytes(content[: len(content) - 40])
     common = [*RUN, "--train_data_dir", str(folder), "--resolution", "8", "--dataloader_num_workers", str(workers)]
     common += ["--test_fraction", "0.05"]  # not these two: crops at random places are read when they are needed
-    skip = ["--skip_bad_images"] if workers else []
-    run = scripts.run("train.py", *common, *skip, "--output_dir", tmp_path / "run")
-    if not skip:
-        assert run.code == 1 and "Traceback" not in run.output, run.output
-        last = run.output.strip().splitlines()[-1]
-        assert last.startswith(f"train.py: {folder}/") and last.endswith("to go on without such images."), last
-        return
-    assert run.code == 0, run.output
+    run = scripts.run("train.py", *common, "--output_dir", tmp_path / "run")
+    assert run.code == 1 and "Traceback" not in run.output, run.output
+    last = run.output.strip().splitlines()[-1]
+    assert last.startswith(f"train.py: {folder}/") and "Pass --skip_bad_images to go on without such images" in last
+    skipped = scripts.run("train.py", *common, "--skip_bad_images", "--output_dir", tmp_path / "skipped")
+    assert skipped.code == 0, skipped.output
     for name in ("07.png", "21.png"):
-        assert run.output.count(f"{folder / name} is not an image that can be read") == 1, run.output
+        assert skipped.output.count(f"{folder / name} is not an image that can be read") == 1, skipped.output
+    assert json.loads((tmp_path / "skipped" / "metrics.json").read_text())["bad_images_passed_over"] == 2
+
+
+@pytest.mark.parametrize("resolution", [[], ["--resolution", "6"]], ids=["in memory", "cropped at random"])
+def test_a_run_goes_on_when_images_break_on_the_way(
+    scripts: ScriptServer, tmp_path: Path, resolution: list[str]
+) -> None:
+    folder = save_noise(tmp_path / "images", 40, (8, 8))
+    common = [*RUN, "--train_data_dir", str(folder), *resolution, "--test_fraction", "0.05", "--random_flip"]
+    common += ["--max_train_steps", "12", "--checkpointing_steps", "6", "--checkpoints_total_limit", "-1"]
+    done = scripts.run("train.py", *common, "--output_dir", tmp_path / "run")
+    assert done.code == 0, done.output
+    shutil.rmtree(tmp_path / "run" / "checkpoint-12")
+    (tmp_path / "run" / "metrics.json").unlink()
+    (folder / "07.png").write_bytes(b"")
+    content = (folder / "21.png").read_bytes()
+    (folder / "21.png").write_bytes(content[: len(content) - 40])
+    onward = [*common, "--resume_from_checkpoint", "latest", "--output_dir", tmp_path / "run"]
+    told = scripts.run("train.py", *onward)
+    assert told.code == 2 and "Pass --skip_bad_images to go on without such images" in told.output, told.output
+    again = scripts.run("train.py", *onward, "--skip_bad_images")
+    assert again.code == 0 and "after step 6 of 12" in again.output, again.output
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["bad_images_passed_over"] == 2
+
+
+@pytest.mark.parametrize("resolution", [None, 6])
+def test_the_next_image_comes_where_one_broke_on_the_way(tmp_path: Path, resolution: int | None) -> None:
+    folder = save_noise(tmp_path / "images", 30)
+    arguments = DataArguments(train_data_dir=str(folder), resolution=resolution, test_fraction=0.1)
+
+    def row(**options: bool) -> list[bytes]:
+        images = load_images(dataclasses.replace(arguments, center_crop=True, **options)).train
+        batches = list(TrainingBatches(images, Share(9), 0, 9, seed=3))
+        return [image.numpy().tobytes() for batch in batches for image in batch.images]
+
+    before = row()
+    train = load_images(dataclasses.replace(arguments, center_crop=True)).train
+    in_order = [image.numpy().tobytes() for image in train.batch(0, len(train))[0]]
+    rows = load_images(dataclasses.replace(arguments, resolution=6)).train.read.rows.tolist()
+    for number, content in ((4, b""), (11, None)):
+        path = folder / f"{rows[number]:02d}.png"
+        path.write_bytes(path.read_bytes()[:-40] if content is None else content)
+    following = {in_order[number]: in_order[number + 1] for number in (4, 11)}
+    after = row(skip_bad_images=True)
+    assert after == [following.get(image, image) for image in before] and after != before
 
 
 def test_a_file_without_a_header_stops_the_run_before_it_starts_or_is_passed_over(

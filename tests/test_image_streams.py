@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import datasets
 import image_streams
@@ -309,6 +310,30 @@ def test_a_reader_goes_on_at_the_next_image_wherever_it_stopped(source: dict[str
     assert_goes_on(stream, 0, 8, [*range(1, 9), *range(14, 22), 35], 37)
 
 
+@pytest.mark.parametrize(("size", "other"), [(32, 8), (8, 32), (24, 7), (29, 11)])
+def test_a_reader_goes_on_in_batches_of_another_size(parquet: Path, size: int, other: int) -> None:
+    stream = dataclasses.replace(open_data(dataset_name=str(parquet)).train, num_classes=5)
+
+    def numbers(state: dict[str, Any] | None, size: int, count: int) -> tuple[list[int], dict[str, Any]]:
+        found = read_with_states(stream, 0, count, size, state=state)
+        return [number for batch, _ in found for number in numbers_of(batch)], json.loads(found[-1][1])
+
+    whole, _ = numbers(None, size, 16)
+    for stop in range(1, 12):
+        before, state = numbers(None, size, stop)
+        after, state = numbers(state, other, 7)
+        last, _ = numbers(state, size, 2)  # and back again
+        found = before + after + last
+        assert found[: len(whole)] == whole[: len(found)], f"stopped after {stop} batches"
+
+
+def test_workers_go_on_in_batches_of_the_same_size_alone(parquet: Path) -> None:
+    stream = open_data(dataset_name=str(parquet)).train
+    _, state = read_with_states(stream, 2, 3, 8)[-1]
+    with pytest.raises(ValueError, match="by turns, in batches of 8; it goes on in such batches, not in those of"):
+        TrainingBatches(stream, Share(4), 0, 0, 0, num_workers=2, state=json.loads(state))
+
+
 def test_workers_go_on_at_the_next_image_wherever_they_stopped(source: dict[str, str]) -> None:
     stream = dataclasses.replace(open_data(**source).train, num_classes=5)
     assert_goes_on(stream, 2, 8, [1, 4, 9, 17, 18], 22)
@@ -358,10 +383,11 @@ def test_parts_by_turns_go_on_after_any_entry(parquet: Path, monkeypatch: pytest
     for _, name in whole:
         names.append(name)
         states.append(json.loads(json.dumps(whole.state)))
+    first, other = (f"{parquet / f'train-{file:05d}.parquet'}" for file in (3, 1))
     assert len(set(names)) == TOTAL and names[:3] == [
-        "Image 0 of part 3",
-        "Image 0 of part 1",
-        "Image 1 of part 3",
+        f"Image 0 of {first}",
+        f"Image 0 of {other}",
+        f"Image 1 of {first}",
     ]
     for k in range(0, TOTAL + 1, 3):
         again = PartsByTurns(data, [3, 1, 4, 0, 2], "picture", at_once=2, state=states[k])
@@ -396,14 +422,15 @@ def test_bad_images_are_named_and_passed_over(tmp_path: Path, workers: int) -> N
     )
     sentences = Counter(sentence for batch in batches for sentence in batch.bad)
     assert set(sentences.values()) == {2}  # in each of two epochs, in the same words
-    named = sorted(sentence.split(" of part 0 is not an image that can be read: ")[0] for sentence in sentences)
+    first = f" of {path / 'train-00000.parquet'}, row group 0 is not an image that can be read: "
+    named = sorted(sentence.split(first)[0] for sentence in sentences)
     assert named == ["Image 23", "Image 41", "Image 7"] and set(held_out) <= set(sentences)
     assert_goes_on(stream, workers, 8, [1, 3, 5, 11], 14)
 
 
 def test_a_held_out_image_that_is_bad_stops_unless_it_is_skipped(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "data", [damaged()])
-    with pytest.raises(OSError, match=r"Image \d+ of part 0 is not an image that can be read: .*\.$"):
+    with pytest.raises(OSError, match=r"Image \d+ of .*, row group 0 is not an image that can be read: .*\.$"):
         open_data(dataset_name=str(path), test_fraction=0.95)
     data = open_data(dataset_name=str(path), test_fraction=0.95, skip_bad_images=True)
     assert len(data.bad_images) == len(set(data.bad_images)) >= 2
@@ -416,7 +443,8 @@ def test_an_image_of_another_size_is_named(tmp_path: Path) -> None:
     stream = dataclasses.replace(open_data(dataset_name=str(path), skip_bad_images=True).train, held_out=0.0)
     with closing(iter(TrainingBatches(stream, Share(50), 0, 0, seed=0))) as iterator:
         sentences = [sentence for batch in islice(iterator, 2) for sentence in batch.bad]
-    assert "Image 50 of part 0 has (8, 9) pixels, those before (8, 8); pass --resolution." in sentences
+    file = f"{path / 'train-00000.parquet'}, row group 0"
+    assert f"Image 50 of {file} has (8, 9) pixels, those before (8, 8); pass --resolution." in sentences
 
 
 def test_a_process_that_finds_nothing_says_so(tmp_path: Path) -> None:
@@ -433,7 +461,7 @@ def test_a_process_that_finds_nothing_says_so(tmp_path: Path) -> None:
                     told.append(str(stop))
     assert len(told) == 2 and told[0] == told[1]
     assert told[0].startswith(("Process 0 found no training images", "Process 1 found no training images"))
-    assert "of part 1 is not an image that can be read" in told[0]
+    assert "train-00001.parquet, row group 0 is not an image that can be read" in told[0]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -445,7 +473,7 @@ def test_a_file_that_breaks_off_is_told_in_a_sentence(tmp_path: Path, tars: Path
     last.write_bytes(last.read_bytes()[:5000])
     with (
         closing(iter(TrainingBatches(data.train, Share(8), 0, 0, 0, num_workers=workers))) as iterator,
-        pytest.raises(RunStopped, match=r"^The stream of images broke off: part 4 cannot be read after \d+ images: "),
+        pytest.raises(RunStopped, match=rf"^The stream of images broke off: {last} cannot be read after \d+ images: "),
     ):
         list(islice(iterator, 40))
 
@@ -460,7 +488,8 @@ def test_a_file_that_is_gone_is_told_in_a_sentence(
     with (
         closing(iter(TrainingBatches(data.train, Share(8), 0, 0, 0))) as iterator,
         pytest.raises(
-            RunStopped, match=r"^The stream of images broke off: part 2 cannot be read after 0 images: .*\.$"
+            RunStopped,
+            match=r"^The stream of images broke off: .*/train-00002.parquet cannot be read after 0 images: ",
         ),
     ):
         list(islice(iterator, 40))
@@ -559,20 +588,29 @@ def test_a_run_with_workers_that_is_told_to_stop_leaves_a_checkpoint(
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_bad_image_of_a_stream_stops_the_run_or_is_passed_over(
+def test_a_bad_image_of_a_stream_stops_the_run_which_goes_on_without_it(
     scripts: ScriptServer, tmp_path: Path, workers: int
 ) -> None:
     path = write_parquet(tmp_path / "data", [damaged(), [png(number) for number in range(60, 90)]])
-    skip = [] if workers else ["--skip_bad_images"]
-    run = scripts.run("train.py", *options(tmp_path / "run", path, workers), *skip)
-    assert_nothing_but_progress(run.output)
-    if not skip:
-        assert run.code in (1, 2), run.output
-        assert re.search(r"Image \d+ of part 0 is not an image .*\. Take it out, or pass", run.output)
-        return
-    assert run.code == 0, run.output
-    for row in (7, 23, 41):
-        assert run.output.count(f"Image {row} of part 0 is not an image that can be read") == 1, run.output
+    file = re.escape(f"{path / 'train-00000.parquet'}, row group 0")
+    arguments = options(tmp_path / "run", path, workers)
+    if not workers:
+        # It comes in the second window of a step.
+        arguments = [*arguments, "--gradient_accumulation_steps", "2", "--train_batch_size", "6"]
+    stopped = scripts.run("train.py", *arguments)
+    assert_nothing_but_progress(stopped.output)
+    assert stopped.code == 1, stopped.output
+    assert re.search(rf"Image \d+ of {file} is not an image .*\. Pass --skip_bad_images to go on", stopped.output)
+    assert "is whole. The same command with --resume_from_checkpoint latest goes on from there." in stopped.output
+    again = scripts.run("train.py", *arguments, "--skip_bad_images", "--resume_from_checkpoint", "latest")
+    assert again.code == 0 and "Going on from" in again.output, again.output
+    whole = scripts.run("train.py", *arguments, "--output_dir", tmp_path / "whole", "--skip_bad_images")
+    assert whole.code == 0, whole.output
+    for run in (again, whole):
+        assert_nothing_but_progress(run.output)
+        told = re.findall(rf"Image (\d+) of {file} is not an image that can be read", run.output)
+        assert sorted(map(int, told)) == [7, 23, 41]
+    assert_same_end(tmp_path / "run" / "checkpoint-12", tmp_path / "whole" / "checkpoint-12")
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["bad_images_passed_over"] == 3
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import pickle
 import shlex
@@ -188,6 +189,42 @@ def test_a_run_begins_in_a_folder_of_its_own_from_anothers_checkpoint(
     assert "already holds another run" in refused(scripts, finished, *EVERYTHING, *anothers)
     ended(start(scripts, tmp_path / "new", *EVERYTHING, *anothers))
     assert_same(tmp_path / "new" / "checkpoint-20", whole / "checkpoint-20")
+
+
+def test_a_run_that_saved_its_model_but_no_checkpoint_begins_anew(scripts: ScriptServer, tmp_path: Path) -> None:
+    arguments = [*TINY, "--max_train_steps", 30, "--save_model_epochs", 1, "--checkpointing_steps", 0]
+    ended(start(scripts, tmp_path / "run", *arguments, prelude=signal_at(27, "SIGKILL")), -9)
+    assert (tmp_path / "run" / "model_index.json").exists()
+    output = ended(start(scripts, tmp_path / "run", *arguments, *LATEST))
+    assert "yet; starting from the beginning." in output
+    assert "holds a finished run without a checkpoint" in refused(scripts, tmp_path / "run", *arguments, *LATEST)
+
+
+def test_what_was_due_when_a_run_was_stopped_is_done_when_it_goes_on(
+    scripts: ScriptServer, whole: Path, tmp_path: Path
+) -> None:
+    # Of two windows each: the run is stopped in step 15, which ends the epoch.
+    folder = tmp_path / "run"
+    ended(start(scripts, folder, *EVERYTHING, prelude=signal_at(30, "SIGTERM")), 143)
+    assert (folder / "checkpoint-15").is_dir() and not (folder / "samples").exists()
+    ended(start(scripts, folder, *EVERYTHING, *LATEST))
+    shutil.rmtree(folder / "checkpoint-15", ignore_errors=True)
+    assert_same(folder, whole)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_a_run_made_longer_follows_its_new_learning_rate_at_once(
+    scripts: ScriptServer, tmp_path: Path, schedule: str
+) -> None:
+    arguments = [*TINY, "--lr_scheduler", schedule, "--lr_warmup_steps", 2, "--learning_rate", 0.01]
+    arguments += ["--logger", "tensorboard", "--checkpointing_steps", 1, "--checkpoints_total_limit", -1]
+    folder = tmp_path / "run"
+    ended(start(scripts, folder, *arguments, "--max_train_steps", 4))
+    ended(start(scripts, folder, *arguments, "--max_train_steps", 6, *LATEST))
+    rates = [torch.load(folder / f"checkpoint-{k}" / "optimizer.bin", weights_only=True) for k in range(1, 7)]
+    rates = [state["param_groups"][0]["lr"] for state in rates]  # of the step after each
+    share = {"cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)), "linear": lambda done: 1 - done}[schedule]
+    assert rates[4:] == pytest.approx([0.01 * share((step - 2) / 4) for step in (5, 6)], abs=1e-9)
 
 
 # --- what a checkpoint holds -----------------------------------------------------------------------------------------
