@@ -83,7 +83,8 @@ class Stock:
         t = torch.randint(0, self.noise_scheduler.config.num_train_timesteps, (len(x_0),), device=x_0.device).long()
         x_t = self.noise_scheduler.add_noise(x_0, noise, t)
         with accelerator.accumulate(self.model):
-            loss = mse_loss(self.model(x_t, t).sample.float(), noise.float())
+            output = self.model(x_t, t).sample[:, : noise.shape[1]]  # which may have a variance beside
+            loss = mse_loss(output.float(), noise.float())
             accelerator.backward(loss)
             if accelerator.sync_gradients:
                 accelerator.clip_grad_norm_(self.model.parameters(), 1.0)

@@ -10,7 +10,8 @@ gpu:      the paper's 35.7 M parameters on 32x32 images, turns as in `overhead`,
 
 Ours is examples/train.py itself: its `prepare`, `train` and `finish`, as they are, at their default settings with
 checkpoints; sample grids and validation along the way are off, as they are on stock's side, whose recipe is in
-stock_recipe.py. Both get the same data, UNet and batch.
+stock_recipe.py. Both get the same data and batch, and the same UNet, but that ours has dropout and a second output,
+the variance, in `quality`, as it has by default.
 """
 
 from __future__ import annotations
@@ -134,7 +135,8 @@ class Bare:
 
     def take_step(self) -> None:
         x_t, t, noise = next(self.inputs)
-        self.backward(mse_loss(self.forward(x_t, t).float(), noise))
+        output = self.forward(x_t, t)[:, : noise.shape[1]]  # which may have a variance beside
+        self.backward(mse_loss(output.float(), noise))
         for parameter in self.parameters:
             parameter.grad = None
 

@@ -270,10 +270,11 @@ class ImportanceTimesteps:
 
     @torch.no_grad()
     def update(self, index: Tensor, losses: Tensor) -> None:
-        """Take in the losses `[B]`, before weighting, at the indices `[B]`."""
+        """Take in the losses `[B]` at the indices `[B]`, before the weights that `sample` gives."""
         bins, squares = self.bins[index], losses.detach().float() ** 2
-        counts = torch.zeros_like(self.second_moments).index_add_(0, bins, torch.ones_like(squares))
-        sums = torch.zeros_like(self.second_moments).index_add_(0, bins, squares)
+        # By a product, whose sums come in the same order every time: `index_add_` on a GPU has none.
+        members = (bins[:, None] == torch.arange(self.num_bins, device=bins.device)).float()
+        counts, sums = members.sum(dim=0), squares @ members
         kept = self.decay**counts  # where nothing came in, all of it
         self.second_moments = kept * self.second_moments + (1 - kept) * sums / counts.clamp(min=1)
         self.num_updates += 1

@@ -25,6 +25,7 @@ OBJECTIVES = ("simple", "vlb", "hybrid", "rate")
 TIMESTEP_SAMPLINGS = ("uniform", "stratified", "importance")
 PRECISIONS = ("no", "fp16", "bf16")
 LOGGERS = ("none", "tensorboard", "wandb", "trackio")
+LR_SCHEDULERS = [each.value for each in SchedulerType if each != SchedulerType.PIECEWISE_CONSTANT]  # wants rules too
 LATEST = "latest"
 MEASURED_IMAGES = 2048  # by default, of those trained on
 
@@ -55,10 +56,12 @@ class DataArguments:
     label_column: str | None = field(
         default=None, metadata=_help("The column of classes; the first of type ClassLabel if unset.")
     )
-    test_fraction: float = field(default=0.1, metadata=_help("Held out where the data set has no test split."))
+    test_fraction: float = field(
+        default=0.1, metadata=_help("Held out where the data set has no test split; the digits have theirs.")
+    )
     validation_fraction: float = field(
         default=0.0,
-        metadata=_help("Held out to watch the training by; if 0, the validation split or the test images."),
+        metadata=_help("Held out to watch the training by where there is no validation split; if 0, the test images."),
     )
     skip_bad_images: bool = field(default=False, metadata=_help("Go on without images that cannot be read."))
     streaming: bool = field(
@@ -78,7 +81,10 @@ class ModelArguments:
     """The UNet2DModel, by its own argument names."""
 
     model_config_name_or_path: str | None = field(
-        default=None, metadata=_help("A saved UNet2DModel's configuration in place of the arguments below.")
+        default=None,
+        metadata=_help(
+            "A saved UNet2DModel's configuration, which takes the place of all arguments of the model below."
+        ),
     )
     block_out_channels: list[int] = field(default_factory=lambda: [32, 64])
     down_block_types: list[str] = field(default_factory=lambda: ["DownBlock2D", "AttnDownBlock2D"])
@@ -250,8 +256,11 @@ class TrainingArguments:
 
     @property
     def scoring_batch_size(self) -> int:
-        """Images that go together through a model that keeps nothing for gradients."""
-        return 4 * self.train_batch_size
+        """Images that go together through a model that keeps nothing for gradients.
+
+        With checkpointing, which keeps little for them, no more than in training.
+        """
+        return self.train_batch_size * (1 if self.gradient_checkpointing else 4)
 
 
 @dataclass
@@ -344,7 +353,7 @@ class EvaluationArguments:
     output_dir: str = field(default="evaluation", metadata=_help("Must not hold another evaluation."))
     overwrite_output_dir: bool = False
     split: str = field(default="test", metadata=_help("test or train."))
-    max_images: int | None = field(default=None, metadata=_help("Score only the first so many."))
+    max_images: int | None = field(default=None, metadata=_help("Score only so many, evenly spread over the data."))
     num_inference_steps: int | None = field(default=None, metadata=_help("Score this strided chain; all T if unset."))
     timestep_spacing: str | None = field(
         default=None, metadata=_help("Of the chain: linspace, leading, trailing, quadratic, log_snr or optimal.")
@@ -376,7 +385,7 @@ class ClassificationArguments:
 
     output_dir: str = field(default="classification", metadata=_help("Must not hold another classification."))
     overwrite_output_dir: bool = False
-    max_images: int | None = field(default=None, metadata=_help("Classify only the first so many test images."))
+    max_images: int | None = field(default=None, metadata=_help("Classify only so many test images, evenly spread."))
     num_evaluations: int = field(
         default=50, metadata=_help("Model calls per image and class, at most; 0 for all times.")
     )
@@ -514,7 +523,7 @@ def check_training_arguments(training: TrainingArguments, diffusion: DiffusionAr
         "timestep_sampling": (diffusion.timestep_sampling, TIMESTEP_SAMPLINGS),
         "mixed_precision": (training.mixed_precision or "no", PRECISIONS),
         "logger": (training.logger, LOGGERS),
-        "lr_scheduler": (training.lr_scheduler, [scheduler.value for scheduler in SchedulerType]),
+        "lr_scheduler": (training.lr_scheduler, LR_SCHEDULERS),
     }
     for name, (value, allowed) in choices.items():
         if value not in allowed:
@@ -543,8 +552,9 @@ def _check_ranges(training: TrainingArguments) -> None:
     for name in ("max_grad_norm", "ema_inv_gamma"):
         if not getattr(training, name) > 0:
             raise ValueError(f"`{name}` must be above 0, but is {getattr(training, name)}.")
-    if not training.ema_max_decay or not all(0 <= decay <= 1 for decay in training.ema_max_decay):
-        raise ValueError(f"`ema_max_decay` must be in [0, 1], but is {training.ema_max_decay}.")
+    decays = training.ema_max_decay
+    if not decays or not all(0 <= decay <= 1 for decay in decays) or len(set(decays)) < len(decays):
+        raise ValueError(f"`ema_max_decay` must be in [0, 1], each another, but is {decays}.")
 
 
 def check_hub_arguments(hub: HubArguments) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 from arguments import DiffusionArguments, ModelArguments
 from diffusers import UNet2DModel
@@ -31,7 +32,10 @@ def build_unet(model: ModelArguments, diffusion: DiffusionArguments, images: Lev
         config = {name: value for name, value in dataclasses.asdict(model).items() if name not in others}
     else:
         config = dict(UNet2DModel.load_config(model.model_config_name_or_path))
-        config["num_class_embeds"] = model.num_class_embeds or config.get("num_class_embeds")
+        if model.num_class_embeds is not None:
+            config["num_class_embeds"] = model.num_class_embeds
+    if config.get("num_class_embeds") is not None and config["num_class_embeds"] < 1:
+        raise ValueError(f"`num_class_embeds` must be at least 1, but is {config['num_class_embeds']}.")
     config |= {"sample_size": size, "in_channels": channels, "out_channels": out_channels}
     depth = len(config["block_out_channels"]) - 1
     if height % 2**depth or width % 2**depth:
@@ -39,7 +43,21 @@ def build_unet(model: ModelArguments, diffusion: DiffusionArguments, images: Lev
             f"`block_out_channels` has {depth + 1} resolutions, so that height and width must be multiples of"
             f" {2**depth}, but the images are {height}x{width}; pass another --resolution or fewer blocks."
         )
+    head, least = config.get("attention_head_dim"), _least_attending(config)
+    if head is not None and not 1 <= head <= least:
+        raise ValueError(f"`attention_head_dim` must be in 1 ... {least}, the channels of a block, but is {head}.")
     return UNet2DModel.from_config(config)
+
+
+def _least_attending(config: dict[str, Any]) -> int:
+    """The fewest channels of a block with attention; the one in the middle has it, and as many as the last."""
+    down, channels = config["down_block_types"], config["block_out_channels"]
+    up = reversed(config["up_block_types"])
+    return min(
+        count
+        for count, *kinds in zip(channels, down, up, strict=False)  # the model complains of lengths itself
+        if count == channels[-1] or any("Attn" in kind for kind in kinds)
+    )
 
 
 def build_scheduler(diffusion: DiffusionArguments, num_levels: int) -> DDPMPaperScheduler:

@@ -144,7 +144,7 @@ def score_by_flow(
     Args:
         calls: of the model, at least 4 and at most so many; as many as the tolerance needs if None.
     """
-    images = images.first(evaluation.num_flow_images)
+    images = images.spread(evaluation.num_flow_images)
     solver: dict[str, Any] = {"rtol": FLOW_TOLERANCE, "atol": FLOW_TOLERANCE}
     if calls is not None:
         solver = {"method": "rk4", "num_steps": calls // 4}

@@ -30,8 +30,12 @@ from safetensors import SafetensorError
 from sharing import on_all
 from stopping import Interrupted, RunStopped, told
 
+from ddpm_hf.hub import INDEX
+from ddpm_hf.model_card import CARD, METRICS, SAMPLES
+
 
 NAME = re.compile(r"checkpoint-(\d+)")
+LEFT = ("samples", "unet", "scheduler", INDEX, CARD, SAMPLES, METRICS)  # by a run, besides checkpoints and averages
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -60,6 +64,15 @@ def find_checkpoint(folder: Path, name: str) -> Path | None:
             return path
     there = ", ".join(path.name for path in checkpoints(folder)) or "none"
     raise ValueError(f"`resume_from_checkpoint` {name} is no checkpoint; {folder} holds {there}.")
+
+
+def remove_run(folder: Path) -> None:
+    """Remove what another run left in the folder that this one is to take, all that a run leaves but its logs."""
+    for old in (*checkpoints(folder), *folder.glob("unet_ema_*"), *map(folder.joinpath, LEFT)):
+        if old.is_dir():
+            remove_folder(old)
+        else:
+            old.unlink(missing_ok=True)
 
 
 def last_step(folder: Path) -> int:

@@ -54,7 +54,7 @@ def classify(
         check_batches(classification.batch_size, classification.max_images)
         check_num_evaluations(classification.num_evaluations)
         train = images_as_they_are(data, "train")
-        test = images_as_they_are(data, "test").first(classification.max_images)
+        test = images_as_they_are(data, "test").spread(classification.max_images)
         pipeline = load_pipeline(model, accelerator.device)
         for images in (train, test):
             check_fit(pipeline, images)
@@ -105,7 +105,7 @@ def report_on(bits: Tensor, train: LevelImages, test: LevelImages) -> dict[str, 
 
 def baseline(train: LevelImages, test: LevelImages) -> float:
     """The accuracy of a support vector classifier on pixels."""
-    some = train.first(IMAGES_OF_A_DATA_SET)  # a support vector machine takes time like their square
+    some = train.spread(IMAGES_OF_A_DATA_SET)  # a support vector machine takes time like their square
     learned, asked = (compared_pixels(torch.cat(list(images.batches(256)))) for images in (some, test))
     return (support_vector_classifier(learned, some.labels)(asked) == test.labels).double().mean().item()
 

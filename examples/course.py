@@ -56,11 +56,16 @@ def check_course(recorded: dict[str, Any], now: dict[str, Any]) -> None:
         raise ValueError(f"its settings are others: {told}.")
 
 
-def settings(*arguments: Any) -> dict[str, Any]:
-    """What a reader of the model card may know of the arguments: nothing about the user's machine."""
+def settings(unet: UNet2DModel, *arguments: Any) -> dict[str, Any]:
+    """What a reader of the model card may know of the arguments: nothing about the user's machine.
+
+    The model's are those that it has, wherever they come from.
+    """
     # Places; the data are named, without theirs, in the card.
     private = ("_dir", "_path", "dataset_name", "resume_from_checkpoint")
-    return {name: value for name, value in _given(arguments).items() if not (value is None or name.endswith(private))}
+    given = _given(arguments)
+    given |= {name: unet.config[name] for name in given if name in unet.config}
+    return {name: value for name, value in given.items() if not (value is None or name.endswith(private))}
 
 
 def _given(arguments: tuple[Any, ...]) -> dict[str, Any]:

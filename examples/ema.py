@@ -35,10 +35,15 @@ class WeightAverage:
         self._sources, self._averages = list(whole | apart), list((whole | apart).values())
         self.averages = [views[name] if name in views else apart[tensor] for name, tensor in tensors.items()]
 
+    @property
+    def decay(self) -> float:
+        """That of the next update."""
+        return min(self.max_decay, 1 - (1 + self.step / self.inv_gamma) ** -self.power)
+
     @torch.no_grad()
     def update(self) -> None:
         """Take in the weights of one more optimisation step."""
-        decay = min(self.max_decay, 1 - (1 + self.step / self.inv_gamma) ** -self.power)
+        decay = self.decay
         self.step += 1
         current = [tensor.detach().float() for tensor in self._sources]
         torch._foreach_lerp_(self._averages, current, 1 - decay)

@@ -52,7 +52,7 @@ def evaluate(script: str, model: ModelPathArguments, data: DataArguments, evalua
     """Score, with all processes together; the main one writes."""
     with user_errors(script):
         accelerator = Accelerator()
-        images = choose_images(data, evaluation).first(evaluation.max_images)
+        images = choose_images(data, evaluation).spread(evaluation.max_images)
         pipeline = load_pipeline(model, accelerator.device)
         check_fit(pipeline, images)
         if evaluation.num_flow_images and pipeline.scheduler.config.prediction_type == "mean":

@@ -99,25 +99,39 @@ class LevelImages:
     def labelled_batches(
         self, batch_size: int, limit: int | None = None, skip_bad: bool = False
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """The first `limit` images (all of them if None) in order, in batches, as `batch` gives them."""
-        size = self.size if limit is None else min(limit, self.size)
-        for start in range(0, size, batch_size):
-            yield self.batch(start, min(start + batch_size, size), skip_bad)
+        """Images in order, those of `spread(limit)`, in batches, as `batch` gives them."""
+        images = self.spread(limit)
+        for start in range(0, images.size, batch_size):
+            yield images.batch(start, min(start + batch_size, images.size), skip_bad)
 
     def batches(self, batch_size: int, limit: int | None = None) -> Iterator[Tensor]:
         """The same without labels."""
         return (images for images, _ in self.labelled_batches(batch_size, limit))
 
-    def first(self, count: int | None) -> LevelImages:
-        """The first so many of them, or all."""
-        size = self.size if count is None else min(count, self.size)
-        labels, pixels = (None if column is None else column[:size] for column in (self.labels, self.pixels))
-        return LevelImages(size, self.read, self.num_levels, self.shape, labels, pixels)
+    def spread(self, count: int | None) -> LevelImages:
+        """So many of them, or all, evenly spread over their order: data sets often have one class after the other."""
+        if count is None or count >= self.size:
+            return self
+        index = torch.arange(count) * self.size // count
+        labels, pixels = (None if column is None else column[index] for column in (self.labels, self.pixels))
+        read = None if self.read is None else Chosen(self.read, index)
+        return LevelImages(count, read, self.num_levels, self.shape, labels, pixels)
 
     def with_label(self, label: int) -> LevelImages:
         """The same images, all of them of one class."""
         labels = torch.full((self.size,), label)
         return LevelImages(self.size, self.read, self.num_levels, self.shape, labels, self.pixels)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Reads some of the images that another reader has."""
+
+    read: Callable[[int, tuple[float, float] | None], Tensor]
+    index: Tensor
+
+    def __call__(self, i: int, crop: tuple[float, float] | None = None) -> Tensor:
+        return self.read(int(self.index[i]), crop)
 
 
 def scaled(levels: Tensor, num_levels: int) -> Tensor:
@@ -160,7 +174,7 @@ def load_images(arguments: DataArguments) -> ImageData:
     is_local = Path(name).exists()
     try:
         splits = datasets.load_dataset(**source, cache_dir=arguments.cache_dir, streaming=arguments.streaming)
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+    except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise ValueError(f"{name} holds no images that can be read: {error}") from error
     if "train" not in splits:
         raise ValueError(f"{name} holds no training images (split 'train'); it has {list(splits)}.")
@@ -211,7 +225,13 @@ def _digits(arguments: DataArguments) -> ImageData:
     digits = load_digits()
     levels = torch.from_numpy(digits.images).to(torch.uint8).unsqueeze(1)  # [1797, 1, 8, 8]
     labels = torch.from_numpy(digits.target).long()
-    size = 1500 - round(1500 * arguments.validation_fraction)
+    held_out = round(1500 * arguments.validation_fraction)
+    if (held_out == 0) != (arguments.validation_fraction == 0) or held_out == 1500:
+        raise ValueError(
+            f"`validation_fraction` {arguments.validation_fraction} of 1500 images leaves none for validation or for"
+            " training."
+        )
+    size = 1500 - held_out
     train, validation, test = (
         LevelImages.in_memory(levels[part], 17, labels[part]) if levels[part].numel() else None
         for part in (slice(size), slice(size, 1500), slice(1500, None))

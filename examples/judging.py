@@ -27,7 +27,7 @@ class Judge:
     """
 
     def __init__(self, train: LevelImages, test: LevelImages):
-        train, test = (images.first(IMAGES_OF_A_DATA_SET) for images in (train, test))
+        train, test = (images.spread(IMAGES_OF_A_DATA_SET) for images in (train, test))
         self.train, self.test = (compared_pixels(torch.cat(list(images.batches(256)))) for images in (train, test))
         self.classes = None if test.labels is None or train.labels is None else test.labels
         if self.classes is not None:

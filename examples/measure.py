@@ -58,7 +58,7 @@ def measure(script: str, model: ModelPathArguments, data: DataArguments, measure
 def choose_images(data: DataArguments, measurement: MeasurementArguments) -> LevelImages:
     """The training images, up to as many as asked for."""
     check_batches(measurement.batch_size, measurement.max_images)
-    return images_as_they_are(data, "train").first(measurement.max_images)
+    return images_as_they_are(data, "train").spread(measurement.max_images)
 
 
 def measure_on(

@@ -67,14 +67,19 @@ def draw_grid(job: Job) -> None:
     with evaluated(job, job.average):
         samples = draw(job, job.training.eval_batch_size)
     if job.accelerator.is_main_process:
-        picture = save_grid(samples, job.folder / "samples" / f"step_{job.step:07d}.png")
+        picture = save_grid(samples, job.folder / "samples" / f"{grid_of(job.step)}.png")
         job.trackers.log_picture("samples", picture, job.step)
+
+
+def grid_of(step: int) -> str:
+    """What the sample grid of a step is called."""
+    return f"step_{step:07d}"
 
 
 def validate(job: Job) -> None:
     """Bits/dim of validation images with the weights as they are now."""
     with evaluated(job, job.average):
-        result = _score(job, job.data.validation.first(job.training.max_validation_images))
+        result = _score(job, job.data.validation.spread(job.training.max_validation_images))
     figures = {
         "step": job.step,
         "bits_per_dim": result.total,
@@ -145,7 +150,7 @@ def push_snapshot(job: Job) -> None:
         pipeline = DDPMPaperPipeline(copy.deepcopy(_whole(job, job.average)).cpu(), job.scheduler)
     if not is_main:
         return
-    grids = sorted((job.folder / "samples").glob("*.png"))
+    grids = sorted(path for path in (job.folder / "samples").glob("*.png") if path.stem <= grid_of(job.step))
     facts = {**training_facts(job), "step_of_training": job.step}
 
     def write(folder: Path) -> None:
@@ -175,6 +180,7 @@ def finish(job: Job) -> None:
     gather_bad_images(job)
     others = _scores_of_other_averages(job)
     with evaluated(job, job.average):
+        _save_pipeline(job)  # what comes now may fail, and without checkpoints this is all there is
         job.scheduler = _with_what_is_measured(job)
         samples = draw(job, max(training.eval_batch_size, training.num_quality_samples))
         result = _score(job, job.data.test, training.num_evaluations)
@@ -213,13 +219,18 @@ def _quality(job: Job, samples: Tensor) -> dict[str, object]:
     if not job.training.num_quality_samples:
         return {}
     train = torch.cat([images for images, _ in training_images(job, IMAGES_OF_A_DATA_SET)])
+    if len(train) < 2:
+        return {}  # one image has no covariance
     test = torch.cat(list(job.data.test.batches(256, IMAGES_OF_A_DATA_SET)))
     return quality_of(samples, job.inference_steps, train, test)
 
 
 def _figures(report: dict[str, object]) -> dict[str, float]:
-    names = ("bits_per_dim", "bits_per_dim_standard_error", "frechet_distance_pixels")
+    names = ["frechet_distance_pixels", "bits_per_dim", "bits_per_dim_standard_error"]
+    names += [f"bits_per_dim_{part}" for part in ("prior", "rate", "decoder")]
     figures = {name: report[name] for name in names if report.get(name) is not None}
+    for decay, bits in report.get("validation_bits_per_dim_by_ema_decay", {}).items():
+        figures[f"validation_bits_per_dim_of_ema_decay_{decay}"] = bits
     if "importance_weighted" in report:
         figures["bits_per_dim_importance_weighted"] = report["importance_weighted"]["bits_per_dim"]
     return figures

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -62,8 +63,17 @@ def write_file(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """JSON with an indent, whole or not at all."""
-    write_file(path, lambda partial: partial.write_text(json.dumps(content, indent=2) + "\n", "utf-8"))
+    """JSON with an indent, whole or not at all; numbers that are not finite, which JSON has not, as null."""
+    text = json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
+    write_file(path, lambda partial: partial.write_text(text, "utf-8"))
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def write_folder(folder: Path, write: Callable[[Path], Any], last: str) -> None:

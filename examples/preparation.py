@@ -26,7 +26,7 @@ from arguments import (
 )
 from batches import Share
 from building import build_scheduler, build_unet
-from checkpoints import checkpoints, find_checkpoint
+from checkpoints import find_checkpoint, remove_run
 from course import course_of, settings
 from diffusers import UNet2DModel
 from diffusers.optimization import get_scheduler
@@ -35,7 +35,7 @@ from flat_weights import FlatWeights
 from image_data import ImageData, load_images
 from image_streams import ImageStream
 from job import DIVIDED, Job
-from output_folder import claim_folder, clear_remains, remove_folder
+from output_folder import claim_folder, clear_remains
 from pushing import Pusher
 from reporting import training_facts
 from run_state import open_batches, restore, save_weights_as_diffusers_does
@@ -45,10 +45,10 @@ from threads import use_all_cores
 from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from tracking import Trackers, check_logger, tell_passed_over
+from tracking import Trackers, check_logger, tell, tell_passed_over
 
 from ddpm_hf import DDPMPaperScheduler
-from ddpm_hf.model_card import METRICS
+from ddpm_hf.model_card import METRICS, number_of_classes
 from ddpm_hf.objectives import ImportanceTimesteps
 
 
@@ -74,10 +74,11 @@ def prepare(
     accelerator = _engine(training)
     use_all_cores(accelerator.device)
     set_seed(training.seed)
-    images = _with_classes(load_images(data), model.num_class_embeds)
+    images = load_images(data)
     scheduler = build_scheduler(diffusion, images.train.num_levels)
     inference_steps = _inference_steps(scheduler, diffusion.ddpm_num_inference_steps)
     unet = build_unet(model, diffusion, images.train)
+    images = _with_classes(images, number_of_classes(unet.config))
     if training.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     share = _share(training, accelerator)
@@ -105,7 +106,7 @@ def prepare(
         share=share,
         steps=steps,
         inference_steps=inference_steps,
-        settings=settings(model, data, diffusion, training),
+        settings=settings(unet, model, data, diffusion, training),
         course=course_of(unet, images, share, accelerator, data, diffusion, training),
         run_id=broadcast_object_list([secrets.token_hex(4)])[0],
         skip_bad_images=data.skip_bad_images,
@@ -143,9 +144,14 @@ def _engine(training: TrainingArguments) -> Accelerator:
     if training.local_rank >= 0 and processes > 1:
         os.environ.setdefault("LOCAL_RANK", str(training.local_rank))
     folder = Path(training.output_dir)
+    precision = training.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION")
+    if precision == "fp16" and not _has_device():
+        tell("fp16 needs a GPU, and there is none: training in float32.")
+        precision = "no"
+    allow_tf32 = torch.backends.cuda.matmul.allow_tf32 if training.torch_compile else None
     accelerator = Accelerator(
         cpu=processes > 1 and not _has_device(),
-        mixed_precision=training.mixed_precision,
+        mixed_precision=precision,
         gradient_accumulation_steps=training.gradient_accumulation_steps,
         log_with=None if training.logger == "none" else training.logger,
         project_config=ProjectConfiguration(str(folder), str(folder / training.logging_dir)),
@@ -153,6 +159,8 @@ def _engine(training: TrainingArguments) -> Accelerator:
         dynamo_backend="inductor" if training.torch_compile else None,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
     )
+    if allow_tf32 is not None:
+        torch.backends.cuda.matmul.allow_tf32 = allow_tf32  # Accelerate turns it on where it compiles
     if accelerator.num_processes < processes:
         raise ValueError(
             f"{processes} processes were started, but only {accelerator.num_processes} found each other; start them"
@@ -189,8 +197,6 @@ def _with_classes(images: ImageData, classes: int | None) -> ImageData:
     """
     if classes is None:
         return images
-    if classes < 1:
-        raise ValueError(f"`num_class_embeds` must be at least 1, but is {classes}.")
     for part in (images.test, images.validation):
         check_labels(part.labels, classes)
     if not isinstance(images.train, ImageStream):
@@ -242,8 +248,8 @@ def _claim(training: TrainingArguments, accelerator: Accelerator) -> tuple[Path,
     accelerator.wait_for_everyone()  # all have looked before anything is written
     if accelerator.is_main_process:
         clear_remains(folder)
-        for old in checkpoints(folder) if is_new else []:  # of the run that is overwritten
-            remove_folder(old)
+        if is_new:
+            remove_run(folder)
     accelerator.wait_for_everyone()
     return folder, checkpoint
 

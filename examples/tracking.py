@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import shutil
 import sys
@@ -105,7 +106,8 @@ class Trackers:
         return [tracker for tracker in self._all if step >= self._first.get(tracker.name, 0)]
 
     def log(self, figures: dict[str, float], step: int) -> None:
-        """Tell numbers."""
+        """Tell numbers, those that are finite."""
+        figures = {name: value for name, value in figures.items() if math.isfinite(value)}
         for tracker in self._listening(step):
             tracker.log(figures, step)
 

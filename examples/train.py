@@ -78,8 +78,11 @@ def losses_of(job: Job, batch: Batch, t: Tensor, first: int) -> Tensor:
     return loss
 
 
-def draw_timesteps(job: Job) -> tuple[Tensor, Tensor]:
-    """A timestep for every example of the step, those of all processes, and the weight of its loss."""
+def draw_timesteps(job: Job) -> tuple[Tensor, Tensor, Tensor | float]:
+    """A timestep for every example of the step, those of all processes, and two weights of its loss.
+
+    The first makes up for how the times are drawn, the second is the objective's own.
+    """
     size, device = job.share.total, job.accelerator.device
     generator = generator_of(Use.TIMES, job.training.seed, job.step, device=device)
     if job.importance is not None:
@@ -88,15 +91,16 @@ def draw_timesteps(job: Job) -> tuple[Tensor, Tensor]:
         draw = uniform_timesteps if job.diffusion.timestep_sampling == "uniform" else stratified_timesteps
         t = draw(size, len(job.scheduler), generator=generator)
         weights = torch.ones(size, device=device)
-    if job.diffusion.snr_gamma is not None:
-        weights = weights * job.scheduler.min_snr_weights(t, job.diffusion.snr_gamma).float()
-    return t, weights
+    if job.diffusion.snr_gamma is None:
+        return t, weights, 1.0
+    return t, weights, job.scheduler.min_snr_weights(t, job.diffusion.snr_gamma).float()
 
 
 def take_step(job: Job, batches: Iterator[Batch], progress: Progress) -> None:
     """One optimisation step: the gradients of all its windows, on all processes, then the average of the weights."""
     accelerator, share = job.accelerator, job.share
-    t, weights = draw_timesteps(job)
+    t, weights, emphasis = draw_timesteps(job)
+    weights = weights * emphasis
     seen, norm = [], None
     for window in range(share.accumulation):
         batch = next(batches)
@@ -117,7 +121,7 @@ def take_step(job: Job, batches: Iterator[Batch], progress: Progress) -> None:
     job.lr_scheduler.step()
     losses = torch.cat(seen)
     if job.importance is not None:
-        job.importance.update(t, losses)
+        job.importance.update(t, emphasis * losses)
     for average in job.averages:
         average.update()
     progress.add(t, losses, weights, norm)
@@ -221,7 +225,7 @@ def report(job: Job, progress: Progress, bar: tqdm, since: float) -> float:
     """Tell of the steps since the last report, and stop if one went wrong; returns the time."""
     count, now = len(progress), time.monotonic()
     losses, norms, levels = progress.read()
-    is_scaled = job.accelerator.mixed_precision == "fp16"  # which leaves out steps whose gradient overflows
+    is_scaled = job.accelerator.scaler is not None  # for fp16, which leaves out steps whose gradient overflows
     for step, loss, norm in zip(range(job.step - count + 1, job.step + 1), losses, norms, strict=True):
         if not math.isfinite(loss) or not (is_scaled or math.isfinite(norm)):
             what = f"The loss of step {step} is {loss}, the norm of its gradient {norm}."
@@ -237,6 +241,10 @@ def report(job: Job, progress: Progress, bar: tqdm, since: float) -> float:
         "images_per_second": speed,
         "epoch": job.epochs_made(job.step),
     }
+    if job.average is not None:
+        figures["ema_decay"] = job.average.decay
+    if job.accelerator.device.type == "cuda":
+        figures["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
     job.trackers.log(figures | levels, job.step)
     return time.monotonic()
 

@@ -148,7 +148,26 @@ def test_batches_of_images_to_score_leave_out_bad_ones_only_if_that_is_asked_for
     batch, labels = images.batch(5, 10, skip_bad=True)
     assert ((batch[:, 0, 1, 0] + 1) * 127.5).round().tolist() == [5, 6, 8, 9] and labels.tolist() == [2, 0, 2, 0]
     assert images.batch(7, 8, skip_bad=True)[0].shape == (0, 1, 2, 4)
-    assert [len(part) for part in numbered().first(33).batches(10)] == [10, 10, 10, 3]
+    assert [len(part) for part in numbered().spread(33).batches(10)] == [10, 10, 10, 3]
+
+
+def read_whole(i: int, crop: tuple[float, float] | None) -> torch.Tensor:
+    return torch.full((1, 2, 4), i, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [numbered(), LevelImages(SIZE, read_whole, 256, (1, 2, 4), torch.arange(SIZE) % 3)],
+    ids=["in memory", "on demand"],
+)
+@pytest.mark.parametrize("count", [1, 7, 33, 49, 50, 300])
+def test_some_images_are_of_all_parts_of_a_data_set(images: LevelImages, count: int) -> None:
+    some = images.spread(count)
+    levels, labels = some.batch(0, len(some))
+    found = numbers_of(Batch(levels, labels, []))
+    assert found == [k * SIZE // min(count, SIZE) for k in range(min(count, SIZE))]
+    assert labels.tolist() == [number % 3 for number in found]
+    assert torch.equal(torch.cat(list(images.batches(8, count))), levels)
 
 
 def test_images_of_many_levels_reach_both_ends() -> None:

@@ -20,6 +20,7 @@ from arguments import TrainingArguments
 from diffusers import UNet2DModel
 from script_server import READ_BY_IMPORTS, Script, ScriptServer
 from test_accelerate_configs import launched
+from training_runs import after, done_in
 
 from ddpm_hf import DDPMPaperPipeline
 
@@ -100,6 +101,25 @@ def test_a_divided_run_goes_on_exactly(scripts: ScriptServer, divided: Path, tmp
         assert all(torch.equal(before[name], after[name]) for name in before)
     before, after = (json.loads((path / "metrics.json").read_text()) for path in (divided, folder))
     assert after["bits_per_dim"] == before["bits_per_dim"] and after["validation"] == before["validation"]
+
+
+@pytest.mark.parametrize(("rank", "size"), [(0, 20_000), (1, 3_000)])
+def test_when_one_process_cannot_write_its_part_the_run_ends_with_the_last_checkpoint(
+    scripts: ScriptServer, tmp_path: Path, rank: int, size: int
+) -> None:
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
+    script = after(tmp_path, done_in("run_state.write_state", limit, 2, [rank]), ON_CPU)
+    folder = tmp_path / "run"
+    arguments = ["train.py", *RUN, "--train_batch_size", 256, "--output_dir", folder]
+    runs = scripts.start_together(2, script, *arguments, env=environment())
+    codes = [run.wait() for run in runs]
+    assert codes == [1, 1], runs[0].output + runs[1].output
+    told = [run.output.rstrip().splitlines()[-1] for run in runs]
+    assert told[rank].startswith("train.py: The checkpoint of step 6 could not be written: "), told
+    assert told[1 - rank].startswith("train.py: Another process has ended"), told
+    for sentence in told:
+        assert f"{folder / 'checkpoint-3'} is whole." in sentence
+    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-3"]
 
 
 def test_its_checkpoints_hold_no_part_of_one_process(divided: Path) -> None:

@@ -206,7 +206,7 @@ def test_a_judge_knows_real_images_from_noise() -> None:
     assert figures["frechet_distance_features"] == pytest.approx(0, abs=1e-6)
     assert of_noise["agreement"] < 0.5
     assert of_noise["frechet_distance_features"] > 10 * judge.figures(test)["frechet_distance_features"]
-    assert judge.references(digits(1500, 1797), 100) == judge.figures(test[:100])
+    assert judge.references(digits(1500, 1797), 99) == judge.figures(test[::3])
     assert judge.figures(torch.full_like(noise, math.nan)) == {}
     blank = judge.figures(torch.zeros(20, 1, 8, 8))  # all alike: of one class
     assert blank["agreement"] == pytest.approx(0.1, abs=0.05)

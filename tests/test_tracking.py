@@ -34,10 +34,10 @@ RUN += ["--num_validation_evaluations", 2, "--max_validation_images", 64, "--sav
 RUN += ["--max_train_steps", 30, "--validation_steps", 10, "--checkpointing_steps", 10, "--hub_token", TOKEN]
 
 LEVELS = {f"loss_by_noise/t_{2 * k:04d}" for k in range(NOISE_LEVELS)}
-ALONG_THE_WAY = {"loss", "gradient_norm", "learning_rate", "images_per_second", "epoch"} | LEVELS
+ALONG_THE_WAY = {"loss", "gradient_norm", "learning_rate", "images_per_second", "epoch", "ema_decay"} | LEVELS
 VALIDATION = {"validation/bits_per_dim", "validation/bits_per_dim_standard_error"}
 AT_THE_END = {"test/bits_per_dim", "test/bits_per_dim_standard_error", "test/frechet_distance_pixels"}
-AT_THE_END |= {"test/bits_per_dim_importance_weighted"}
+AT_THE_END |= {f"test/bits_per_dim_{part}" for part in ("importance_weighted", "prior", "rate", "decoder")}
 
 Curves = dict[str, dict[int, float]]
 
