@@ -57,7 +57,8 @@ class DataArguments:
         default=None, metadata=_help("The column of classes; the first of type ClassLabel if unset.")
     )
     test_fraction: float = field(
-        default=0.1, metadata=_help("Held out where the data set has no test split; the digits have theirs.")
+        default=0.1,
+        metadata=_help("Held out where the data set has no test split, 0 for none; the digits have theirs."),
     )
     validation_fraction: float = field(
         default=0.0,

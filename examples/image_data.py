@@ -57,12 +57,23 @@ class LevelImages:
         self.labels, self.pixels, self.row = labels, pixels, row
 
     @classmethod
+    def none_like(cls, images: LevelImages | ImageStream) -> LevelImages:
+        """No images, of the kind of others."""
+        labels = torch.empty(0, dtype=torch.long) if images.has_labels else None
+        return cls.in_memory(torch.empty(0, *images.shape, dtype=torch.uint8), images.num_levels, labels)
+
+    @classmethod
     def in_memory(cls, pixels: Tensor, num_levels: int, labels: Tensor | None = None) -> LevelImages:
         """Images that are there already, integers `[N, C, H, W]`."""
         return cls(len(pixels), None, num_levels, tuple(pixels.shape[1:]), labels, pixels)
 
     def __len__(self) -> int:
         return self.size
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the classes are known."""
+        return self.labels is not None
 
     @property
     def epoch_size(self) -> int:
@@ -318,7 +329,13 @@ def _mapped(
         )
         for part, stored in parts.items()
     }
-    return {"validation": images["test"], **images, "bad_images": tuple(bad)}
+    return _parts(images) | {"bad_images": tuple(bad)}
+
+
+def _parts(images: dict[str, LevelImages | ImageStream]) -> dict[str, Any]:
+    """Test images, of which there may be none, and validation images, which are those if there are no others."""
+    test = images.get("test") or LevelImages.none_like(images["train"])
+    return {"validation": test, **images, "test": test}
 
 
 def _row(rows: Tensor, good: Tensor) -> Tensor | None:
@@ -337,7 +354,7 @@ def _divide(splits: dict[str, StoredImages], arguments: DataArguments) -> dict[s
     """Train, test and perhaps validation: the data set's own splits where it has them."""
     parts = {"train": splits["train"], **own_splits(splits)}
     for part, share in (("test", arguments.test_fraction), ("validation", arguments.validation_fraction)):
-        if part not in parts and (share > 0 or part == "test"):
+        if part not in parts and share > 0:
             parts["train"], parts[part] = _split(parts["train"], part, share)
     return parts
 
@@ -428,4 +445,4 @@ def _streamed(
         )
         for part, pairs in held_out.items()
     }
-    return {"train": train, "validation": kept["test"], **kept, "bad_images": tuple(bad)}
+    return _parts({"train": train, **kept}) | {"bad_images": tuple(bad)}

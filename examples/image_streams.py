@@ -131,8 +131,8 @@ def open_stream(
         raise ValueError("`test_fraction` and `validation_fraction` leave no images to train on.")
     kept = {part: _kept(stream, data, (0.0, 1.0), arguments, bad) for part, data in own.items()}
     kept |= {part: _kept(stream, splits["train"], bound, arguments, bad) for part, bound in bounds.items()}
-    if not kept.get("test"):
-        raise ValueError(f"{name} has no test images; pass a `test_fraction` above 0, or more images.")
+    if not kept.get("test", [None]):
+        raise ValueError(f"{name} has no test images; pass a larger `test_fraction`, or more images.")
     size = None if stream.size is None else round(stream.size * (1 - held_out))
     kept = {part: pairs for part, pairs in kept.items() if pairs}
     return dataclasses.replace(stream, held_out=held_out, size=size), kept, list(dict.fromkeys(bad))

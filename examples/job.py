@@ -60,6 +60,7 @@ class Job:
     trackers: Trackers | None = None
     step: int = 0  # optimisation steps made
     is_resumed: bool = False
+    left_out: int = 0  # steps in a row whose gradient was not finite
     seconds: float = 0.0  # spent training
     bad_images: set[str] = dataclasses.field(default_factory=set)  # sentences on those passed over
     validation: list[dict[str, float]] = dataclasses.field(default_factory=list)  # bits/dim along the way

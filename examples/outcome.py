@@ -77,7 +77,9 @@ def grid_of(step: int) -> str:
 
 
 def validate(job: Job) -> None:
-    """Bits/dim of validation images with the weights as they are now."""
+    """Bits/dim of validation images, if there are any, with the weights as they are now."""
+    if not len(job.data.validation):
+        return
     with evaluated(job, job.average):
         result = _score(job, job.data.validation.spread(job.training.max_validation_images))
     figures = {
@@ -183,8 +185,10 @@ def finish(job: Job) -> None:
         _save_pipeline(job)  # what comes now may fail, and without checkpoints this is all there is
         job.scheduler = _with_what_is_measured(job)
         samples = draw(job, max(training.eval_batch_size, training.num_quality_samples))
-        result = _score(job, job.data.test, training.num_evaluations)
-        weighted = _score_by_paths(job)
+        result, weighted = None, {}
+        if len(job.data.test):
+            result = _score(job, job.data.test, training.num_evaluations)
+            weighted = _score_by_paths(job)
         if accelerator.is_main_process:
             report = metrics(job, result, weighted | _quality(job, samples)) | others
             picture = save_grid(samples[: training.eval_batch_size], job.folder / SAMPLES)
@@ -221,7 +225,7 @@ def _quality(job: Job, samples: Tensor) -> dict[str, object]:
     train = torch.cat([images for images, _ in training_images(job, IMAGES_OF_A_DATA_SET)])
     if len(train) < 2:
         return {}  # one image has no covariance
-    test = torch.cat(list(job.data.test.batches(256, IMAGES_OF_A_DATA_SET)))
+    test, _ = job.data.test.spread(IMAGES_OF_A_DATA_SET).batch(0, IMAGES_OF_A_DATA_SET)
     return quality_of(samples, job.inference_steps, train, test)
 
 
@@ -243,7 +247,8 @@ def _scores_of_other_averages(job: Job) -> dict[str, object]:
     scores = {}
     for average in job.averages:
         with evaluated(job, average):
-            scores[f"{average.max_decay:g}"] = _score(job, job.data.validation).total
+            if len(job.data.validation):
+                scores[f"{average.max_decay:g}"] = _score(job, job.data.validation).total
             unet = _whole(job, average) if average is not job.average else None
             if unet is not None and job.accelerator.is_main_process:
                 replace_folder(job.folder / f"unet_ema_{average.max_decay:g}", unet.save_pretrained)

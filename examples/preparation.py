@@ -125,6 +125,10 @@ def _place(job: Job, data: DataArguments, hub: HubArguments, checkpoint: Path | 
         open_batches(job, data)
         if job.training.resume_from_checkpoint is not None:
             job.accelerator.print(f"There is no checkpoint in {job.folder} yet; starting from the beginning.")
+    if job.data.train.epoch_size is None and (job.training.save_images_epochs or job.training.save_model_epochs):
+        job.accelerator.print(
+            "Nobody has counted the images of this stream, and no epoch ends: pictures and the model come at the end."
+        )
     if hub.push_to_hub:
         job.is_pushed, job.push_steps = True, hub.hub_push_steps
         job.pusher = Pusher(job.folder, hub) if job.accelerator.is_main_process else None

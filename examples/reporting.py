@@ -37,8 +37,18 @@ def training_facts(job: Job) -> dict[str, Any]:
     }
 
 
-def metrics(job: Job, result: BitsPerDim, more: dict[str, Any]) -> dict[str, Any]:
-    """The figures of a run, for metrics.json."""
+def metrics(job: Job, result: BitsPerDim | None, more: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a run, for metrics.json; without a result if there are no test images."""
+    return {
+        **({} if result is None else _score_report(result)),
+        **more,
+        "train_seconds": job.seconds,
+        "validation": job.validation,
+        **training_facts(job),
+    }
+
+
+def _score_report(result: BitsPerDim) -> dict[str, Any]:
     return {
         "bits_per_dim": result.total,
         "bits_per_dim_standard_error": result.standard_error,
@@ -48,10 +58,6 @@ def metrics(job: Job, result: BitsPerDim, more: dict[str, Any]) -> dict[str, Any
         "bits_per_dim_decoder": result.decoder,
         "test_images": result.num_examples,
         "model_evaluations_per_test_image": result.num_model_evaluations // result.num_examples,
-        **more,
-        "train_seconds": job.seconds,
-        "validation": job.validation,
-        **training_facts(job),
     }
 
 
@@ -64,15 +70,15 @@ def describe(report: dict[str, Any]) -> str:
             f"{report['frechet_distance_pixels']:.4f} Fréchet distance of pixels between the training images and"
             f" {report['quality_samples']} samples of {report['quality_inference_steps']} steps\n"
         )
-    return (
-        f"{report['bits_per_dim']:.4f} ± {report['bits_per_dim_standard_error']:.4f} bits/dim on"
-        f" {report['test_images']} test images"
-        f" = prior {report['bits_per_dim_prior']:.4f} + rate {report['bits_per_dim_rate']:.4f}"
-        f" + decoder {report['bits_per_dim_decoder']:.4f}\n"
-        f"{weighted}"
-        f"{quality}"
-        f"trained {report['train_steps']} steps in {report['train_seconds']:.0f} s"
-    )
+    score = "there were no test images to score\n"
+    if "bits_per_dim" in report:
+        score = (
+            f"{report['bits_per_dim']:.4f} ± {report['bits_per_dim_standard_error']:.4f} bits/dim on"
+            f" {report['test_images']} test images"
+            f" = prior {report['bits_per_dim_prior']:.4f} + rate {report['bits_per_dim_rate']:.4f}"
+            f" + decoder {report['bits_per_dim_decoder']:.4f}\n"
+        )
+    return f"{score}{weighted}{quality}trained {report['train_steps']} steps in {report['train_seconds']:.0f} s"
 
 
 def weighted_line(figures: dict[str, Any]) -> str:

@@ -130,6 +130,8 @@ def images_as_they_are(data: DataArguments, split: str) -> LevelImages:
     images = getattr(load_images(data), split)
     if not isinstance(images, LevelImages):
         raise ValueError("A stream has no training images to score in order; pass --split test, or leave --streaming.")
+    if not len(images):
+        raise ValueError(f"There are no {split} images; pass a `test_fraction` above 0.")
     return images
 
 

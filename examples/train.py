@@ -51,6 +51,7 @@ from ddpm_hf.objectives import (
 
 
 STEPS_BETWEEN_REPORTS = 10  # reading the loss waits for the device
+MOST_LEFT_OUT = 50  # steps one after the other, by which the scale of fp16 has fallen 50 times by half
 ANEW = "The checkpoints before it are good, but lead to it again; start anew with a lower learning rate, say."
 
 
@@ -227,6 +228,9 @@ def report(job: Job, progress: Progress, bar: tqdm, since: float) -> float:
     losses, norms, levels = progress.read()
     is_scaled = job.accelerator.scaler is not None  # for fp16, which leaves out steps whose gradient overflows
     for step, loss, norm in zip(range(job.step - count + 1, job.step + 1), losses, norms, strict=True):
+        job.left_out = 0 if math.isfinite(norm) else job.left_out + 1
+        if job.left_out == MOST_LEFT_OUT:
+            raise RunStopped(f"The gradients of the last {job.left_out} steps are not finite, at any scale. {ANEW}")
         if not math.isfinite(loss) or not (is_scaled or math.isfinite(norm)):
             what = f"The loss of step {step} is {loss}, the norm of its gradient {norm}."
             raise RunStopped(f"{what} {ANEW}")

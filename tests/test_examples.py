@@ -568,6 +568,25 @@ def test_one_image_is_trained_on_and_scored(scripts: ScriptServer, tmp_path: Pat
     assert "frechet_distance_pixels" not in report
 
 
+@pytest.mark.parametrize("streaming", [[], ["--streaming"]])
+def test_all_images_are_trained_on_if_none_are_to_be_held_out(
+    scripts: ScriptServer, tmp_path: Path, streaming: list[str]
+) -> None:
+    images = save_images(tmp_path / "images", [("L", (8, 8))] * 12)
+    arguments = ["--train_data_dir", images, "--test_fraction", 0, *streaming, "--ema_max_decay", 0.9, 0.5]
+    more = ["--validation_steps", 2, "--num_paths", 2, "--output_dir", tmp_path / "run"]
+    done = scripts.run("train.py", *TINY_MODEL, *TINY_RUN, *arguments, *more)
+    assert done.code == 0, done.output
+    assert "there were no test images to score" in done.output
+    report = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert "bits_per_dim" not in report and report["frechet_distance_pixels"] > 0 and report["validation"] == []
+    assert report["train_images"] == (None if streaming else 12)
+    assert "bits/dim" not in ModelCard.load(tmp_path / "run" / "README.md").text.split("```")[0]
+    asked = ["--model_name_or_path", tmp_path / "run", *arguments[:4], "--output_dir", tmp_path / "evaluation"]
+    told = scripts.run("evaluate.py", *asked)
+    assert told.code == 2 and "There are no test images; pass a `test_fraction` above 0." in told.output
+
+
 def test_a_run_that_is_written_over_leaves_nothing(scripts: ScriptServer, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     first = ["--ema_max_decay", 0.9, 0.5, "--save_images_epochs", 1, "--train_batch_size", 500]

@@ -32,6 +32,8 @@ from training_runs import (
     start,
 )
 
+from ddpm_hf import DDPMPaperPipeline
+
 
 WAYS = {
     "simple, stratified, classes, workers": "--objective simple --snr_gamma 5 --timestep_sampling stratified"
@@ -108,6 +110,50 @@ def test_every_step_and_every_image_draws_anew(scripts: ScriptServer, tmp_path: 
     assert [first for first, _ in noise] == ["0", "16"] * 3
     times = [line.partition("times ")[2] for line in output.splitlines() if "times " in line]
     assert len({drawn for _, drawn in noise}) == 6 and len(set(times)) == 3
+
+
+def test_checkpointing_of_gradients_changes_no_number(scripts: ScriptServer, tmp_path: Path) -> None:
+    arguments = [*TINY, "--max_train_steps", 8, "--dropout", 0.1]
+    plain = start(scripts, tmp_path / "plain", *arguments, prelude=losses_to(tmp_path / "one"))
+    more = [*arguments, "--gradient_checkpointing"]
+    ended(start(scripts, tmp_path / "checkpointed", *more, prelude=losses_to(tmp_path / "other")))
+    ended(plain)
+    assert losses_in(tmp_path / "one") == pytest.approx(losses_in(tmp_path / "other"), rel=1e-6)
+    one, other = (
+        load_file(tmp_path / name / "unet" / "diffusion_pytorch_model.safetensors")
+        for name in ("plain", "checkpointed")
+    )
+    assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
+
+
+COMPILED = """
+import preparation, torch
+def traced(*arguments, made=preparation.Accelerator, **options):  # without the compiler, which takes minutes
+    return made(*arguments, **options | {"dynamo_backend": "eager"})
+preparation.Accelerator = traced
+def told(model, *arguments, compile=torch.compile, **options):
+    print("compiled", type(model).__name__, flush=True)
+    return compile(model, *arguments, **options)
+torch.compile = told
+"""
+
+
+def test_a_compiled_model_is_saved_averaged_and_gone_on_with_by_its_own_names(
+    scripts: ScriptServer, tmp_path: Path
+) -> None:
+    arguments = [*TINY, "--max_train_steps", 8, "--checkpointing_steps", 100, "--checkpoints_total_limit", -1]
+    unstopped = start(scripts, tmp_path / "plain", *arguments)
+    compiled = [*arguments, "--torch_compile"]
+    folder = tmp_path / "run"
+    ended(start(scripts, folder, *compiled, prelude=COMPILED + signal_at(4, "SIGTERM")), 143)
+    output = ended(start(scripts, folder, *compiled, *LATEST, prelude=COMPILED))
+    assert "compiled UNet2DModel" in output
+    ended(unstopped)
+    for name in ("unet/diffusion_pytorch_model.safetensors", "ema-0.safetensors"):
+        one, other = (load_file(run / "checkpoint-8" / name) for run in (tmp_path / "plain", folder))
+        assert one.keys() == other.keys()
+        assert all(torch.allclose(one[key], other[key], atol=1e-5) for key in one)
+    assert DDPMPaperPipeline.from_pretrained(folder)(1, num_inference_steps=2).images
 
 
 # --- from where ------------------------------------------------------------------------------------------------------

@@ -182,6 +182,26 @@ def test_a_loss_that_is_no_number_names_its_step_and_keeps_the_last_checkpoint(
     assert_finite(folder / "checkpoint-4")
 
 
+def test_gradients_that_overflow_at_every_scale_stop_the_run(scripts: ScriptServer, tmp_path: Path) -> None:
+    # As on a GPU in fp16, where steps whose gradient is not finite are left out.
+    overflowing = """
+import preparation, torch, tracking
+def scaled(*arguments, made=preparation.Accelerator, **options):
+    accelerator = made(*arguments, **options)
+    accelerator.scaler = torch.amp.GradScaler("cpu", enabled=False)
+    return accelerator
+preparation.Accelerator = scaled
+def infinite(self, t, losses, weights, norm, add=tracking.Progress.add):
+    add(self, t, losses, weights, norm if len(steps) in (3, 5) else float("inf"))
+    steps.append(1)
+steps, tracking.Progress.add = [], infinite
+"""
+    arguments = [*SHORT, "--max_train_steps", 100, "--checkpointing_steps", 30]
+    sentence = last_line(ended(start(scripts, tmp_path / "run", *arguments, prelude=overflowing), 1))
+    assert sentence.startswith("train.py: The gradients of the last 50 steps are not finite, at any scale.")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint-30"]
+
+
 @pytest.mark.parametrize(
     ("learning_rate", "told"),
     [
