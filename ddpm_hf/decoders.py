@@ -21,7 +21,7 @@ import math
 import torch
 from torch import Tensor
 
-from .numerics import log1mexp, mean_flat, to_float64
+from .numerics import check_num_levels, log1mexp, mean_flat, to_float64
 from .reverse_process import ReverseStep
 
 
@@ -192,9 +192,3 @@ def decoder_nll(p: ReverseStep, x_0: Tensor, num_levels: int | None, is_discrete
         return -mean_flat(gaussian_log_density(x_0, p.mean, p.log_variance))
     law = discrete_normal_log_likelihood if is_discrete_normal else discretized_gaussian_log_likelihood
     return -mean_flat(law(x_0, p.mean, p.log_variance, num_levels))
-
-
-def check_num_levels(num_levels: int | None) -> None:
-    """Raise ValueError unless `num_levels` is an int ≥ 2 or None."""
-    if num_levels is not None and (isinstance(num_levels, bool) or not isinstance(num_levels, int) or num_levels < 2):
-        raise ValueError(f"`num_levels` must be an int >= 2, or None for continuous data, but is {num_levels!r}.")

@@ -19,7 +19,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +29,10 @@ from typing_extensions import Self
 
 from .gaussian_process import StepCoefficients
 from .noise_schedule import NoiseSchedule
+from .numerics import check_num_levels
+
+
+_TABLES = ("log_snr", "errors", "decoder_variances", "decoder_costs")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class DenoisingErrors:
             under which L_0 is least, if that level is the first that a chain visits; one for all elements, since it
             is the noise's above all. None for continuous data, whose decoder is a Gaussian of variance e.
         decoder_costs: that least L_0, nats per dimension; None for continuous data, where it is ½ log(2πe · e).
+        num_levels: of the data that the decoder's were measured on; None for continuous data, or if it is not known.
 
     Raises:
         ValueError: for anything else.
@@ -54,6 +59,7 @@ class DenoisingErrors:
     errors: tuple[Any, ...]  # floats, or nested tuples of floats
     decoder_variances: tuple[float, ...] | None = None
     decoder_costs: tuple[float, ...] | None = None
+    num_levels: int | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -62,11 +68,14 @@ class DenoisingErrors:
             raise ValueError(f"`log_snr` must be a list of numbers, but is {_short(self.log_snr)}.") from None
         if (self.decoder_variances is None) != (self.decoder_costs is None):
             raise ValueError("`decoder_variances` and `decoder_costs` must be given together.")
-        for field in fields(self):
-            values = getattr(self, field.name)
-            if values is None and field.name.startswith("decoder"):
+        if self.num_levels is not None and self.decoder_costs is None:
+            raise ValueError("`num_levels` says what `decoder_costs` were measured on, and there are none.")
+        check_num_levels(self.num_levels)
+        for name in _TABLES:
+            values = getattr(self, name)
+            if values is None and name.startswith("decoder"):
                 continue
-            object.__setattr__(self, field.name, _nested_tuple(_numbers(field.name, values, count)))
+            object.__setattr__(self, name, _nested_tuple(_numbers(name, values, count)))
         if any(low >= high for high, low in itertools.pairwise(self.log_snr)):
             raise ValueError("`log_snr` must descend strictly.")
         for name in ("errors", "decoder_variances"):
@@ -81,20 +90,28 @@ class DenoisingErrors:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
-        """What `to_dict` gave.
+        """What `to_dict` gave, `num_levels` being as good as None where it is not there.
 
         Raises:
             ValueError: for anything else.
         """
-        names = {field.name for field in fields(cls)}
-        if not isinstance(stored, Mapping) or set(stored) != names:
-            raise ValueError(f"`denoising_errors` must map {', '.join(sorted(names))} to lists, but is {stored!r}.")
+        if not isinstance(stored, Mapping) or set(stored) - {"num_levels"} != set(_TABLES):
+            raise ValueError(f"`denoising_errors` must map {', '.join(sorted(_TABLES))} to lists, but is {stored!r}.")
         return cls(**stored)
 
-    def to_dict(self) -> dict[str, list[float] | None]:
-        """As lists, for JSON."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: None if value is None else _table(value).tolist() for name, value in values.items()}
+    def to_dict(self) -> dict[str, Any]:
+        """As lists and a number, for JSON."""
+        values = {name: getattr(self, name) for name in _TABLES}
+        tables = {name: None if value is None else _table(value).tolist() for name, value in values.items()}
+        return tables | {"num_levels": self.num_levels}
+
+    def check_levels(self, num_levels: int | None) -> None:
+        """Raise ValueError if the decoder was measured on data of other levels, whose cost is another."""
+        if self.num_levels is not None and self.num_levels != num_levels:
+            raise ValueError(
+                f"`denoising_errors` were measured on data of {self.num_levels} levels, but `num_levels` is"
+                f" {num_levels}; measure them on such data."
+            )
 
     def log_error(self, log_snr: Tensor) -> Tensor:
         """log e at the given levels `[N]`, float64 `[N, *shape]`; −inf, no signal, is a level too."""

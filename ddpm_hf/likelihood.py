@@ -25,9 +25,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .decoders import check_num_levels, decoder_nll
+from .decoders import decoder_nll
 from .noise_schedule import NoiseSchedule
 from .numerics import (
+    check_num_levels,
     expand_like,
     mean_flat,
     nats_to_bits,

@@ -100,7 +100,7 @@ def measure_denoising_errors(
     errors, *of_decoder = columns
     if of_decoder:
         of_decoder[1] = _smoothed(log_snr, of_decoder[1])
-    return DenoisingErrors(log_snr, errors, *of_decoder)
+    return DenoisingErrors(log_snr, errors, *of_decoder, num_levels=scheduler.num_levels)
 
 
 def _times_and_process(scheduler: MeasuredScheduler, count: int) -> tuple[Tensor, ReverseProcess]:

@@ -153,3 +153,9 @@ def require_count(**numbers: int) -> None:
 def nats_to_bits(nats: Tensor) -> Tensor:
     """Information in bits, from nats."""
     return nats / LOG_2
+
+
+def check_num_levels(num_levels: int | None) -> None:
+    """Raise ValueError unless `num_levels` is an int ≥ 2 or None."""
+    if num_levels is not None and (isinstance(num_levels, bool) or not isinstance(num_levels, int) or num_levels < 2):
+        raise ValueError(f"`num_levels` must be an int >= 2, or None for continuous data, but is {num_levels!r}.")

@@ -25,7 +25,6 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from typing_extensions import Self
 
-from .decoders import check_num_levels
 from .denoising_errors import DenoisingErrors, chain_costs, step_costs
 from .gaussian_process import (
     convert_prediction,
@@ -40,7 +39,7 @@ from .gaussian_process import (
 from .hub_errors import hub_errors
 from .likelihood import prior_kl, vlb_terms
 from .noise_schedule import NoiseSchedule
-from .numerics import demote, expand_like, nats_to_bits, promote, require_samples
+from .numerics import check_num_levels, demote, expand_like, nats_to_bits, promote, require_samples
 from .objectives import min_snr_weights
 from .reverse_process import (
     UNDETERMINED,
@@ -234,6 +233,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         errors = own.pop("denoising_errors")
         if errors is not None:
             errors = errors if isinstance(errors, DenoisingErrors) else DenoisingErrors.from_dict(errors)
+            errors.check_levels(own["num_levels"])
             own["denoising_errors"] = errors.to_dict()
         self._denoising_errors = errors
         self.register_to_config(**{OWN_CONFIG_KEY: own})

@@ -65,7 +65,8 @@ def measure_on(
     images: LevelImages, pipeline: DDPMPaperPipeline, measurement: MeasurementArguments, device: torch.device
 ) -> DDPMPaperScheduler:
     """The model's scheduler with the errors that were measured, and the variance by them."""
-    scheduler = DDPMPaperScheduler.from_config(pipeline.scheduler.config, num_levels=images.num_levels)
+    config = pipeline.scheduler.config
+    scheduler = DDPMPaperScheduler.from_config(config, num_levels=images.num_levels, denoising_errors=None)
     size = measurement.batch_size
     errors = measured_errors(
         pipeline.unet,

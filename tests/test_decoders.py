@@ -18,12 +18,12 @@ from torch.distributions import Normal
 from ddpm_hf.decoders import (
     EDGE,
     MAX_PRECISION,
-    check_num_levels,
     decoder_nll,
     discrete_normal_log_likelihood,
     discretized_gaussian_log_likelihood,
     gaussian_log_density,
 )
+from ddpm_hf.numerics import check_num_levels
 from ddpm_hf.reverse_process import ReverseStep
 
 

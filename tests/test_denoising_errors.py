@@ -14,6 +14,7 @@ import torch
 from oracles import Mixture, exact_bound
 from torch import Tensor
 
+from ddpm_hf import DDPMPaperScheduler
 from ddpm_hf.denoising_errors import DenoisingErrors, optimal_log_variances, step_costs
 from ddpm_hf.gaussian_process import StepCoefficients
 from ddpm_hf.likelihood import prior_kl, vlb_terms
@@ -204,6 +205,7 @@ def test_without_errors_there_is_no_optimal_variance():
         DenoisingErrors([1.0, 0.0], [0.1, 0.2], [0.1, 0.3], [-1.0, 0.5]),
         DenoisingErrors(torch.tensor([1.0, 0.0]), (0.1, 0.2)),
         DenoisingErrors([1.0, 0.0], [[[0.1, 0.2]], [[0.3, 0.4]]], [1.5, 3.5], [0.5, 0.7]),
+        DenoisingErrors([1.0, 0.0], [0.1, 0.2], [0.1, 0.3], [-1.0, 0.5], num_levels=17),
     ],
 )
 def test_they_travel_as_json(errors: DenoisingErrors):
@@ -229,6 +231,8 @@ def test_they_travel_as_json(errors: DenoisingErrors):
         (([1.0, 0.0], [[0.1, 0.2], [0.3]]), "list of numbers"),
         (([1.0], [[0.1, 0.2]], [[0.1, 0.2]], [1.0]), "as many"),
         (([1.0], [[0.1, 0.2]], [0.1], [[1.0, 1.0]]), "as many"),
+        (([1.0], [0.1], None, None, 256), "`num_levels` says what `decoder_costs` were measured on"),
+        (([1.0], [0.1], [0.1], [1.0], 1), "`num_levels` must be an int >= 2"),
     ],
 )
 def test_what_is_no_list_of_errors_is_refused(arguments: tuple[Any, ...], message: str):
@@ -240,6 +244,17 @@ def test_what_is_no_list_of_errors_is_refused(arguments: tuple[Any, ...], messag
 def test_a_dictionary_of_something_else_is_refused(stored: Any):
     with pytest.raises(ValueError, match="must map"):
         DenoisingErrors.from_dict(stored)
+
+
+def test_errors_of_other_levels_are_refused_where_they_are_known():
+    known = DenoisingErrors([1.0, 0.0], [0.1, 0.2], [0.1, 0.3], [-1.0, 0.5], num_levels=17)
+    options = {"variance_type": "optimal", "denoising_errors": known}
+    assert DDPMPaperScheduler(num_levels=17, **options).denoising_errors == known
+    for num_levels in (256, None):
+        with pytest.raises(ValueError, match=f"on data of 17 levels, but `num_levels` is {num_levels}; measure them"):
+            DDPMPaperScheduler(num_levels=num_levels, **options)
+    stored = {name: value for name, value in known.to_dict().items() if name != "num_levels"}  # as it once was
+    assert DDPMPaperScheduler(num_levels=256, denoising_errors=stored).denoising_errors.num_levels is None
 
 
 def test_costs_do_not_cancel_between_neighbours():
