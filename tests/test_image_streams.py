@@ -36,7 +36,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from script_server import ScriptServer
 from stopping import RunStopped
-from training_runs import TINY
+from training_runs import LATEST, TINY, assert_same, ended, signal_at, start_together
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
@@ -283,7 +283,7 @@ def read_with_states(stream: ImageStream, workers: int, count: int, size: int, *
         return [(batch, json.dumps(batches.state)) for batch in islice(iterator, count)]
 
 
-def assert_same(batches: list[tuple], expected: list[tuple], where: str) -> None:
+def assert_same_batches(batches: list[tuple], expected: list[tuple], where: str) -> None:
     for (one, _), (other, _) in zip(batches, expected, strict=True):
         assert torch.equal(one.images, other.images), where
         assert (one.labels is None) == (other.labels is None) and one.bad == other.bad, where
@@ -296,11 +296,11 @@ def assert_goes_on(stream: ImageStream, workers: int, size: int, stops: list[int
     for stop in stops:
         last = min(stop + 6, count)
         again = read_with_states(stream, workers, last - stop, size, state=json.loads(whole[stop - 1][1]))
-        assert_same(again, whole[stop:last], f"after {stop} batches")
+        assert_same_batches(again, whole[stop:last], f"after {stop} batches")
     state = None
     for first, last in itertools.pairwise([0, *stops, count]):
         part = read_with_states(stream, workers, last - first, size, state=state)
-        assert_same(part, whole[first:last], f"between {first} and {last} batches")
+        assert_same_batches(part, whole[first:last], f"between {first} and {last} batches")
         state = json.loads(part[-1][1])
 
 
@@ -573,6 +573,26 @@ def test_two_processes_go_on_with_their_parts_of_a_stream(
     assert_same_end(left, right)
     first, second = ((left / f"data_{rank}.json").read_text() for rank in range(2))
     assert first != second
+
+
+@pytest.mark.parametrize(("processes", "workers"), [(1, 0), (1, 2), (2, 2)])
+def test_a_stream_that_was_stopped_goes_on_exactly(
+    scripts: ScriptServer, parquet: Path, tmp_path: Path, processes: int, workers: int
+) -> None:
+    more = f"--streaming --shuffle_buffer_size 32 --max_train_steps 12 --dataloader_num_workers {workers}"
+    more += " --gradient_accumulation_steps 2 --checkpointing_steps 100 --checkpoints_total_limit -1 --random_flip"
+    arguments = [*RUN, *shlex.split(more), "--dataset_name", parquet]
+
+    def train(folder: Path, code: int, *more: object, prelude: str = "") -> str:
+        runs = start_together(scripts, processes, folder, *arguments, *more, prelude=prelude)
+        return "".join([ended(run, code) for run in runs])
+
+    train(tmp_path / "unstopped", 0)
+    train(tmp_path / "run", 143, prelude=signal_at(9, "SIGTERM"))  # in the first window of step 5
+    (stopped,) = (tmp_path / "run").glob("checkpoint-*")
+    assert f"after step {stopped.name.partition('-')[2]} of 12" in train(tmp_path / "run", 0, *LATEST)
+    shutil.rmtree(stopped)
+    assert_same(tmp_path / "run", tmp_path / "unstopped")
 
 
 def test_a_run_with_workers_that_is_told_to_stop_leaves_a_checkpoint(
