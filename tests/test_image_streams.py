@@ -575,7 +575,7 @@ def test_two_processes_go_on_with_their_parts_of_a_stream(
     assert first != second
 
 
-@pytest.mark.parametrize(("processes", "workers"), [(1, 0), (1, 2), (2, 2)])
+@pytest.mark.parametrize(("processes", "workers"), [(1, 2), (2, 2)])
 def test_a_stream_that_was_stopped_goes_on_exactly(
     scripts: ScriptServer, parquet: Path, tmp_path: Path, processes: int, workers: int
 ) -> None:

@@ -148,7 +148,7 @@ def test_of_two_processes_one_pushes(hub: LoopbackHub, tmp_path: Path) -> None:
     arguments = ["--output_dir", str(tmp_path / "run"), "--push_to_hub", "--hub_model_id", "owner/run"]
     env = environment(hub, tmp_path / "hf_home", "hf_owner") | {"ACCELERATE_USE_CPU": "1"}
     done = subprocess.run(
-        [*launcher, *TINY, *arguments, "--max_train_steps", "5"], env=env, capture_output=True, text=True, timeout=120
+        [*launcher, *TINY, *arguments, "--max_train_steps", "5"], env=env, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     assert [commit.message for commit in hub.repos["owner/run"].commits.values()] == ["initial commit", "Upload model"]

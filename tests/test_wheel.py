@@ -71,7 +71,7 @@ class Machine:
     def run(self, code: str, hub: LoopbackHub, home: str) -> str:
         env = environment(hub, self.folder / home, token=None)
         done = subprocess.run(
-            [self.python, "-c", code], env=env, cwd=self.folder, capture_output=True, text=True, timeout=120
+            [self.python, "-c", code], env=env, cwd=self.folder, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip().splitlines()[-1]
