@@ -60,74 +60,100 @@ class Method:
     bits: Callable[[int], dict[str, float]] | None = None
 
 
+@dataclass(frozen=True)
+class Trial:
+    """What all methods sample and score alike.
+
+    Attributes:
+        unet: the model without its variance.
+        images: the data.
+        evaluations, flow_images, seed: as asked for.
+        machine: one process.
+    """
+
+    unet: UNet2DModel
+    images: ImageData
+    evaluations: int
+    flow_images: int
+    seed: int
+    machine: accelerate.Accelerator
+
+    def of_chain(
+        self, chain: DDPMPaperScheduler, spacing: str, eta: float | None = None, model: UNet2DModel | None = None
+    ) -> Method:
+        """Ancestral sampling along a chain, or DDIM."""
+        chained = DDPMPaperPipeline(self.unet if model is None else model, chain)
+        chained.set_progress_bar_config(disable=True)
+
+        def samples(K: int, count: int, seed: int) -> Tensor:
+            return draw_images(chained, count, BATCH, K, seed, self.machine, None, spacing, eta)
+
+        def bits(K: int) -> dict[str, float]:
+            chain.set_timesteps(K, timestep_spacing=spacing)
+            return bits_of_chain(chained.unet, chain, self.images.test, self.machine, self.evaluations, self.seed)
+
+        return Method(samples, bits if eta is None and self.evaluations else None)
+
+    def of_flow(self, scheduler: DDPMPaperScheduler) -> Method:
+        """The probability-flow ODE."""
+        alone = DDPMPaperPipeline(self.unet, scheduler)
+        options = EvaluationArguments(num_flow_images=self.flow_images, batch_size=BATCH, seed=self.seed)
+
+        def bits(K: int) -> dict[str, float]:
+            if K < LEAST_CALLS_OF_FLOW:
+                return {}
+            found = score_by_flow(alone, self.images.test, options, self.machine, K)
+            return {name.removeprefix("flow_"): value for name, value in found.items() if name.startswith("flow_")}
+
+        def samples(K: int, count: int, seed: int) -> Tensor:
+            return draw_images_by_flow(alone, count, BATCH, K, seed, self.machine)
+
+        return Method(samples, bits if self.flow_images else None)
+
+    def of_stock(self, kind: type, config: Any, **options: Any) -> Method:
+        """One of diffusers' own schedulers."""
+
+        def samples(K: int, count: int, seed: int) -> Tensor:
+            return stock_samples(self.unet, kind.from_config(config, **options), K, count, seed, self.machine)
+
+        return Method(samples)
+
+
 def methods_of(
     pipeline: DDPMPaperPipeline, images: ImageData, evaluations: int, flow_images: int, seed: int
 ) -> dict[str, Method]:
     """All the ways to sample that are compared."""
     unet = without_variance(pipeline.unet)
-    some = list(images.train.labelled_batches(256))
+    trial = Trial(unet, images, evaluations, flow_images, seed, accelerate.Accelerator())
     plain = DDPMPaperScheduler.from_config(
         pipeline.scheduler.config, variance_type="fixed_small", first_variance=None, denoising_errors=None
     )
-    errors = measured_errors(unet, plain, some, len(images.train), seed, torch.device("cpu"))
-    scheduler = with_errors(plain, errors)
-    machine = accelerate.Accelerator()
-
-    def ours(chain: DDPMPaperScheduler, spacing: str, eta: float | None = None, model: Any = None) -> Method:
-        chained = DDPMPaperPipeline(unet if model is None else model, chain)
-        chained.set_progress_bar_config(disable=True)
-
-        def samples(K: int, count: int, seed: int) -> Tensor:
-            return draw_images(chained, count, BATCH, K, seed, machine, None, spacing, eta)
-
-        def bits(K: int) -> dict[str, float]:
-            chain.set_timesteps(K, timestep_spacing=spacing)
-            return bits_of_chain(chained.unet, chain, images.test, machine, evaluations, seed)
-
-        return Method(samples, bits if eta is None and evaluations else None)
+    train = images.train
+    errors = measured_errors(unet, plain, train.labelled_batches(256), len(train), seed, torch.device("cpu"))
+    best, stock = with_errors(plain, errors), plain.to_stock().config
 
     def fixed(variance_type: str) -> DDPMPaperScheduler:
         chain = DDPMPaperScheduler.from_config(plain.config, variance_type=variance_type)
         return with_errors(chain, errors, keeps_variance=True)
 
-    def stock(kind: type, **options: Any) -> Method:
-        config = plain.to_stock().config
+    def copy(scheduler: DDPMPaperScheduler) -> DDPMPaperScheduler:
+        return DDPMPaperScheduler.from_config(scheduler.config)
 
-        def samples(K: int, count: int, seed: int) -> Tensor:
-            return stock_samples(unet, kind.from_config(config, **options), K, count, seed, machine)
-
-        return Method(samples)
-
-    def flow() -> Method:
-        alone = DDPMPaperPipeline(unet, scheduler)
-        options = EvaluationArguments(num_flow_images=flow_images, batch_size=BATCH, seed=seed)
-
-        def bits(K: int) -> dict[str, float]:
-            if K < LEAST_CALLS_OF_FLOW:
-                return {}
-            found = score_by_flow(alone, images.test, options, machine, K)
-            return {name.removeprefix("flow_"): value for name, value in found.items() if name.startswith("flow_")}
-
-        def samples(K: int, count: int, seed: int) -> Tensor:
-            return draw_images_by_flow(alone, count, BATCH, K, seed, machine)
-
-        return Method(samples, bits if flow_images else None)
-
+    even = {"timestep_spacing": "linspace"}
     methods = {
-        "β̃, even times": ours(fixed("fixed_small"), "linspace"),
-        "β, even times": ours(fixed("fixed_large"), "linspace"),
-        "σ*, even times": ours(scheduler, "linspace"),
-        "σ*, optimal times": ours(DDPMPaperScheduler.from_config(scheduler.config), "optimal"),
-        "DDIM, η = 0": ours(DDPMPaperScheduler.from_config(scheduler.config), "linspace", eta=0.0),
-        "ODE": flow(),
-        "stock DDPM": stock(DDPMScheduler, variance_type="fixed_small", timestep_spacing="linspace"),
-        "stock DDIM": stock(DDIMScheduler, timestep_spacing="linspace"),
-        "stock DPMSolverMultistep": stock(DPMSolverMultistepScheduler, timestep_spacing="linspace"),
+        "β̃, even times": trial.of_chain(fixed("fixed_small"), "linspace"),
+        "β, even times": trial.of_chain(fixed("fixed_large"), "linspace"),
+        "σ*, even times": trial.of_chain(copy(best), "linspace"),
+        "σ*, optimal times": trial.of_chain(copy(best), "optimal"),
+        "DDIM, η = 0": trial.of_chain(copy(best), "linspace", eta=0.0),
+        "ODE": trial.of_flow(best),
+        "stock DDPM": trial.of_stock(DDPMScheduler, stock, variance_type="fixed_small", **even),
+        "stock DDIM": trial.of_stock(DDIMScheduler, stock, **even),
+        "stock DPMSolverMultistep": trial.of_stock(DPMSolverMultistepScheduler, stock, **even),
     }
     if pipeline.scheduler.process.learns_variance:
         for name, spacing in (("learned, even times", "linspace"), ("learned, optimal times", "optimal")):
-            learned = DDPMPaperScheduler.from_config(pipeline.scheduler.config)
-            methods[name] = ours(learned, spacing, model=pipeline.unet)
+            methods[name] = trial.of_chain(copy(pipeline.scheduler), spacing, model=pipeline.unet)
     return methods
 
 
@@ -217,6 +243,8 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", help="some of the table's rows, by their names; all if not given")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parse(parser)
+    if min(arguments.steps) < 2:
+        parser.error("--steps must be at least 2: of one call none is left for a step of the ODE.")
     device = torch.device("cpu")
     use_all_cores(device)
     images = load_images(DataArguments())

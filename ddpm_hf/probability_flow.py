@@ -180,7 +180,7 @@ def flow_log_likelihood(
     if num_steps is None:
         x_bar, mean_divergence = _solve_adaptively(field, start, flow.first, flow.last, rtol, atol, method)
     else:  # in log s̄, over which the divergence is even: in s̄ the few steps near the data would decide all
-        x_bar, mean_divergence = _solve_on(_grid(flow.first, flow.last, num_steps, x), field, start, method)
+        x_bar, mean_divergence = _solve_on(_grid(flow.first, flow.last, num_steps, start[0]), field, start, method)
     x_T, dimensions = flow.alpha_last * x_bar, x[0].numel()
     log_p_T = (_log_standard_normal if log_prior is None else log_prior)(x_T)
     if not isinstance(log_p_T, Tensor) or log_p_T.shape != x.shape[:1]:
@@ -476,9 +476,9 @@ def _solve_adaptively(
 
 
 def _grid(start: float, end: float, num_steps: int, like: Tensor) -> Tensor:
-    """So many steps from log s̄ = `start` to `end`, float64."""
+    """So many steps from log s̄ = `start` to `end`, for states like this one."""
     require_count(num_steps=num_steps)
-    return to_float64(torch.linspace(start, end, num_steps + 1, device=like.device, dtype=torch.float64))
+    return torch.linspace(start, end, num_steps + 1, dtype=like.dtype, device=like.device)
 
 
 def _solve_on(grid: Tensor, field: Field, state: State, method: str | None) -> State:

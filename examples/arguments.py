@@ -84,7 +84,7 @@ class ModelArguments:
     model_config_name_or_path: str | None = field(
         default=None,
         metadata=_help(
-            "A saved UNet2DModel's configuration, which takes the place of all arguments of the model below."
+            "A saved UNet2DModel's configuration in place of the arguments below, all but num_class_embeds."
         ),
     )
     block_out_channels: list[int] = field(default_factory=lambda: [32, 64])

@@ -113,10 +113,6 @@ def save_checkpoint(
     def fill() -> None:
         write(partial)
 
-    def fill_together() -> None:
-        with disk_errors():  # nobody is told: the others are where this one is waited for
-            fill()
-
     def secure() -> None:  # when nobody writes any more: files come and go while they are written
         flush(partial)
 
@@ -133,7 +129,8 @@ def save_checkpoint(
 
     try:
         _on_all(make)
-        fill_together() if is_together else _on_all(fill)
+        # Where it is waited for in the midst of writing, a process that cannot goes on to nobody.
+        disk_errors()(fill)() if is_together else _on_all(fill)
         for part in (secure, stand):
             _on_all(part)
     except OSError as error:

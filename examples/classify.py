@@ -31,7 +31,7 @@ from arguments import (
 from classifying import bayes, bits_by_class, support_vector_classifier
 from image_data import LevelImages
 from output_folder import claim_folder, write_json
-from quality import IMAGES_OF_A_DATA_SET, compared_pixels
+from quality import IMAGES_OF_A_DATA_SET, pixels_of
 from scoring import check_fit, images_as_they_are, load_pipeline
 from stopping import run_script
 from torch import Tensor
@@ -106,8 +106,8 @@ def report_on(bits: Tensor, train: LevelImages, test: LevelImages) -> dict[str, 
 def baseline(train: LevelImages, test: LevelImages) -> float:
     """The accuracy of a support vector classifier on pixels."""
     some = train.spread(IMAGES_OF_A_DATA_SET)  # a support vector machine takes time like their square
-    learned, asked = (compared_pixels(torch.cat(list(images.batches(256)))) for images in (some, test))
-    return (support_vector_classifier(learned, some.labels)(asked) == test.labels).double().mean().item()
+    classifier = support_vector_classifier(pixels_of(some), some.labels)
+    return (classifier(pixels_of(test)) == test.labels).double().mean().item()
 
 
 def describe(report: dict[str, Any], folder: Path) -> str:

@@ -8,7 +8,7 @@ import warnings
 import torch
 from classifying import support_vector_classifier
 from image_data import LevelImages
-from quality import IMAGES_OF_A_DATA_SET, compared_pixels, frechet_distance
+from quality import IMAGES_OF_A_DATA_SET, compared_pixels, frechet_distance, pixels_of
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 from torch import Tensor
@@ -28,7 +28,7 @@ class Judge:
 
     def __init__(self, train: LevelImages, test: LevelImages):
         train, test = (images.spread(IMAGES_OF_A_DATA_SET) for images in (train, test))
-        self.train, self.test = (compared_pixels(torch.cat(list(images.batches(256)))) for images in (train, test))
+        self.train, self.test = pixels_of(train), pixels_of(test)
         self.classes = None if test.labels is None or train.labels is None else test.labels
         if self.classes is not None:
             self.classify = support_vector_classifier(self.train, train.labels)
@@ -47,20 +47,20 @@ class Judge:
             has learned from the samples alone, these labelled by one that has learned from the training images. The
             last two only of images with classes.
         """
-        if not bool(samples.isfinite().all()):
-            return {}
-        pixels = compared_pixels(samples * 2 - 1)
+        return self._figures(compared_pixels(samples * 2 - 1)) if bool(samples.isfinite().all()) else {}
+
+    def references(self, images: LevelImages, count: int) -> dict[str, float]:
+        """The same figures of up to so many real images."""
+        pixels = pixels_of(images, count)
+        return self._figures(pixels) if len(pixels) > 1 else {}
+
+    def _figures(self, pixels: Tensor) -> dict[str, float]:
         figures = {"frechet_distance_pixels": frechet_distance(pixels, self.train)}
         if self.classes is not None:
             figures["frechet_distance_features"] = frechet_distance(self._features(pixels), self.features)
             learned = support_vector_classifier(pixels, self.classify(pixels))
             figures["agreement"] = (learned(self.test) == self.classes).double().mean().item()
         return figures
-
-    def references(self, images: LevelImages, count: int) -> dict[str, float]:
-        """The same figures of up to so many real images."""
-        real = torch.cat(list(images.batches(256, count)))
-        return self.figures(real / 2 + 0.5) if len(real) > 1 else {}
 
     def _features(self, pixels: Tensor) -> Tensor:
         weight, bias = self.network.coefs_[0], self.network.intercepts_[0]

@@ -88,7 +88,6 @@ def prepare(
     _tell_deepspeed(accelerator, share, training)
     prepared, flat = _prepare_to_step(unet, training, steps, accelerator)
     unet = accelerator.unwrap_model(prepared[0], keep_torch_compile=False)
-    is_by_loss = diffusion.timestep_sampling == "importance"
     job = Job(
         accelerator,
         folder,
@@ -100,7 +99,7 @@ def prepare(
         averages=_averages(unet, training, flat),
         scheduler=scheduler,
         training_process=dataclasses.replace(scheduler.process, constrain=None),  # clipping would stop the gradient
-        importance=ImportanceTimesteps(len(scheduler), accelerator.device) if is_by_loss else None,
+        importance=_importance(diffusion, scheduler, accelerator),
         diffusion=diffusion,
         training=training,
         share=share,
@@ -285,6 +284,13 @@ def _make_optimizer(
         training.lr_scheduler, optimizer, num_warmup_steps=training.lr_warmup_steps, num_training_steps=steps
     )
     return optimizer, lr_scheduler
+
+
+def _importance(
+    diffusion: DiffusionArguments, scheduler: DDPMPaperScheduler, accelerator: Accelerator
+) -> ImportanceTimesteps | None:
+    is_by_loss = diffusion.timestep_sampling == "importance"
+    return ImportanceTimesteps(len(scheduler), accelerator.device) if is_by_loss else None
 
 
 def _averages(unet: UNet2DModel, training: TrainingArguments, flat: FlatWeights | None) -> list[WeightAverage]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import torch
+from image_data import LevelImages
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -36,6 +37,11 @@ def _root(covariance: Tensor) -> Tensor:
 def compared_size(height: int, width: int) -> tuple[int, int]:
     """The size at which images are compared."""
     return min(height, LARGEST_SIDE), min(width, LARGEST_SIDE)
+
+
+def pixels_of(images: LevelImages, limit: int | None = None) -> Tensor:
+    """What of up to so many images of a data set is compared, `[N, D]`."""
+    return torch.cat([compared_pixels(batch) for batch in images.batches(256, limit)])
 
 
 def compared_pixels(images: Tensor) -> Tensor:
