@@ -387,8 +387,18 @@ class ClassificationArguments:
     output_dir: str = field(default="classification", metadata=_help("Must not hold another classification."))
     overwrite_output_dir: bool = False
     max_images: int | None = field(default=None, metadata=_help("Classify only so many test images, evenly spread."))
+    num_inference_steps: int | None = field(default=None, metadata=_help("By this strided chain; all T if unset."))
+    timestep_spacing: str | None = field(
+        default=None, metadata=_help("Of the chain: linspace, leading, trailing, quadratic, log_snr or optimal.")
+    )
     num_evaluations: int = field(
         default=50, metadata=_help("Model calls per image and class, at most; 0 for all times.")
+    )
+    num_paths: int = field(
+        default=0,
+        metadata=_help(
+            "By so many weighted paths per image and class, each along all of the chain, in place of its bound."
+        ),
     )
     batch_size: int = 128
     seed: int = 0

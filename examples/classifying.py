@@ -3,16 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from accelerate import Accelerator
 from image_data import LevelImages
-from scoring import score
 from sklearn.svm import SVC
-from torch import Tensor, nn
+from torch import Tensor
 
-from ddpm_hf import DDPMPaperScheduler
 from ddpm_hf.numerics import LOG_2
 
 
@@ -20,29 +17,20 @@ SVC_GAMMA = 4.096  # over the number of pixels, of values in [−1, 1]: scikit-l
 
 
 def bits_by_class(
-    unet: nn.Module,
-    scheduler: DDPMPaperScheduler,
+    bits_of: Callable[[LevelImages], Sequence[float]],
     images: LevelImages,
     classes: int,
-    accelerator: Accelerator,
-    batch_size: int,
-    num_evaluations: int,
-    seed: int,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> Tensor:
-    """−log₂ p(x | class) of every image, at most, bits/dim, float64 `[N, classes]`; all processes share the work.
-
-    An image meets the same noise at the same times with every class, so that most of what they do to the bound is not
-    in the differences between classes.
+    """−log₂ p(x | class) of every image, at most, bits/dim, float64 `[N, classes]`.
 
     Args:
-        progress: wraps the iteration over classes; the other arguments are those of `score`.
+        bits_of: images of some class -> the bits/dim of each. It is to draw the same noise at the same times for every
+            class, so that most of what they do to the bound is not in the differences between classes.
+        progress: wraps the iteration over classes.
     """
-    bounds = (
-        score(unet, scheduler, images.with_label(label), accelerator, batch_size, num_evaluations, seed).per_example
-        for label in progress(range(classes))
-    )
-    return torch.tensor(list(bounds), dtype=torch.float64).T
+    bounds = [bits_of(images.with_label(label)) for label in progress(range(classes))]
+    return torch.tensor(bounds, dtype=torch.float64).T
 
 
 def bayes(bits: Tensor, dimensions: int, shares: Tensor) -> tuple[Tensor, Tensor]:

@@ -37,7 +37,7 @@ from image_data import LevelImages
 from judging import Judge
 from output_folder import claim_folder, write_json
 from reporting import evaluation_report, weighted_line
-from scoring import check_fit, images_as_they_are, load_pipeline
+from scoring import check_fit, follow, images_as_they_are, load_pipeline
 from stopping import run_script
 from tqdm.auto import tqdm
 
@@ -57,9 +57,10 @@ def evaluate(script: str, model: ModelPathArguments, data: DataArguments, evalua
         check_fit(pipeline, images)
         if evaluation.num_flow_images and pipeline.scheduler.config.prediction_type == "mean":
             raise ValueError("`num_flow_images` asks for the ODE, which a model that predicts the 'mean' has not.")
-        pipeline.scheduler = follow(pipeline.scheduler, images.num_levels, evaluation)
-        for steps in evaluation.few_steps:  # that there are so many is found out now
-            DDPMPaperScheduler.from_config(pipeline.scheduler.config).set_timesteps(steps)
+        steps, spacing = evaluation.num_inference_steps, evaluation.timestep_spacing
+        pipeline.scheduler = follow(pipeline.scheduler, images.num_levels, steps, spacing)
+        for few in evaluation.few_steps:  # that there are so many is found out now
+            DDPMPaperScheduler.from_config(pipeline.scheduler.config).set_timesteps(few)
         train = images_as_they_are(data, "train") if evaluation.num_quality_samples else None
         folder = claim_folder(evaluation.output_dir, evaluation.overwrite_output_dir)
         accelerator.wait_for_everyone()  # all have looked before anything is written
@@ -131,14 +132,6 @@ def choose_images(data: DataArguments, evaluation: EvaluationArguments) -> Level
     if evaluation.num_flow_images and importlib.util.find_spec("torchdiffeq") is None:
         raise ValueError("`num_flow_images` needs torchdiffeq, which is not installed: `pip install torchdiffeq`.")
     return images_as_they_are(data, evaluation.split)
-
-
-def follow(scheduler: DDPMPaperScheduler, num_levels: int, evaluation: EvaluationArguments) -> DDPMPaperScheduler:
-    """The model's scheduler for data of so many levels, on the chain that is to be scored."""
-    scheduler = DDPMPaperScheduler.from_config(scheduler.config, num_levels=num_levels)
-    steps = len(scheduler) if evaluation.num_inference_steps is None else evaluation.num_inference_steps
-    scheduler.set_timesteps(steps, timestep_spacing=evaluation.timestep_spacing)
-    return scheduler
 
 
 if __name__ == "__main__":

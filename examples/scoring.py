@@ -47,6 +47,15 @@ def load_pipeline(model: ModelPathArguments, device: torch.device) -> DDPMPaperP
     return pipeline.to(device)
 
 
+def follow(
+    scheduler: DDPMPaperScheduler, num_levels: int, steps: int | None, spacing: str | None
+) -> DDPMPaperScheduler:
+    """A model's scheduler for data of so many levels, on a chain of so many steps, of all if None."""
+    scheduler = DDPMPaperScheduler.from_config(scheduler.config, num_levels=num_levels)
+    scheduler.set_timesteps(len(scheduler) if steps is None else steps, timestep_spacing=spacing)
+    return scheduler
+
+
 def score(
     unet: nn.Module,
     scheduler: DDPMPaperScheduler,

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -290,16 +291,27 @@ def test_a_model_that_learns_its_variance_can_be_measured_for_its_times(
     scheduler.set_timesteps(4, timestep_spacing="optimal")
 
 
-def test_images_are_classified_by_their_bounds(scripts: ScriptServer, tmp_path: Path) -> None:
-    model = tmp_path / "by_class"
+@pytest.fixture(scope="module")
+def by_class(scripts: ScriptServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that learned of the digits' classes."""
+    folder = tmp_path_factory.mktemp("by_class") / "run"
     many = ["--max_train_steps", 150, "--num_class_embeds", 10, "--block_out_channels", 16, 16]
     quick = ["--num_evaluations", 2, "--num_quality_samples", 0, "--save_images_epochs", 0, "--learning_rate", 1e-2]
-    done = scripts.run("train.py", *TINY_MODEL, *TINY_RUN, *many, *quick, "--output_dir", model)
+    done = scripts.run("train.py", *TINY_MODEL, *TINY_RUN, *many, *quick, "--output_dir", folder)
     assert done.code == 0, done.output
-    arguments = ["--model_name_or_path", model, "--num_evaluations", 10, "--max_images", 150]
-    told = scripts.run("classify.py", *arguments, "--output_dir", tmp_path / "classified")
+    return folder
+
+
+def classified(scripts: ScriptServer, model: Path, folder: Path, *arguments: object) -> dict[str, Any]:
+    """What classify.py reports of test images."""
+    told = scripts.run("classify.py", "--model_name_or_path", model, *arguments, "--output_dir", folder)
     assert told.code == 0, told.output
-    report = json.loads((tmp_path / "classified" / "classification.json").read_text())
+    return json.loads((folder / "classification.json").read_text())
+
+
+def test_images_are_classified_by_their_bounds(scripts: ScriptServer, by_class: Path, tmp_path: Path) -> None:
+    report = classified(scripts, by_class, tmp_path / "c", "--num_evaluations", 10, "--max_images", 150)
+    assert (report["paths"], report["model_evaluations_per_image_and_class"]) == (0, 10)
     confusion = np.array(report["confusion"])
     index = 1500 + np.arange(150) * 297 // 150
     labels = load_digits().target[index]
@@ -314,6 +326,35 @@ def test_images_are_classified_by_their_bounds(scripts: ScriptServer, tmp_path: 
     assert (probabilities.argmax(1) == labels).mean() == pytest.approx(report["accuracy"])
     # p(x) is at least p(class) p(x | class), and no class is a tenth as frequent as another.
     assert report["bits_per_dim_without_the_class"] <= report["bits_per_dim_of_the_true_class"] + np.log2(13) / 64
+
+
+def test_images_are_classified_by_the_bounds_of_weighted_paths(
+    scripts: ScriptServer, by_class: Path, tmp_path: Path
+) -> None:
+    asked = ["--num_inference_steps", 4, "--timestep_spacing", "optimal", "--num_paths", 3, "--max_images", 40]
+    report = classified(scripts, by_class, tmp_path / "c", *asked)
+    assert (report["steps"], report["paths"], report["model_evaluations_per_image_and_class"]) == (4, 3, 12)
+    assert report["accuracy"] > 0.3
+    # evaluate.py scores each image given its own class, from the same noise.
+    done = scripts.run("evaluate.py", "--model_name_or_path", by_class, *asked, "--output_dir", tmp_path / "e")
+    assert done.code == 0, done.output
+    weighted = json.loads((tmp_path / "e" / "evaluation.json").read_text())["importance_weighted"]
+    assert report["bits_per_dim_of_the_true_class"] == pytest.approx(weighted["bits_per_dim"], rel=1e-12)
+
+
+def test_classification_is_refused_where_training_images_have_classes_unknown_to_the_model(
+    capsys, monkeypatch, trained, tmp_path
+) -> None:
+    images, model = save_images(tmp_path / "images", [("L", (4, 4))] * 4), tmp_path / "model"
+    pipeline = DDPMPaperPipeline.from_pretrained(trained)
+    config = {**pipeline.unet.config, "num_class_embeds": 1, "sample_size": 4}
+    DDPMPaperPipeline(UNet2DModel.from_config(config), pipeline.scheduler).save_pretrained(model)
+    for name in ("train", "test"):
+        for label in ("a", "b") if name == "train" else ("a",):
+            shutil.copytree(images, tmp_path / "data" / name / label)
+    arguments = ["--model_name_or_path", model, "--train_data_dir", tmp_path / "data", "--output_dir", tmp_path / "c"]
+    sentence = fails(capsys, monkeypatch, "classify.py", *arguments)
+    assert "The data have a class 1, but the model knows 1" in sentence and not (tmp_path / "c").exists()
 
 
 def test_a_model_without_classes_does_not_classify(capsys, monkeypatch, trained, tmp_path) -> None:
