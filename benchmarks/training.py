@@ -195,16 +195,25 @@ def watch_parts(watch: Stopwatch, job: Job) -> None:
         watch.watch(owner, name, label)
 
 
-class Turns:
+class InPlaceOfBatches:
+    """What stands in the place of a job's batches, and is asked for all that these are."""
+
+    def __init__(self, batches: TrainingBatches):
+        self.batches = batches
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.batches, name)
+
+
+class Turns(InPlaceOfBatches):
     """In the place of a job's batches: the others take their turns before each of ours, `BLOCK` steps each.
 
     So our training runs through its own loop, which asks for its next batch when its turn is over.
     """
 
-    state = None  # for checkpoints: these images need none
-
     def __init__(self, batches: TrainingBatches, others: dict[str, Callable[[], None]], watch: Stopwatch):
-        self.batches, self.others, self.watch = batches, others, watch
+        super().__init__(batches)
+        self.others, self.watch = others, watch
         self.seconds: dict[str, list[float]] = {name: [] for name in (OURS, *others)}
         self.memory: dict[str, list[int]] = {name: [] for name in (OURS, *others)}  # of a GPU
 
@@ -381,13 +390,12 @@ class Clock:
         lr_scheduler.scheduler.lr_lambdas = [factor]
 
 
-class UntilTimeIsUp:
+class UntilTimeIsUp(InPlaceOfBatches):
     """In the place of a job's batches: the same ones; the job ends with the last step that the clock allows."""
 
-    state = None
-
     def __init__(self, job: Job, clock: Clock):
-        self.job, self.batches, self.clock = job, job.batches, clock
+        super().__init__(job.batches)
+        self.job, self.clock = job, clock
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self.batches:
