@@ -82,7 +82,7 @@ def run_errors(script: str) -> Iterator[None]:
     except RunStopped as stop:
         _leave(stop.status, f"{script}: {stop}")
     except Interrupted as stop:
-        _leave(stop.status, f"{script}: {stop} before it began.")
+        _leave(stop.status, f"{script}: {stop} before it trained; the same command starts it again.")
     except OSError as error:
         _leave(1, f"{script}: error: {' '.join(str(error).split())}")
     except SystemExit as end:

@@ -53,9 +53,16 @@ def test_a_signal_wherever_it_comes_is_told_and_gone_on_from(
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
-def test_a_signal_before_the_training(scripts: ScriptServer, tmp_path: Path, name: str, code: int) -> None:
+def test_a_signal_before_the_training(
+    scripts: ScriptServer, whole: Path, tmp_path: Path, name: str, code: int
+) -> None:
+    sentence = f"train.py: {name} stopped it before it trained; the same command starts it again."
     run = start(scripts, tmp_path / "run", *TINY, prelude=signal_in("preparation.load_images", name))
-    assert last_line(ended(run, code)) == f"train.py: {name} stopped it before it began."
+    assert last_line(ended(run, code)) == sentence
+    folder = shutil.copytree(whole, tmp_path / "resumed")
+    run = start(scripts, folder, *EVERYTHING, *LATEST, prelude=signal_in("preparation.restore", name))
+    assert last_line(ended(run, code)) == sentence
+    assert_same(folder, whole)
 
 
 def test_a_second_interruption_ends_the_run_at_once_but_a_second_termination_does_not(
