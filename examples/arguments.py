@@ -328,15 +328,23 @@ class ModelPathArguments:
 
 
 @dataclass
-class SampleArguments:
+class ChainArguments:
+    """Which timesteps are visited."""
+
+    num_inference_steps: int | None = field(
+        default=None, metadata=_help("Of a strided chain; all training timesteps if unset.")
+    )
+    timestep_spacing: str | None = field(
+        default=None, metadata=_help("Of the chain: linspace, leading, trailing, quadratic, log_snr or optimal.")
+    )
+
+
+@dataclass
+class SampleArguments(ChainArguments):
     """How many images, drawn how."""
 
     num_images: int = 36
     batch_size: int = 36
-    num_inference_steps: int | None = field(default=None, metadata=_help("All training timesteps if unset."))
-    timestep_spacing: str | None = field(
-        default=None, metadata=_help("Of the chain: linspace, leading, trailing, quadratic, log_snr or optimal.")
-    )
     eta: float | None = field(
         default=None, metadata=_help("Of DDIM, from 0, no noise, to 1; the model's own variance if unset.")
     )
@@ -348,17 +356,13 @@ class SampleArguments:
 
 
 @dataclass
-class EvaluationArguments:
+class EvaluationArguments(ChainArguments):
     """How the score is taken, and where it goes."""
 
     output_dir: str = field(default="evaluation", metadata=_help("Must not hold another evaluation."))
     overwrite_output_dir: bool = False
     split: str = field(default="test", metadata=_help("test or train."))
     max_images: int | None = field(default=None, metadata=_help("Score only so many, evenly spread over the data."))
-    num_inference_steps: int | None = field(default=None, metadata=_help("Score this strided chain; all T if unset."))
-    timestep_spacing: str | None = field(
-        default=None, metadata=_help("Of the chain: linspace, leading, trailing, quadratic, log_snr or optimal.")
-    )
     num_evaluations: int = field(default=50, metadata=_help("Model calls per image, at most; 0 for all times."))
     num_paths: int = field(
         default=0, metadata=_help("Paths per image by which the chain's bound is tightened (importance weighted).")
@@ -381,16 +385,12 @@ class EvaluationArguments:
 
 
 @dataclass
-class ClassificationArguments:
+class ClassificationArguments(ChainArguments):
     """How sure the classification is to be, and where it goes."""
 
     output_dir: str = field(default="classification", metadata=_help("Must not hold another classification."))
     overwrite_output_dir: bool = False
     max_images: int | None = field(default=None, metadata=_help("Classify only so many test images, evenly spread."))
-    num_inference_steps: int | None = field(default=None, metadata=_help("By this strided chain; all T if unset."))
-    timestep_spacing: str | None = field(
-        default=None, metadata=_help("Of the chain: linspace, leading, trailing, quadratic, log_snr or optimal.")
-    )
     num_evaluations: int = field(
         default=50, metadata=_help("Model calls per image and class, at most; 0 for all times.")
     )

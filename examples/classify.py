@@ -65,8 +65,7 @@ def classify(
         classes = number_of_classes(pipeline.unet.config)
         if classes is None:
             raise ValueError("The model is not class-conditional; train one with --num_class_embeds.")
-        steps, spacing = classification.num_inference_steps, classification.timestep_spacing
-        pipeline.scheduler = follow(pipeline.scheduler, test.num_levels, steps, spacing)
+        pipeline.scheduler = follow(pipeline.scheduler, test.num_levels, classification)
         folder = claim_folder(classification.output_dir, classification.overwrite_output_dir)
         accelerator.wait_for_everyone()  # all have looked before anything is written
     use_all_cores(accelerator.device)

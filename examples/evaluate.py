@@ -57,10 +57,9 @@ def evaluate(script: str, model: ModelPathArguments, data: DataArguments, evalua
         check_fit(pipeline, images)
         if evaluation.num_flow_images and pipeline.scheduler.config.prediction_type == "mean":
             raise ValueError("`num_flow_images` asks for the ODE, which a model that predicts the 'mean' has not.")
-        steps, spacing = evaluation.num_inference_steps, evaluation.timestep_spacing
-        pipeline.scheduler = follow(pipeline.scheduler, images.num_levels, steps, spacing)
-        for few in evaluation.few_steps:  # that there are so many is found out now
-            DDPMPaperScheduler.from_config(pipeline.scheduler.config).set_timesteps(few)
+        pipeline.scheduler = follow(pipeline.scheduler, images.num_levels, evaluation)
+        for steps in evaluation.few_steps:  # that there are so many is found out now
+            DDPMPaperScheduler.from_config(pipeline.scheduler.config).set_timesteps(steps)
         train = images_as_they_are(data, "train") if evaluation.num_quality_samples else None
         folder = claim_folder(evaluation.output_dir, evaluation.overwrite_output_dir)
         accelerator.wait_for_everyone()  # all have looked before anything is written

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from arguments import DataArguments, ModelPathArguments
+from arguments import ChainArguments, DataArguments, ModelPathArguments
 from image_data import LevelImages, load_images
 from randomness import Use, generator_of
 from sharing import shared
@@ -47,12 +47,11 @@ def load_pipeline(model: ModelPathArguments, device: torch.device) -> DDPMPaperP
     return pipeline.to(device)
 
 
-def follow(
-    scheduler: DDPMPaperScheduler, num_levels: int, steps: int | None, spacing: str | None
-) -> DDPMPaperScheduler:
-    """A model's scheduler for data of so many levels, on a chain of so many steps, of all if None."""
+def follow(scheduler: DDPMPaperScheduler, num_levels: int, chain: ChainArguments) -> DDPMPaperScheduler:
+    """A model's scheduler for data of so many levels, on the chain that is asked for."""
     scheduler = DDPMPaperScheduler.from_config(scheduler.config, num_levels=num_levels)
-    scheduler.set_timesteps(len(scheduler) if steps is None else steps, timestep_spacing=spacing)
+    steps = len(scheduler) if chain.num_inference_steps is None else chain.num_inference_steps
+    scheduler.set_timesteps(steps, timestep_spacing=chain.timestep_spacing)
     return scheduler
 
 
