@@ -356,17 +356,27 @@ class SampleArguments(ChainArguments):
 
 
 @dataclass
-class EvaluationArguments(ChainArguments):
+class ScoringArguments(ChainArguments):
+    """Which images are scored, and how closely."""
+
+    max_images: int | None = field(default=None, metadata=_help("Score only so many, evenly spread over the data."))
+    num_evaluations: int = field(
+        default=50, metadata=_help("Model calls per image, and class that it may be of, at most; 0 for all times.")
+    )
+    num_paths: int = field(
+        default=0, metadata=_help("Paths per image by which the chain's bound is tightened (importance weighted).")
+    )
+    batch_size: int = 128
+    seed: int = 0
+
+
+@dataclass
+class EvaluationArguments(ScoringArguments):
     """How the score is taken, and where it goes."""
 
     output_dir: str = field(default="evaluation", metadata=_help("Must not hold another evaluation."))
     overwrite_output_dir: bool = False
     split: str = field(default="test", metadata=_help("test or train."))
-    max_images: int | None = field(default=None, metadata=_help("Score only so many, evenly spread over the data."))
-    num_evaluations: int = field(default=50, metadata=_help("Model calls per image, at most; 0 for all times."))
-    num_paths: int = field(
-        default=0, metadata=_help("Paths per image by which the chain's bound is tightened (importance weighted).")
-    )
     few_steps: list[int] = field(
         default_factory=list, metadata=_help("Also score chains of so many steps: even times, and the optimal ones.")
     )
@@ -380,28 +390,14 @@ class EvaluationArguments(ChainArguments):
         default=0,
         metadata=_help("Images whose likelihood is also taken by the probability-flow ODE, in few steps too."),
     )
-    batch_size: int = 128
-    seed: int = 0
 
 
 @dataclass
-class ClassificationArguments(ChainArguments):
-    """How sure the classification is to be, and where it goes."""
+class ClassificationArguments(ScoringArguments):
+    """How the test images are scored for every class, and where it goes."""
 
     output_dir: str = field(default="classification", metadata=_help("Must not hold another classification."))
     overwrite_output_dir: bool = False
-    max_images: int | None = field(default=None, metadata=_help("Classify only so many test images, evenly spread."))
-    num_evaluations: int = field(
-        default=50, metadata=_help("Model calls per image and class, at most; 0 for all times.")
-    )
-    num_paths: int = field(
-        default=0,
-        metadata=_help(
-            "By so many weighted paths per image and class, each along all of the chain, in place of its bound."
-        ),
-    )
-    batch_size: int = 128
-    seed: int = 0
 
 
 @dataclass
@@ -580,6 +576,13 @@ def check_batches(batch_size: int, max_images: int | None) -> None:
     """Raise ValueError unless both are at least 1, or there is no limit to the images."""
     if batch_size < 1 or (max_images is not None and max_images < 1):
         raise ValueError("`batch_size` and `max_images` must be at least 1.")
+
+
+def check_scoring(scoring: ScoringArguments) -> None:
+    """Raise ValueError, naming the argument, for what cannot be scored."""
+    check_batches(scoring.batch_size, scoring.max_images)
+    check_num_evaluations(scoring.num_evaluations)
+    check_num_paths(scoring.num_paths)
 
 
 def check_num_evaluations(num_evaluations: int) -> None:

@@ -26,9 +26,7 @@ from arguments import (
     ClassificationArguments,
     DataArguments,
     ModelPathArguments,
-    check_batches,
-    check_num_evaluations,
-    check_num_paths,
+    check_scoring,
     user_errors,
 )
 from classifying import bayes, bits_by_class, support_vector_classifier
@@ -54,9 +52,7 @@ def classify(
     """Classify, with all processes together; the main one writes."""
     with user_errors(script):
         accelerator = Accelerator()
-        check_batches(classification.batch_size, classification.max_images)
-        check_num_evaluations(classification.num_evaluations)
-        check_num_paths(classification.num_paths)
+        check_scoring(classification)
         train = images_as_they_are(data, "train")
         test = images_as_they_are(data, "test").spread(classification.max_images)
         pipeline = load_pipeline(model, accelerator.device)

@@ -26,9 +26,7 @@ from arguments import (
     DataArguments,
     EvaluationArguments,
     ModelPathArguments,
-    check_batches,
-    check_num_evaluations,
-    check_num_paths,
+    check_scoring,
     user_errors,
 )
 from chains import few_steps_table, score_by_flow, score_chain, score_chain_by_paths, score_few_steps
@@ -121,9 +119,7 @@ def choose_images(data: DataArguments, evaluation: EvaluationArguments) -> Level
     """The split to score."""
     if evaluation.split not in ("train", "test"):
         raise ValueError(f"`split` must be 'train' or 'test', but is {evaluation.split!r}.")
-    check_batches(evaluation.batch_size, evaluation.max_images)
-    check_num_evaluations(evaluation.num_evaluations)
-    check_num_paths(evaluation.num_paths)
+    check_scoring(evaluation)
     if evaluation.num_flow_images < 0 or evaluation.num_quality_samples < 0 or evaluation.num_quality_samples == 1:
         raise ValueError("`num_flow_images` must be at least 0, and `num_quality_samples` 0 or at least 2.")
     if evaluation.num_quality_samples and not evaluation.few_steps:
