@@ -15,11 +15,9 @@ JSON, which has every row as soon as it is there; --resume goes on with it.
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import accelerate
@@ -33,20 +31,18 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler
-from ddpm_hf.numerics import standard_error
-
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "examples"))
-from arguments import DataArguments, EvaluationArguments, ModelPathArguments  # noqa: E402
-from chains import LEAST_CALLS_OF_FLOW, score_by_flow  # noqa: E402
-from figures import FIGURES, save_by_calls  # noqa: E402
-from image_data import ImageData, LevelImages, load_images  # noqa: E402
-from judging import Judge  # noqa: E402
-from measuring import measured_errors, with_errors  # noqa: E402
-from sampling import by_number, draw_images, draw_images_by_flow  # noqa: E402
-from scoring import image_shape, load_pipeline, score  # noqa: E402
-from threads import use_all_cores  # noqa: E402
+from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.data.level_images import ImageData, LevelImages
+from ddpm_hf.data.loading import load_images
+from ddpm_hf.diffusion.numerics import standard_error
+from ddpm_hf.evaluation.arguments import EvaluationArguments, ModelPathArguments
+from ddpm_hf.evaluation.few_steps import LEAST_CALLS_OF_FLOW, score_by_flow
+from ddpm_hf.evaluation.measuring import measured_errors, with_errors
+from ddpm_hf.evaluation.sample_quality import Judge
+from ddpm_hf.evaluation.sampling import by_number, draw_images, draw_images_by_flow
+from ddpm_hf.evaluation.scoring import image_shape, load_pipeline, score
+from ddpm_hf.reporting.figures import FIGURES, save_by_calls
+from ddpm_hf.runtime.threads import use_all_cores
 
 
 BATCH = 128

@@ -20,11 +20,12 @@ from accelerate.utils import ProjectConfiguration
 from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from threads import use_all_cores
 from torch import Tensor
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
+
+from ddpm_hf.runtime.threads import use_all_cores
 
 
 STEPS_BETWEEN_CHECKPOINTS = 500  # both recipes' default

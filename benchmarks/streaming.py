@@ -33,12 +33,12 @@ import torch
 from PIL import Image
 from report import parse, parser_of, write_report
 
+from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.data.batches import Share, TrainingBatches
+from ddpm_hf.data.loading import load_images
+
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "examples"))
-from arguments import DataArguments  # noqa: E402
-from batches import Share, TrainingBatches  # noqa: E402
-from image_data import load_images  # noqa: E402
 
 
 SIDE, RESOLUTION = 64, 8  # small, so that the model waits for the images

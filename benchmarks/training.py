@@ -43,32 +43,7 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from report import parse as parse_benchmark
 from report import parser_of, spread, write_report
-from torch import Tensor
-from torch.nn.functional import mse_loss
-
-from ddpm_hf import BitsPerDim, DDPMPaperScheduler
-
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "examples"))  # the training that is measured
-import preparation  # noqa: E402
-import train as ours  # noqa: E402
-from arguments import (  # noqa: E402
-    RUN,
-    DataArguments,
-    DiffusionArguments,
-    ModelArguments,
-    TrainingArguments,
-    parse,
-)
-from batches import Batch, TrainingBatches  # noqa: E402
-from image_data import ImageData, LevelImages, load_images  # noqa: E402
-from job import Job  # noqa: E402
-from measuring import measured_errors, with_errors  # noqa: E402
-from outcome import finish  # noqa: E402
-from reporting import quality_of  # noqa: E402
-from scoring import score  # noqa: E402
-from stock_recipe import (  # noqa: E402
+from stock_recipe import (
     STEPS_BETWEEN_CHECKPOINTS,
     STEPS_WITHOUT_END,
     STOCK_RATE,
@@ -78,8 +53,27 @@ from stock_recipe import (  # noqa: E402
     StockSettings,
     prepare_stock,
 )
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from ddpm_hf import BitsPerDim, DDPMPaperScheduler
+from ddpm_hf.cli.parsing import parse
+from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.data.batches import Batch, TrainingBatches
+from ddpm_hf.data.level_images import ImageData, LevelImages
+from ddpm_hf.data.loading import load_images
+from ddpm_hf.evaluation.frechet_distance import quality_of
+from ddpm_hf.evaluation.measuring import measured_errors, with_errors
+from ddpm_hf.evaluation.scoring import score
+from ddpm_hf.tasks.arguments import DiffusionArguments, ModelArguments
+from ddpm_hf.training import loop as ours
+from ddpm_hf.training import setup as preparation
+from ddpm_hf.training.arguments import RUN, TrainingArguments
+from ddpm_hf.training.finish import finish
+from ddpm_hf.training.state import Job
 
 
+ROOT = Path(__file__).resolve().parents[1]
 BLOCK = 10  # steps in a turn; our training reads its losses once in as many
 FIRST_ROUNDS = 6  # left out: caches fill, and our timesteps are uniform for 50 steps
 BARE, OURS, STOCK = "bare", "ours", "stock"

@@ -1,39 +1,33 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
 """ddpm_hf: the exact mathematics of DDPM (Ho et al. 2020), with likelihoods, inside the classes of diffusers."""
 
-from .denoising_errors import DenoisingErrors
-from .hub import push_folder
-from .hub_errors import HubError
-from .importance_weighting import ImportanceWeightedBits, importance_weighted_bits_per_dim, log_path_weights
-from .langevin import predictor_corrector
-from .likelihood import BitsPerDim, bits_per_dim
-from .measurement import measure_denoising_errors
-from .noise_schedule import NoiseSchedule
-from .numerics import spherical_interpolation
-from .pipeline_ddpm_paper import DDPMPaperPipeline
-from .probability_flow import flow_bits_per_dim, flow_encode, flow_log_likelihood, flow_sample
-from .scheduling_ddpm_paper import DDPMPaperScheduler
+from ._lazy import lazy_names
+from ._moved import find_moved_modules
 from .version import __version__
 
 
-__all__ = [
-    "BitsPerDim",
-    "DDPMPaperPipeline",
-    "DDPMPaperScheduler",
-    "DenoisingErrors",
-    "HubError",
-    "ImportanceWeightedBits",
-    "NoiseSchedule",
-    "__version__",
-    "bits_per_dim",
-    "flow_bits_per_dim",
-    "flow_encode",
-    "flow_log_likelihood",
-    "flow_sample",
-    "importance_weighted_bits_per_dim",
-    "log_path_weights",
-    "measure_denoising_errors",
-    "predictor_corrector",
-    "push_folder",
-    "spherical_interpolation",
-]
+__getattr__, __dir__, _names = lazy_names(
+    __name__,
+    {
+        "diffusion.denoising_errors": ("DenoisingErrors",),
+        "diffusion.langevin": ("predictor_corrector",),
+        "diffusion.noise_schedule": ("NoiseSchedule",),
+        "diffusion.numerics": ("spherical_interpolation",),
+        "diffusion.probability_flow": ("flow_encode", "flow_sample"),
+        "hub.push": ("push_folder",),
+        "hub_errors": ("HubError",),
+        "likelihood.importance_weighting": (
+            "ImportanceWeightedBits",
+            "importance_weighted_bits_per_dim",
+            "log_path_weights",
+        ),
+        "likelihood.measurement": ("measure_denoising_errors",),
+        "likelihood.ode": ("flow_bits_per_dim", "flow_log_likelihood"),
+        "likelihood.variational": ("BitsPerDim", "bits_per_dim"),
+        "pipelines.pipeline_ddpm_paper": ("DDPMPaperPipeline",),
+        "schedulers.scheduling_ddpm_paper": ("DDPMPaperScheduler",),
+    },
+)
+__all__ = ["__version__", *_names]
+
+find_moved_modules()

@@ -56,6 +56,8 @@ _BY_TEXT: tuple[tuple[type, str, str, bool], ...] = (
         True,
     ),
 )
+
+
 _BY_CLASS: tuple[tuple[type | tuple[type, ...], str, bool], ...] = (
     (
         pickle.UnpicklingError,
@@ -78,6 +80,7 @@ _BY_CLASS: tuple[tuple[type | tuple[type, ...], str, bool], ...] = (
         True,
     ),
 )
+
 
 # What the Hub's answer means: the client's exception or the status, and what is told.
 _ANSWERS: tuple[tuple[type | tuple[int, ...] | range, str], ...] = (
@@ -103,6 +106,8 @@ _ANSWERS: tuple[tuple[type | tuple[int, ...] | range, str], ...] = (
     (range(500, 600), "the Hub answered {status}, a failure of its own, and nothing was changed; try again later."),
     (range(300, 600), "the Hub answered {status} ({text}); see to that and try again."),
 )
+
+
 _NO_TOKEN = "the Hub asks who you are; log in with `hf auth login`, or set HF_TOKEN, or pass a token."
 _TRANSIENT_STATUS = (408, 409, 412, 429, 500, 502, 503, 504)
 

@@ -18,8 +18,8 @@ PartialState._prepare_backend = lambda self, *_: ("gloo", DistributedType.MULTI_
 PartialState.default_device = torch.device("cpu")
 PartialState.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
 
-import preparation  # noqa: E402
+from ddpm_hf.training import setup  # noqa: E402
 
 
-preparation._has_device = lambda: True
+setup._has_device = lambda: True
 runpy.run_path(str(script), run_name="__main__")

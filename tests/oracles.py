@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm_hf.likelihood import prior_kl, vlb_terms
-from ddpm_hf.reverse_process import ReverseProcess
+from ddpm_hf.diffusion.bound_terms import prior_kl, vlb_terms
+from ddpm_hf.diffusion.reverse_process import ReverseProcess
 
 
 LOG_2 = math.log(2.0)

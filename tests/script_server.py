@@ -52,16 +52,22 @@ POLL_SECONDS = 0.01
 
 
 def import_everything() -> None:
-    """What the scripts import, apart from the modules of examples/: those are read anew by each process.
+    """What the scripts import, apart from the rooms that train: each process reads those anew.
 
     Nothing is computed: a pool of threads would be lost to the forked processes, which then wait for it forever.
     """
     sys.path[0] = str(EXAMPLES)
-    names = ["threads", "torch", "torch.distributed", "torch.distributed.elastic.multiprocessing.errors"]
+    names = [
+        "ddpm_hf.runtime.threads",
+        "torch",
+        "torch.distributed",
+        "torch.distributed.elastic.multiprocessing.errors",
+    ]
     names += ["torch._dynamo"]  # by DistributedDataParallel, when it is made
     names += ["accelerate", "accelerate.utils", "datasets", "sklearn.datasets", "scipy.optimize", "yaml"]
     names += ["matplotlib.pyplot", "matplotlib.backends.backend_agg", "PIL.Image", "safetensors.torch"]
-    names += ["ddpm_hf", "ddpm_hf.objectives", "diffusers.optimization"]
+    names += ["ddpm_hf.pipelines.pipeline_ddpm_paper", "ddpm_hf.likelihood.ode", "ddpm_hf.diffusion.losses"]
+    names += ["ddpm_hf.likelihood.importance_weighting", "ddpm_hf.likelihood.measurement", "diffusers.optimization"]
     for name in names:
         importlib.import_module(name)
     for name in ("torch.utils.tensorboard", "diffusers.guiders", "sklearn.datasets.data", "sklearn.datasets.descr"):

@@ -8,10 +8,11 @@ from collections import Counter
 
 import pytest
 import torch
-from batches import Batch, EndlessImages, Share, TrainingBatches
-from image_data import LevelImages
-from image_files import BadImage
-from stopping import RunStopped
+
+from ddpm_hf.data.batches import Batch, EndlessImages, Share, TrainingBatches
+from ddpm_hf.data.image_files import BadImage
+from ddpm_hf.data.level_images import LevelImages
+from ddpm_hf.runtime.errors import RunStopped
 
 
 SIZE = 50

@@ -27,19 +27,20 @@ from oracles import (
 from scipy.stats import norm
 from torch import Tensor
 
-from ddpm_hf.decoders import discretized_gaussian_log_likelihood
-from ddpm_hf.gaussian_process import (
+from ddpm_hf.diffusion.bound_terms import prior_kl, vlb_terms
+from ddpm_hf.diffusion.constraints import clip_sample
+from ddpm_hf.diffusion.discretized_likelihood import discretized_gaussian_log_likelihood
+from ddpm_hf.diffusion.gaussian_process import (
     PREDICTION_TYPES,
     StepCoefficients,
     convert_prediction,
     q_posterior_mean_variance,
     q_sample,
 )
-from ddpm_hf.likelihood import prior_kl, vlb_terms
-from ddpm_hf.noise_schedule import NoiseSchedule
-from ddpm_hf.reverse_process import ReverseProcess, clip_sample
-from ddpm_hf.scheduling_ddpm_paper import DDPMPaperScheduler
-from ddpm_hf.timesteps import spaced_times
+from ddpm_hf.diffusion.noise_schedule import NoiseSchedule
+from ddpm_hf.diffusion.reverse_process import ReverseProcess
+from ddpm_hf.diffusion.timestep_spacing import spaced_times
+from ddpm_hf.schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 
 
 EULER_GAMMA = 0.5772156649015329

@@ -15,8 +15,8 @@ from tiny_models import tiny_unet
 from torch import Tensor
 
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, NoiseSchedule
-from ddpm_hf.gaussian_process import StepCoefficients, ddim_coefficients
-from ddpm_hf.numerics import spherical_interpolation
+from ddpm_hf.diffusion.gaussian_process import StepCoefficients, ddim_coefficients
+from ddpm_hf.diffusion.numerics import spherical_interpolation
 
 
 MEAN, VARIANCE = 0.3, 0.25

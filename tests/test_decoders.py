@@ -15,7 +15,7 @@ from oracles import double
 from torch import Tensor
 from torch.distributions import Normal
 
-from ddpm_hf.decoders import (
+from ddpm_hf.diffusion.discretized_likelihood import (
     EDGE,
     MAX_PRECISION,
     decoder_nll,
@@ -23,8 +23,8 @@ from ddpm_hf.decoders import (
     discretized_gaussian_log_likelihood,
     gaussian_log_density,
 )
-from ddpm_hf.numerics import check_num_levels
-from ddpm_hf.reverse_process import ReverseStep
+from ddpm_hf.diffusion.numerics import check_num_levels
+from ddpm_hf.diffusion.reverse_process import ReverseStep
 
 
 LEVELS = [2, 17, 256, 65536]

@@ -15,12 +15,12 @@ from oracles import Mixture, exact_bound
 from torch import Tensor
 
 from ddpm_hf import DDPMPaperScheduler
-from ddpm_hf.denoising_errors import DenoisingErrors, optimal_log_variances, step_costs
-from ddpm_hf.gaussian_process import StepCoefficients
-from ddpm_hf.likelihood import prior_kl, vlb_terms
-from ddpm_hf.noise_schedule import NoiseSchedule
-from ddpm_hf.numerics import LOG_2
-from ddpm_hf.reverse_process import ReverseProcess
+from ddpm_hf.diffusion.bound_terms import prior_kl, vlb_terms
+from ddpm_hf.diffusion.denoising_errors import DenoisingErrors, optimal_log_variances, step_costs
+from ddpm_hf.diffusion.gaussian_process import StepCoefficients
+from ddpm_hf.diffusion.noise_schedule import NoiseSchedule
+from ddpm_hf.diffusion.numerics import LOG_2
+from ddpm_hf.diffusion.reverse_process import ReverseProcess
 
 
 LINEAR = NoiseSchedule.linear(1000)

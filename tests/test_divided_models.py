@@ -12,17 +12,17 @@ import types
 from pathlib import Path
 from typing import Any
 
-import preparation
 import pytest
 import torch
 from accelerate import DistributedType
-from arguments import TrainingArguments
 from diffusers import UNet2DModel
 from script_server import READ_BY_IMPORTS, Script, ScriptServer
 from test_accelerate_configs import launched
 from training_runs import after, done_in
 
 from ddpm_hf import DDPMPaperPipeline
+from ddpm_hf.training import setup as preparation
+from ddpm_hf.training.arguments import TrainingArguments
 
 
 ON_CPU = Path(__file__).with_name("fsdp_on_cpu.py")
@@ -108,7 +108,7 @@ def test_when_one_process_cannot_write_its_part_the_run_ends_with_the_last_check
     scripts: ScriptServer, tmp_path: Path, rank: int, size: int
 ) -> None:
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
-    script = after(tmp_path, done_in("run_state.write_state", limit, 2, [rank]), ON_CPU)
+    script = after(tmp_path, done_in("ddpm_hf.training.checkpoint_contents.write_state", limit, 2, [rank]), ON_CPU)
     folder = tmp_path / "run"
     arguments = ["train.py", *RUN, "--train_batch_size", 256, "--output_dir", folder]
     runs = scripts.start_together(2, script, *arguments, env=environment())
@@ -133,8 +133,8 @@ PUSHED = """
 import copy, sys, types
 from pathlib import Path
 
-sys.path[:0] = {paths}
-import outcome, torch
+import torch
+from ddpm_hf.training import finish as outcome
 from accelerate import Accelerator
 from diffusers import UNet2DModel
 from ema import WeightAverage, averaged
@@ -200,7 +200,7 @@ print("all is well")
 
 def test_averages_of_a_divided_model_and_a_push_of_them(scripts: ScriptServer, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text(PUSHED.format(paths=[str(ON_CPU.parents[1] / "examples")]))
+    script.write_text(PUSHED.format())
     (tmp_path / "pushed").mkdir()
     runs = scripts.start_together(2, script, tmp_path / "pushed")
     for run in runs:

@@ -24,16 +24,23 @@ ROOT = Path(__file__).resolve().parents[1]
 MATHEMATICS = ROOT / "docs" / "mathematics.md"
 DOCUMENTS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
 CORE = (
-    "noise_schedule",
-    "gaussian_process",
-    "reverse_process",
-    "decoders",
-    "likelihood",
-    "objectives",
-    "timesteps",
-    "probability_flow",
-    "langevin",
+    "diffusion.noise_schedule",
+    "diffusion.gaussian_process",
+    "diffusion.denoiser",
+    "diffusion.reverse_process",
+    "diffusion.constraints",
+    "diffusion.discretized_likelihood",
+    "diffusion.bound_terms",
+    "diffusion.losses",
+    "diffusion.timestep_sampling",
+    "diffusion.timestep_spacing",
+    "diffusion.probability_flow",
+    "diffusion.langevin",
+    "likelihood.batches",
+    "likelihood.variational",
+    "likelihood.ode",
 )
+MATHEMATICS_ROOMS = ("diffusion", "likelihood", "schedulers")
 
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 CODE_SPAN = re.compile(r"`([^`\n]+)`")
@@ -58,12 +65,18 @@ def dotted_names(document: Path) -> set[str]:
     return {match[1] for match in matches if match}
 
 
+MODULES = {  # of the mathematics, by their own names: the document names no rooms
+    module.name: f"ddpm_hf.{room}.{module.name}"
+    for room in MATHEMATICS_ROOMS
+    for module in pkgutil.iter_modules([str(ROOT / "ddpm_hf" / room)])
+}
+
+
 def resolve(name: str) -> Any:
-    """What a dotted name means: relative to ddpm_hf, or a package by itself; AttributeError if nothing."""
+    """What a dotted name means: in a module of the mathematics, in ddpm_hf, or in a package by itself."""
     root, *path = name.split(".")
-    modules = {module.name for module in pkgutil.iter_modules(ddpm_hf.__path__)}
-    if root in modules:
-        value = importlib.import_module(f"ddpm_hf.{root}")
+    if root in MODULES:
+        value = importlib.import_module(MODULES[root])
     else:
         value = getattr(ddpm_hf, root) if hasattr(ddpm_hf, root) else importlib.import_module(root)
     for part in path:
@@ -80,7 +93,7 @@ def field_of(cls: type, name: str) -> Any:
 
 def public_names(module: ModuleType) -> Iterator[str]:
     """Functions, and methods and properties of classes, that the module defines: "module.function"."""
-    prefix = module.__name__.removeprefix("ddpm_hf.")
+    prefix = module.__name__.rpartition(".")[2]
     for name, value in vars(module).items():
         if name.startswith("_") or getattr(value, "__module__", None) != module.__name__:
             continue

@@ -11,19 +11,8 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from arguments import DataArguments, DiffusionArguments, ModelArguments, TrainingArguments, parse
-from building import build_scheduler, build_unet
-from classifying import bayes
 from diffusers import UNet2DModel
-from ema import WeightAverage, averaged
-from figures import save_grid
-from flat_weights import FlatWeights
-from image_data import LevelImages
-from judging import Judge
-from output_folder import claim_folder, replace_folder, write_file, write_folder
 from PIL import Image
-from quality import frechet_distance, pixel_frechet_distance
-from sampling import draw_images
 from scipy.linalg import sqrtm
 from sklearn.datasets import load_digits
 from sklearn.svm import SVC
@@ -31,6 +20,20 @@ from tiny_models import tiny_unet
 from torch import nn
 
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, NoiseSchedule
+from ddpm_hf.cli.parsing import parse
+from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.data.level_images import LevelImages
+from ddpm_hf.evaluation.classification import bayes
+from ddpm_hf.evaluation.frechet_distance import frechet_distance, pixel_frechet_distance
+from ddpm_hf.evaluation.sample_quality import Judge
+from ddpm_hf.evaluation.sampling import draw_images
+from ddpm_hf.reporting.figures import save_grid
+from ddpm_hf.runtime.output_folder import claim_folder, replace_folder, write_file, write_folder
+from ddpm_hf.tasks.arguments import DiffusionArguments, ModelArguments
+from ddpm_hf.tasks.building import build_scheduler, build_unet
+from ddpm_hf.training.arguments import TrainingArguments
+from ddpm_hf.training.flat_weights import FlatWeights
+from ddpm_hf.training.weight_averages import WeightAverage, averaged
 
 
 CONFIGS = Path(__file__).parents[1] / "examples" / "configs"

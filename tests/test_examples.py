@@ -19,19 +19,20 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from arguments import DataArguments, EvaluationArguments
-from chains import score_by_flow
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from huggingface_hub import ModelCard
-from image_data import load_images
 from PIL import Image
-from sampling import draw_images, draw_images_by_flow
 from script_server import ScriptServer
 from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 from tiny_models import tiny_unet
 
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler
+from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.data.loading import load_images
+from ddpm_hf.evaluation.arguments import EvaluationArguments
+from ddpm_hf.evaluation.few_steps import score_by_flow
+from ddpm_hf.evaluation.sampling import draw_images, draw_images_by_flow
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -15,7 +15,7 @@ from oracles import double
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from ddpm_hf.gaussian_process import (
+from ddpm_hf.diffusion.gaussian_process import (
     PREDICTION_TYPES,
     StepCoefficients,
     convert_prediction,
@@ -29,7 +29,7 @@ from ddpm_hf.gaussian_process import (
     velocity,
     x0_from_prediction,
 )
-from ddpm_hf.noise_schedule import NoiseSchedule
+from ddpm_hf.diffusion.noise_schedule import NoiseSchedule
 
 
 LINEAR = NoiseSchedule.linear(1000)

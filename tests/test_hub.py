@@ -38,7 +38,7 @@ from safetensors.torch import load_file
 from tiny_models import tiny_unet
 
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, NoiseSchedule
-from ddpm_hf.model_card import fill_card
+from ddpm_hf.hub.model_card import fill_card
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

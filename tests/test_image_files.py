@@ -17,14 +17,16 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from arguments import DataArguments
-from batches import Share, TrainingBatches
-from image_data import LevelImages, load_images
-from image_files import BadImage, Header, ImageShape, header_of
 from PIL import Image, ImageOps
 from script_server import ScriptServer
 from sklearn.datasets import load_digits
 from training_runs import TINY
+
+from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.data.batches import Share, TrainingBatches
+from ddpm_hf.data.image_files import BadImage, Header, ImageShape, header_of
+from ddpm_hf.data.level_images import LevelImages
+from ddpm_hf.data.loading import load_images
 
 
 RUN = [*TINY, *shlex.split("--train_batch_size 16 --max_train_steps 12 --num_validation_evaluations 2")]

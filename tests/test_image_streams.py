@@ -23,20 +23,23 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import image_streams
 import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
-from arguments import DataArguments
-from batches import Batch, Share, TrainingBatches
-from image_data import ImageData, load_images
-from image_streams import ImageStream, PartsByTurns
 from PIL import Image
 from safetensors.torch import load_file
 from script_server import ScriptServer
-from stopping import RunStopped
 from training_runs import LATEST, TINY, assert_same, ended, signal_at, start_together
+
+from ddpm_hf.data import image_streams
+from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.data.batches import Batch, Share, TrainingBatches
+from ddpm_hf.data.image_streams import ImageStream
+from ddpm_hf.data.level_images import ImageData
+from ddpm_hf.data.loading import load_images
+from ddpm_hf.data.stream_parts import PartsByTurns
+from ddpm_hf.runtime.errors import RunStopped
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores

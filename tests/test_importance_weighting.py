@@ -18,8 +18,8 @@ from ddpm_hf import (
     importance_weighted_bits_per_dim,
     log_path_weights,
 )
-from ddpm_hf.likelihood import Denoiser
-from ddpm_hf.reverse_process import ReverseProcess
+from ddpm_hf.diffusion.denoiser import Denoiser
+from ddpm_hf.diffusion.reverse_process import ReverseProcess
 
 
 LOG_2 = math.log(2.0)

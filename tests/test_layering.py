@@ -1,134 +1,158 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The layers: every module of the package imports only modules above it, and the mathematics imports torch alone."""
+"""The rooms: each imports only rooms above it, and the mathematics imports torch alone."""
 
 from __future__ import annotations
 
 import ast
-import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import diffusers
 import pytest
 
 import ddpm_hf
 
 
 PACKAGE = Path(ddpm_hf.__file__).parent
-CORE = [
-    "numerics",
-    "noise_schedule",
-    "gaussian_process",
-    "denoising_errors",
-    "reverse_process",
-    "decoders",
+ROOMS = [  # each may import itself and those before it
+    "runtime",
+    "diffusion",
     "likelihood",
-    "importance_weighting",
-    "objectives",
-    "timesteps",
-    "measurement",
-    "probability_flow",
-    "langevin",
-]
-ORDER = [
-    *CORE,
-    "hub_errors",
-    "scheduler_config",
-    "scheduling_ddpm_paper",
-    "model_card",
+    "schedulers",
     "hub",
-    "pipeline_ddpm_paper",
-    "__init__",
+    "pipelines",
+    "data",
+    "tasks",
+    "evaluation",
+    "reporting",
+    "training",
+    "cli",
 ]
-EXTRAS = {"probability_flow": {"torchdiffeq"}}  # not everyone has them: imported by the functions that need them
-ANYWHERE = {"version"}  # imports nothing, and may be imported by any
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+GROUND = {"_lazy", "_moved", "hub_errors", "version"}  # modules that every room may import
+MATHEMATICS = ("diffusion", "likelihood")
+EXTRAS = {"torchdiffeq", "trackio"}  # imported by the functions that need it, since not everyone has it
+INSTALLED = {"torch", "diffusers", "huggingface_hub", "numpy", "PIL", "safetensors", "typing_extensions", "yaml"}
+TRAINING = {"accelerate", "datasets", "matplotlib", "sklearn", "tqdm", "transformers", "fsspec", "pyarrow"}
+ALWAYS_INSTALLED = ("diffusion", "likelihood", "schedulers", "hub", "pipelines")  # without the extra `train`
+FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Full names of the modules that a file of the package imports, also inside functions and `if TYPE_CHECKING`."""
+def module_of(path: Path) -> tuple[str, ...]:
+    """The parts of a file's module name, without the package itself."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" else parts
+
+
+def imports(path: Path, package: tuple[str, ...]) -> Iterator[str]:
+    """Full names of the modules that a file imports, also inside functions, where it lies in this package."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), filename=str(path))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             yield node.module
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 1, f"{path.name}: the package is flat, there is nothing above it"
-            if node.module:
-                yield f"ddpm_hf.{node.module}"
-            else:
-                yield from (f"ddpm_hf.{alias.name}" for alias in node.names)
+            above = package[: len(package) - node.level + 1]
+            base = ".".join([*above, *filter(None, [node.module])])
+            yield from [base] if node.module else (f"{base}.{alias.name}" for alias in node.names)
 
 
-def test_the_readme_lists_the_modules_in_this_order():
-    readme = PACKAGE.parent / "README.md"
-    rows = [line for line in readme.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
-    listed = [name for row in rows for name in re.findall(r"`(\w+)\.py`", row.split("|")[1])]
-    assert listed == [module for module in ORDER if module != "__init__"]
+def imported_by(path: Path) -> set[str]:
+    package = ("ddpm_hf", *path.relative_to(PACKAGE).parent.parts)
+    return set(imports(path, package))
 
 
-def modules_of_the_package(path: Path) -> set[str]:
-    return {name.split(".")[1] for name in imports(path) if name.startswith("ddpm_hf.")}
+def room_of(path: Path) -> str | None:
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0] if len(parts) > 1 else None
 
 
 def foreign_packages(path: Path) -> set[str]:
-    packages = {name.split(".")[0] for name in imports(path)}
+    packages = {name.split(".")[0] for name in imported_by(path)}
     return packages - set(sys.stdlib_module_names) - {"ddpm_hf"}
 
 
-def test_the_package_is_flat():
-    assert [path for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"] == []
+def named(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
 
 
-def test_every_module_has_its_place_in_the_order():
-    assert set(MODULES) <= set(ORDER) | ANYWHERE
-    assert set(CORE) <= set(MODULES)
+def test_every_folder_is_a_room() -> None:
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == set(ROOMS)
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_imports_only_modules_above_it(module: str):
-    above = set() if module in ANYWHERE else set(ORDER[: ORDER.index(module)]) | ANYWHERE
-    imported = modules_of_the_package(PACKAGE / f"{module}.py")
-    assert imported <= above, f"{module} imports {sorted(imported - above)}"
+@pytest.mark.parametrize("path", [path for path in FILES if room_of(path)], ids=named)
+def test_a_room_imports_only_rooms_above_it(path: Path) -> None:
+    above = {*ROOMS[: ROOMS.index(room_of(path)) + 1], *GROUND}
+    found = {name.split(".")[1] for name in imported_by(path) if name.startswith("ddpm_hf.")}
+    assert found <= above, sorted(found - above)
 
 
-@pytest.mark.parametrize("module", CORE)
-def test_the_mathematics_imports_torch_alone(module: str):
-    assert foreign_packages(PACKAGE / f"{module}.py") <= {"torch", "typing_extensions"} | EXTRAS.get(module, set())
+@pytest.mark.parametrize("name", sorted(GROUND))
+def test_the_ground_floor_imports_no_room(name: str) -> None:
+    found = {each.split(".")[1] for each in imported_by(PACKAGE / f"{name}.py") if each.startswith("ddpm_hf.")}
+    assert found <= GROUND
 
 
-@pytest.mark.parametrize("module", EXTRAS)
-def test_an_extra_is_imported_by_functions_alone(module: str):
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
-    names = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
-    names |= {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
-    assert "torch" in names and not names & EXTRAS[module]
+def test_no_module_imports_itself_by_a_circle() -> None:
+    modules = {".".join(["ddpm_hf", *module_of(path)]): path for path in FILES}
+    graph = {name: {each for each in imported_by(path) if each in modules} for name, path in modules.items()}
+    while leaves := [name for name, needed in graph.items() if not needed & graph.keys()]:
+        for name in leaves:
+            del graph[name]
+    assert not graph
 
 
-def test_the_scheduler_is_the_first_to_import_diffusers():
-    importers = [module for module in MODULES if "diffusers" in foreign_packages(PACKAGE / f"{module}.py")]
-    assert min(importers, key=ORDER.index) == "scheduling_ddpm_paper"
+@pytest.mark.parametrize("path", [path for path in FILES if room_of(path) in MATHEMATICS], ids=named)
+def test_the_mathematics_imports_torch_alone(path: Path) -> None:
+    assert foreign_packages(path) <= {"torch", "typing_extensions"} | EXTRAS
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_nothing_is_imported_from_outside_the_repository_but_what_it_depends_on(module: str):
-    declared = {"torch", "diffusers", "huggingface_hub", "numpy", "PIL", "safetensors", "typing_extensions", "yaml"}
-    assert foreign_packages(PACKAGE / f"{module}.py") <= declared | EXTRAS.get(module, set())
-    assert "shared" not in {part for name in imports(PACKAGE / f"{module}.py") for part in name.split(".")}
+def test_an_extra_is_imported_by_functions_alone() -> None:
+    for path in FILES:
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        names = {node.module for node in body if isinstance(node, ast.ImportFrom)}
+        names |= {alias.name for node in body if isinstance(node, ast.Import) for alias in node.names}
+        assert not names & EXTRAS, named(path)
 
 
-def test_no_file_of_the_package_names_a_path_outside_it():
-    for path in PACKAGE.glob("*.py"):
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_nothing_is_imported_but_what_is_declared(path: Path) -> None:
+    needs_no_extra = room_of(path) is None or room_of(path) in ALWAYS_INSTALLED
+    assert foreign_packages(path) <= INSTALLED | EXTRAS | (set() if needs_no_extra else TRAINING)
+
+
+@pytest.mark.parametrize("module", ["ddpm_hf", "ddpm_hf.diffusion", "ddpm_hf.likelihood"])
+def test_importing_the_mathematics_loads_torch_alone(module: str) -> None:
+    heavy = ("diffusers", "transformers", "huggingface_hub", "numpy.f2py", "datasets", "accelerate", "torchdiffeq")
+    code = f"import sys, importlib; importlib.import_module({module!r})\n"
+    if module != "ddpm_hf":
+        code += f"for name in {module}.__all__: getattr({module}, name)\n".replace(module, "m")
+        code = code.replace(f"importlib.import_module({module!r})", f"m = importlib.import_module({module!r})", 1)
+    code += f"print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_no_room_has_a_name_that_diffusers_takes_for_one_of_its_pipelines() -> None:
+    """A part of a pipeline that is defined in such a folder is saved under a name that nothing loads."""
+    assert [room for room in ROOMS if hasattr(diffusers.pipelines, room)] == []
+
+
+def test_no_file_of_the_package_names_a_path_outside_it() -> None:
+    for path in FILES:
         strings = [
             node.value
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
             if isinstance(node, ast.Constant) and isinstance(node.value, str)
         ]
-        assert not [text for text in strings if "../" in text], path.name
+        assert not [text for text in strings if "../" in text], named(path)
 
 
-def test_this_test_sees_every_kind_of_import(tmp_path: Path):
-    source = "import a.b, c\nfrom d.e import f\nfrom . import g\nfrom .h import i\ndef j():\n    import k\n"
+def test_this_test_sees_every_kind_of_import(tmp_path: Path) -> None:
+    source = "import a.b, c\nfrom d.e import f\nfrom . import g\nfrom .h import i\nfrom ..j import k\n"
     path = tmp_path / "module.py"
-    path.write_text(source, encoding="utf-8")
-    assert sorted(imports(path)) == ["a.b", "c", "d.e", "ddpm_hf.g", "ddpm_hf.h", "k"]
+    path.write_text(source + "from .. import l\ndef m():\n    import n\n", encoding="utf-8")
+    found = ["a.b", "c", "d.e", "ddpm_hf.j", "ddpm_hf.l", "ddpm_hf.room.g", "ddpm_hf.room.h", "n"]
+    assert sorted(imports(path, ("ddpm_hf", "room"))) == found

@@ -16,9 +16,10 @@ from scipy.stats import norm
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from ddpm_hf.decoders import decoder_nll, discrete_normal_log_likelihood
-from ddpm_hf.denoising_errors import DenoisingErrors
-from ddpm_hf.gaussian_process import (
+from ddpm_hf.diffusion.bound_terms import posterior_kl, prior_kl, vlb_terms
+from ddpm_hf.diffusion.denoising_errors import DenoisingErrors
+from ddpm_hf.diffusion.discretized_likelihood import decoder_nll, discrete_normal_log_likelihood
+from ddpm_hf.diffusion.gaussian_process import (
     PREDICTION_TYPES,
     convert_prediction,
     gaussian_kl,
@@ -27,18 +28,11 @@ from ddpm_hf.gaussian_process import (
     q_sample,
     velocity,
 )
-from ddpm_hf.likelihood import (
-    BitsPerDim,
-    _strata,
-    bits_per_dim,
-    check_levels,
-    posterior_kl,
-    prior_kl,
-    vlb_terms,
-)
-from ddpm_hf.noise_schedule import NoiseSchedule
-from ddpm_hf.reverse_process import VARIANCE_TYPES, ReverseProcess, ReverseStep
-from ddpm_hf.scheduling_ddpm_paper import DDPMPaperScheduler
+from ddpm_hf.diffusion.noise_schedule import NoiseSchedule
+from ddpm_hf.diffusion.reverse_process import VARIANCE_TYPES, ReverseProcess, ReverseStep
+from ddpm_hf.likelihood.batches import check_levels
+from ddpm_hf.likelihood.variational import BitsPerDim, _strata, bits_per_dim
+from ddpm_hf.schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 
 
 LOG_2 = math.log(2.0)

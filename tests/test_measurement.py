@@ -16,10 +16,10 @@ from tiny_models import tiny_unet
 from torch import Tensor
 
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, bits_per_dim, measure_denoising_errors
-from ddpm_hf.decoders import discrete_normal_log_likelihood
-from ddpm_hf.denoising_errors import DenoisingErrors
-from ddpm_hf.measurement import EXAMPLES_OF_THE_MEAN, _smoothed
-from ddpm_hf.timesteps import log_snr_times
+from ddpm_hf.diffusion.denoising_errors import DenoisingErrors
+from ddpm_hf.diffusion.discretized_likelihood import discrete_normal_log_likelihood
+from ddpm_hf.diffusion.timestep_spacing import log_snr_times
+from ddpm_hf.likelihood.measurement import EXAMPLES_OF_THE_MEAN, _smoothed
 
 
 MEAN, VARIANCE = 0.3, 0.25

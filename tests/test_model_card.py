@@ -16,7 +16,7 @@ from loopback_hub import check_card
 from tiny_models import tiny_unet
 
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, NoiseSchedule
-from ddpm_hf.model_card import fill_card, in_stock, merge_cards
+from ddpm_hf.hub.model_card import fill_card, in_stock, merge_cards
 
 
 METRICS = {

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from oracles import double
 from scipy.integrate import solve_ivp
 
-from ddpm_hf.gaussian_process import StepCoefficients
-from ddpm_hf.noise_schedule import ContinuousSchedule, NoiseSchedule
+from ddpm_hf.diffusion.gaussian_process import StepCoefficients
+from ddpm_hf.diffusion.noise_schedule import ContinuousSchedule, NoiseSchedule
 
 
 mp = mpmath.mp.clone()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from oracles import double
 
-from ddpm_hf.numerics import (
+from ddpm_hf.diffusion.numerics import (
     LOG_2,
     demote,
     expand_like,

@@ -14,22 +14,14 @@ from oracles import LOG_2, Mixture, double, exact_bound, model_output
 from scipy.stats import chisquare
 from torch import Tensor
 
-from ddpm_hf.gaussian_process import PREDICTION_TYPES
-from ddpm_hf.likelihood import vlb_terms
-from ddpm_hf.noise_schedule import NoiseSchedule
-from ddpm_hf.objectives import (
-    ImportanceTimesteps,
-    hybrid_loss,
-    min_snr_weights,
-    rate_loss,
-    simple_loss,
-    stratified_timesteps,
-    uniform_timesteps,
-    variance_loss,
-    vlb_loss,
-)
-from ddpm_hf.reverse_process import ReverseProcess, clip_sample
-from ddpm_hf.scheduling_ddpm_paper import DDPMPaperScheduler
+from ddpm_hf.diffusion.bound_terms import vlb_terms
+from ddpm_hf.diffusion.constraints import clip_sample
+from ddpm_hf.diffusion.gaussian_process import PREDICTION_TYPES
+from ddpm_hf.diffusion.losses import hybrid_loss, min_snr_weights, rate_loss, simple_loss, variance_loss, vlb_loss
+from ddpm_hf.diffusion.noise_schedule import NoiseSchedule
+from ddpm_hf.diffusion.reverse_process import ReverseProcess
+from ddpm_hf.diffusion.timestep_sampling import ImportanceTimesteps, stratified_timesteps, uniform_timesteps
+from ddpm_hf.schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 
 
 SCHEDULE = NoiseSchedule.linear(10, 0.05, 0.3)

@@ -21,7 +21,7 @@ from tiny_models import tiny_unet
 from torch import Tensor
 
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, NoiseSchedule
-from ddpm_hf.pipeline_ddpm_paper import DenoisingStep
+from ddpm_hf.pipelines.pipeline_ddpm_paper import DenoisingStep
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -20,7 +20,7 @@ LOOK = """
 import json, sys
 sys.path.insert(0, {examples!r})
 import threads, torch
-import train
+from ddpm_hf.training import loop as train
 from stopping import Signals
 
 seen, losses_of = {{"loss": []}}, train.losses_of

@@ -24,10 +24,11 @@ from ddpm_hf import (
     flow_sample,
     predictor_corrector,
 )
-from ddpm_hf.gaussian_process import StepCoefficients, q_posterior_mean_variance
-from ddpm_hf.langevin import corrector_step
-from ddpm_hf.objectives import simple_loss
-from ddpm_hf.probability_flow import ADAPTIVE_METHODS, FIXED_METHODS, dequantize
+from ddpm_hf.diffusion.gaussian_process import StepCoefficients, q_posterior_mean_variance
+from ddpm_hf.diffusion.langevin import corrector_step
+from ddpm_hf.diffusion.losses import simple_loss
+from ddpm_hf.diffusion.ode_solver import ADAPTIVE_METHODS, FIXED_METHODS
+from ddpm_hf.likelihood.ode import dequantize
 
 
 MEAN, VARIANCE = 0.3, 0.25

@@ -121,7 +121,11 @@ def test_a_signal_to_one_or_both_stops_both_and_they_go_on_exactly(
     [
         (signal_at(13, "SIGKILL", [1]), 1, 4),  # in the middle of a step
         (signal_at(13, "SIGKILL", [0]), 0, 4),
-        (signal_in("run_state.write_state", "SIGKILL", 3, [1]), 1, 8),  # while the last checkpoint is written
+        (
+            signal_in("ddpm_hf.training.checkpoint_contents.write_state", "SIGKILL", 3, [1]),
+            1,
+            8,
+        ),  # while the last checkpoint is written
     ],
 )
 def test_when_one_process_is_killed_the_other_ends_and_both_go_on(
@@ -147,7 +151,7 @@ def test_when_one_process_cannot_write_both_end_with_the_last_checkpoint(
     scripts: ScriptServer, unstopped: Path, tmp_path: Path, rank: int, size: int
 ) -> None:
     folder = tmp_path / "run"
-    prelude = done_in("run_state.write_state", limit(size), 2, [rank])
+    prelude = done_in("ddpm_hf.training.checkpoint_contents.write_state", limit(size), 2, [rank])
     for output in all_ended(start_together(scripts, 2, folder, *TOGETHER, prelude=prelude), 1, 1):
         assert last_line(output).startswith("train.py: The checkpoint of step 8 could not be written: ")
         assert last_line(output).endswith(f" {folder / 'checkpoint-4'} is whole. {GOES_ON}")
@@ -156,7 +160,7 @@ def test_when_one_process_cannot_write_both_end_with_the_last_checkpoint(
 
 def test_when_the_end_cannot_be_written_both_end(scripts: ScriptServer, unstopped: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    prelude = done_in("figures.save_grid", limit(50_000), 1, [0])
+    prelude = done_in("ddpm_hf.reporting.figures.save_grid", limit(50_000), 1, [0])
     outputs = all_ended(start_together(scripts, 2, folder, *TOGETHER, prelude=prelude), 1, 0)
     assert last_line(outputs[0]).startswith("train.py: error: ")
     assert last_line(outputs[0]).endswith(f" {folder / 'checkpoint-14'} is whole. {GOES_ON}")
@@ -168,7 +172,7 @@ def test_when_one_process_cannot_read_the_checkpoint_both_say_so(
     scripts: ScriptServer, unstopped: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(unstopped, tmp_path / "run"))
-    prelude = done_in("run_state.load_file", "raise OSError('the disk has gone')", 1, [1])
+    prelude = done_in("ddpm_hf.training.checkpoint_contents.load_file", "raise OSError('the disk has gone')", 1, [1])
     for output in all_ended(start_together(scripts, 2, folder, *TOGETHER, *LATEST, prelude=prelude), 2, 2):
         told = f"{folder / 'checkpoint-14'} cannot be gone on from: the disk has gone"
         assert last_line(output) == f"train.py: error: {told}"

@@ -8,8 +8,9 @@ import math
 
 import pytest
 import torch
-from randomness import BLOCK, Use, generator_of, noise_like, seed_of
 from scipy.stats import kstest
+
+from ddpm_hf.runtime.randomness import BLOCK, Use, generator_of, noise_like, seed_of
 
 
 def test_a_seed_depends_on_every_part_of_its_address() -> None:

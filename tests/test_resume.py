@@ -127,7 +127,8 @@ def test_checkpointing_of_gradients_changes_no_number(scripts: ScriptServer, tmp
 
 
 COMPILED = """
-import preparation, torch
+import torch
+from ddpm_hf.training import setup as preparation
 def traced(*arguments, made=preparation.Accelerator, **options):  # without the compiler, which takes minutes
     return made(*arguments, **options | {"dynamo_backend": "eager"})
 preparation.Accelerator = traced

@@ -12,17 +12,16 @@ import torch
 from oracles import double
 from torch import Tensor
 
-from ddpm_hf.denoising_errors import DenoisingErrors
-from ddpm_hf.gaussian_process import PREDICTION_TYPES
-from ddpm_hf.noise_schedule import NoiseSchedule
-from ddpm_hf.reverse_process import (
+from ddpm_hf.diffusion.constraints import clip_sample, dynamic_threshold
+from ddpm_hf.diffusion.denoising_errors import DenoisingErrors
+from ddpm_hf.diffusion.gaussian_process import PREDICTION_TYPES
+from ddpm_hf.diffusion.noise_schedule import NoiseSchedule
+from ddpm_hf.diffusion.reverse_process import (
     FIXED_VARIANCE_TYPES,
     VARIANCE_TYPES,
     ReverseProcess,
     ReverseStep,
     check_times,
-    clip_sample,
-    dynamic_threshold,
 )
 
 

@@ -17,37 +17,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import preparation
 import pytest
 import torch
-import train
 import yaml
 from accelerate.commands.launch import launch_command_parser
 from accelerate.state import AcceleratorState
-from arguments import (
-    RUN,
-    DataArguments,
-    check_hub_arguments,
-    check_training_arguments,
-    parse,
-)
-from batches import Share, TrainingBatches
-from building import build_scheduler, build_unet
 from clients import environment
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from ema import WeightAverage
-from image_data import LevelImages, load_images
-from job import Job
 from loopback_hub import LoopbackHub
 from PIL import Image
-from randomness import noise_like
 from script_server import EXAMPLES, ScriptServer
 from torch.nn.functional import mse_loss
-from tracking import Progress
 from training_runs import after, ended, signal_at
+
+from ddpm_hf.cli.parsing import parse
+from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.data.batches import Share, TrainingBatches
+from ddpm_hf.data.level_images import LevelImages
+from ddpm_hf.data.loading import load_images
+from ddpm_hf.hub.arguments import check_hub_arguments
+from ddpm_hf.runtime.randomness import noise_like
+from ddpm_hf.tasks.building import build_scheduler, build_unet
+from ddpm_hf.training import loop as train
+from ddpm_hf.training import setup as preparation
+from ddpm_hf.training.arguments import RUN, check_training_arguments
+from ddpm_hf.training.state import Job
+from ddpm_hf.training.tracking import Progress
+from ddpm_hf.training.weight_averages import WeightAverage
 
 
 STOCK = EXAMPLES / "configs" / "stock.yaml"

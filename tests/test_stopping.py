@@ -11,18 +11,7 @@ import pytest
 from accelerate.utils.other import load
 from safetensors.torch import load_file
 from script_server import ScriptServer
-from training_runs import (
-    EVERYTHING,
-    LATEST,
-    TINY,
-    assert_same,
-    ended,
-    last_line,
-    nan_at,
-    signal_at,
-    signal_in,
-    start,
-)
+from training_runs import EVERYTHING, LATEST, TINY, assert_same, ended, last_line, nan_at, signal_at, signal_in, start
 
 
 SHORT = [*TINY, *shlex.split("--checkpointing_steps 4 --checkpoints_total_limit -1 --num_quality_samples 0")]
@@ -37,13 +26,13 @@ def test_a_signal_wherever_it_comes_is_told_and_gone_on_from(
 ) -> None:
     folder = tmp_path / "run"
     for function, call, name, step in [
-        ("outcome._score", 1, "SIGINT", 7),  # the validation of step 6
-        ("run_state.write_state", 1, "SIGTERM", 9),  # the checkpoint of step 8
-        ("outcome.draw", 1, "SIGTERM", 16),  # the sample grid of step 15
-        ("run_state.is_finite", 2, "SIGTERM", 20),  # after the last step
-        ("outcome._score", 2, "SIGINT", 20),  # the validations of the averages at the end
-        ("outcome.measured_errors", 1, "SIGTERM", 20),
-        ("reporting.quality_of", 1, "SIGINT", 20),
+        ("ddpm_hf.training.finish._score", 1, "SIGINT", 7),  # the validation of step 6
+        ("ddpm_hf.training.checkpoint_contents.write_state", 1, "SIGTERM", 9),  # the checkpoint of step 8
+        ("ddpm_hf.training.finish.draw", 1, "SIGTERM", 16),  # the sample grid of step 15
+        ("ddpm_hf.training.checkpoint_contents.is_finite", 2, "SIGTERM", 20),  # after the last step
+        ("ddpm_hf.training.finish._score", 2, "SIGINT", 20),  # the validations of the averages at the end
+        ("ddpm_hf.training.finish.measured_errors", 1, "SIGTERM", 20),
+        ("ddpm_hf.evaluation.frechet_distance.quality_of", 1, "SIGINT", 20),
     ]:
         run = start(scripts, folder, *EVERYTHING, *LATEST, prelude=signal_in(function, name, call))
         sentence = last_line(ended(run, 143 if name == "SIGTERM" else 130))
@@ -57,10 +46,10 @@ def test_a_signal_before_the_training(
     scripts: ScriptServer, whole: Path, tmp_path: Path, name: str, code: int
 ) -> None:
     sentence = f"train.py: {name} stopped it before it trained; the same command starts it again."
-    run = start(scripts, tmp_path / "run", *TINY, prelude=signal_in("preparation.load_images", name))
+    run = start(scripts, tmp_path / "run", *TINY, prelude=signal_in("ddpm_hf.training.setup.load_images", name))
     assert last_line(ended(run, code)) == sentence
     folder = shutil.copytree(whole, tmp_path / "resumed")
-    run = start(scripts, folder, *EVERYTHING, *LATEST, prelude=signal_in("preparation.restore", name))
+    run = start(scripts, folder, *EVERYTHING, *LATEST, prelude=signal_in("ddpm_hf.training.setup.restore", name))
     assert last_line(ended(run, code)) == sentence
     assert_same(folder, whole)
 
@@ -199,7 +188,8 @@ def test_a_loss_that_is_no_number_names_its_step_and_keeps_the_last_checkpoint(
 def test_gradients_that_overflow_at_every_scale_stop_the_run(scripts: ScriptServer, tmp_path: Path) -> None:
     # As on a GPU in fp16, where steps whose gradient is not finite are left out.
     overflowing = """
-import preparation, torch, tracking
+import torch
+from ddpm_hf.training import setup as preparation, tracking
 def scaled(*arguments, made=preparation.Accelerator, **options):
     accelerator = made(*arguments, **options)
     accelerator.scaler = torch.amp.GradScaler("cpu", enabled=False)

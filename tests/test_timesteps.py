@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ddpm_hf.gaussian_process import StepCoefficients
-from ddpm_hf.noise_schedule import NoiseSchedule
-from ddpm_hf.timesteps import (
+from ddpm_hf.diffusion.gaussian_process import StepCoefficients
+from ddpm_hf.diffusion.noise_schedule import NoiseSchedule
+from ddpm_hf.diffusion.timestep_spacing import (
     TIMESTEP_SPACINGS,
     custom_times,
     log_snr_times,

@@ -22,8 +22,9 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import ProjectConfiguration
 from PIL import Image
 from script_server import Script, ScriptServer
-from tracking import NOISE_LEVELS, Trackers, check_logger
 from training_runs import after, signal_at
+
+from ddpm_hf.training.tracking import NOISE_LEVELS, Trackers, check_logger
 
 
 TOKEN = "hf_ThisMustStayASecret"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -83,9 +84,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         (source / name).write_bytes((ROOT / name).read_bytes())
-    (source / "ddpm_hf").mkdir()
-    for file in [*(ROOT / "ddpm_hf").glob("*.py"), *(ROOT / "ddpm_hf").glob("*.md")]:
-        (source / "ddpm_hf" / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(ROOT / "ddpm_hf", source / "ddpm_hf", ignore=shutil.ignore_patterns("__pycache__"))
     command = [
         sys.executable,
         "-m",
@@ -113,9 +112,9 @@ def hub() -> Iterator[LoopbackHub]:
 
 def test_the_wheel_holds_the_package_its_template_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    modules = {f"ddpm_hf/{path.name}" for path in (ROOT / "ddpm_hf").glob("*.py")}
-    assert {name for name in names if ".dist-info/" not in name} == modules | {"ddpm_hf/model_card.md"}
-    assert (ROOT / "model_card.md").read_text() == (ROOT / "ddpm_hf" / "model_card.md").read_text()
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "ddpm_hf").rglob("*.py")}
+    assert {name for name in names if ".dist-info/" not in name} == modules | {"ddpm_hf/hub/model_card.md"}
+    assert (ROOT / "model_card.md").read_text() == (ROOT / "ddpm_hf" / "hub" / "model_card.md").read_text()
 
 
 def test_what_an_installed_wheel_pushes_stock_alone_loads(

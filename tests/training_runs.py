@@ -61,9 +61,9 @@ def refused(scripts: ScriptServer, folder: Path, *arguments: object) -> str:
 
 
 def after(folder: Path, prelude: str, script: str = "train.py") -> Path:
-    """A script that does what one of the examples does, after the prelude, which finds their modules."""
+    """A script that does what one of the examples does, after the prelude."""
     path = folder / f"after-{next(_numbers)}.py"
-    first = f"import os, runpy, signal, sys\nimport threads\nsys.path.insert(0, {str(EXAMPLES)!r})\n"
+    first = "import os, runpy, signal, sys\nimport ddpm_hf.runtime.threads\n"
     last = f"\nsys.argv[0] = {str(EXAMPLES / script)!r}\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
     path.write_text(first + prelude + last)
     return path
@@ -72,7 +72,7 @@ def after(folder: Path, prelude: str, script: str = "train.py") -> Path:
 def signal_at(batch: int, name: str, ranks: Iterable[int] = (0, 1)) -> str:
     """A prelude: the process, with its workers, gets the signal when it has read so many training batches."""
     return f"""
-import batches
+from ddpm_hf.data import batches
 def signalled(self, read=batches.TrainingBatches.__iter__):
     for k, batch in enumerate(read(self), 1):
         if k == {batch} and int(os.environ.get("RANK", 0)) in {tuple(ranks)}:
@@ -89,7 +89,7 @@ def signal_in(function: str, name: str, call: int = 1, ranks: Iterable[int] = (0
 
 def done_in(function: str, what: str, call: int = 1, ranks: Iterable[int] = (0, 1)) -> str:
     """A prelude: the process does this first when it calls the function, `module.name`, for this time."""
-    module, function = function.split(".")
+    module, _, function = function.rpartition(".")
     return f"""
 import {module}, itertools
 def doing(*arguments, _function={module}.{function}, _calls=itertools.count(1), **options):
@@ -103,7 +103,7 @@ def doing(*arguments, _function={module}.{function}, _calls=itertools.count(1), 
 def nan_at(batch: int, rank: int = 0) -> str:
     """A prelude: the images of this batch, on one process, are no numbers."""
     return f"""
-import batches
+from ddpm_hf.data import batches
 def broken(self, read=batches.TrainingBatches.__iter__):
     for k, batch in enumerate(read(self), 1):
         is_broken = k == {batch} and int(os.environ.get("RANK", 0)) == {rank}
@@ -115,7 +115,7 @@ batches.TrainingBatches.__iter__ = broken
 def losses_to(file: Path) -> str:
     """A prelude: the process writes the loss of every step of all processes into a file."""
     return f"""
-import tracking
+from ddpm_hf.training import tracking
 add = tracking.Progress.add
 def recorded(self, t, losses, weights, norm):
     add(self, t, losses, weights, norm)

@@ -1,0 +1,8 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""`python -m ddpm_hf VERB ...`, the command `ddpm-hf` by another name."""
+
+from .cli import main
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""`ddpm-hf classify`: classify images by Bayes' rule with a class-conditional model."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..data.arguments import DataArguments
+from ..data.level_images import LevelImages
+from ..evaluation.arguments import ClassificationArguments, ModelPathArguments, check_scoring
+from ..evaluation.classification import bayes, bits_by_class, support_vector_classifier
+from ..evaluation.frechet_distance import IMAGES_OF_A_DATA_SET, pixels_of
+from ..evaluation.scoring import check_fit, follow, images_as_they_are, load_pipeline, score, score_by_paths
+from ..hub.model_card import number_of_classes
+from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
+from ..runtime.errors import user_errors
+from ..runtime.output_folder import claim_folder, write_json
+from ..runtime.threads import use_all_cores
+from .running import run_script
+
+
+def main() -> None:
+    run_script(classify, ModelPathArguments, DataArguments, ClassificationArguments)
+
+
+def classify(
+    script: str, model: ModelPathArguments, data: DataArguments, classification: ClassificationArguments
+) -> None:
+    """Classify, with all processes together; the main one writes."""
+    with user_errors(script):
+        accelerator = Accelerator()
+        check_scoring(classification)
+        train = images_as_they_are(data, "train")
+        test = images_as_they_are(data, "test").spread(classification.max_images)
+        pipeline = load_pipeline(model, accelerator.device)
+        for images in (train, test):
+            check_fit(pipeline, images)
+        classes = number_of_classes(pipeline.unet.config)
+        if classes is None:
+            raise ValueError("The model is not class-conditional; train one with --num_class_embeds.")
+        pipeline.scheduler = follow(pipeline.scheduler, test.num_levels, classification)
+        folder = claim_folder(classification.output_dir, classification.overwrite_output_dir)
+        accelerator.wait_for_everyone()  # all have looked before anything is written
+    use_all_cores(accelerator.device)
+    progress = functools.partial(tqdm, desc="classifying", unit="class", disable=not accelerator.is_main_process)
+    bits = bits_by_class(scorer(pipeline, classification, accelerator), test, classes, progress)
+    if accelerator.is_main_process:
+        report = facts(model, pipeline, classification) | report_on(bits, train, test)
+        write_json(folder / "classification.json", report)
+        print(describe(report, folder))
+
+
+def scorer(
+    pipeline: DDPMPaperPipeline, classification: ClassificationArguments, accelerator: Accelerator
+) -> Callable[[LevelImages], list[float]]:
+    """Bits/dim of images, by the bound of the pipeline's chain or by weighted paths; all processes share the work.
+
+    The noise of an image is by its place and the seed alone.
+    """
+    paths = classification.num_paths
+
+    def bits_of(images: LevelImages) -> list[float]:
+        by, count = (score_by_paths, paths) if paths else (score, classification.num_evaluations)
+        chosen = (accelerator, classification.batch_size, count, classification.seed)
+        return by(pipeline.unet, pipeline.scheduler, images, *chosen).per_example
+
+    return bits_of
+
+
+def facts(
+    model: ModelPathArguments, pipeline: DDPMPaperPipeline, classification: ClassificationArguments
+) -> dict[str, Any]:
+    """Which model was asked, and how."""
+    paths, visited = classification.num_paths, len(pipeline.scheduler.timesteps)
+    calls = min(classification.num_evaluations or visited, visited)
+    return {
+        "model": model.model_name_or_path,
+        "steps": visited,
+        "paths": paths,
+        "model_evaluations_per_image_and_class": paths * visited if paths else calls,
+    }
+
+
+def report_on(bits: Tensor, train: LevelImages, test: LevelImages) -> dict[str, Any]:
+    """What the bounds `[N, classes]` say of the test images, the classes being as frequent as in training."""
+    counts = torch.bincount(train.labels, minlength=bits.shape[1]).double() + 1  # none is impossible
+    dimensions = torch.Size(test.shape).numel()
+    posterior, marginal = bayes(bits, dimensions, counts / counts.sum())
+    found, known = posterior.argmax(dim=1), test.labels
+    confusion = torch.zeros(bits.shape[1], bits.shape[1], dtype=torch.int64)
+    confusion.index_put_((known, found), torch.ones_like(known), accumulate=True)
+    of_true_class = posterior.gather(1, known[:, None])[:, 0]
+    return {
+        "accuracy": (found == known).double().mean().item(),
+        "accuracy_of_a_support_vector_classifier": baseline(train, test),
+        "cross_entropy_bits": -of_true_class.mean().item(),
+        "bits_per_dim_of_the_true_class": bits.gather(1, known[:, None]).mean().item(),
+        "bits_per_dim_without_the_class": marginal.mean().item(),
+        "images": len(test),
+        "confusion": confusion.tolist(),  # by row the true class, by column the one found
+        "probabilities": torch.exp2(posterior).tolist(),
+    }
+
+
+def baseline(train: LevelImages, test: LevelImages) -> float:
+    """The accuracy of a support vector classifier on pixels."""
+    some = train.spread(IMAGES_OF_A_DATA_SET)  # a support vector machine takes time like their square
+    classifier = support_vector_classifier(pixels_of(some), some.labels)
+    return (classifier(pixels_of(test)) == test.labels).double().mean().item()
+
+
+def describe(report: dict[str, Any], folder: Path) -> str:
+    """What the script ends with on the screen."""
+    return (
+        f"{report['accuracy']:.4f} of {report['images']} test images are given their class, with a cross-entropy of"
+        f" {report['cross_entropy_bits']:.3f} bits; a support vector classifier:"
+        f" {report['accuracy_of_a_support_vector_classifier']:.4f}\n"
+        f"{report['bits_per_dim_of_the_true_class']:.4f} bits/dim given the true class,"
+        f" {report['bits_per_dim_without_the_class']:.4f} without it; see {folder}"
+    )

@@ -1,0 +1,86 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""`ddpm-hf measure`: measure a model's denoising errors, and save it with the variance and times that follow."""
+
+from __future__ import annotations
+
+import torch
+from tqdm.auto import tqdm
+
+from ..data.arguments import DataArguments
+from ..data.level_images import LevelImages
+from ..diffusion.denoising_errors import step_costs
+from ..diffusion.numerics import LOG_2
+from ..diffusion.timestep_spacing import optimal_times
+from ..evaluation.arguments import MeasurementArguments, ModelPathArguments, check_batches
+from ..evaluation.measuring import measured_errors, with_errors
+from ..evaluation.scoring import check_fit, images_as_they_are, load_pipeline
+from ..hub.push import INDEX
+from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
+from ..runtime.distributed import require_one_process
+from ..runtime.errors import user_errors
+from ..runtime.output_folder import claim_folder, write_folder
+from ..runtime.threads import use_all_cores
+from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
+from .running import run_script
+
+
+SHOWN = (5, 10, 25, 50, 100)  # steps that the table printed has
+
+
+def main() -> None:
+    run_script(measure, ModelPathArguments, DataArguments, MeasurementArguments)
+
+
+def measure(script: str, model: ModelPathArguments, data: DataArguments, measurement: MeasurementArguments) -> None:
+    """Measure, save, and tell what to expect."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with user_errors(script):
+        require_one_process()
+        pipeline = load_pipeline(model, device)
+        images = choose_images(data, measurement)
+        check_fit(pipeline, images)
+        folder = claim_folder(measurement.output_dir, measurement.overwrite_output_dir)
+    use_all_cores(device)
+    with user_errors(script):
+        scheduler = measure_on(images, pipeline, measurement, device)
+    write_folder(folder, DDPMPaperPipeline(pipeline.unet, scheduler).save_pretrained, last=INDEX)
+    print(f"Measured on {len(images)} training images; the model that knows its errors is in {folder}.")
+    print(expectations(scheduler))
+
+
+def choose_images(data: DataArguments, measurement: MeasurementArguments) -> LevelImages:
+    """The training images, up to as many as asked for."""
+    check_batches(measurement.batch_size, measurement.max_images)
+    return images_as_they_are(data, "train").spread(measurement.max_images)
+
+
+def measure_on(
+    images: LevelImages, pipeline: DDPMPaperPipeline, measurement: MeasurementArguments, device: torch.device
+) -> DDPMPaperScheduler:
+    """The model's scheduler with the errors that were measured, and the variance by them."""
+    config = pipeline.scheduler.config
+    scheduler = DDPMPaperScheduler.from_config(config, num_levels=images.num_levels, denoising_errors=None)
+    size = measurement.batch_size
+    errors = measured_errors(
+        pipeline.unet,
+        scheduler,
+        tqdm(images.labelled_batches(size), total=-(-len(images) // size), desc="measuring", unit="batch"),
+        len(images),
+        measurement.seed,
+        device,
+        measurement.num_noise_levels,
+        measurement.num_evaluations,
+        measurement.per_element,
+    )
+    return with_errors(scheduler, errors)
+
+
+def expectations(scheduler: DDPMPaperScheduler) -> str:
+    """The bound with the variance σ* on training images, but for the prior's term, by the number of optimal steps."""
+    costs = step_costs(scheduler.schedule, scheduler.denoising_errors)
+    lines = ["Rate and decoder to expect of σ* on training images along the optimal times:"]
+    for K in [*(K for K in SHOWN if len(scheduler) > K), len(scheduler)]:
+        times = optimal_times(costs, K, at_most=True)
+        bits = costs[[0, *times[:-1]], times].sum().item() / LOG_2
+        lines.append(f"{K:6} steps  {bits:.4f} bits/dim")
+    return "\n".join(lines)

@@ -1,0 +1,93 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""The command line: dataclasses of arguments, filled from flags, from one YAML or JSON file, or both."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+
+from ..tasks.arguments import RECIPES, DiffusionArguments
+
+
+def parse(script: str, *classes: type, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+    """The dataclasses filled from `[file.yaml | file.json] [--flag value …]`; flags win over the file.
+
+    Both win over what a recipe sets. A mistake ends the process with status 2 and one sentence.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = HfArgumentParser(classes, prog=script)
+    parser.usage = f"{script} [settings.yaml] [--flag value ...]"
+    settings = {}
+    if argv and argv[0].endswith((".yaml", ".yml", ".json")):
+        settings = _read_settings(parser, classes, Path(argv.pop(0)))
+    if DiffusionArguments in classes:
+        settings = _recipe(parser, argv, settings) | settings
+    parser.set_defaults(**settings)
+    *filled, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
+    if rest:
+        parser.error(f"there is no argument {rest[0]}; --help lists those there are.")
+    for token in filter(None, (getattr(group, "hub_token", None) for group in filled)):
+        sys.argv = [argument.replace(token, "...") for argument in sys.argv]  # which trackers write down
+    return tuple(filled)
+
+
+def _recipe(parser: HfArgumentParser, argv: Sequence[str], settings: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of the recipe that the flags name, or else the settings."""
+    finder = argparse.ArgumentParser(add_help=False)
+    finder.add_argument("--recipe", default=settings.get("recipe", "default"))
+    name = finder.parse_known_args(argv)[0].recipe
+    if name not in RECIPES:
+        parser.error(f"`recipe` must be one of {', '.join(RECIPES)}, but is {name!r}.")
+    return RECIPES[name]
+
+
+def _read_settings(parser: HfArgumentParser, classes: Sequence[type], path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text()
+        settings = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        parser.error(f"{path} cannot be read: {' '.join(str(error).split())}")
+    if not isinstance(settings, dict):
+        parser.error(f"{path} must hold a mapping of argument names to values.")
+    known = {action.dest for action in parser._actions}
+    extra = sorted(set(settings) - known)
+    if extra:
+        parser.error(f"{path} names arguments that do not exist: {', '.join(extra)}.")
+    hints = {name: hint for each in classes for name, hint in typing.get_type_hints(each).items()}
+    for action in parser._actions:
+        value = settings.get(action.dest)
+        may_be_none = type(None) in typing.get_args(hints.get(action.dest))
+        if action.dest not in settings or action.type is None or (value is None and may_be_none):
+            continue
+        try:
+            settings[action.dest] = _as_by_flag(action, value)
+        except (TypeError, ValueError, argparse.ArgumentTypeError):
+            parser.error(f"{path} has {value!r} for `{action.dest}`.")
+    return settings
+
+
+def _as_by_flag(action: argparse.Action, value: Any) -> Any:
+    """A file's value as the flag would give it.
+
+    Raises:
+        TypeError, ValueError, ArgumentTypeError: for one that no flag could give.
+    """
+    if action.nargs == "+":
+        return [_one_as_by_flag(action, each) for each in (value if isinstance(value, list) else [value])]
+    return _one_as_by_flag(action, value)
+
+
+def _one_as_by_flag(action: argparse.Action, value: Any) -> Any:
+    if not isinstance(value, (str, bool, int, float)):
+        raise TypeError
+    if action.type is str and isinstance(value, bool):  # YAML reads a bare `no` as false
+        return "yes" if value else "no"
+    return action.type(str(value))

@@ -1,0 +1,25 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""A command from its arguments to its end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ..runtime.errors import end, run_errors
+from .parsing import parse
+
+
+def program() -> str:
+    """What the user called the command: "train.py", or "ddpm-hf train"."""
+    return Path(sys.argv[0]).name
+
+
+def run_script(work: Callable[..., None], *classes: type) -> None:
+    """A command from its arguments, filled into `classes`, to its end: `work(program, *arguments)`."""
+    script = program()
+    arguments = parse(script, *classes)
+    with run_errors(script):
+        work(script, *arguments)
+        end()

@@ -1,0 +1,60 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""`ddpm-hf sample`: draw a grid of images from a saved model."""
+
+from __future__ import annotations
+
+from accelerate import Accelerator
+
+from ..diffusion.gaussian_process import check_eta
+from ..evaluation.arguments import ModelPathArguments, SampleArguments
+from ..evaluation.sampling import draw_images
+from ..evaluation.scoring import load_pipeline
+from ..hub.model_card import number_of_classes
+from ..reporting.figures import save_grid
+from ..runtime.errors import user_errors
+from ..runtime.output_folder import claim_file
+from ..runtime.threads import use_all_cores
+from .running import run_script
+
+
+def main() -> None:
+    run_script(sample, ModelPathArguments, SampleArguments)
+
+
+def sample(script: str, model: ModelPathArguments, sampling: SampleArguments) -> None:
+    """Draw, with all processes together; the main one writes."""
+    with user_errors(script):
+        for name in ("num_images", "batch_size"):
+            if getattr(sampling, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, but is {getattr(sampling, name)}.")
+        if sampling.eta is not None:
+            check_eta(sampling.eta)
+        output = claim_file(sampling.output)
+        accelerator = Accelerator()
+        pipeline = load_pipeline(model, accelerator.device)
+        steps = len(pipeline.scheduler) if sampling.num_inference_steps is None else sampling.num_inference_steps
+        pipeline.scheduler.set_timesteps(steps, timestep_spacing=sampling.timestep_spacing)
+        pipeline.set_progress_bar_config(disable=not accelerator.is_main_process)
+        check_classes(number_of_classes(pipeline.unet.config), sampling.class_labels)
+    use_all_cores(accelerator.device)
+    images = draw_images(
+        pipeline,
+        sampling.num_images,
+        sampling.batch_size,
+        steps,
+        sampling.seed,
+        accelerator,
+        sampling.class_labels,
+        sampling.timestep_spacing,
+        sampling.eta,
+    )
+    if accelerator.is_main_process:
+        save_grid(images, output)
+        print(f"{sampling.num_images} samples in {output}")
+
+
+def check_classes(known: int | None, asked: list[int] | None) -> None:
+    """Raise ValueError for classes that the model does not know."""
+    if asked is not None and not (known and asked and all(0 <= label < known for label in asked)):
+        what = f"knows the classes 0 ... {known - 1}" if known else "is not class-conditional"
+        raise ValueError(f"`class_labels` are {asked}, but the model {what}.")

@@ -1,0 +1,312 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Batches of training images without end, from any step on: a run that goes on reads what it would have read."""
+
+from __future__ import annotations
+
+import gc
+import signal
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ..runtime.errors import DataUnreadable
+from ..runtime.randomness import Use, generator_of
+from .image_files import BadImage
+from .image_streams import ImageStream
+from .level_images import LevelImages, scaled
+from .stream_reader import Failure, Piece, Position, StreamReader
+
+
+class Batch(NamedTuple):
+    """Images `[B, C, H, W]` in [−1, 1], their classes `[B]` or None, and a sentence on every image passed over."""
+
+    images: Tensor
+    labels: Tensor | None
+    bad: list[str]
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one process reads of every step's batch.
+
+    A step's batch has `batch_size` · `processes` · `accumulation` places; the process reads those of its own in each
+    of `accumulation` windows.
+    """
+
+    batch_size: int
+    accumulation: int = 1
+    rank: int = 0
+    processes: int = 1
+
+    @property
+    def total(self) -> int:
+        """Examples in a step, of all processes."""
+        return self.batch_size * self.accumulation * self.processes
+
+    def first(self, window: int) -> int:
+        """The first place in the step's batch that this process reads in this window."""
+        return (window * self.processes + self.rank) * self.batch_size
+
+
+class Levels(NamedTuple):
+    """A batch before it is scaled: integers `[B, C, H, W]`."""
+
+    levels: Tensor
+    labels: Tensor | None
+    bad: list[str]
+
+
+class EndlessImages(Dataset):
+    """Images by their place in an endless row: all of them in a random order, again in another, and so on."""
+
+    def __init__(self, images: LevelImages, seed: int, random_flip: bool):
+        self.images, self.seed, self.random_flip = images, seed, random_flip
+        self.row = torch.arange(len(images)) if images.row is None else images.row
+        self._epochs: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __getitems__(self, places: range) -> Levels | Failure:
+        index, draws = self._drawn(places)
+        if self.images.pixels is not None:
+            levels, bad = self.images.pixels[index], []
+        else:
+            try:
+                levels, index, bad = self._read(index, draws[:, :2].tolist())
+            except BadImage as error:
+                return Failure(str(error))
+        if self.random_flip:
+            levels = torch.where(draws[:, 2].lt(0.5).view(-1, 1, 1, 1), levels.flip(-1), levels)
+        return Levels(levels, None if self.images.labels is None else self.images.labels[index], bad)
+
+    def _read(self, index: Tensor, crops: list[list[float]]) -> tuple[Tensor, Tensor, list[str]]:
+        """The images, the next one that can be read in the place of a bad one, and the sentences on those."""
+        levels, bad, found = [], [], index.tolist()
+        for k, crop in enumerate(crops):
+            for i in range(found[k], found[k] + len(self.images)):
+                found[k] = i % len(self.images)
+                try:
+                    levels.append(self.images.levels(found[k], tuple(crop)))
+                    break
+                except BadImage as error:
+                    bad.append(str(error))
+            else:
+                raise BadImage(f"None of the training images can be read: {bad[-1]}")
+        return torch.stack(levels), torch.tensor(found), bad
+
+    def _drawn(self, places: range) -> tuple[Tensor, Tensor]:
+        """The images at these places, and for each three numbers in [0, 1): where it is cropped, whether mirrored."""
+        n = len(self.row)
+        parts = []
+        for epoch in range(places.start // n, (places.stop - 1) // n + 1):
+            part = slice(max(places.start - epoch * n, 0), places.stop - epoch * n)
+            parts.append([column[part] for column in self._epoch(epoch)])
+        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+    def _epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """The order of an epoch, and what is drawn for the images in this order."""
+        if epoch not in self._epochs:
+            n, is_random = len(self.row), self.random_flip or self.images.pixels is None
+            order = self.row[torch.randperm(n, generator=generator_of(Use.ORDER, self.seed, epoch))]
+            draws = generator_of(Use.AUGMENTATION, self.seed, epoch)
+            columns = order, torch.rand(n, 3, generator=draws) if is_random else torch.empty(n, 0)
+            self._epochs = {key: kept for key, kept in self._epochs.items() if key == epoch - 1} | {epoch: columns}
+        return self._epochs[epoch]
+
+
+class Places(Sampler[range]):
+    """The places in the endless row that a process reads, batch by batch, from a step on."""
+
+    def __init__(self, share: Share, first_step: int, last_step: int):
+        self.share, self.steps = share, range(first_step, last_step)
+
+    def __iter__(self) -> Iterator[range]:
+        for step in self.steps:
+            for window in range(self.share.accumulation):
+                first = step * self.share.total + self.share.first(window)
+                yield range(first, first + self.share.batch_size)
+
+
+class TrainingBatches:
+    """One process's batches from `first_step` to `last_step`, on the device, and what finds the next one again.
+
+    Args:
+        images: all there is, or a stream of it, which does not end.
+        share: the process's part of a step's batch.
+        first_step, last_step: optimisation steps; the last is not read.
+        seed: of the order.
+        random_flip: whether half of the images come mirrored.
+        num_workers: processes that read.
+        device: where batches go.
+        state: of a stream, as `state` gave it at `first_step`.
+
+    Raises:
+        ValueError: if the state is of other parts or workers.
+    """
+
+    def __init__(
+        self,
+        images: LevelImages | ImageStream,
+        share: Share,
+        first_step: int,
+        last_step: int,
+        seed: int,
+        random_flip: bool = False,
+        num_workers: int = 0,
+        device: torch.device | str = "cpu",
+        state: dict[str, Any] | None = None,
+    ):
+        self.images, self.share, self.seed, self.random_flip = images, share, seed, random_flip
+        self.steps, self.device = (first_step, last_step), torch.device(device)
+        self._is_stream = isinstance(images, ImageStream)
+        self._workers = images.num_workers(num_workers, share.processes) if self._is_stream else num_workers
+        self._readers = max(1, self._workers)
+        self._epoch, self._turn, self._rest = 0, 0, 0
+        self._positions: list[Position | None] = [None] * self._readers
+        if state is not None:
+            self._go_on(state)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches from where they are; closed, it lets go of all files and workers."""
+        for levels, labels, bad in self._of_stream() if self._is_stream else self._of_images():
+            images = scaled(levels.to(self.device, non_blocking=True), self.images.num_levels)
+            yield Batch(images, None if labels is None else labels.to(self.device, non_blocking=True), bad)
+
+    def place(self) -> tuple[Any, ...]:
+        """Where the next batch is, for `rewind`."""
+        return self._epoch, self._turn, self._rest, tuple(self._positions)
+
+    def rewind(self, place: tuple[Any, ...]) -> None:
+        """Have `state` find the batch that was the next one at this place."""
+        self._epoch, self._turn, self._rest, positions = place
+        self._positions = list(positions)
+
+    @property
+    def state(self) -> dict[str, Any] | None:
+        """What finds the next batch of a stream, as JSON; that of other images follows from the step alone."""
+        if not self._is_stream:
+            return None
+        return {
+            "parts": self.images.num_parts,
+            "batch_size": self.share.batch_size,
+            "epoch": self._epoch,
+            "turn": self._turn,
+            "rest": self._rest,
+            "readers": [position and asdict(position) for position in self._positions],
+        }
+
+    def _go_on(self, state: dict[str, Any]) -> None:
+        if len(state["readers"]) != self._readers:
+            raise ValueError(
+                f"The checkpoint is of a stream that {len(state['readers'])} workers read, now there are"
+                f" {self._readers}; a stream goes on with as many processes and `dataloader_num_workers`."
+            )
+        if self._readers > 1 and state.get("batch_size", self.share.batch_size) != self.share.batch_size:
+            raise ValueError(
+                f"The checkpoint is of a stream that workers read by turns, in batches of {state['batch_size']}; it"
+                f" goes on in such batches, not in those of `train_batch_size` {self.share.batch_size}."
+            )
+        if state["parts"] != self.images.num_parts:
+            raise ValueError(
+                f"The checkpoint is of a stream of {state['parts']} parts, now there are {self.images.num_parts}."
+            )
+        self._epoch, self._turn, self._rest = state["epoch"], state["turn"], state["rest"]
+        self._positions = [position and Position(**position) for position in state["readers"]]
+
+    def _of_images(self) -> Iterator[Levels]:
+        dataset = EndlessImages(self.images, self.seed, self.random_flip)
+        for batch in self._loader(dataset, batch_sampler=Places(self.share, *self.steps)):
+            yield _checked(batch)
+
+    def _of_stream(self) -> Iterator[Levels]:
+        reader = StreamReader(
+            self.images,
+            self.share.batch_size,
+            self.seed,
+            self.random_flip,
+            self.share.rank,
+            self.share.processes,
+            self._readers,
+            self._epoch,
+            list(self._positions),
+            self._turn,
+            self._rest,
+        )
+        # Its workers stay through all epochs, which the reader counts there.
+        loader = self._loader(reader, batch_size=None, persistent_workers=self._workers > 0)
+        held: list[Piece] = []  # fewer images than a batch
+        is_whole = self._positions == [None] * self._readers
+        while True:
+            found_any, sentence = False, ""
+            for number, given in self._pieces_of_epoch(loader):
+                found_any = found_any or len(given.levels) > 0
+                sentence = next(filter(None, given.bad), sentence)
+                while given.after:
+                    piece, given = given.split(self.share.batch_size - _count(held))
+                    held.append(piece)
+                    self._positions[number] = piece.after[-1]
+                    if _count(held) == self.share.batch_size:
+                        self._rest = len(given.after)
+                        self._turn = number if given.after else (number + 1) % self._readers
+                        yield _joined(held)
+                        held = []
+            if is_whole and not found_any:
+                where = f"Process {self.share.rank} found no training images in a whole pass over the data."
+                raise DataUnreadable(f"{where} {sentence}".strip())
+            self._epoch, self._turn, self._rest, is_whole = self._epoch + 1, 0, 0, True
+            self._positions = [None] * self._readers
+
+    def _pieces_of_epoch(self, loader: DataLoader) -> Iterator[tuple[int, Piece]]:
+        """What the readers give by turns until all have ended, and the number of each."""
+        first, ended = self._turn, set()
+        for k, piece in enumerate(loader):
+            number = (first + k) % self._readers
+            if piece is not None:
+                yield number, _checked(piece)
+                continue
+            ended.add(number)
+            if len(ended) == self._readers:
+                return
+
+    def _loader(self, dataset: Dataset, **options: Any) -> DataLoader:
+        return DataLoader(
+            dataset,
+            num_workers=self._workers,
+            collate_fn=_itself,
+            worker_init_fn=_begin_worker,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # of its own: torch's stays as it is
+            **options,
+        )
+
+
+def _count(pieces: list[Piece]) -> int:
+    return sum(len(piece.levels) for piece in pieces)
+
+
+def _joined(pieces: list[Piece]) -> Levels:
+    bad = [sentence for piece in pieces for sentence in piece.bad if sentence is not None]
+    full = [piece for piece in pieces if len(piece.levels)]
+    if len(full) == 1:
+        return Levels(full[0].levels, full[0].labels, bad)
+    labels = None if full[0].labels is None else torch.cat([piece.labels for piece in full])
+    return Levels(torch.cat([piece.levels for piece in full]), labels, bad)
+
+
+def _checked(read: Any) -> Any:
+    if isinstance(read, Failure):
+        raise DataUnreadable(read.sentence)
+    return read
+
+
+def _begin_worker(number: int) -> None:
+    """Let a worker live on when all processes of a run are told to stop: the last batches come from it."""
+    gc.freeze()  # a collection would copy every page that it looks at, of all that the worker shares with its parent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))  # at most once
+
+
+def _itself(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,280 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Image files and the levels that are made of them: one shape, mode and depth for a whole data set."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+from datasets.utils.file_utils import xopen
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from .arguments import DataArguments
+
+
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+CHANNELS = {"1": 1, "L": 1, "RGB": 3, "P": 3, "RGBA": 4}
+DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")  # modes of one channel of more than 8 bits
+DEEP_LEVELS = 2**16
+INTERPOLATIONS = {name: Image.Resampling[name.upper()] for name in ("lanczos", "bicubic", "bilinear", "box")}
+TAKE_OUT = "Pass --skip_bad_images to go on without such images, or take it out and begin anew."
+ORIENTATION = 0x0112  # the tag of Exif that tells how a camera was held
+
+
+class BadImage(OSError):
+    """An image that cannot be read, or not be made into what the others are; the sentence names it."""
+
+
+class Header(NamedTuple):
+    """What is known of an image before its pixels are read; several channels of 16 bits have modes such as RGB;16."""
+
+    mode: str
+    size: tuple[int, int]
+
+
+def name_of(entry: dict[str, Any] | None, place: str) -> str:
+    """What to call an image that `datasets` hands out: its file, or else its place, and what the file was called."""
+    path = None if entry is None else entry["path"]
+    if path is not None and entry["bytes"] is None:
+        return path
+    return place + (f" ({path})" if path else "")
+
+
+def content_of(entry: dict[str, Any] | None, name: str) -> bytes:
+    """The bytes of an image file as `datasets` hands it out undecoded, `{"bytes", "path"}`.
+
+    Raises:
+        BadImage: if there are none, or they cannot be read.
+    """
+    try:
+        with _source(entry) as source:
+            return source.read()
+    except OSError as error:
+        raise _bad(name, error) from error
+
+
+def header_of(entry: dict[str, Any] | None, name: str) -> Header:
+    """The mode and size of an image, upright.
+
+    Raises:
+        BadImage: if it has no header that can be read.
+    """
+    try:
+        with _source(entry) as source, Image.open(source) as image:
+            is_turned = _orientation(image) in (5, 6, 7, 8)
+            return Header(_mode(image), image.size[::-1] if is_turned else image.size)
+    except Exception as error:  # what PIL raises for a broken file depends on its format
+        raise _bad(name, error) from error
+
+
+def decoded(content: bytes, name: str) -> tuple[Image.Image, str]:
+    """The image of a file, upright, and its mode as in `Header`.
+
+    Raises:
+        BadImage: if it is broken.
+    """
+    try:
+        image = Image.open(io.BytesIO(content))
+        mode, is_turned = _mode(image), _orientation(image) is not None
+        image.load()
+        return ImageOps.exif_transpose(image) if is_turned else image, mode
+    except Exception as error:  # what PIL raises for a broken file depends on its format
+        raise _bad(name, error) from error
+
+
+def _source(entry: dict[str, Any] | None) -> BinaryIO:
+    if entry is None or (entry["bytes"] is None and entry["path"] is None):
+        raise FileNotFoundError("there is nothing in its place")
+    return xopen(entry["path"], "rb") if entry["bytes"] is None else io.BytesIO(entry["bytes"])
+
+
+def _bad(name: str, error: Exception) -> BadImage:
+    # PIL's own text for an unknown format tells an address in memory, another each time.
+    reason = "it is of no known format" if isinstance(error, UnidentifiedImageError) else str(error)
+    return BadImage(f"{name} is not an image that can be read: {' '.join(reason.split()) or type(error).__name__}.")
+
+
+def _mode(image: Image.Image) -> str:
+    """Its mode; PIL makes 8 bits of channels of 16 where there are several, and tells only before it reads them."""
+    is_16_bit = image.mode not in DEEP and any(re.search(";16[BLN]", str(tile[3])) for tile in image.tile)
+    return f"{image.mode};16" if is_16_bit else image.mode
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """How the image is to be turned or mirrored; TIFF files are by PIL."""
+    if "exif" not in image.info or image.format == "TIFF":
+        return None
+    try:
+        return image.getexif().get(ORIENTATION)
+    except Exception:  # nonsense there does not make the pixels unreadable
+        return None
+
+
+@dataclass(frozen=True)
+class ImageShape:
+    """What every image of a data set is made into.
+
+    Attributes:
+        channels: 1, 3 or 4.
+        kept: channels are as in the files, and need not be converted.
+        size: width and height, all images' own; None where they are resized.
+        resolution: of the square that they are resized to.
+        center_crop: whether training images too are cropped in the middle.
+        num_levels: levels of the result.
+        source_levels: levels of the files: 2, 256, or 65536.
+        interpolation: with which they are resized.
+    """
+
+    channels: int
+    kept: bool
+    size: tuple[int, int] | None
+    resolution: int | None
+    center_crop: bool
+    num_levels: int
+    source_levels: int
+    interpolation: str = "lanczos"
+
+    @classmethod
+    def of(cls, headers: Iterable[Header], arguments: DataArguments) -> ImageShape:
+        """The shape that fits all of these images.
+
+        Raises:
+            ValueError: for modes that are not supported, and where they differ and no argument says what to make.
+        """
+        modes, sizes = Counter(), Counter()
+        for mode, size in headers:
+            modes[mode] += 1
+            sizes[size] += 1
+        if not modes:
+            raise ValueError("None of the training images can be read.")
+        for mode in modes:
+            _check_mode(mode, arguments)
+        channels = {_channels_of(mode) for mode in modes}
+        if arguments.channels is None and len(channels) > 1:
+            raise ValueError(f"The images have mixed modes, {dict(modes)}; pass --channels 1, 3 or 4 to convert them.")
+        if arguments.resolution is None and len(sizes) > 1:
+            raise ValueError(f"The images have {len(sizes)} different sizes; pass --resolution to resize them.")
+        size = next(iter(sizes)) if len(sizes) == 1 else None
+        resize = arguments.resolution is not None and size != (arguments.resolution, arguments.resolution)
+        is_deep = arguments.preserve_input_precision and any(mode in DEEP for mode in modes)
+        source_levels = DEEP_LEVELS if is_deep else 2 if set(modes) == {"1"} and not resize else 256
+        return cls(
+            channels=arguments.channels or channels.pop(),
+            kept=arguments.channels is None,
+            size=None if resize else size,
+            resolution=arguments.resolution,
+            center_crop=arguments.center_crop,
+            num_levels=min(arguments.num_levels or source_levels, source_levels),
+            source_levels=source_levels,
+            interpolation=arguments.interpolation,
+        )
+
+    @property
+    def of_tensor(self) -> tuple[int, int, int]:
+        """C, H, W."""
+        width, height = self.size or (self.resolution, self.resolution)
+        return self.channels, height, width
+
+    @property
+    def is_random(self) -> bool:
+        """Whether training images are cropped at random places."""
+        return self.size is None and not self.center_crop
+
+    def levels(self, content: bytes, name: str, crop: tuple[float, float] | None = None) -> Tensor:
+        """An image file as integers `[C, H, W]` in 0 … num_levels − 1, uint8 up to 256 levels and int32 above.
+
+        Args:
+            content: of the file.
+            name: of the image, for the sentence on a bad one.
+            crop: from how far right and down the square is cut, each in [0, 1); from the middle if None.
+
+        Raises:
+            BadImage: if it is broken, or does not fit the shape.
+        """
+        image, mode = decoded(content, name)
+        self._check(image, mode, name)
+        values = self._deep_values(image, name) if self.source_levels == DEEP_LEVELS else self._values(image, name)
+        if self.size is None:
+            values = self._square(values, None if self.center_crop else crop)
+        if self.num_levels < self.source_levels:
+            values = values.astype(np.int64) * self.num_levels // self.source_levels
+        dtype = np.uint8 if self.num_levels <= 256 else np.int32
+        return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1), dtype=dtype))
+
+    def _check(self, image: Image.Image, mode: str, name: str) -> None:
+        """Raise BadImage for what is unlike the images that the shape was made from."""
+        if self.kept and _channels_of(mode) != self.channels:
+            raise BadImage(f"{name} is of mode {mode}, unlike those before; pass --channels to convert them.")
+        if self.size is not None and image.size != self.size:
+            raise BadImage(f"{name} has {image.size} pixels, those before {self.size}; pass --resolution.")
+        if self.source_levels == 2 and mode != "1":
+            raise BadImage(f"{name} is of mode {mode}, those before are black and white.")
+        if self.source_levels < DEEP_LEVELS and mode in DEEP:
+            raise BadImage(f"{name} is of mode {mode}, of more bits than those before.")
+        if self.source_levels == DEEP_LEVELS and mode.endswith(";16") and mode not in DEEP:
+            raise BadImage(f"{name} is of mode {mode}, of which only 8 bits can be read.")
+
+    def _values(self, image: Image.Image, name: str) -> np.ndarray:
+        """8-bit values `[H, W, C]`, or 0 and 1 of a black and white image."""
+        try:
+            values = np.asarray(image.convert(MODES[self.channels]))
+        except ValueError as error:
+            raise BadImage(f"{name} cannot be converted to {self.channels} channels: {error}.") from error
+        return values.reshape(*values.shape[:2], -1) // (255 if self.source_levels == 2 else 1)
+
+    def _deep_values(self, image: Image.Image, name: str) -> np.ndarray:
+        """16-bit values `[H, W, C]`; an image of fewer bits in their place, and of one channel in all but alpha."""
+        if image.mode not in DEEP:
+            return self._values(image, name).astype(np.int64) * 257
+        values, top = np.asarray(image), 1.0 if image.mode == "F" else DEEP_LEVELS - 1
+        if not (values.min() >= 0 and values.max() <= top):
+            raise BadImage(f"{name} of mode {image.mode} must have values in 0 ... {top:g}; scale it to these.")
+        values = np.rint(values.astype(np.float64) * (DEEP_LEVELS - 1)) if image.mode == "F" else values
+        channels = values.astype(np.int64)[..., None].repeat(self.channels, -1)
+        if self.channels == 4:
+            channels[..., 3] = DEEP_LEVELS - 1
+        return channels
+
+    def _square(self, values: np.ndarray, crop: tuple[float, float] | None) -> np.ndarray:
+        """`[H, W, C]` resized so that the shorter side is the resolution, and a square of it, where `crop` says."""
+        side, (height, width) = self.resolution, values.shape[:2]
+        scale = side / min(width, height)
+        size = max(side, round(width * scale)), max(side, round(height * scale))
+        is_8_bit = self.source_levels <= 256
+        dtype, method = np.uint8 if is_8_bit else np.float32, INTERPOLATIONS[self.interpolation]
+        channels = [
+            np.asarray(Image.fromarray(channel.astype(dtype)).resize(size, method))
+            for channel in np.moveaxis(values, -1, 0)
+        ]
+        resized = np.stack(channels, axis=-1)
+        spare_x, spare_y = size[0] - side, size[1] - side
+        if crop is None:
+            left, top = spare_x // 2, spare_y // 2
+        else:
+            left, top = int(crop[0] * (spare_x + 1)), int(crop[1] * (spare_y + 1))
+        square = resized[top : top + side, left : left + side]
+        return square if is_8_bit else np.rint(square).clip(0, self.source_levels - 1).astype(np.int64)
+
+
+def _channels_of(mode: str) -> int | None:
+    """The channels that an image of this mode keeps if nothing is asked for; None if that has to be said."""
+    return 1 if mode in DEEP else CHANNELS.get(mode.removesuffix(";16"))
+
+
+def _check_mode(mode: str, arguments: DataArguments) -> None:
+    if mode in DEEP and not arguments.preserve_input_precision:
+        raise ValueError(f"Images of mode {mode} have more than 8 bits; pass --preserve_input_precision to keep them.")
+    if mode.endswith(";16") and mode not in DEEP and arguments.preserve_input_precision:
+        raise ValueError(
+            f"Of images of mode {mode}, with 16 bits in several channels, only 8 bits can be read; leave"
+            " --preserve_input_precision to train on these, or save each channel as a grey image."
+        )
+    if _channels_of(mode) is None and arguments.channels is None:
+        raise ValueError(f"The images are of mode {mode}; pass --channels 1, 3 or 4 to convert them.")

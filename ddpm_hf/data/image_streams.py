@@ -1,0 +1,205 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Images that pass by and are never all in memory: `datasets` in streaming mode, divided among processes and workers.
+
+A reader is one worker of one process. The data come in parts: files, or the row groups of a few parquet files. In
+every epoch the parts are put into another order and dealt out anew: to the processes as they are if their number
+allows, or else every process reads all of them and takes every so many-th image; a process deals its parts to its
+workers. A reader takes images from several parts by turns, and their order is random within blocks of
+`shuffle_buffer_size`. Blocks in place of a reservoir, since the order of a block follows from the place where it
+begins: a reader that was stopped finds that place by the data set's own state, and the next image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import torch
+from torch import Tensor
+
+from .arguments import DataArguments
+from .image_files import BadImage, ImageShape, content_of, header_of
+from .stream_parts import PLACES_PER_IMAGE, PartsByTurns, is_class, place_of
+
+
+FEW_FILES, MANY_PARTS = 32, 2000  # a look at so few files is cheap, finding one of so many parts is not
+
+
+@dataclass(frozen=True)
+class ImageStream:
+    """Training images that are read as they are needed.
+
+    Attributes:
+        data: entries of undecoded images and labels, in parts.
+        image: the column of images.
+        label: the column of their classes, or None.
+        form: what every image is made into.
+        held_out: the share of the images, by their content, that is kept for testing and validation.
+        buffer: entries of a process among which the order is random.
+        is_listing: whether entries are the places of files, which are read one by one.
+        size: number of images, or None if nobody has counted them.
+        num_classes: how many the model knows; labels are looked at only if there is a model that does.
+    """
+
+    data: datasets.IterableDataset
+    image: str
+    label: str | None
+    form: ImageShape
+    held_out: float
+    buffer: int
+    is_listing: bool
+    size: int | None
+    num_classes: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """C, H, W."""
+        return self.form.of_tensor
+
+    @property
+    def num_levels(self) -> int:
+        return self.form.num_levels
+
+    @property
+    def epoch_size(self) -> int | None:
+        """Images that training sees in an epoch."""
+        return self.size
+
+    @property
+    def has_labels(self) -> bool:
+        return self.label is not None
+
+    @property
+    def num_parts(self) -> int:
+        """What `datasets` can read one without another."""
+        return self.data.num_shards
+
+    def num_workers(self, asked: int, processes: int) -> int:
+        """How many of the workers asked for find parts of their own; all, if they need none."""
+        parts = self.num_parts
+        return asked if self.is_listing else min(asked, parts // processes if parts % processes == 0 else parts)
+
+    def share(self, order: list[int], rank: int, processes: int, worker: int, workers: int) -> tuple[list[int], slice]:
+        """What a reader reads of the parts in this order: some of them, and of the images in these a slice."""
+        first, step = 0, 1
+        if len(order) % processes == 0:
+            order = order[rank::processes]
+        else:
+            first, step = rank, processes
+        if len(order) >= workers:
+            order = order[worker::workers]
+        else:
+            first, step = first * workers + worker, step * workers
+        return order, slice(first, None, step)
+
+
+def open_stream(
+    splits: dict[str, datasets.IterableDataset],
+    columns: tuple[str, str | None],
+    name: str,
+    arguments: DataArguments,
+) -> tuple[ImageStream, dict[str, list[tuple[Tensor, int | None]]], list[str]]:
+    """The training images as a stream, up to `max_held_out_images` test and validation images with their classes, and
+    the sentences on those that cannot be read.
+
+    Without splits of these names, they are images of the training split, chosen by their content, so that copies of
+    one image are all on one side.
+    """
+    bad: list[str] = []
+    splits = {split: _in_parts(data) for split, data in splits.items()}
+    stream = _whole_stream(splits["train"], columns, name, arguments, bad)
+    own = own_splits(splits)
+    bounds, held_out = {}, 0.0
+    for part, share in (("test", arguments.test_fraction), ("validation", arguments.validation_fraction)):
+        if part not in own and share > 0:
+            bounds[part] = (held_out, held_out + share)
+            held_out += share
+    if held_out >= 1:
+        raise ValueError("`test_fraction` and `validation_fraction` leave no images to train on.")
+    kept = {part: _kept(stream, data, (0.0, 1.0), arguments, bad) for part, data in own.items()}
+    kept |= {part: _kept(stream, splits["train"], bound, arguments, bad) for part, bound in bounds.items()}
+    if not kept.get("test", [None]):
+        raise ValueError(f"{name} has no test images; pass a larger `test_fraction`, or more images.")
+    size = None if stream.size is None else round(stream.size * (1 - held_out))
+    kept = {part: pairs for part, pairs in kept.items() if pairs}
+    return dataclasses.replace(stream, held_out=held_out, size=size), kept, list(dict.fromkeys(bad))
+
+
+def own_splits(splits: dict[str, Any]) -> dict[str, Any]:
+    """What of a data set's splits is for testing, a validation split if nothing else is, and for validation."""
+    if "test" in splits:
+        return {part: splits[part] for part in ("test", "validation") if part in splits}
+    return {"test": splits["validation"]} if "validation" in splits else {}
+
+
+def _in_parts(data: datasets.IterableDataset) -> datasets.IterableDataset:
+    """The data by row groups, if there are not too many of them."""
+    parts = data.reshard() if data.num_shards <= FEW_FILES else data
+    return parts if parts.num_shards <= MANY_PARTS else data
+
+
+def _whole_stream(
+    data: datasets.IterableDataset,
+    columns: tuple[str, str | None],
+    name: str,
+    arguments: DataArguments,
+    bad: list[str],
+) -> ImageStream:
+    """All images of the split, in the shape that the first one asks for."""
+    image, label = columns
+    for entry, where in PartsByTurns(data, list(range(data.num_shards)), image, at_once=1):
+        try:
+            header = header_of(entry[image], where)
+        except BadImage as error:
+            if not arguments.skip_bad_images:
+                raise
+            bad.append(str(error))
+            continue
+        info = (data.info.splits or {}).get("train")
+        return ImageStream(
+            data,
+            image,
+            label if label is not None and is_class(entry[label]) else None,
+            ImageShape.of([header], arguments),
+            held_out=0.0,
+            buffer=arguments.shuffle_buffer_size * (PLACES_PER_IMAGE if entry[image]["bytes"] is None else 1),
+            is_listing=entry[image]["bytes"] is None,
+            size=info.num_examples if info is not None and info.num_examples else None,
+        )
+    raise ValueError(f"{name} holds no training images that can be read.")
+
+
+def _kept(
+    stream: ImageStream,
+    data: datasets.IterableDataset,
+    bounds: tuple[float, float],
+    arguments: DataArguments,
+    bad: list[str],
+) -> list[tuple[Tensor, int | None]]:
+    """Images whose place is within the bounds, from anywhere in the data, the same every time."""
+    images: list[tuple[Tensor, int | None]] = []
+    for entry, name in _mixed(stream, data):
+        if len(images) == arguments.max_held_out_images:
+            break
+        try:
+            content = content_of(entry[stream.image], name)
+            if bounds[0] <= place_of(content) < bounds[1]:
+                levels = stream.form.levels(content, name)
+                images.append((levels, entry[stream.label] if stream.label else None))
+        except BadImage as error:
+            if not arguments.skip_bad_images:
+                raise
+            bad.append(str(error))
+    return images if all(is_class(label) for _, label in images) else [(levels, None) for levels, _ in images]
+
+
+def _mixed(stream: ImageStream, data: datasets.IterableDataset) -> Iterator[tuple[dict[str, Any], str]]:
+    """The entries of data in an order that is always the same."""
+    generator = torch.Generator().manual_seed(0)
+    source = PartsByTurns(data, torch.randperm(data.num_shards, generator=generator).tolist(), stream.image)
+    while block := list(itertools.islice(source, stream.buffer)):
+        yield from (block[k] for k in torch.randperm(len(block), generator=generator).tolist())

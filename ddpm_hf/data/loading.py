@@ -1,0 +1,307 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Images loaded: scikit-learn's digits, a data set that `datasets` can read, or a local folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from .arguments import DataArguments
+from .image_files import INTERPOLATIONS, MODES, TAKE_OUT, BadImage, Header, ImageShape, content_of, header_of, name_of
+from .image_streams import ImageStream, open_stream, own_splits
+from .level_images import ImageData, LevelImages
+from .stream_parts import is_class
+
+
+LARGEST_IN_MEMORY = 2 * 2**30  # bytes of pixels that are kept decoded
+SPLITS = ("train", "test", "validation")
+DIGITS = "scikit-learn digits"
+WEBDATASET_LABEL = "cls"  # the column of classes in shards of that form
+datasets.disable_progress_bars()
+
+
+def load_images(arguments: DataArguments) -> ImageData:
+    """The images that the arguments name; without any, the digits.
+
+    Raises:
+        ValueError: for no images, for images that cannot be read, naming the file, and for images that differ in mode
+            or size where nothing says what to make of that.
+    """
+    _check(arguments)
+    if arguments.dataset_name is None and arguments.train_data_dir is None:
+        return _digits(arguments)
+    name, source = _source(arguments)
+    is_local = Path(name).exists()
+    try:
+        splits = datasets.load_dataset(**source, cache_dir=arguments.cache_dir, streaming=arguments.streaming)
+    except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(f"{name} holds no images that can be read: {error}") from error
+    if "train" not in splits:
+        raise ValueError(f"{name} holds no training images (split 'train'); it has {list(splits)}.")
+    columns = columns_of(splits["train"], name, arguments.label_column)
+    splits = {split: _selected(data, columns) for split, data in splits.items() if split in SPLITS}
+    try:
+        parts = (_streamed if arguments.streaming else _mapped)(splits, columns, name, arguments)
+    except BadImage as error:
+        raise BadImage(f"{error} {TAKE_OUT}") from error
+    label = Path(name).resolve().name if is_local else name
+    return ImageData(name=label, hub_name=None if is_local else name, **parts)
+
+
+def _check(arguments: DataArguments) -> None:
+    most = 2**16 if arguments.preserve_input_precision else 256
+    if arguments.num_levels is not None and not 2 <= arguments.num_levels <= most:
+        raise ValueError(f"`num_levels` must be in 2 ... {most}, but is {arguments.num_levels}.")
+    if arguments.interpolation not in INTERPOLATIONS:
+        known = ", ".join(INTERPOLATIONS)
+        raise ValueError(f"`interpolation` must be one of {known}, but is {arguments.interpolation!r}.")
+    if arguments.channels is not None and arguments.channels not in MODES:
+        raise ValueError(f"`channels` must be 1, 3 or 4, but is {arguments.channels}.")
+    for name in ("test_fraction", "validation_fraction"):
+        if not 0 <= getattr(arguments, name) < 1:
+            raise ValueError(f"`{name}` must be in [0, 1), but is {getattr(arguments, name)}.")
+    for name in ("shuffle_buffer_size", "max_held_out_images", "resolution"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise ValueError(f"`{name}` must be at least 1, but is {value}.")
+    if arguments.dataloader_num_workers < 0:
+        raise ValueError(f"`dataloader_num_workers` must be at least 0, but is {arguments.dataloader_num_workers}.")
+
+
+def _source(arguments: DataArguments) -> tuple[str, dict[str, Any]]:
+    if arguments.dataset_name is not None:
+        return arguments.dataset_name, {"path": arguments.dataset_name, "name": arguments.dataset_config_name}
+    if not Path(arguments.train_data_dir).is_dir():
+        raise ValueError(f"`train_data_dir` {arguments.train_data_dir} is not a folder.")
+    return arguments.train_data_dir, {"path": "imagefolder", "data_dir": arguments.train_data_dir}
+
+
+def _digits(arguments: DataArguments) -> ImageData:
+    """scikit-learn's 1797 digits of 8x8 pixels and 17 grey levels: the first 1500 to train, the last 297 to test."""
+    if arguments.streaming:
+        raise ValueError("`streaming` is for data sets that memory does not hold; the digits are always there.")
+    if (arguments.resolution or 8, arguments.channels or 1, arguments.num_levels or 17) != (8, 1, 17):
+        raise ValueError("`resolution`, `channels` and `num_levels` of the digits are 8, 1 and 17; name other data.")
+    digits = load_digits()
+    levels = torch.from_numpy(digits.images).to(torch.uint8).unsqueeze(1)  # [1797, 1, 8, 8]
+    labels = torch.from_numpy(digits.target).long()
+    held_out = round(1500 * arguments.validation_fraction)
+    if (held_out == 0) != (arguments.validation_fraction == 0) or held_out == 1500:
+        raise ValueError(
+            f"`validation_fraction` {arguments.validation_fraction} of 1500 images leaves none for validation or for"
+            " training."
+        )
+    size = 1500 - held_out
+    train, validation, test = (
+        LevelImages.in_memory(levels[part], 17, labels[part]) if levels[part].numel() else None
+        for part in (slice(size), slice(size, 1500), slice(1500, None))
+    )
+    return ImageData(name=DIGITS, train=train, test=test, validation=validation or test)
+
+
+# --- data sets that `datasets` reads --------------------------------------------------------------------------------
+
+
+def columns_of(data: Any, name: str, label_column: str | None) -> tuple[str, str | None]:
+    """The column of images, and that of their classes, if there is one.
+
+    Raises:
+        ValueError: if there are no images, or no `label_column`.
+    """
+    features = data.features or data._resolve_features().features
+    images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
+    if not images:
+        raise ValueError(f"{name} has no column of images; its columns are {list(features)}.")
+    if label_column is not None and label_column not in features:
+        raise ValueError(f"`label_column` {label_column} is no column of {name}; its columns are {list(features)}.")
+    classes = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    if not classes and features.get(WEBDATASET_LABEL) == datasets.Value("int64"):
+        classes = [WEBDATASET_LABEL]
+    return images[0], label_column or next(iter(classes), None)
+
+
+def _selected(data: Any, columns: tuple[str, str | None]) -> Any:
+    """These columns, the images undecoded."""
+    chosen = data.select_columns([column for column in columns if column is not None])
+    return chosen.cast_column(columns[0], datasets.Image(decode=False))
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """Reads images of a data set one at a time.
+
+    Attributes:
+        data: entries of undecoded images.
+        image: the column of images.
+        split: what the images are of.
+        rows: the images, by their number in the split.
+        form: what every image is made into.
+    """
+
+    data: datasets.Dataset
+    image: str
+    split: str
+    rows: Tensor
+    form: ImageShape | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def entry(self, i: int) -> tuple[dict[str, Any] | None, str]:
+        """An undecoded image, and what to call it."""
+        row = int(self.rows[i])
+        entry = self.data[row][self.image]
+        return entry, name_of(entry, f"Image {row} of split {self.split}")
+
+    def __call__(self, i: int, crop: tuple[float, float] | None = None) -> Tensor:
+        entry, name = self.entry(i)
+        return self.form.levels(content_of(entry, name), name, crop)
+
+    def only(self, kept: list[int] | range) -> StoredImages:
+        """Some of them."""
+        return dataclasses.replace(self, rows=self.rows[list(kept)])
+
+
+def _mapped(
+    splits: dict[str, datasets.Dataset], columns: tuple[str, str | None], name: str, arguments: DataArguments
+) -> dict[str, Any]:
+    """Data that can be counted: train, test and validation images."""
+    if len(splits["train"]) < 2:
+        raise ValueError(f"{name} holds no training images (split 'train' of at least 2).")
+    parts = _divide({split: _all_of(data, columns[0], split) for split, data in splits.items()}, arguments)
+    bad: list[str] = []
+    rows = parts["train"].rows
+    parts["train"], form = _formed(parts["train"], arguments, bad)
+    images = {
+        part: _level_images(
+            dataclasses.replace(stored, form=form), columns[1], arguments, bad, rows if part == "train" else None
+        )
+        for part, stored in parts.items()
+    }
+    return _parts(images) | {"bad_images": tuple(bad)}
+
+
+def _parts(images: dict[str, LevelImages | ImageStream]) -> dict[str, Any]:
+    """Test images, of which there may be none, and validation images, which are those if there are no others."""
+    test = images.get("test") or LevelImages.none_like(images["train"])
+    return {"validation": test, **images, "test": test}
+
+
+def _row(rows: Tensor, good: Tensor) -> Tensor | None:
+    """For every one of `rows` the number of the next that is among `good`, some of them in this order."""
+    if len(good) == len(rows):
+        return None
+    is_good = torch.isin(rows, good)
+    return (is_good.cumsum(0) - is_good.long()) % len(good)
+
+
+def _all_of(data: datasets.Dataset, image: str, split: str) -> StoredImages:
+    return StoredImages(data, image, split, torch.arange(len(data)))
+
+
+def _divide(splits: dict[str, StoredImages], arguments: DataArguments) -> dict[str, StoredImages]:
+    """Train, test and perhaps validation: the data set's own splits where it has them."""
+    parts = {"train": splits["train"], **own_splits(splits)}
+    for part, share in (("test", arguments.test_fraction), ("validation", arguments.validation_fraction)):
+        if part not in parts and share > 0:
+            parts["train"], parts[part] = _split(parts["train"], part, share)
+    return parts
+
+
+def _split(images: StoredImages, part: str, share: float) -> tuple[StoredImages, StoredImages]:
+    """The images in a random order, all but a share of them and that share."""
+    count = math.ceil(share * len(images))
+    if not 0 < count < len(images):
+        raise ValueError(f"`{part}_fraction` {share} of {len(images)} images leaves none for testing or for training.")
+    order = np.random.default_rng(0).permutation(len(images)).tolist()
+    return images.only(order[count:]), images.only(order[:count])
+
+
+def _formed(images: StoredImages, arguments: DataArguments, bad: list[str]) -> tuple[StoredImages, ImageShape]:
+    """The images whose header can be read, and the shape that fits them; a bad one is an error unless skipped."""
+    good: list[int] = []
+
+    def headers() -> Iterator[Header]:
+        for i in range(len(images)):
+            try:
+                yield header_of(*images.entry(i))
+                good.append(i)
+            except BadImage as error:
+                if not arguments.skip_bad_images:
+                    raise
+                bad.append(str(error))
+
+    form = ImageShape.of(headers(), arguments)
+    return (images if len(good) == len(images) else images.only(good)), form
+
+
+def _level_images(
+    images: StoredImages, label: str | None, arguments: DataArguments, bad: list[str], rows: Tensor | None
+) -> LevelImages:
+    """The images in memory if it holds them, or else read when they are needed.
+
+    Args:
+        rows: of training images, what they were before the bad ones were left out; None for others.
+    """
+    is_training = rows is not None
+
+    def made(images: StoredImages, pixels: Tensor | None) -> LevelImages:
+        row = _row(rows, images.rows) if is_training else None
+        labels, read = _labels(images, label), images if pixels is None else None
+        return LevelImages(len(images), read, form.num_levels, form.of_tensor, labels, pixels, row)
+
+    form, dtype = images.form, torch.uint8 if images.form.num_levels <= 256 else torch.int32
+    size = len(images) * math.prod(form.of_tensor) * dtype.itemsize
+    is_lazy = size > LARGEST_IN_MEMORY or (is_training and form.is_random)
+    if is_lazy and (is_training or not arguments.skip_bad_images):
+        return made(images, None)
+    pixels, good = None if is_lazy else torch.empty(len(images), *form.of_tensor, dtype=dtype), []
+    for i in range(len(images)):
+        try:
+            levels = images(i)
+        except BadImage as error:
+            if not arguments.skip_bad_images:
+                raise
+            bad.append(str(error))
+            continue
+        if pixels is not None:
+            pixels[len(good)] = levels
+        good.append(i)
+    if not good:
+        raise ValueError(f"None of the images of split {images.split} can be read: {bad[-1]}")
+    return made(images.only(good), None if pixels is None else pixels[: len(good)])
+
+
+def _labels(images: StoredImages, column: str | None) -> Tensor | None:
+    if column is None:
+        return None
+    labels = images.data.select_columns([column])[:][column]
+    if not all(is_class(labels[row]) for row in images.rows.tolist()):
+        return None
+    return torch.tensor(labels, dtype=torch.long)[images.rows]
+
+
+def _streamed(
+    splits: dict[str, datasets.IterableDataset], columns: tuple[str, str | None], name: str, arguments: DataArguments
+) -> dict[str, Any]:
+    """Data that pass by: training images as a stream, as many test and validation images as are kept in memory."""
+    train, held_out, bad = open_stream(splits, columns, name, arguments)
+    kept = {
+        part: LevelImages.in_memory(
+            torch.stack([image for image, _ in pairs]),
+            train.num_levels,
+            None if pairs[0][1] is None else torch.tensor([label for _, label in pairs]),
+        )
+        for part, pairs in held_out.items()
+    }
+    return _parts({"train": train, **kept}) | {"bad_images": tuple(bad)}

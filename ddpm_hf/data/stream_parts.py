@@ -1,0 +1,151 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""The parts of a stream, files or row groups, read by turns and from any place on."""
+
+from __future__ import annotations
+
+import contextlib
+import tarfile
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import datasets
+import pyarrow
+from huggingface_hub.utils import httpx
+
+from .image_files import name_of
+
+
+PARTS_AT_ONCE = 8  # that a process takes images from by turns
+PLACES_PER_IMAGE = 16  # that are kept in the room of an encoded image
+
+
+READ_ERRORS = (OSError, ValueError, EOFError, tarfile.TarError, zlib.error, pyarrow.ArrowException, httpx.HTTPError)
+
+
+def place_of(content: bytes) -> float:
+    """A number in [0, 1) that the content of an image file decides."""
+    return zlib.crc32(content) / 2**32
+
+
+def is_class(label: Any) -> bool:
+    """Whether a label is the number of a class; data sets say −1 where they do not know it."""
+    return isinstance(label, int) and not isinstance(label, bool) and label >= 0
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+class PartsByTurns:
+    """Entries of several parts, one of each by turns; a part that ends makes way for the next.
+
+    An iterator of pairs: the entry, and what to call its image.
+
+    Args:
+        data: the data set.
+        parts: numbers of its parts.
+        image: the column of images.
+        at_once: parts that are read by turns.
+        state: where to go on, as `state` gave it.
+
+    Raises:
+        OSError: naming the part, for one that cannot be read.
+    """
+
+    def __init__(
+        self,
+        data: datasets.IterableDataset,
+        parts: list[int],
+        image: str,
+        at_once: int = PARTS_AT_ONCE,
+        state: dict[str, Any] | None = None,
+    ):
+        self.data, self.image, self.at_once = data, image, at_once
+        self._waiting, self._turn = list(parts), 0
+        self._open: list[_Part] = []
+        if state is not None:
+            self._waiting, self._turn = parts[state["begun"] :], state["turn"]
+            self._open = [_Part(data, *place) for place in state["open"]]
+        self._begun = len(parts) - len(self._waiting)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What finds the next entry, as JSON."""
+        return {"begun": self._begun, "turn": self._turn, "open": [part.place for part in self._open]}
+
+    def __iter__(self) -> PartsByTurns:
+        return self
+
+    def __next__(self) -> tuple[dict[str, Any], str]:
+        while len(self._open) < self.at_once and self._waiting:
+            self._open.append(self._begin())
+        while self._open:
+            self._turn %= len(self._open)
+            entry = self._open[self._turn].read()
+            if entry is None:
+                self._open[self._turn : self._turn + 1] = [self._begin()] if self._waiting else []
+                continue
+            name = self._open[self._turn].name_of(entry[self.image])
+            self._turn += 1
+            return entry, name
+        raise StopIteration
+
+    def _begin(self) -> _Part:
+        self._begun += 1
+        return _Part(self.data, self._waiting.pop(0))
+
+
+class _Part:
+    """One part of a data set, `number` of all, of which `count` entries have been read."""
+
+    def __init__(self, data: datasets.IterableDataset, number: int, count: int = 0, state: dict | None = None):
+        self.number, self.count = number, count
+        self._name = f"part {number}"
+        with self._errors():
+            part = data.shard(data.num_shards, number)
+            self._name = _file_of(part) or self._name
+            # By row groups where a file has them: pyarrow reads the whole of one that it is given as a whole.
+            self._data = part.reshard()
+        if state is not None:
+            self._data.load_state_dict(state)
+        # By `iter`, which leaves the dealing out to us: a data set in a worker gives that worker's files alone.
+        self._entries = self._data.iter(batch_size=1)
+
+    @property
+    def place(self) -> list[Any]:
+        """What finds the next entry."""
+        return [self.number, self.count, self._data.state_dict()]
+
+    def read(self) -> dict[str, Any] | None:
+        """The next entry; None at the end."""
+        with self._errors():
+            batch = next(self._entries, None)
+        if batch is None:
+            return None
+        self.count += 1
+        return {column: values[0] for column, values in batch.items()}
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except READ_ERRORS as error:
+            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+            raise OSError(f"{self._name} cannot be read after {self.count} images: {reason}.") from error
+
+    def name_of(self, entry: dict[str, Any] | None) -> str:
+        """What to call the image that was read last."""
+        return name_of(entry, f"Image {self.count - 1} of {self._name}")
+
+
+def _file_of(part: datasets.IterableDataset) -> str | None:
+    """The file, and perhaps the row group, that a part of a data set is read from, if `datasets` tells."""
+    source = part._ex_iterable
+    while hasattr(source, "ex_iterable"):
+        source = source.ex_iterable
+    told = getattr(source, "kwargs", {})
+    files = next((list(told[key]) for key in ("files", "tar_paths") if key in told), [])
+    if len(files) != 1:
+        return None
+    groups = told.get("row_groups_list") or [None]
+    return str(files[0]) if not groups[0] else f"{files[0]}, row group {groups[0][0]}"

@@ -1,0 +1,178 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""One reader of a stream: which parts it reads, in which order, and how it finds its place again."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import fsspec.asyn
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from ..runtime.randomness import Use, generator_of
+from .image_files import BadImage, content_of
+from .image_streams import ImageStream
+from .stream_parts import PARTS_AT_ONCE, READ_ERRORS, PartsByTurns, is_class, place_of
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a reader goes on in an epoch."""
+
+    block: int
+    next: int  # image of the block
+    data: dict[str, Any] | None  # where the block begins; None for the first
+
+
+class Sample(NamedTuple):
+    """An image of a stream, and where the reader goes on after it."""
+
+    levels: Tensor | None  # integers [C, H, W]; None if it is bad
+    label: int | None
+    bad: str | None  # the sentence on it
+    after: Position
+
+
+class Piece(NamedTuple):
+    """Samples that a reader hands over together: all that is good, and the sentence or None and the end of each."""
+
+    levels: Tensor  # [B, C, H, W]
+    labels: Tensor | None
+    bad: list[str | None]
+    after: list[Position]
+
+    @classmethod
+    def of(cls, samples: list[Sample], shape: tuple[int, int, int]) -> Piece:
+        good = [sample for sample in samples if sample.bad is None]
+        levels = torch.stack([sample.levels for sample in good]) if good else torch.empty(0, *shape, dtype=torch.uint8)
+        labels = torch.tensor([sample.label for sample in good]) if good and good[0].label is not None else None
+        return cls(levels, labels, [sample.bad for sample in samples], [sample.after for sample in samples])
+
+    def split(self, count: int) -> tuple[Piece, Piece]:
+        """The samples up to the last of so many good ones, and the rest."""
+        ends = [k + 1 for k, bad in enumerate(self.bad) if bad is None]
+        k = ends[count - 1] if count <= len(ends) else len(self.bad)
+        labels = self.labels
+        return (
+            Piece(self.levels[:count], None if labels is None else labels[:count], self.bad[:k], self.after[:k]),
+            Piece(self.levels[count:], None if labels is None else labels[count:], self.bad[k:], self.after[k:]),
+        )
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a reader cannot go on; a value, since an exception comes out of a worker with its whole traceback."""
+
+    sentence: str
+
+
+class StreamReader(IterableDataset):
+    """What the readers of one process read: an epoch each time it is iterated, in pieces, and then None for ever.
+
+    Args:
+        stream: what is read.
+        batch_size: good images in a piece, but for the last.
+        seed: of the order.
+        random_flip: whether half of the images come mirrored.
+        rank, processes: which process.
+        workers: readers of the process.
+        epoch: the first.
+        positions: where each reader goes on in this epoch; None from its beginning.
+        turn: the reader that is first in this epoch; in all others it is the reader 0.
+        rest: samples in the first piece of this reader, if not a whole one.
+    """
+
+    def __init__(
+        self,
+        stream: ImageStream,
+        batch_size: int,
+        seed: int,
+        random_flip: bool,
+        rank: int,
+        processes: int,
+        workers: int,
+        epoch: int,
+        positions: list[Position | None],
+        turn: int,
+        rest: int,
+    ):
+        self.stream, self.batch_size, self.seed, self.random_flip = stream, batch_size, seed, random_flip
+        self.rank, self.processes, self.workers = rank, processes, workers
+        self.epoch, self.positions, self.turn, self.rest = epoch, positions, turn, rest
+        self._passes = 0
+
+    def __iter__(self) -> Iterator[Piece | Failure | None]:
+        worker = get_worker_info()
+        if worker is not None:
+            fsspec.asyn.reset_lock()  # a lock that the process held when it forked would be held for ever
+        number, epoch = 0 if worker is None else worker.id, self.epoch + self._passes
+        position, rest = None, 0
+        if self._passes == 0:
+            rest = self.rest if number == 0 else 0
+            number = (number + self.turn) % self.workers
+            position = self.positions[number]
+        self._passes += 1
+        try:
+            yield from self._pieces(self._samples(epoch, number, position), rest)
+        except READ_ERRORS as error:
+            yield Failure(f"The stream of images broke off: {error}")
+        yield from itertools.repeat(None)
+
+    def _pieces(self, samples: Iterator[Sample], rest: int) -> Iterator[Piece]:
+        piece, good = list(itertools.islice(samples, rest)), 0
+        if piece:
+            yield Piece.of(piece, self.stream.shape)
+        piece = []
+        for sample in samples:
+            piece.append(sample)
+            good += sample.bad is None
+            if good == self.batch_size:
+                yield Piece.of(piece, self.stream.shape)
+                piece, good = [], 0
+        if piece:
+            yield Piece.of(piece, self.stream.shape)
+
+    def _samples(self, epoch: int, reader: int, position: Position | None) -> Iterator[Sample]:
+        stream = self.stream
+        order = torch.randperm(stream.num_parts, generator=generator_of(Use.ORDER, self.seed, epoch)).tolist()
+        parts, mine = stream.share(order, self.rank, self.processes, reader, self.workers)
+        position = position or Position(0, 0, None)
+        size, at_once = (max(1, number // self.workers) for number in (stream.buffer, PARTS_AT_ONCE))
+        source = PartsByTurns(stream.data, parts, stream.image, at_once, position.data)
+        # Between two entries of its own the reader passes over those of others.
+        entries = itertools.islice(source, mine.start if position.data is None else mine.step - 1, None, mine.step)
+        start, block, done = position.data, position.block, position.next
+        upcoming = list(itertools.islice(entries, size))
+        while upcoming:
+            entries_of_block, upcoming, end = upcoming, [], source.state
+            address = (self.seed, self.rank, reader, epoch, block)
+            shuffled = torch.randperm(len(entries_of_block), generator=generator_of(Use.ORDER, *address)).tolist()
+            draws = torch.rand(len(shuffled), 3, generator=generator_of(Use.AUGMENTATION, *address)).tolist()
+            upcoming.extend(itertools.islice(entries, done))
+            for k in range(done, len(shuffled)):
+                (entry, name), entries_of_block[shuffled[k]] = entries_of_block[shuffled[k]], None
+                upcoming.extend(itertools.islice(entries, 1))  # of the next block, in the place of this one
+                sample = self._sample(entry, name, draws[k], Position(block, k + 1, start))
+                if sample is not None:
+                    yield sample
+            start, block, done = end, block + 1, 0
+
+    def _sample(self, entry: dict[str, Any], name: str, draws: list[float], after: Position) -> Sample | None:
+        """The sample, or None if it is held out."""
+        stream, (x, y, flip) = self.stream, draws
+        try:
+            content = content_of(entry[stream.image], name)
+            if place_of(content) < stream.held_out:
+                return None
+            levels, label = stream.form.levels(content, name, (x, y)), None
+            if stream.num_classes is not None:
+                label = entry[stream.label]
+                if not is_class(label) or label >= stream.num_classes:
+                    raise BadImage(f"{name} is of class {label}; the model knows 0 ... {stream.num_classes - 1}.")
+        except BadImage as error:
+            return Sample(None, None, str(error), after)
+        return Sample(levels.flip(-1) if self.random_flip and flip < 0.5 else levels, label, None, after)

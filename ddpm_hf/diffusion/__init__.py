@@ -1,0 +1,32 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""The mathematics of diffusion, which imports torch alone.
+
+Read the modules in this order:
+
+    noise_schedule           log ᾱ_t, from which all else follows
+    gaussian_process         q(x_t | x_0), q(x_t | x_s), q(x_s | x_t, x_0), and the five predictions
+    denoising_errors         a model's error by noise level; the optimal variance, and what each step costs
+    reverse_process          p_θ(x_s | x_t) from a model's output
+    discretized_likelihood   p_θ(x_0 | x_1) of levels and of continuous data
+    bound_terms              L_T, L_{t−1} and L_0 of one example
+    losses                   training losses per example
+    timestep_sampling        the times that losses are taken at
+    timestep_spacing         the times that a chain visits
+    probability_flow         the ODE with the same marginals: samples and latents
+    langevin                 predictor-corrector sampling
+"""
+
+from .._lazy import lazy_names
+
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "denoiser": ("Denoiser",),
+        "denoising_errors": ("DenoisingErrors",),
+        "langevin": ("predictor_corrector",),
+        "noise_schedule": ("ContinuousSchedule", "NoiseSchedule"),
+        "probability_flow": ("flow_encode", "flow_sample"),
+        "reverse_process": ("ReverseProcess",),
+    },
+)

@@ -1,0 +1,85 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""The variational bound on the negative log-likelihood, in bits per dimension (Ho et al. 2020, Eq. 5):
+
+    −log p_θ(x_0) ≤ L_T + Σ_{t > 1} L_{t−1} + L_0
+        L_T     = KL(q(x_T | x_0) ‖ N(0, I))
+        L_{t−1} = KL(q(x_{t−1} | x_t, x_0) ‖ p_θ(x_{t−1} | x_t))
+        L_0     = −log p_θ(x_0 | x_1)
+
+over the visited times of a chain. Since both means of L_{t−1} are c₁ x_0 + c₂ x_t with another x_0, it is written in
+their difference, which loses no digits where c₁ is small:
+
+    L_{t−1} = ½ (β̃/σ² − 1 − log(β̃/σ²)) + c₁² (x_0 − x̂_0)² / (2σ²)
+
+L_0 is what the decoder makes of the data (`decoders`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .discretized_likelihood import decoder_nll
+from .noise_schedule import NoiseSchedule
+from .numerics import expand_like, mean_flat, nats_to_bits, promote, require_samples, to_float64
+from .reverse_process import ReverseCoefficients, ReverseProcess, ReverseStep
+
+
+def prior_kl(schedule: NoiseSchedule, x_0: Tensor, t: int) -> Tensor:
+    """L_T = KL(q(x_t | x_0) ‖ N(0, I)) at the last visited time, nats per dimension, `[B]`.
+
+    ½ (ᾱ x_0² − ᾱ − log(1 − ᾱ)), the last two terms together so that nothing cancels where ᾱ is tiny.
+    """
+    require_samples(original_samples=x_0)
+    alpha_cumprod = math.exp(schedule.log_alpha_cumprod(t))
+    if alpha_cumprod > 0.01:
+        constant = -math.log1p(-alpha_cumprod) - alpha_cumprod
+    else:
+        constant = sum(alpha_cumprod**k / k for k in range(2, 10))
+    return 0.5 * (alpha_cumprod * mean_flat(to_float64(x_0) ** 2) + constant)
+
+
+def posterior_kl(row: ReverseCoefficients, p: ReverseStep, x_0: Tensor) -> Tensor:
+    """L_{t−1} = KL(q(x_s | x_t, x_0) ‖ p_θ(x_s | x_t)), nats per dimension, `[B]`.
+
+    Args:
+        row: coefficients of the pairs (s, t), s ≥ 1, float64 `[]` or `[B]`.
+        p: the reverse step; x_0: `[B, *anything]`.
+    """
+    # The variances meet in float64 where they are fixed: their ratio is next to one on most of the chain.
+    log_ratio = expand_like(row.posterior_log_variance, to_float64(p.mean)) - to_float64(p.log_variance)
+    variance_term = 0.5 * (torch.expm1(log_ratio) - log_ratio)
+    weight = 0.5 * expand_like(row.mean_coef_x0, p.mean) ** 2 * torch.exp(-p.log_variance)
+    error_term = weight * (promote(x_0) - p.pred_original_sample) ** 2
+    return mean_flat(variance_term.expand_as(error_term)) + mean_flat(error_term)
+
+
+def vlb_terms(
+    process: ReverseProcess, model_output: Tensor, x_0: Tensor, x_t: Tensor, index: Tensor, num_levels: int | None
+) -> Tensor:
+    """The term of the bound that belongs to each example's pair: L_{t−1}, or L_0 for the first; bits/dim, `[B]`.
+
+    Args:
+        process: the chain.
+        model_output, x_0, x_t: as in `ReverseProcess.p_mean_variance`.
+        index: 0 … K − 1, the pair of each example, `[]` or `[B]`.
+        num_levels: levels of the data, None for continuous data.
+    """
+    require_samples(noisy_samples=x_t, original_samples=x_0)
+    p = process.p_mean_variance(model_output, x_t, index)
+    decoder = num_levels, process.measures_decoder
+    index = index.expand(len(x_0))
+    first, known = index == 0, index.device.type == "cpu"  # looking costs no synchronisation: compute what is used
+    if len(process.times) == 1 or (known and bool(first.all())):
+        return nats_to_bits(decoder_nll(p, x_0, *decoder)).expand(len(x_0))
+    # β̃ of the first pair is 0; a finite one stands in for it, so that the term not used passes on no NaN.
+    kl = posterior_kl(process.coefficients(index.clamp(min=1)), p, x_0)
+    if not known:
+        return nats_to_bits(torch.where(first.to(kl.device), decoder_nll(p, x_0, *decoder), kl))
+    rows = first.nonzero()[:, 0].to(kl.device)
+    if len(rows) > 0:
+        costs = decoder_nll(p.of_examples(rows), x_0[rows], *decoder)
+        kl = kl.to(costs.dtype).index_put((rows,), costs)
+    return nats_to_bits(kl)

@@ -1,0 +1,127 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Predictor-corrector sampling (Song et al. 2021, Algorithms 3 and 5): reverse steps, with Langevin steps in between.
+
+A Langevin step x ← x + δ ∇ log p_t(x) + √(2δ) z moves samples about without changing their distribution, as far as
+that is p_t and δ is small; where a reverse step has led next to it, it leads back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .denoiser import Denoiser, randn_like
+from .noise_schedule import NoiseSchedule
+from .numerics import Coefficient, demote, expand_like, mean_flat, promote, require_positive, require_samples
+
+
+class SteppingScheduler(Protocol):
+    """What `predictor_corrector` asks of a scheduler; `DDPMPaperScheduler` has it all."""
+
+    timesteps: Tensor
+    schedule: NoiseSchedule
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: int,
+        sample: Tensor,
+        generator: torch.Generator | None = None,
+        return_dict: bool = True,
+    ) -> tuple[Tensor, Tensor]: ...
+    def score(self, model_output: Tensor, noisy_samples: Tensor, timesteps: int) -> Tensor: ...
+
+
+def corrector_step(
+    score: Tensor, x_t: Tensor, alpha: Coefficient, snr: float = 0.16, generator: torch.Generator | None = None
+) -> Tensor:
+    """One step of annealed Langevin dynamics at a time t (Song et al. 2021, Algorithm 5).
+
+    x ← x + δ g + √(2δ) z with g the score, z ~ N(0, I) and δ = 2α (r ‖z‖/‖g‖)². Algorithm 5 has the norms of one
+    sample, and so has this; the authors' code takes their means over the batch, which makes a sample depend on the
+    others. In few dimensions the quotient of norms varies much, and δ with it; in many, steps of this length leave
+    Gaussian data with α r² too much of their variance. Where the score is 0, nothing moves.
+
+    Args:
+        score: ∇ log p_t(x_t), `[B, *anything]`.
+        x_t: `[B, *anything]`.
+        alpha: α = ᾱ_t/ᾱ_s of the chain's step from t to the next visited s, a number or `[B]`.
+        snr: r, the "signal-to-noise ratio" of the step, > 0.
+        generator: for z; on the device of `x_t`, or the CPU.
+
+    Returns:
+        x_t after the step, in its shape and dtype.
+
+    Raises:
+        ValueError: for shapes that do not fit, or an `snr` ≤ 0.
+    """
+    require_samples(x_t=x_t, score=score)
+    require_positive(snr=snr)
+    x, g = promote(x_t), promote(score).to(promote(x_t).dtype)
+    z = randn_like(x, generator)
+    g2, z2 = mean_flat(g**2), mean_flat(z**2)
+    vanishes = g2 == 0
+    ratio = torch.where(vanishes, 0.0, z2 / torch.where(vanishes, 1.0, g2))
+    alpha = expand_like(alpha, ratio) if isinstance(alpha, Tensor) else alpha
+    delta = expand_like(2 * snr**2 * alpha * ratio, x)
+    return demote(x + delta * g + torch.sqrt(2 * delta) * z, x_t.dtype)
+
+
+@torch.no_grad()
+def predictor_corrector(
+    denoise: Denoiser,
+    scheduler: SteppingScheduler,
+    x_T: Tensor,
+    conditioning: Mapping[str, Any] | None = None,
+    *,
+    num_corrector_steps: int = 1,
+    snr: float = 0.16,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Samples by reverse steps, each followed by Langevin steps where it has led (Song et al. 2021, Algorithm 3).
+
+    The predictor is the scheduler's `step`, ancestral sampling, over its visited timesteps; the data that the last one
+    leads to stay as they are. K visited timesteps with M corrections take K + (K − 1) M model calls.
+
+    Args:
+        denoise: `denoise(x_t, timesteps, **conditioning)`, the model in evaluation mode.
+        scheduler: a `DDPMPaperScheduler`.
+        x_T: standard normal, `[B, *anything]`.
+        conditioning: more arguments of `denoise`.
+        num_corrector_steps: M ≥ 0; with 0 this is ancestral sampling, number for number.
+        snr: r > 0, as in `corrector_step`; the authors' 0.16 for their models of images.
+        generator: for the noise of steps and corrections; on the device of `x_T`, or the CPU.
+
+    Returns:
+        x_0 in the shape and dtype of `x_T`.
+
+    Raises:
+        ValueError: for a negative number of corrections, or an `snr` ≤ 0.
+    """
+    require_samples(x_T=x_T)
+    require_positive(snr=snr)
+    M = num_corrector_steps
+    if isinstance(M, bool) or not isinstance(M, int) or M < 0:
+        raise ValueError(f"`num_corrector_steps` must be an int >= 0, but is {M!r}.")
+
+    def model(x_t: Tensor, timestep: int) -> Tensor:
+        timesteps = torch.full((len(x_t),), timestep, dtype=torch.int64, device=x_t.device)
+        return denoise(x_t, timesteps, **(conditioning or {}))
+
+    timesteps = scheduler.timesteps.tolist()
+    log_alphas_cumprod = [0.0, *(scheduler.schedule.log_alpha_cumprod(t + 1).item() for t in reversed(timesteps))]
+    log_alphas_cumprod.reverse()  # at the visited timesteps in their order, then at the data
+    x = x_T
+    for k, timestep in enumerate(timesteps):
+        x, _ = scheduler.step(model(x, timestep), timestep, x, generator=generator, return_dict=False)
+        if k + 1 == len(timesteps):
+            break
+        arrived, alpha = timesteps[k + 1], math.exp(log_alphas_cumprod[k + 1] - log_alphas_cumprod[k + 2])
+        for _ in range(M):
+            score = scheduler.score(model(x, arrived), x, arrived)
+            x = corrector_step(score, x, alpha, snr, generator)
+    return x

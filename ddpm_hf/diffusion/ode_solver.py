@@ -1,0 +1,103 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Ordinary differential equations solved by torchdiffeq (the extra `ode`), with adaptive or fixed steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .gaussian_process import unknown
+from .numerics import mean_flat, require_count, require_positive
+
+
+# Without "fehlberg2", whose own estimate of its error is hundreds of times too small here.
+ADAPTIVE_METHODS = ("dopri5", "dopri8", "bosh3", "adaptive_heun")
+FIXED_METHODS = ("euler", "midpoint", "rk4", "heun2", "heun3")  # the last two in newer versions of torchdiffeq
+
+
+State = Tensor | tuple[Tensor, ...]
+
+
+# --- the solver -----------------------------------------------------------------------------------------------------
+
+
+Field = Callable[[Tensor, State], State]
+
+
+def solve_adaptively(
+    field: Field, state: State, start: float, end: float, rtol: float, atol: float, method: str | None
+) -> State:
+    """The state at `end`, by steps as large as the tolerance lets them be."""
+    require_positive(rtol=rtol, atol=atol)
+    method = _check_method("dopri5" if method is None else method, ADAPTIVE_METHODS, " for adaptive steps")
+    first = state[0] if isinstance(state, tuple) else state
+    times = torch.tensor([start, end], dtype=first.dtype, device=first.device)
+    # A step ends where the flow does: what solvers interpolate is less exact than their steps.
+    options = {"norm": _largest_of_examples, "step_t": times[1:], "dtype": times.dtype}
+    return _solve(field, state, times, method, options, rtol=rtol, atol=atol)
+
+
+def grid(start: float, end: float, num_steps: int, like: Tensor) -> Tensor:
+    """So many steps from log s̄ = `start` to `end`, for states like this one."""
+    require_count(num_steps=num_steps)
+    return torch.linspace(start, end, num_steps + 1, dtype=like.dtype, device=like.device)
+
+
+def solve_on(grid: Tensor, field: Field, state: State, method: str | None) -> State:
+    """The state at the end of the grid, by the steps of the grid."""
+    method = _check_method("midpoint" if method is None else method, FIXED_METHODS, " with `num_steps`")
+    return _solve(field, state, grid[[0, -1]], method, {"grid_constructor": lambda *_: grid})
+
+
+def _solve(
+    field: Field, state: State, times: Tensor, method: str, options: Mapping[str, Any], **tolerances: float
+) -> State:
+    """The state at the last of two times, by torchdiffeq."""
+    odeint = _odeint()
+    try:
+        solution = odeint(field, state, times, method=method, options=options, **tolerances)
+    except AssertionError as error:
+        if not str(error).startswith(("underflow in dt", "non-finite values")):
+            raise
+        raise ValueError(_NOT_SOLVED) from error
+    if isinstance(solution, tuple):
+        return tuple(require_finite(part[-1]) for part in solution)
+    return require_finite(solution[-1])
+
+
+def require_finite(x: Tensor) -> Tensor:
+    if not bool(x.isfinite().all()):
+        raise ValueError(_NOT_SOLVED)
+    return x
+
+
+_NOT_SOLVED = (
+    "The flow could not be followed to its end: `denoise` gives values that are not finite, or change too fast."
+)
+
+
+def _largest_of_examples(state: State) -> Tensor:
+    """The solver's norm: the largest root mean square of an example, so that a batch does not hide its error."""
+    parts = state if isinstance(state, tuple) else (state,)
+    return torch.stack([mean_flat(part**2).amax() for part in parts]).amax().sqrt()
+
+
+def _odeint() -> Callable[..., State]:
+    try:
+        from torchdiffeq import odeint
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "The probability flow is solved by torchdiffeq, which is not installed: `pip install torchdiffeq`, or"
+            " ddpm_hf with its extra `ode`."
+        ) from error
+    return odeint
+
+
+def _check_method(method: str, allowed: tuple[str, ...], where: str = "") -> str:
+    """The method; ValueError unless it is one of those allowed."""
+    if method not in allowed:
+        raise ValueError(unknown("method", method, allowed)[:-1] + f"{where}.")
+    return method

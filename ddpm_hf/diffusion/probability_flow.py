@@ -1,0 +1,204 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""The probability-flow ODE: a deterministic way between data and noise, with the exact likelihood of what it models.
+
+The SDE of the schedule has an ODE with the same marginals (Song et al. 2021, Eq. 13). In the coordinates
+x̄ = x_t/√ᾱ_t and s̄ = √((1 − ᾱ_t)/ᾱ_t) = e^(−log SNR_t/2) it knows of no schedule (Song, Meng & Ermon 2021, Eq. 14):
+
+    dx̄ = ε_θ(x_t, t) ds̄,    that is    dx̄ / d log s̄ = s̄ ε_θ,
+
+which is integrated over log s̄ by adaptive steps, over s̄ by fixed ones, the model being asked at the real time t that
+belongs to s̄. Along the flow the density changes as its divergence says (Chen et al. 2018; Song et al. 2021, Eq. 39):
+
+    log p(x̄ at s̄_1) = log p(x̄ at s̄_T) + ∫ ∇·(s̄ ε_θ) d log s̄,    log p(x̄ at s̄_T) = log p_T(x_T) + ½ D log ᾱ_T.
+
+ε_θ is what the model says, of whatever prediction type; x̂_0 is not constrained here. The solver is torchdiffeq's, the
+extra `ode`. Its state is float64; the model sees samples in the dtype of those that were given, and times in it too,
+but in float32 for half precision.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from numbers import Real
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from .denoiser import Denoiser
+from .gaussian_process import MarginalCoefficients, conversion, linear_combination
+from .noise_schedule import NoiseSchedule
+from .numerics import mean_flat, promote, require_samples, to_float64
+from .ode_solver import grid, require_finite, solve_adaptively, solve_on
+from .reverse_process import ReverseProcess
+
+
+class FlowScheduler(Protocol):
+    """What the flow asks of a scheduler, whatever times it visits; `DDPMPaperScheduler` has it all."""
+
+    schedule: NoiseSchedule
+    process: ReverseProcess
+    num_levels: int | None
+
+
+class FlowResult(NamedTuple):
+    """Where the flow has led: samples like those it started from, and how often the model was called."""
+
+    sample: Tensor
+    num_model_evaluations: int
+
+
+# --- there and back -------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def flow_sample(
+    denoise: Denoiser,
+    scheduler: FlowScheduler,
+    x_T: Tensor,
+    conditioning: Mapping[str, Any] | None = None,
+    *,
+    first_time: float = 1.0,
+    denoise_last: bool = True,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    method: str | None = None,
+    num_steps: int | None = None,
+) -> FlowResult:
+    """The data that the flow leads to from noise x_T (Song et al. 2021, section 4.3).
+
+    Args:
+        x_T: standard normal, `[B, *anything]`; at T − 1 for a schedule of zero terminal SNR.
+        denoise_last: whether to end with the predicted x_0 at `first_time`, one more model call, and not with x̄ there,
+            which still has the noise of that level.
+        num_steps: if so many steps are taken, then in s̄, where ε_θ is the slope: "euler" is DDIM without noise (Song,
+            Meng & Ermon 2021, Eq. 13), "heun2" the solver of Karras et al. (2022, Algorithm 1).
+
+    The other arguments and what is raised are those of `flow_log_likelihood`.
+
+    Returns:
+        x_0 in the shape and dtype of `x_T`, and the number of model calls.
+    """
+    flow = ProbabilityFlow(denoise, scheduler, x_T, conditioning, first_time)
+    start = to_float64(x_T) / flow.alpha_last
+    x_bar = flow.follow(start, flow.last, flow.first, rtol, atol, method, num_steps)
+    if denoise_last:
+        x_bar = require_finite(x_bar - flow.velocity(flow.first, x_bar))  # x̂_0 = x̄ − s̄ ε
+    return FlowResult(x_bar.to(x_T.dtype), flow.num_calls)
+
+
+@torch.no_grad()
+def flow_encode(
+    denoise: Denoiser,
+    scheduler: FlowScheduler,
+    x: Tensor,
+    conditioning: Mapping[str, Any] | None = None,
+    *,
+    first_time: float = 1.0,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    method: str | None = None,
+    num_steps: int | None = None,
+) -> FlowResult:
+    """The noise x_T that the flow leads to from the data x: the inverse of `flow_sample` with `denoise_last=False`.
+
+    Args:
+        x: x̄ at `first_time`, `[B, *anything]`.
+
+    The other arguments and what is raised are those of `flow_sample`.
+
+    Returns:
+        x_T in the shape and dtype of `x`, and the number of model calls.
+    """
+    flow = ProbabilityFlow(denoise, scheduler, x, conditioning, first_time)
+    x_bar = flow.follow(to_float64(x), flow.first, flow.last, rtol, atol, method, num_steps)
+    return FlowResult((flow.alpha_last * x_bar).to(x.dtype), flow.num_calls)
+
+
+# --- the vector field -----------------------------------------------------------------------------------------------
+
+
+class ProbabilityFlow:
+    """dx̄ / d log s̄ of a model between log s̄ at the first time and at the last, counting the model's calls."""
+
+    def __init__(
+        self,
+        denoise: Denoiser,
+        scheduler: FlowScheduler,
+        like: Tensor,
+        conditioning: Mapping[str, Any] | None,
+        first_time: float,
+    ):
+        require_samples(x=like)
+        if len(like) == 0 or like[0].numel() == 0:
+            raise ValueError(f"`x` must hold at least one example, but its shape is {list(like.shape)}.")
+        self.process, self.continuous = scheduler.process, scheduler.schedule.continuous
+        if self.process.prediction_type == "mean":
+            raise ValueError(
+                "`prediction_type` 'mean' refers to a pair of times, and the flow has one at a time; it needs"
+                " 'epsilon', 'sample' or 'v_prediction'."
+            )
+        last_time = self.continuous.last_time
+        if isinstance(first_time, bool) or not isinstance(first_time, Real) or not 0 < first_time < last_time:
+            raise ValueError(
+                f"`first_time` must be a number between 0 and {last_time}, where the flow ends, but is {first_time!r}."
+            )
+        self.denoise, self.conditioning, self.dtype = denoise, conditioning or {}, like.dtype
+        self.first, self.last = (-0.5 * self.continuous.log_snr(float(t)).item() for t in (first_time, last_time))
+        self.alpha_last = math.exp(0.5 * self.continuous.log_alpha_cumprod(float(last_time)).item())
+        self.num_calls = 0
+
+    def follow(
+        self,
+        x_bar: Tensor,
+        start: float,
+        end: float,
+        rtol: float,
+        atol: float,
+        method: str | None,
+        num_steps: int | None,
+    ) -> Tensor:
+        """x̄ at log s̄ = `end`, from x̄ at `start`."""
+        if num_steps is None:
+            return solve_adaptively(self.velocity, x_bar, start, end, rtol, atol, method)
+        s = grid(start, end, num_steps, x_bar).exp()
+        return solve_on(s, lambda s, x: self.velocity(s.log(), x) / s, x_bar, method)
+
+    def velocity(self, log_s: float | Tensor, x_bar: Tensor) -> Tensor:
+        """s̄ ε_θ, like x̄."""
+        # A solver may look beyond the ends when it chooses its first step.
+        log_s = min(max(float(log_s), self.first), self.last)
+        log_snr = torch.tensor(-2 * log_s, dtype=torch.float64, device="cpu")
+        log_alpha, log_sigma = (0.5 * torch.nn.functional.logsigmoid(sign * log_snr).item() for sign in (1, -1))
+        step = MarginalCoefficients(alpha_t=math.exp(log_alpha), sigma_t=math.exp(log_sigma))
+        exact_x_t = step.alpha_t * x_bar
+        prediction = to_float64(self._predict(exact_x_t.to(self.dtype), self.continuous.time_at(log_snr).item()))
+        c, d = conversion(self.process.prediction_type, "epsilon", step)
+        # What is added is not the rounded x_t that the model saw: ε divides it by σ_t.
+        return math.exp(log_s) * linear_combination(c, prediction, d, exact_x_t)
+
+    def _predict(self, x_t: Tensor, time: float) -> Tensor:
+        timesteps = torch.full((len(x_t),), max(time - 1, 0.0), dtype=promote(x_t).dtype, device=x_t.device)
+        output = self.denoise(x_t, timesteps, **self.conditioning)
+        self.num_calls += 1
+        prediction, _ = self.process.split_output(output, x_t)
+        if x_t.requires_grad and not prediction.requires_grad:
+            raise ValueError(
+                "`denoise` must be differentiable with respect to x_t, but its output carries no gradient; do not run"
+                " it under torch.no_grad or torch.inference_mode."
+            )
+        return require_finite(prediction)
+
+    def velocity_and_divergence(
+        self, log_s: Tensor, x_bar: Tensor, directions: Iterable[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """s̄ ε_θ and Σ v·∂(s̄ ε_θ)/∂x̄·v over the directions, divided by the number of dimensions, `[B]`."""
+        with torch.enable_grad():
+            x_bar = x_bar.detach().requires_grad_()
+            velocity = self.velocity(log_s, x_bar)
+        divergence = to_float64(torch.zeros((), device=x_bar.device))
+        for direction in directions:
+            (product,) = torch.autograd.grad(velocity, x_bar, direction, retain_graph=True)
+            divergence = divergence + mean_flat(direction * product)
+        return velocity.detach(), divergence

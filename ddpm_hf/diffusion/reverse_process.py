@@ -1,0 +1,476 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""The learned reverse process: a model's output turned into p_θ(x_s | x_t) = N(μ_θ, σ² I).
+
+The mean is the posterior's with the predicted x̂_0 in the place of x_0 (Ho et al. 2020, Eq. 7, 11 and 15):
+
+    μ_θ = c₁ x̂_0 + c₂ x_t,    x̂_0 from the model's output, constrained to the range of the data if asked.
+
+The variance is one of
+
+    fixed_small, fixed_small_log    σ² = β̃    the posterior's, right for data that are a single point
+    fixed_large, fixed_large_log    σ² = β    right for data that are already N(0, I)     (Ho et al. 2020, section 3.2)
+    optimal                         σ² = β̃ + c₁² e_t, the best there is, e_t being the model's own mean squared error
+                                                                                           (Bao et al. 2022, Theorem 1)
+    learned                         log σ² = the model's second half of channels
+    learned_range                   log σ² = ν log β + (1 − ν) log β̃, the model's second half of channels being 2ν − 1
+                                                                                     (Nichol & Dhariwal 2021, Eq. 15)
+
+("_log" names the same variance: stock diffusers stores its logarithm, here both are.)
+
+DDIM (Song et al. 2021, Eq. 12) walks the same chain with as much noise as is asked for: for any η from 0 to 1
+
+    x_s = √ᾱ_s x̂_0 + √(1 − ᾱ_s − η² β̃) ε̂ + η √β̃ z,    ε̂ = (x_t − √ᾱ_t x̂_0)/√(1 − ᾱ_t),
+
+which is the step above with the variance β̃ for η = 1, and without any noise for η = 0.
+
+A chain visits the times 0 = τ_0 < τ_1 < … < τ_K ≤ T, and every coefficient belongs to a pair (τ_{k−1}, τ_k). In the
+first pair β̃ is 0, and a Gaussian of variance 0 gives data no likelihood, so that one entry is a choice,
+`first_variance`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from numbers import Real
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .denoising_errors import DenoisingErrors, optimal_log_variances
+from .gaussian_process import (
+    PREDICTION_TYPES,
+    Coefficients,
+    StepCoefficients,
+    check_eta,
+    ddim_coefficients,
+    linear_combination,
+    unknown,
+    x0_from_prediction,
+)
+from .noise_schedule import NoiseSchedule
+from .numerics import Coefficient, expand_like, move_coefficients, promote, require_count, require_samples
+
+
+FIXED_VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
+VARIANCE_TYPES = (*FIXED_VARIANCE_TYPES, "learned", "learned_range", "optimal")
+FIRST_VARIANCES = ("posterior", "beta", "measured")
+
+UNDETERMINED = (
+    "`prediction_type` 'epsilon' says nothing about x_0 at a timestep whose signal-to-noise ratio is 0"
+    " (`rescale_betas_zero_snr`, or a last beta of 1); use 'v_prediction' or 'sample', or do not visit that timestep."
+)
+
+
+class ReverseStep(NamedTuple):
+    """p_θ(x_s | x_t); `variance` and `log_variance` broadcast against `mean`, at least float32."""
+
+    mean: Tensor
+    variance: Tensor
+    log_variance: Tensor
+    pred_original_sample: Tensor
+
+    def of_examples(self, rows: Tensor) -> ReverseStep:
+        """That of some examples of the batch, by their numbers."""
+        size = len(self.mean)
+        return ReverseStep(*(each[rows] if each.ndim and len(each) == size else each for each in self))
+
+
+@dataclass(frozen=True)
+class ReverseCoefficients(Coefficients):
+    """What a reverse step needs of its pair of times."""
+
+    x0_coef_output: Coefficient  # x̂_0 = x0_coef_output · model output + x0_coef_xt · x_t
+    x0_coef_xt: Coefficient
+    mean_coef_x0: Coefficient  # μ_θ = mean_coef_x0 · x̂_0 + mean_coef_xt · x_t
+    mean_coef_xt: Coefficient
+    posterior_log_variance: Coefficient  # log β̃, −inf for the first pair
+    log_variance_small: Coefficient  # log β̃, the first entry chosen
+    log_variance_large: Coefficient  # log β, the first entry chosen
+    log_variance: Coefficient  # log σ² of the variance type, of one by element its mean; of one learned, that of β
+    snr_drop: Coefficient  # SNR_s − SNR_t, for the first pair by a log-SNR that goes on in equal steps
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """The coefficients of a chain, looked up by pair."""
+
+    columns: ReverseCoefficients  # float64 `[K]`
+
+    @cached_property
+    def rows(self) -> list[ReverseCoefficients]:
+        """The table as Python numbers, one set per pair: steps at one time for the whole batch read no tensor."""
+        columns = [getattr(self.columns, field.name).tolist() for field in fields(ReverseCoefficients)]
+        return [ReverseCoefficients(*row) for row in zip(*columns, strict=True)]
+
+    @cached_property
+    def _on_devices(self) -> dict[torch.device, ReverseCoefficients]:
+        return {}
+
+    def at(self, index: int | Tensor) -> ReverseCoefficients:
+        if not isinstance(index, Tensor):
+            if not 0 <= index < len(self.rows):
+                raise ValueError(f"`index` must lie in 0 ... {len(self.rows) - 1}, but is {index}.")
+            return self.rows[index]
+        device, index = index.device, index.long()
+        if device not in self._on_devices:
+            self._on_devices[device] = self.columns.map(lambda column: move_coefficients(column, device))
+        return self._on_devices[device].map(lambda column: column.take(index))
+
+
+@dataclass(frozen=True, eq=False)
+class ReverseProcess:
+    """p_θ over a chain of visited times.
+
+    Args:
+        schedule: the noise schedule.
+        times: the visited times of the paper's clock, ascending, each in 1 … T; 0 is always visited and not listed.
+        prediction_type: what the model's (first half of) channels are: one of `PREDICTION_TYPES`; "mean" is that of
+            q(x_{t−1} | x_t, x_0), whatever pairs are visited.
+        variance_type: one of `VARIANCE_TYPES`.
+        first_variance: the variance of p_θ(x_0 | x_{τ_1}), which decodes the data.
+            "posterior": β̃ of the second visited pair, as the original implementations have it; "beta": β of the
+            first pair, as fixed_large has it in diffusers; "measured": the one under which L_0 was least in
+            `denoising_errors`, of a discrete normal law for data of levels and e itself for continuous data; a number:
+            that variance. On 8-bit images the choice moves fixed_large by about 0.1 bits/dim. With "learned_range" a
+            choice closes the range at the first pair; "learned" has no use for it.
+            None: "posterior" for β̃, "beta" for β, "measured" for "optimal", and for "learned_range" what was learned
+            at time 1, the only one at which a decoder is trained; "measured" for a chain that begins later, if it was.
+        constrain: applied to the predicted x̂_0, such as `clip_sample(1.0)`.
+        denoising_errors: the model's, for "optimal".
+
+    Raises:
+        ValueError: for an unknown name, times that are not ascending within 1 … T, or a `first_variance` ≤ 0.
+    """
+
+    schedule: NoiseSchedule
+    times: Sequence[int]
+    prediction_type: str = "epsilon"
+    variance_type: str = "fixed_small"
+    first_variance: str | float | None = None
+    constrain: Callable[[Tensor], Tensor] | None = None
+    denoising_errors: DenoisingErrors | None = None
+
+    def __post_init__(self) -> None:
+        if self.prediction_type not in PREDICTION_TYPES:
+            raise ValueError(unknown("prediction_type", self.prediction_type, PREDICTION_TYPES))
+        if self.variance_type not in VARIANCE_TYPES:
+            raise ValueError(unknown("variance_type", self.variance_type, VARIANCE_TYPES))
+        check_first_variance(self.first_variance)
+        check_times(self.times, self.schedule.T)
+
+    @property
+    def learns_variance(self) -> bool:
+        return self.variance_type in ("learned", "learned_range")
+
+    @property
+    def learns_of_neighbours(self) -> bool:
+        """Whether its variance is that of steps between neighbouring times, and of no others."""
+        return self.variance_type == "learned"
+
+    @cached_property
+    def measures_decoder(self) -> bool:
+        """Whether the decoder is the least costly that was measured, for data of levels a discrete normal law."""
+        if self.first_variance is not None:
+            return self.first_variance == "measured" and self.variance_type != "learned"
+        has_measured = self.denoising_errors is not None and self.denoising_errors.decoder_variances is not None
+        is_untrained = self.variance_type == "learned_range" and self.times[0] > 1
+        return self.variance_type == "optimal" or (is_untrained and has_measured)
+
+    @property
+    def has_element_variances(self) -> bool:
+        """Whether every element of an example has a variance of its own."""
+        return self.variance_type == "optimal" and bool(self.denoising_errors and self.denoising_errors.shape)
+
+    @property
+    def is_undetermined(self) -> bool:
+        """Whether the chain visits a time at which this prediction says nothing about x_0: ε at SNR 0."""
+        last = self.schedule.log_alphas_cumprod[self.times[-1]]
+        return self.prediction_type in ("epsilon", "score") and bool(torch.isneginf(last))
+
+    # --- coefficients of the chain ---
+
+    @cached_property
+    def table(self) -> ReverseCoefficients:
+        """The coefficients of the visited pairs (τ_{k−1}, τ_k), k = 1 … K, float64 `[K]`."""
+        steps = self._steps
+        # A model is trained on neighbouring times: the mean that it predicts is theirs, whatever the chain visits.
+        _, t = self._pairs
+        neighbours = StepCoefficients.between(self.schedule, t - 1, t)
+        x0_coef_output, x0_coef_xt = x0_from_prediction(self.prediction_type, neighbours)
+        log_small, log_large = self._log_variances
+        return ReverseCoefficients(
+            x0_coef_output=x0_coef_output,
+            x0_coef_xt=x0_coef_xt,
+            mean_coef_x0=steps.posterior_coef_x0,
+            mean_coef_xt=steps.posterior_coef_xt,
+            posterior_log_variance=steps.posterior_log_variance,
+            log_variance_small=log_small,
+            log_variance_large=log_large,
+            log_variance=self._log_variance,
+            snr_drop=self._snr_drops(),
+        )
+
+    @property
+    def _earlier(self) -> Sequence[int]:
+        """The time that each step leads to."""
+        return (0, *self.times[:-1])
+
+    @property
+    def _pairs(self) -> tuple[Tensor, Tensor]:
+        """The earlier times s and the later ones t, int64 `[K]`."""
+        return torch.tensor(self._earlier, device="cpu"), torch.tensor(self.times, device="cpu")
+
+    @cached_property
+    def _steps(self) -> StepCoefficients:
+        return StepCoefficients.between(self.schedule, *self._pairs)
+
+    @cached_property
+    def _element_tables(self) -> dict[torch.device, Tensor]:
+        """log σ² by element, `[K, *shape]`, by the device that it is on."""
+        return {}
+
+    @cached_property
+    def _tables(self) -> dict[float | None, _Table]:
+        """The chain's coefficients by η of DDIM, None for the variance type's."""
+        return {None: _Table(self.table)}
+
+    def coefficients(self, index: int | Tensor, eta: float | None = None) -> ReverseCoefficients:
+        """Those of one pair as numbers, or of one pair per example as `[B]` tensors on the device of `index`.
+
+        Args:
+            index: 0 … K − 1, an int or an integer tensor `[]` or `[B]`.
+            eta: of DDIM, in [0, 1], for its mean and variance in the place of the posterior's and the variance type's.
+        """
+        if eta is not None:
+            check_eta(eta)
+        if eta not in self._tables:
+            self._tables[eta] = _Table(self._ddim_table(eta))
+        return self._tables[eta].at(index)
+
+    def _ddim_table(self, eta: float) -> ReverseCoefficients:
+        s, t = self._pairs
+        coef_x0, coef_xt, log_variance = ddim_coefficients(self.schedule, t, s, eta)
+        return replace(self.table, mean_coef_x0=coef_x0, mean_coef_xt=coef_xt, log_variance=log_variance)
+
+    @cached_property
+    def _log_variances(self) -> tuple[Tensor, Tensor]:
+        """log β̃ and log β of the chain, with the first entries that `first_variance` chooses."""
+        steps = self._steps
+        # A chain of one pair has no second pair to take β̃ from; its β is the only other scale there is.
+        posterior = steps.posterior_log_variance[1:2] if len(self.times) > 1 else steps.log_beta[:1]
+        beta = steps.log_beta[:1]
+        if self.measures_decoder:
+            first_small = first_large = _mean_of_elements(self._measured_decoder)
+        elif isinstance(self.first_variance, Real):
+            first_small = first_large = torch.full_like(beta, math.log(self.first_variance))
+        else:
+            first_small = beta if self.first_variance == "beta" else posterior
+            first_large = posterior if self.first_variance == "posterior" else beta
+        return (
+            torch.cat([first_small, steps.posterior_log_variance[1:]]),
+            torch.cat([first_large, steps.log_beta[1:]]),
+        )
+
+    @property
+    def _log_variance(self) -> Tensor:
+        """log σ² of the chain by its variance type, `[K]`; of one by element the mean of σ²."""
+        if self.variance_type != "optimal":
+            log_small, log_large = self._log_variances
+            return log_small if self.variance_type.startswith("fixed_small") else log_large
+        return _mean_of_elements(self._optimal_log_variance)
+
+    @cached_property
+    def _optimal_log_variance(self) -> Tensor:
+        """log σ*² of the chain, `[K, *shape]`, `shape` being that of the errors at a level."""
+        log_snr = self.schedule.log_snr[list(self.times)]
+        log_variance = optimal_log_variances(self._measured, self._steps, log_snr)
+        log_variance[0] = self._measured_decoder[0] if self.measures_decoder else self._log_variances[1][0]
+        return log_variance
+
+    @property
+    def _measured(self) -> DenoisingErrors:
+        if self.denoising_errors is None:
+            what = "`variance_type` 'optimal'" if self.variance_type == "optimal" else "`first_variance` 'measured'"
+            raise ValueError(
+                f"{what} needs `denoising_errors`, which `measure_denoising_errors` takes on training data."
+            )
+        return self.denoising_errors
+
+    @property
+    def _measured_decoder(self) -> Tensor:
+        """log of the variance under which L_0 was least at the first time, `[1]`; of continuous data `[1, *shape]`."""
+        return self._measured.log_decoder_variance(self.schedule.log_snr[list(self.times[:1])])
+
+    def _snr_drops(self) -> Tensor:
+        """SNR_s − SNR_t of the chain; for the first pair, SNR_0 being infinite, by a log-SNR that goes on."""
+        log_snr = self.schedule.log_snr[list(self.times)]
+        # A chain of one pair has no step to go on with: its drop is 0, and `rate_loss` refuses it.
+        step = log_snr[:1] - log_snr[1:2] if len(self.times) > 1 else torch.zeros_like(log_snr)
+        log_snr_before = torch.cat([log_snr[:1] + step, self.schedule.log_snr[list(self._earlier[1:])]])
+        return -torch.exp(log_snr_before) * torch.expm1(log_snr - log_snr_before)
+
+    # --- several chains in one ---
+
+    def pairs_apart(self, stride: int) -> ReverseProcess:
+        """The pairs of the `stride` chains that visit every `stride`-th of the times, (τ_{k−stride}, τ_k) at k − 1.
+
+        All of these chains end by τ_1 and 0: where there is no τ_{k−stride}, the pair is (τ_1, τ_k), and the first
+        pair, (0, τ_1), is shared by all. A place to look up pairs in, no chain to walk.
+
+        Raises:
+            ValueError: for a stride that is not an int ≥ 1, or for "learned", a variance of neighbouring times only.
+        """
+        require_count(stride=stride)
+        if stride == 1:
+            return self
+        if self.learns_of_neighbours:
+            raise ValueError(
+                "`stride` must be 1 for variance_type 'learned', which is of neighbouring times; 'learned_range' is of"
+                " any pair."
+            )
+        if stride not in self._pairs_apart:
+            mine = {field.name: getattr(self, field.name) for field in fields(ReverseProcess)}
+            self._pairs_apart[stride] = _PairsApart(**mine, stride=stride)
+        return self._pairs_apart[stride]
+
+    @cached_property
+    def _pairs_apart(self) -> dict[int, ReverseProcess]:
+        return {}
+
+    # --- the distribution ---
+
+    def predict(
+        self, model_output: Tensor, x_t: Tensor, row: ReverseCoefficients
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """μ_θ, the constrained x̂_0, and log σ² where the model decides it (else None); at least float32.
+
+        Raises:
+            ValueError: where shapes, or channels and variance type, do not fit.
+        """
+        prediction, channels = self.split_output(model_output, x_t)
+        prediction, x_t = promote(prediction), promote(x_t)
+        if self.prediction_type == "sample":
+            x_0 = prediction
+        else:
+            x_0 = linear_combination(row.x0_coef_output, prediction, row.x0_coef_xt, x_t)
+        if self.constrain is not None:
+            x_0 = self.constrain(x_0)
+        mean = linear_combination(row.mean_coef_x0, x_0, row.mean_coef_xt, x_t)  # (Ho et al. 2020, Eq. 7)
+        return mean, x_0, None if channels is None else self._learned_log_variance(promote(channels), row)
+
+    def p_mean_variance(self, model_output: Tensor, x_t: Tensor, index: int | Tensor) -> ReverseStep:
+        """p_θ(x_s | x_t) for the visited pair k = `index` + 1, one for the batch or one per example.
+
+        Args:
+            model_output: `[B, C, …]`, or `[B, 2C, …]` where the variance is learned.
+            x_t: `[B, C, …]`.
+            index: an int, or an integer tensor `[]` or `[B]`, 0 … K − 1.
+        """
+        row = self.coefficients(index)
+        mean, x_0, log_variance = self.predict(model_output, x_t, row)
+        if log_variance is None:
+            fixed = cast_variance(self.log_variance(index, row, mean), mean)
+            log_variance = fixed if isinstance(fixed, Tensor) else mean.new_full((), fixed)
+        return ReverseStep(mean, torch.exp(log_variance), log_variance, x_0)
+
+    def log_variance(self, index: int | Tensor, row: ReverseCoefficients, mean: Tensor) -> Coefficient:
+        """log σ² that the model does not decide, as yet in float64; `cast_variance` makes it fit `mean`.
+
+        Raises:
+            ValueError: where there is one for every element of examples of another shape.
+        """
+        if not self.has_element_variances:
+            return row.log_variance
+        if mean.shape[1:] != self.denoising_errors.shape:
+            raise ValueError(
+                f"`denoising_errors` are for examples of shape {list(self.denoising_errors.shape)}, but `sample` has"
+                f" {list(mean.shape[1:])}; measure them for all elements together, or on such examples."
+            )
+        device = mean.device
+        if device not in self._element_tables:
+            self._element_tables[device] = move_coefficients(self._optimal_log_variance, device)
+        index = index.reshape(-1) if isinstance(index, Tensor) else slice(index, index + 1)
+        return self._element_tables[device][index]  # [1 or B, *shape]
+
+    def _learned_log_variance(self, channels: Tensor, row: ReverseCoefficients) -> Tensor:
+        if self.variance_type == "learned":
+            return channels
+        small, large = (expand_like(c, channels) for c in (row.log_variance_small, row.log_variance_large))
+        return small + (channels + 1) / 2 * (large - small)
+
+    def split_output(self, model_output: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The prediction, `[B, C, …]` like `x_t`, and the channels of a learned variance, which others have not.
+
+        Raises:
+            ValueError: where shapes, or channels and variance type, do not fit.
+        """
+        is_usual = not self.learns_variance and model_output.shape == x_t.shape and x_t.ndim > 0
+        if is_usual and model_output.is_floating_point() and x_t.is_floating_point():
+            return model_output, None
+        channels = None
+        fits_twice = model_output.ndim == x_t.ndim > 1 and model_output.shape[1] == 2 * x_t.shape[1]
+        if fits_twice != self.learns_variance:
+            raise ValueError(
+                f"`model_output` must have {'twice the' if self.learns_variance else 'the'} channels of `sample` for"
+                f" variance_type {self.variance_type!r}, but their shapes are {list(model_output.shape)} and"
+                f" {list(x_t.shape)}."
+            )
+        if self.learns_variance:
+            model_output, channels = model_output.chunk(2, dim=1)
+        require_samples(sample=x_t)
+        require_samples(model_output=model_output)
+        if model_output.shape != x_t.shape:
+            raise ValueError(
+                f"`model_output` of shape {list(model_output.shape)} does not fit `sample` (`noisy_samples`) of shape"
+                f" {list(x_t.shape)}."
+            )
+        return model_output, channels
+
+
+def _mean_of_elements(log_variance: Tensor) -> Tensor:
+    """log of the mean over elements of variances `[K, *shape]`, `[K]`."""
+    of_elements = log_variance.reshape(len(log_variance), -1)
+    return torch.logsumexp(of_elements, dim=1) - math.log(of_elements.shape[1])
+
+
+@dataclass(frozen=True, eq=False)
+class _PairsApart(ReverseProcess):
+    """What `ReverseProcess.pairs_apart` gives."""
+
+    stride: int = 1
+
+    @property
+    def _earlier(self) -> Sequence[int]:
+        first = self.times[0]
+        return (0, *[first] * self.stride, *self.times[1 : -self.stride])[: len(self.times)]
+
+
+def cast_variance(variance: Coefficient, mean: Tensor) -> Coefficient:
+    """A variance, its logarithm or its root, `[]`, `[B]` or `[B, *shape]`, ready to meet `mean` in its dtype."""
+    if isinstance(variance, Tensor) and variance.ndim > 1:
+        return variance.to(mean.dtype)
+    return expand_like(variance, mean)
+
+
+def check_first_variance(value: str | float | None) -> None:
+    """Raise ValueError unless `first_variance` is a name, a positive number or None."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if is_number and not 0 < value < math.inf:
+        raise ValueError(f"`first_variance` must be a positive number, but is {value}.")
+    if not is_number and value is not None and value not in FIRST_VARIANCES:
+        raise ValueError(unknown("first_variance", value, FIRST_VARIANCES) + " A number or None is allowed too.")
+
+
+def check_times(times: Sequence[int], T: int) -> None:
+    """Raise ValueError unless `times` is a strictly ascending list of ints within 1 … T."""
+    if len(times) == 0:
+        raise ValueError("`times` must name at least one time.")
+    if any(isinstance(t, bool) or not isinstance(t, int) for t in times) or not 1 <= min(times) <= max(times) <= T:
+        raise ValueError(f"`times` must be ints in 1 ... {T}, but are {list(times)}.")
+    if any(s >= t for s, t in itertools.pairwise(times)):
+        raise ValueError(f"`times` must ascend without repetition, but are {list(times)}.")

@@ -1,0 +1,138 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Which saved model is used, along which chain, and how closely it is scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..runtime.arguments import help_text
+
+
+MEASURED_IMAGES = 2048  # by default, of those trained on
+
+
+@dataclass
+class ModelPathArguments:
+    """Which saved model."""
+
+    model_name_or_path: str = field(default="runs/digits", metadata=help_text("A folder, or a name on the Hub."))
+    revision: str | None = field(default=None, metadata=help_text("Branch, tag or commit on the Hub."))
+    variant: str | None = field(default=None, metadata=help_text("Of the weights, such as fp16."))
+
+
+@dataclass
+class ChainArguments:
+    """Which timesteps are visited."""
+
+    num_inference_steps: int | None = field(
+        default=None, metadata=help_text("Of a strided chain; all training timesteps if unset.")
+    )
+    timestep_spacing: str | None = field(
+        default=None, metadata=help_text("Of the chain: linspace, leading, trailing, quadratic, log_snr or optimal.")
+    )
+
+
+@dataclass
+class SampleArguments(ChainArguments):
+    """How many images, drawn how."""
+
+    num_images: int = 36
+    batch_size: int = 36
+    eta: float | None = field(
+        default=None, metadata=help_text("Of DDIM, from 0, no noise, to 1; the model's own variance if unset.")
+    )
+    class_labels: list[int] | None = field(
+        default=None, metadata=help_text("Of a class-conditional model, drawn by turns; all of them if unset.")
+    )
+    seed: int = 0
+    output: str = field(default="samples.png", metadata=help_text("The grid; must not exist."))
+
+
+@dataclass
+class ScoringArguments(ChainArguments):
+    """Which images are scored, and how closely."""
+
+    max_images: int | None = field(
+        default=None, metadata=help_text("Score only so many, evenly spread over the data.")
+    )
+    num_evaluations: int = field(
+        default=50, metadata=help_text("Model calls per image, and class that it may be of, at most; 0 for all times.")
+    )
+    num_paths: int = field(
+        default=0, metadata=help_text("Paths per image by which the chain's bound is tightened (importance weighted).")
+    )
+    batch_size: int = 128
+    seed: int = 0
+
+
+@dataclass
+class EvaluationArguments(ScoringArguments):
+    """How the score is taken, and where it goes."""
+
+    output_dir: str = field(default="evaluation", metadata=help_text("Must not hold another evaluation."))
+    overwrite_output_dir: bool = False
+    split: str = field(default="test", metadata=help_text("test or train."))
+    few_steps: list[int] = field(
+        default_factory=list,
+        metadata=help_text("Also score chains of so many steps: even times, and the optimal ones."),
+    )
+    num_quality_samples: int = field(
+        default=0,
+        metadata=help_text(
+            "Samples of so many steps that are compared with training images: of the chains, of DDIM, of the ODE."
+        ),
+    )
+    num_flow_images: int = field(
+        default=0,
+        metadata=help_text("Images whose likelihood is also taken by the probability-flow ODE, in few steps too."),
+    )
+
+
+@dataclass
+class ClassificationArguments(ScoringArguments):
+    """How the test images are scored for every class, and where it goes."""
+
+    output_dir: str = field(default="classification", metadata=help_text("Must not hold another classification."))
+    overwrite_output_dir: bool = False
+
+
+@dataclass
+class MeasurementArguments:
+    """How a model's errors are measured, and where it is saved with them."""
+
+    output_dir: str = field(default="runs/digits_optimal", metadata=help_text("Must not hold another model."))
+    overwrite_output_dir: bool = False
+    max_images: int = field(default=MEASURED_IMAGES, metadata=help_text("Training images that are measured on."))
+    num_noise_levels: int = field(default=64, metadata=help_text("At most so many, even in the log-SNR."))
+    num_evaluations: int = field(default=8, metadata=help_text("Model calls per image, each at another level."))
+    per_element: bool | None = field(
+        default=None,
+        metadata=help_text("A variance for every pixel's channel; if unset, of images with up to 1024 of these."),
+    )
+    batch_size: int = 128
+    seed: int = 0
+
+
+def check_batches(batch_size: int, max_images: int | None) -> None:
+    """Raise ValueError unless both are at least 1, or there is no limit to the images."""
+    if batch_size < 1 or (max_images is not None and max_images < 1):
+        raise ValueError("`batch_size` and `max_images` must be at least 1.")
+
+
+def check_scoring(scoring: ScoringArguments) -> None:
+    """Raise ValueError, naming the argument, for what cannot be scored."""
+    check_batches(scoring.batch_size, scoring.max_images)
+    check_num_evaluations(scoring.num_evaluations)
+    check_num_paths(scoring.num_paths)
+
+
+def check_num_evaluations(num_evaluations: int) -> None:
+    """Raise ValueError unless it is 0, for all of them, or at least 2."""
+    if num_evaluations < 0 or num_evaluations == 1:
+        raise ValueError(f"`num_evaluations` must be 0, or at least 2, but is {num_evaluations}.")
+
+
+def check_num_paths(num_paths: int) -> None:
+    """Raise ValueError unless it is at least 0."""
+    if num_paths < 0:
+        raise ValueError(f"`num_paths` must be at least 0, but is {num_paths}.")

@@ -1,0 +1,60 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Images classified: by the bounds of a class-conditional model (Bayes' rule), and by a support vector classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from sklearn.svm import SVC
+from torch import Tensor
+
+from ..data.level_images import LevelImages
+from ..diffusion.numerics import LOG_2
+
+
+SVC_GAMMA = 4.096  # over the number of pixels, of values in [−1, 1]: scikit-learn's .001 for its digits' levels 0 … 16
+
+
+def bits_by_class(
+    bits_of: Callable[[LevelImages], Sequence[float]],
+    images: LevelImages,
+    classes: int,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> Tensor:
+    """−log₂ p(x | class) of every image, at most, bits/dim, float64 `[N, classes]`.
+
+    Args:
+        bits_of: images of some class -> the bits/dim of each. It is to draw the same noise at the same times for every
+            class, so that most of what they do to the bound is not in the differences between classes.
+        progress: wraps the iteration over classes.
+    """
+    bounds = [bits_of(images.with_label(label)) for label in progress(range(classes))]
+    return torch.tensor(bounds, dtype=torch.float64).T
+
+
+def bayes(bits: Tensor, dimensions: int, shares: Tensor) -> tuple[Tensor, Tensor]:
+    """What bits/dim given each class, `[N, classes]`, say of the class, and of the images without it.
+
+    Args:
+        dimensions: of an image.
+        shares: p(class), `[classes]`.
+
+    Returns:
+        log₂ p(class | x), `[N, classes]`, and −log₂ Σ p(class) p(x | class) in bits/dim, `[N]`.
+    """
+    joint = torch.log2(shares.double()) - dimensions * bits
+    evidence = torch.logsumexp(joint * LOG_2, dim=1) / LOG_2
+    return joint - evidence[:, None], -evidence / dimensions
+
+
+def support_vector_classifier(pixels: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
+    """A classifier of images by pixels in [−1, 1], `[N, D]`, trained on these.
+
+    Returns:
+        classify(pixels) -> classes `[N]`.
+    """
+    if len(labels.unique()) == 1:
+        return lambda pixels: labels[:1].expand(len(pixels))
+    machine = SVC(gamma=SVC_GAMMA / pixels.shape[1]).fit(pixels.numpy(), labels.numpy())
+    return lambda pixels: torch.from_numpy(machine.predict(pixels.numpy()))

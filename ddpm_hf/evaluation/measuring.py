@@ -1,0 +1,70 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""The variance that fits a model, measured on training images, for measure.py and for the end of train.py."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from ..diffusion.denoising_errors import DenoisingErrors
+from ..likelihood.measurement import measure_denoising_errors
+from ..runtime.randomness import Use, generator_of
+from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
+from .scoring import conditioning, denoiser, image_shape
+
+
+MOST_ELEMENTS = 1024  # of an image that gets a variance for each: they are kept as text, at every noise level
+
+Batches = Iterable[tuple[Tensor, Tensor | None]]
+"""Images and their classes, or None."""
+
+
+def measured_errors(
+    unet: nn.Module,
+    scheduler: DDPMPaperScheduler,
+    batches: Batches,
+    num_images: int,
+    seed: int,
+    device: torch.device,
+    num_noise_levels: int = 64,
+    num_evaluations: int = 8,
+    per_element: bool | None = None,
+) -> DenoisingErrors:
+    """The denoising errors of the model.
+
+    Args:
+        num_images: in the batches; with fewer than it takes to see every noise level there are fewer levels.
+        per_element: whether every pixel's channel has its own; if None, where an image has at most `MOST_ELEMENTS`.
+            A learned variance has no use for it.
+    """
+    if scheduler.process.learns_variance:
+        per_element = False
+    elif per_element is None:
+        per_element = math.prod(image_shape(unet)) <= MOST_ELEMENTS
+    return measure_denoising_errors(
+        denoiser(unet),
+        scheduler,
+        ((images.to(device), conditioning(unet, labels, device)) for images, labels in batches),
+        num_noise_levels=min(num_noise_levels, num_images * num_evaluations),
+        num_evaluations=num_evaluations,
+        per_element=per_element,
+        generator=generator_of(Use.MEASURING, seed),
+    )
+
+
+def with_errors(
+    scheduler: DDPMPaperScheduler, errors: DenoisingErrors, keeps_variance: bool = False
+) -> DDPMPaperScheduler:
+    """The scheduler that knows such errors, with the variance that is best for them unless it is learned.
+
+    One that is to keep a fixed variance has what was measured for its decoder.
+    """
+    options: dict[str, str | None] = {}
+    if not scheduler.process.learns_variance:
+        options["first_variance"] = "measured" if keeps_variance else None
+        if not keeps_variance:
+            options["variance_type"] = "optimal"
+    return DDPMPaperScheduler.from_config(scheduler.config, denoising_errors=errors, **options)

@@ -1,0 +1,68 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Samples judged: how far they are from training images, and what a classifier learns from them alone."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPClassifier
+from torch import Tensor
+
+from ..data.level_images import LevelImages
+from .classification import support_vector_classifier
+from .frechet_distance import IMAGES_OF_A_DATA_SET, compared_pixels, frechet_distance, pixels_of
+
+
+FEATURES = 64
+ROUNDS = 500  # over the training images, at most
+
+
+class Judge:
+    """What samples are compared with: training images, and, if these have classes, classifiers that know them.
+
+    Args:
+        train: images that samples should look like; up to `IMAGES_OF_A_DATA_SET` of them are looked at.
+        test: images that a classifier is to recognise that has learned from samples.
+    """
+
+    def __init__(self, train: LevelImages, test: LevelImages):
+        train, test = (images.spread(IMAGES_OF_A_DATA_SET) for images in (train, test))
+        self.train, self.test = pixels_of(train), pixels_of(test)
+        self.classes = None if test.labels is None or train.labels is None else test.labels
+        if self.classes is not None:
+            self.classify = support_vector_classifier(self.train, train.labels)
+            self.network = MLPClassifier((FEATURES,), max_iter=ROUNDS, random_state=0)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # its features serve as they are
+                self.network.fit(self.train.numpy(), train.labels.numpy())
+            self.features = self._features(self.train)
+
+    def figures(self, samples: Tensor) -> dict[str, float]:
+        """Of samples `[N, C, H, W]` in [0, 1], N ≥ 2; none of any that are not finite, which some samplers end with.
+
+        Returns:
+            The Fréchet distances from the training images, of pixels and of the features of a network that classifies;
+            and the agreement: the share of the test images to which a support vector classifier gives their class that
+            has learned from the samples alone, these labelled by one that has learned from the training images. The
+            last two only of images with classes.
+        """
+        return self._figures(compared_pixels(samples * 2 - 1)) if bool(samples.isfinite().all()) else {}
+
+    def references(self, images: LevelImages, count: int) -> dict[str, float]:
+        """The same figures of up to so many real images."""
+        pixels = pixels_of(images, count)
+        return self._figures(pixels) if len(pixels) > 1 else {}
+
+    def _figures(self, pixels: Tensor) -> dict[str, float]:
+        figures = {"frechet_distance_pixels": frechet_distance(pixels, self.train)}
+        if self.classes is not None:
+            figures["frechet_distance_features"] = frechet_distance(self._features(pixels), self.features)
+            learned = support_vector_classifier(pixels, self.classify(pixels))
+            figures["agreement"] = (learned(self.test) == self.classes).double().mean().item()
+        return figures
+
+    def _features(self, pixels: Tensor) -> Tensor:
+        weight, bias = self.network.coefs_[0], self.network.intercepts_[0]
+        return torch.from_numpy(pixels.double().numpy() @ weight + bias).clamp(min=0)

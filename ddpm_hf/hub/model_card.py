@@ -1,0 +1,277 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""The model card: filled from what lies in a saved pipeline's folder, and merged with a card that is there already.
+
+`model_card.md` is the template. It consists of sections, each between `<!-- ddpm_hf: name -->` and
+`<!-- /ddpm_hf: name -->`. A filled card carries the checksum of each section in its first mark, so that a section that
+somebody has edited since can be told from one that may be written anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.repocard import RepoCard
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
+from safetensors import SafetensorError, safe_open
+
+from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
+
+
+TEMPLATE = Path(__file__).with_name("model_card.md")
+CARD, SAMPLES, METRICS = "README.md", "samples.png", "metrics.json"
+
+# What `metrics.json` may hold of a model's quality: the key (with a dot, inside another), the Hub's name of the
+# metric, and ours.
+MEASURES = (
+    ("bits_per_dim", "bits_per_dim", "bits/dim (variational bound)"),
+    ("importance_weighted.bits_per_dim", "bits_per_dim_importance_weighted", "bits/dim (importance-weighted bound)"),
+    ("frechet_distance_pixels", "frechet_distance_pixels", "Fréchet distance of pixels to the training images"),
+)
+
+
+_SECTION = re.compile(r"<!-- ddpm_hf: (\w+)(?: (\w+))? -->\n(.*?)\n?<!-- /ddpm_hf: \1 -->", re.DOTALL)
+
+
+def fill_card(folder: Path, name: str, metrics: dict[str, Any] | None = None, beside: Collection[str] = ()) -> str:
+    """The card of the pipeline saved in `folder`, under the name that `from_pretrained` knows it by.
+
+    Args:
+        folder: the saved pipeline.
+        name: a name on the Hub, or the folder's path.
+        metrics: the figures, as examples/train.py writes them; those of the folder's metrics.json if None.
+        beside: files that lie in the same repository without being in the folder, such as another variant's weights.
+
+    Raises:
+        ValueError: for weights or a metrics.json that cannot be read.
+    """
+    if metrics is None:
+        metrics = read_json(folder / METRICS) if (folder / METRICS).is_file() else {}
+    has_samples = SAMPLES in beside or (folder / SAMPLES).is_file()
+    facts = {**_facts(folder, beside), "metrics": metrics, "name": name, "has_samples": has_samples}
+    card = ModelCard.from_template(_metadata(name, metrics), template_str=TEMPLATE.read_text("utf-8"), **facts)
+    card.text = _SECTION.sub(lambda section: _stamped(section[1], section[3]), card.text)
+    return str(card)
+
+
+def merge_cards(existing: str, filled: str, are_figures_gone: bool = False) -> str:
+    """The existing card with its sections filled anew, and all that was written by hand kept.
+
+    Kept are: text outside of sections, sections that were edited or taken out, and metadata, which are only added to;
+    of the results in `model-index` those of the same metric on the same data are replaced, and if `are_figures_gone`
+    those of our own measures taken out.
+
+    Raises:
+        ValueError: if the existing card's metadata cannot be read.
+    """
+    old, new = _parse(existing), _parse(filled)
+    sections = {match[1]: match[0] for match in _SECTION.finditer(new.text)}
+    if _SECTION.search(old.text):
+        old.text = _SECTION.sub(lambda match: _newer(match, sections), old.text)
+    else:
+        old.text = old.text.rstrip() + "\n\n" + "\n\n".join(sections.values()) + "\n"
+    if are_figures_gone and old.data.get("model-index") is not None:
+        old.data["model-index"] = _without_measures(old.data["model-index"])
+    for key, value in new.data.to_dict().items():
+        old.data[key] = _merged_metadata(key, old.data.get(key), value)
+    return str(old)
+
+
+# --- sections ---
+
+
+def _checksum(text: str) -> str:
+    """Of a section, whatever an editor does to its line ends."""
+    lines = [line.rstrip() for line in text.strip().splitlines()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+def _stamped(name: str, text: str) -> str:
+    return f"<!-- ddpm_hf: {name} {_checksum(text)} -->\n{text.strip()}\n<!-- /ddpm_hf: {name} -->"
+
+
+def _newer(section: re.Match[str], sections: dict[str, str]) -> str:
+    name, checksum, text = section.groups()
+    return sections.get(name, section[0]) if checksum == _checksum(text) else section[0]
+
+
+# --- metadata ---
+
+
+def _parse(card: str) -> RepoCard:
+    try:
+        return RepoCard(card.replace("\r\n", "\n"))
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        problem = " ".join(str(error).split())
+        raise ValueError(f"the metadata of the model card cannot be read: {problem}") from error
+
+
+def _metadata(name: str, metrics: dict[str, Any]) -> ModelCardData:
+    data = metrics.get("data", "unknown")
+    results = [
+        EvalResult(
+            task_type="unconditional-image-generation",
+            task_name="Unconditional Image Generation",
+            dataset_type=metrics.get("dataset_name") or re.sub(r"\W+", "-", data).strip("-").lower(),
+            dataset_name=data,
+            dataset_split="test",
+            metric_type=metric,
+            metric_name=label,
+            metric_value=round(value, 4),
+        )
+        for key, metric, label in MEASURES
+        if isinstance(value := _value(metrics, key), (int, float)) and math.isfinite(value)
+    ]
+    return ModelCardData(
+        license="apache-2.0",
+        library_name="diffusers",
+        pipeline_tag="unconditional-image-generation",
+        tags=["ddpm_hf", "ddpm", "diffusion"],
+        datasets=[metrics["dataset_name"]] if metrics.get("dataset_name") else None,
+        model_name=name.rstrip("/").split("/")[-1] if results else None,
+        eval_results=results or None,
+    )
+
+
+def _value(metrics: dict[str, Any], key: str) -> Any:
+    """What stands at a key of `MEASURES`, None if there is nothing."""
+    outer, _, inner = key.rpartition(".")
+    holder = metrics.get(outer) if outer else metrics
+    return holder.get(inner) if isinstance(holder, dict) else None
+
+
+def _merged_metadata(key: str, old: Any, new: Any) -> Any:
+    if old is None:
+        return new
+    if key in ("tags", "datasets"):
+        old = old if isinstance(old, list) else [old]
+        return old + [value for value in new if value not in old]
+    return _merged_results(old, new) if key == "model-index" else old
+
+
+def _merged_results(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Two model indices as one, the new results in the place of old ones of the same metric on the same data."""
+    name, kept = _results(old)
+    _, fresh = _results(new)
+
+    def what(result: EvalResult) -> tuple:
+        return result.unique_identifier, result.metric_type
+
+    replaced = {what(result) for result in fresh}
+    return eval_results_to_model_index(name, [*(result for result in kept if what(result) not in replaced), *fresh])
+
+
+def _without_measures(index: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
+    """A model index without what this package measures; None, which is not written, if nothing is left."""
+    name, results = _results(index)
+    ours = {metric for _, metric, _ in MEASURES}
+    kept = [result for result in results if result.metric_type not in ours]
+    return eval_results_to_model_index(name, kept) if kept else None
+
+
+def _results(index: list[dict[str, Any]]) -> tuple[str, list[EvalResult]]:
+    try:
+        return model_index_to_eval_results(index)
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise ValueError(f"the `model-index` of the model card is not one: {error!r}") from error
+
+
+# --- facts ---
+
+
+def _facts(folder: Path, beside: Collection[str]) -> dict[str, Any]:
+    """What the saved pipeline itself tells."""
+    unet, stored = read_json(folder / "unet" / "config.json"), read_json(folder / "scheduler/scheduler_config.json")
+    scheduler = DDPMPaperScheduler.from_config(stored)
+    size = unet["sample_size"]
+    weights = sorted((folder / "unet").glob("*.safetensors"))
+    variants = {weights_of(path.name)[1] for path in weights}
+    loadable = variants | {weights_of(path)[1] for path in beside if re.fullmatch(r"unet/.*\.safetensors", path)}
+    return {
+        "channels": unet["in_channels"],
+        "size": [size, size] if isinstance(size, int) else size,
+        "parameters": sum(map(count_parameters, weights)) // max(1, len(variants)),
+        "variant": min(loadable, default=""),  # "", which needs no naming, comes first
+        "scheduler": scheduler,
+        "schedule": _describe_schedule(scheduler),
+        "num_classes": number_of_classes(unet),
+        "embeds_classes": embeds_classes(unet),
+        "in_stock": in_stock(scheduler),
+    }
+
+
+def embeds_classes(unet_config: Mapping[str, Any]) -> bool:
+    """Whether a `UNet2DModel` of this configuration is class-conditional, and wants `class_labels` in every call."""
+    kind = unet_config.get("class_embed_type")
+    return kind in ("timestep", "identity") or number_of_classes(unet_config) is not None
+
+
+def number_of_classes(unet_config: Mapping[str, Any]) -> int | None:
+    """How many classes a `UNet2DModel` of this configuration embeds by their numbers; None if it does not."""
+    return unet_config.get("num_class_embeds") if unet_config.get("class_embed_type") is None else None
+
+
+def in_stock(scheduler: DDPMPaperScheduler) -> list[str]:
+    """Sentences on what stock diffusers makes of a model with this scheduler, where that is not the same."""
+    sentences = []
+    if scheduler.config.prediction_type == "mean":
+        sentences.append("It cannot sample from this model, which predicts the posterior mean; ddpm_hf can.")
+    if scheduler.variance_type == "learned":
+        sentences.append(
+            "It has no working `learned` variance: it samples with `learned_range`, between and around β̃ and β, in"
+            " place of the variance that this model has learned."
+        )
+    if scheduler.variance_type == "fixed_large_log":
+        sentences.append("It calls the variance `fixed_large`.")
+    if scheduler.variance_type == "optimal":
+        sentences.append("It does not know the `optimal` variance, and samples with `fixed_small`.")
+    if scheduler.config.trained_betas is not None:
+        sentences.append(
+            "It has no name for the noise schedule, which is saved as its betas; it keeps them in float32."
+        )
+    return sentences
+
+
+def _describe_schedule(scheduler: DDPMPaperScheduler) -> str:
+    config = scheduler.config
+    if config.trained_betas is None:
+        return f"`{config.beta_schedule}`"
+    log_abar = scheduler.schedule.log_alphas_cumprod[[1, -1]].tolist()
+    first, last = (value - math.log(-math.expm1(value)) if value > -math.inf else value for value in log_abar)
+    return f"given by its betas, with a log signal-to-noise ratio from {first:.2f} to {last:.2f}"
+
+
+def weights_of(path: str) -> tuple[str, str] | None:
+    """Name and variant of the weights that a file holds, or is the index of, in whatever shards; None for others."""
+    shard = r"(?:-\d+-of-\d+)?"
+    file = re.fullmatch(rf"(.+?){shard}(?:\.([^./]+?))?{shard}\.(?:safetensors|bin)", path)
+    index = re.fullmatch(r"(.+?)\.(?:safetensors|bin)\.index(?:\.([^./]+))?\.json", path)
+    found = index or file
+    return found and (found[1], found[2] or "")
+
+
+def count_parameters(path: Path) -> int:
+    """Numbers in a weights file, from its header; ValueError if the file is not whole, which the header tells too."""
+    try:
+        with safe_open(path, "pt") as file:
+            return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file says; ValueError if that is no mapping of names to values."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a mapping of names to values.")
+    return content

@@ -1,0 +1,223 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""The Hugging Face Hub: what of a model is pushed, in one commit, again where it fails and that can help."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import time
+from pathlib import Path
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.hf_api import ModelInfo
+
+from ..hub_errors import HubError, hub_errors
+from .model_card import CARD, METRICS, SAMPLES, count_parameters, fill_card, merge_cards, read_json, weights_of
+
+
+INDEX = "model_index.json"
+
+RETRY_WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before another try
+LONGEST_WAIT = 60.0  # that a Hub which limits the rate may ask for
+
+# These the client has tried again by itself before it gives up.
+_RETRIED_BY_THE_CLIENT = re.compile(r"/preupload/|\.git/info/lfs/")
+
+logger = logging.getLogger(__name__)
+
+
+def push_folder(
+    folder: str | os.PathLike,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    commit_message: str | None = None,
+    create_pr: bool = False,
+    path_in_repo: str = "",
+) -> CommitInfo:
+    """Push a saved pipeline to the Hub: its weights and configurations, model card, sample grid and figures.
+
+    One commit brings all or nothing, so that nobody loads half of a model. It takes out what it supersedes: the same
+    weights in other shards, and, if the weights are others, figures and samples that it brings none of. Where another
+    try can help there are up to five more, with pauses that double from 1 s; pushing what is there already makes no
+    commit. Nothing in `folder` is changed.
+
+    Args:
+        folder: what `DDPMPaperPipeline.save_pretrained` or examples/train.py wrote.
+        repo_id: "name" or "owner/name"; it is made if need be.
+        private: make it private; True refuses to push to a public repository that is there already.
+        token: with write permission; the one of `hf auth login` or HF_TOKEN if None.
+        create_pr: open a pull request in place of a commit to the main branch.
+        path_in_repo: a folder in the repository.
+
+    Raises:
+        ValueError: if `folder` holds no whole pipeline, or no safetensors.
+        HubError: if the Hub refuses or is not reached, with the next thing to do.
+    """
+    folder = Path(folder)
+    files = model_files(folder)
+    _check_for_token([*files, folder / CARD], token or get_token())
+    api = HfApi(token=token)
+    waits = iter(RETRY_WAITS)
+    while True:
+        try:
+            with hub_errors(repo_id, doing="push to"):
+                repo = _claim_repository(api, repo_id, private)
+                return _commit(api, repo, folder, files, path_in_repo, commit_message or "Upload model", create_pr)
+        except HubError as error:
+            wait = next(waits, None)
+            if wait is None or not _may_help_to_retry(error):
+                raise
+            wait = max(wait, min(_asked_to_wait(error), LONGEST_WAIT))
+            logger.warning("%s Trying again in %.0f s.", error, wait)
+        time.sleep(wait)
+
+
+def claim_repository(repo_id: str, private: bool | None = None, token: str | None = None) -> str:
+    """Make the repository if need be and see that it can be pushed to; returns its full name.
+
+    Raises:
+        HubError: if it cannot, or is public where `private` is asked for.
+    """
+    with hub_errors(repo_id, doing="push to"):
+        api = HfApi(token=token)
+        repo = _claim_repository(api, repo_id, private)
+        api.auth_check(repo.id, write=True)
+        return repo.id
+
+
+def model_files(folder: Path) -> list[Path]:
+    """What a user of the model needs of a folder, and no more: no optimizer states, logs, checkpoints or pickles.
+
+    Raises:
+        ValueError: if the folder holds no whole pipeline, or no safetensors.
+    """
+    if not (folder / INDEX).is_file():
+        raise ValueError(f"{folder} is not a saved pipeline: it has no {INDEX}.")
+    files = [folder / INDEX]
+    for component, source in read_json(folder / INDEX).items():
+        if not component.startswith("_") and isinstance(source, list) and source[0] is not None:
+            files += _component_files(folder, component)
+    weights = [file for file in files if file.suffix == ".safetensors"]
+    if not weights:
+        raise ValueError(f"{folder} has no safetensors; only those are pushed: save with safe_serialization=True.")
+    for file in weights:
+        count_parameters(file)
+    return files + [folder / name for name in (SAMPLES, METRICS) if (folder / name).is_file()]
+
+
+def _component_files(folder: Path, component: str) -> list[Path]:
+    """Configurations and weights of one of a pipeline's parts."""
+    if Path(component).name != component:
+        raise ValueError(f"{folder / INDEX} names a component {component!r} outside of the folder.")
+    settings, weights = (sorted((folder / component).glob(f"*.{end}")) for end in ("json", "safetensors"))
+    shards = {name for file in settings for name in read_json(file).get("weight_map", {}).values()}
+    missing = sorted(shards - {file.name for file in weights})
+    if not settings or missing:
+        lacking = missing[0] if missing else "configuration"
+        raise ValueError(f"{folder} is not a whole pipeline: its {component} lacks its {lacking}.")
+    return settings + weights
+
+
+def _claim_repository(api: HfApi, repo_id: str, private: bool | None) -> ModelInfo:
+    """The repository as it stands, made if need be."""
+    name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    repo = api.model_info(name)
+    if private and not repo.private:  # `private` does nothing to a repository that is there already
+        raise HubError(
+            f"{name} is public on the Hub, and private was asked for; nothing was pushed. Make it private in its"
+            " settings, or choose another name."
+        )
+    return repo
+
+
+def _commit(
+    api: HfApi, repo: ModelInfo, folder: Path, files: list[Path], prefix: str, message: str, create_pr: bool
+) -> CommitInfo:
+    """All of it in one commit on top of the one that the card was merged with."""
+    prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+    there = {sibling.rfilename for sibling in repo.siblings or []}
+    added = [CommitOperationAdd(prefix + file.relative_to(folder).as_posix(), _content(file)) for file in files]
+    paths = {operation.path_in_repo for operation in added}
+    gone = _superseded(there, paths)
+    are_others = _are_other_weights(api, repo, added, there, gone)
+    if are_others:  # what was measured and drawn belongs to those before
+        gone |= {prefix + SAMPLES, prefix + METRICS} & (there - paths)
+    card = _card(
+        api, repo, folder, prefix, there - gone, are_figures_gone=are_others and prefix + METRICS not in paths
+    )
+    operations = [*added, CommitOperationAdd(prefix + CARD, card.encode())]
+    operations += [CommitOperationDelete(path) for path in sorted(gone)]
+    parent = None if create_pr else repo.sha
+    return api.create_commit(repo.id, operations, commit_message=message, create_pr=create_pr, parent_commit=parent)
+
+
+def _content(file: Path) -> str | bytes:
+    """A file by its path, or a configuration without the place on this machine that it was loaded from."""
+    if file.suffix == ".json":
+        config = read_json(file)
+        if config.pop("_name_or_path", None) is not None:
+            return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()  # as diffusers writes it
+    return str(file)
+
+
+def _card(api: HfApi, repo: ModelInfo, folder: Path, prefix: str, staying: set[str], are_figures_gone: bool) -> str:
+    """The card, filled from the folder and what stays of the Hub's, over what was written by hand into either."""
+
+    def there(name: str) -> Path | None:
+        """A file of the repository."""
+        if prefix + name not in staying:
+            return None
+        return Path(api.hf_hub_download(repo.id, prefix + name, revision=repo.sha))
+
+    metrics = None if (folder / METRICS).is_file() else there(METRICS)
+    beside = {path.removeprefix(prefix) for path in staying if path.startswith(prefix)}
+    card = fill_card(folder, repo.id, metrics and read_json(metrics), beside)
+    for written in (folder / CARD, there(CARD)):
+        if written is not None and written.is_file():
+            card = merge_cards(written.read_text(encoding="utf-8"), card, are_figures_gone)
+    return card
+
+
+def _superseded(there: set[str], added: set[str]) -> set[str]:
+    """Weights in the repository that are the same as some that are added, but in other shards or pickled."""
+    replaced = {weights_of(path) for path in added} - {None}
+    return {path for path in there - added if weights_of(path) in replaced}
+
+
+def _are_other_weights(
+    api: HfApi, repo: ModelInfo, added: list[CommitOperationAdd], there: set[str], superseded: set[str]
+) -> bool:
+    """Whether the push replaces the repository's weights, those of no variant, by others."""
+    weights = {op.path_in_repo: op for op in added if op.path_in_repo.endswith(".safetensors")}
+    weights = {path: op for path, op in weights.items() if weights_of(path)[1] == ""}
+    if superseded and weights:
+        return True
+    known = api.get_paths_info(repo.id, sorted(weights.keys() & there), revision=repo.sha) if weights else []
+    return any(file.lfs is None or file.lfs.sha256 != weights[file.path].upload_info.sha256.hex() for file in known)
+
+
+def _check_for_token(files: list[Path], token: str | None) -> None:
+    """Raise ValueError if a text that is to be pushed holds the token."""
+    for file in files:
+        is_text = file.suffix in (".json", ".md") and file.is_file()
+        if token and is_text and token in file.read_text(encoding="utf-8"):
+            raise ValueError(f"{file} holds your Hub token; nothing was pushed. Take it out of there.")
+
+
+def _may_help_to_retry(error: HubError) -> bool:
+    """Whether the failure may pass, and the client has not waited for that already."""
+    cause = error.__cause__
+    if isinstance(cause, HfHubHTTPError):
+        return error.is_transient and not _RETRIED_BY_THE_CLIENT.search(str(cause.response.url))
+    return error.is_transient and not isinstance(cause, RuntimeError)  # as which it gives up an upload
+
+
+def _asked_to_wait(error: HubError) -> float:
+    cause = error.__cause__
+    asked = cause.response.headers.get("Retry-After", "") if isinstance(cause, HfHubHTTPError) else ""
+    return float(asked) if asked.isdigit() else 0.0

@@ -1,0 +1,202 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""The denoising errors of a model, measured on data: what the optimal variance and the optimal times rest on."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..diffusion.denoiser import Denoiser, randn_like
+from ..diffusion.denoising_errors import DenoisingErrors
+from ..diffusion.discretized_likelihood import discrete_normal_log_likelihood
+from ..diffusion.noise_schedule import NoiseSchedule
+from ..diffusion.numerics import require_count, to_float64
+from ..diffusion.reverse_process import ReverseProcess
+from ..diffusion.timestep_spacing import log_snr_times
+from .batches import Batches, checked_batches
+
+
+CANDIDATES = 6  # for the v of the decoder,
+MARGIN = 0.7  # so far beyond, in log v, what it is expected to be
+LOG_SPAN = math.log(4.0)  # of the square of what levels in [−1, 1] span
+
+# What a level's decoder is fitted on: of every example up to so many elements, and about so many in all.
+ELEMENTS_OF_AN_EXAMPLE = 64
+ELEMENTS_FOR_A_DECODER = 2**15
+ELEMENTS_FOR_V = 2**12  # of those, v is chosen on so many: the cost is flat around the best
+
+NEARBY = 1.2  # in log-SNR: a level's cost of the decoder is smoothed with those that are no farther
+
+EXAMPLES_OF_THE_MEAN = 10  # an element's own error is uncertain; a pixel never seen to change may change after all
+
+
+class MeasuredScheduler(Protocol):
+    """What `measure_denoising_errors` asks of a scheduler; `DDPMPaperScheduler` has it all."""
+
+    schedule: NoiseSchedule
+    process: ReverseProcess
+    num_levels: int | None
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
+
+
+@torch.no_grad()
+def measure_denoising_errors(
+    denoise: Denoiser,
+    scheduler: MeasuredScheduler,
+    batches: Batches,
+    *,
+    num_noise_levels: int = 64,
+    num_evaluations: int = 8,
+    per_element: bool = False,
+    generator: torch.Generator | None = None,
+) -> DenoisingErrors:
+    """A model's mean squared error of x̂_0, constrained as the scheduler does it, by noise level.
+
+    Measure it on training data: the bound of a model must not have seen the data that it is taken on. For any
+    prediction type and any weights, those of stock models too.
+
+    Args:
+        denoise: `denoise(x_t, timesteps, **conditioning)`, the model in evaluation mode.
+        scheduler: a `DDPMPaperScheduler`, whatever times it visits.
+        batches: as for `bits_per_dim`.
+        num_noise_levels: at most so many, evenly spaced in log-SNR over the schedule's times.
+        num_evaluations: model calls per example, each at another level; examples take the levels by turns.
+        per_element: whether every element of an example, such as a pixel's channel, has an error of its own. Each is
+            drawn towards the mean over the elements as if that had been seen in `EXAMPLES_OF_THE_MEAN` examples more.
+        generator: for the noise; on the device of the batches, or the CPU.
+
+    Raises:
+        ValueError: for counts that are not ints ≥ 1, fewer examples than it takes to visit every level, or values that
+            are not levels of the data.
+    """
+    require_count(num_noise_levels=num_noise_levels, num_evaluations=num_evaluations)
+    times, process = _times_and_process(scheduler, num_noise_levels)
+    count, seen = len(times), 0
+    seen_by_level = [_Seen(per_element, scheduler.num_levels) for _ in range(count)]
+    for x_0, conditioning in checked_batches(batches, scheduler.num_levels):
+        known = x_0.cpu()
+        for turn in range(num_evaluations):
+            level = (torch.arange(seen, seen + len(x_0)) + turn * count // num_evaluations) % count
+            t = times[level] - 1
+            x_t = scheduler.add_noise(x_0, randn_like(x_0, generator), t)
+            output = denoise(x_t, t.to(x_0.device, non_blocking=True), **conditioning)
+            _, predicted, _ = process.predict(output, x_t, process.coefficients(t))
+            predicted = predicted.cpu()
+            for k in level.unique().tolist():
+                seen_by_level[k].add(known[level == k], predicted[level == k])
+        seen += len(x_0)
+    if not all(level.count for level in seen_by_level):
+        raise ValueError(
+            f"`batches` must hold at least {math.ceil(count / num_evaluations)} examples to visit {count} noise levels"
+            f" with `num_evaluations` {num_evaluations}, but there are {seen}."
+        )
+    log_snr = scheduler.schedule.log_snr[times].tolist()
+    columns = zip(*(seen.summary(level) for seen, level in zip(seen_by_level, log_snr, strict=True)), strict=True)
+    errors, *of_decoder = columns
+    if of_decoder:
+        of_decoder[1] = _smoothed(log_snr, of_decoder[1])
+    return DenoisingErrors(log_snr, errors, *of_decoder, num_levels=scheduler.num_levels)
+
+
+def _times_and_process(scheduler: MeasuredScheduler, count: int) -> tuple[Tensor, ReverseProcess]:
+    """The times to measure at, and the process that visits all times, whose variance is of no account."""
+    schedule = scheduler.schedule
+    times = torch.tensor(log_snr_times(min(count, schedule.T), schedule), device="cpu")
+    variance_type = scheduler.process.variance_type if scheduler.process.learns_variance else "fixed_small"
+    process = dataclasses.replace(
+        scheduler.process, times=range(1, schedule.T + 1), variance_type=variance_type, first_variance=None
+    )
+    return times[schedule.log_snr[times].isfinite()], process
+
+
+class _Seen:
+    """What was seen at one noise level: sums of squares, and elements of x_0 and x̂_0 for the decoder of levels."""
+
+    def __init__(self, per_element: bool, num_levels: int | None):
+        self.per_element, self.num_levels = per_element, num_levels
+        self.count = 0
+        self._sum: Tensor | float = 0.0
+        self._pairs: list[tuple[Tensor, Tensor]] = []
+        self._kept = 0
+
+    def add(self, x_0: Tensor, predicted: Tensor) -> None:
+        """Examples `[n, *shape]` and their predictions."""
+        self._sum = self._sum + ((to_float64(x_0) - predicted) ** 2).sum(0)
+        self.count += len(x_0)
+        if self.num_levels is None or self._kept >= ELEMENTS_FOR_A_DECODER:
+            return
+        # A few elements of many examples tell more than all of a few examples.
+        chosen = _some(x_0[0].numel(), ELEMENTS_OF_AN_EXAMPLE)
+        pair = x_0.flatten(1)[:, chosen].flatten(), predicted.flatten(1)[:, chosen].flatten()
+        self._pairs.append(pair)
+        self._kept += pair[0].numel()
+
+    def summary(self, log_snr: float) -> tuple[Any, ...]:
+        """The error; for data of levels also the decoder's best variance and cost, nats per dimension."""
+        mean = self._sum / self.count
+        error = _drawn_to_the_mean(mean, self.count) if self.per_element else mean.mean()
+        # A model that makes no error at all would have a variance of 0; the least positive number stands for it.
+        error = error.clamp(min=1e-300)
+        if self.num_levels is None:
+            return (error.tolist(),)
+        x_0, predicted = (torch.cat(column) for column in zip(*self._pairs, strict=True))
+        return error.tolist(), *_best_decoder(x_0, predicted, log_snr, self.num_levels)
+
+
+def _drawn_to_the_mean(of_elements: Tensor, count: int) -> Tensor:
+    """Means over `count` examples, each as if `EXAMPLES_OF_THE_MEAN` more had shown the mean over all elements."""
+    prior = EXAMPLES_OF_THE_MEAN
+    return (count * of_elements + prior * of_elements.mean()) / (count + prior)
+
+
+def _some(count: int, most: int) -> Tensor:
+    """The same up to `most` of `count` numbers every time."""
+    if count <= most:
+        return torch.arange(count, device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    return torch.randperm(count, generator=generator, device="cpu")[:most]
+
+
+def _best_decoder(x_0: Tensor, predicted: Tensor, log_snr: float, num_levels: int) -> tuple[float, float]:
+    """The v under which the levels cost the least, and the mean cost in nats.
+
+    The vertex of the parabola through the best of the candidates and its neighbours. They lie between the error of a
+    model that knows more of x_0 than the noise hides, and 1/SNR, of one that does not, or else what all levels span.
+    """
+
+    def cost(log_variance: Tensor, chosen: Tensor | slice = slice(None)) -> Tensor:
+        return -discrete_normal_log_likelihood(x_0[chosen], predicted[chosen], log_variance, num_levels).mean()
+
+    # Far below the distance of two levels all v are one.
+    low = ((to_float64(x_0) - predicted) ** 2).mean().clamp(min=1e-3 / (num_levels - 1) ** 2).log().item()
+    high = max(low, min(-log_snr, LOG_SPAN))
+    candidates = torch.linspace(low - MARGIN, high + MARGIN, CANDIDATES, dtype=torch.float64, device="cpu")
+    some = _some(len(x_0), ELEMENTS_FOR_V)
+    costs = torch.stack([cost(candidate, some) for candidate in candidates])
+    best = int(costs[1:-1].argmin()) + 1
+    left, least, right = costs[best - 1 : best + 2]
+    bend = left - 2 * least + right
+    shift = (0.5 * (left - right) / bend).clamp(-1, 1) if bend > 0 else torch.zeros_like(bend)
+    vertex = candidates[best] + shift * (candidates[1] - candidates[0])
+    return vertex.exp().item(), cost(vertex).item()
+
+
+def _smoothed(log_snr: list[float], costs: Sequence[float]) -> list[float]:
+    """The costs on a line through those of the levels nearby, if there are any: a local linear fit.
+
+    Every level has seen other examples. Where these happened to be cheap, a chain would be sent to end.
+    """
+    x, y = (torch.tensor(values, dtype=torch.float64, device="cpu") for values in (log_snr, costs))
+    distance = x - x[:, None]
+    weight = (1 - (distance.abs() / NEARBY).clamp(max=1) ** 3) ** 3
+    total, first, second = ((weight * distance**power).sum(1) for power in range(3))
+    value, slope = (weight * y).sum(1), (weight * distance * y).sum(1)
+    is_alone = (weight > 0).sum(1) == 1
+    spread = torch.where(is_alone, 1.0, total * second - first**2)
+    return torch.where(is_alone, y, (second * value - first * slope) / spread).tolist()

@@ -1,0 +1,45 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""The lines that commands end with on the screen, and the reports that these are made from."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ..likelihood.variational import BitsPerDim
+
+
+def describe(report: dict[str, Any]) -> str:
+    """What a run ends with on the screen."""
+    weighted = f"{weighted_line(report['importance_weighted'])}\n" if "importance_weighted" in report else ""
+    quality = ""
+    if "frechet_distance_pixels" in report:
+        quality = (
+            f"{report['frechet_distance_pixels']:.4f} Fréchet distance of pixels between the training images and"
+            f" {report['quality_samples']} samples of {report['quality_inference_steps']} steps\n"
+        )
+    score = "there were no test images to score\n"
+    if "bits_per_dim" in report:
+        score = (
+            f"{report['bits_per_dim']:.4f} ± {report['bits_per_dim_standard_error']:.4f} bits/dim on"
+            f" {report['test_images']} test images"
+            f" = prior {report['bits_per_dim_prior']:.4f} + rate {report['bits_per_dim_rate']:.4f}"
+            f" + decoder {report['bits_per_dim_decoder']:.4f}\n"
+        )
+    return f"{score}{weighted}{quality}trained {report['train_steps']} steps in {report['train_seconds']:.0f} s"
+
+
+def weighted_line(figures: dict[str, Any]) -> str:
+    """The importance-weighted bound, from its report, as a line for the screen."""
+    return (
+        f"{figures['bits_per_dim']:.4f} ± {figures['bits_per_dim_standard_error']:.4f} bits/dim by {figures['paths']}"
+        f" weighted paths of {figures['steps']} steps, a tighter bound of the same model"
+    )
+
+
+def evaluation_report(result: BitsPerDim, **settings: Any) -> dict[str, Any]:
+    """The figures of an evaluation, the per-time table last."""
+    figures = dataclasses.asdict(result)
+    timesteps, per_timestep = figures.pop("timesteps"), figures.pop("per_timestep")
+    table = [{"timestep": t, "bits_per_dim": bits} for t, bits in zip(timesteps, per_timestep, strict=True)]
+    return {**settings, **figures, "per_timestep": table}

@@ -1,0 +1,86 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""The model and the scheduler that the arguments describe."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from diffusers import UNet2DModel
+
+from ..data.level_images import LevelImages
+from ..diffusion.noise_schedule import NoiseSchedule
+from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
+from .arguments import DiffusionArguments, ModelArguments
+
+
+# The first noise level, as a fraction of half a level: finer levels of noise cost bits and tell nothing new.
+FIRST_NOISE_LEVEL = 0.8
+
+
+def build_unet(model: ModelArguments, diffusion: DiffusionArguments, images: LevelImages) -> UNet2DModel:
+    """A UNet2DModel for the images, with twice the output channels where it learns the variance.
+
+    Raises:
+        ValueError: for a configuration that does not fit the images or is none.
+    """
+    channels, height, width = images.shape
+    size = height if height == width else (height, width)
+    out_channels = channels * (2 if diffusion.variance_type in ("learned", "learned_range") else 1)
+    if model.model_config_name_or_path is None:
+        others = ("model_config_name_or_path", "enable_xformers_memory_efficient_attention")
+        config = {name: value for name, value in dataclasses.asdict(model).items() if name not in others}
+    else:
+        config = dict(UNet2DModel.load_config(model.model_config_name_or_path))
+        if model.num_class_embeds is not None:
+            config["num_class_embeds"] = model.num_class_embeds
+    if config.get("num_class_embeds") is not None and config["num_class_embeds"] < 1:
+        raise ValueError(f"`num_class_embeds` must be at least 1, but is {config['num_class_embeds']}.")
+    config |= {"sample_size": size, "in_channels": channels, "out_channels": out_channels}
+    depth = len(config["block_out_channels"]) - 1
+    if height % 2**depth or width % 2**depth:
+        raise ValueError(
+            f"`block_out_channels` has {depth + 1} resolutions, so that height and width must be multiples of"
+            f" {2**depth}, but the images are {height}x{width}; pass another --resolution or fewer blocks."
+        )
+    head, least = config.get("attention_head_dim"), _least_attending(config)
+    if head is not None and not 1 <= head <= least:
+        raise ValueError(f"`attention_head_dim` must be in 1 ... {least}, the channels of a block, but is {head}.")
+    return UNet2DModel.from_config(config)
+
+
+def _least_attending(config: dict[str, Any]) -> int:
+    """The fewest channels of a block with attention; the one in the middle has it, and as many as the last."""
+    down, channels = config["down_block_types"], config["block_out_channels"]
+    up = reversed(config["up_block_types"])
+    return min(
+        count
+        for count, *kinds in zip(channels, down, up, strict=False)  # the model complains of lengths itself
+        if count == channels[-1] or any("Attn" in kind for kind in kinds)
+    )
+
+
+def build_scheduler(diffusion: DiffusionArguments, num_levels: int) -> DDPMPaperScheduler:
+    """The scheduler to train with, its noise schedule fitted to the levels of the data where nothing else is asked."""
+    # The optimal variance is measured on the trained model; until then another one stands in for it.
+    is_optimal = diffusion.variance_type == "optimal"
+    T = diffusion.ddpm_num_steps
+    options = {
+        "prediction_type": diffusion.prediction_type,
+        "variance_type": "fixed_small" if is_optimal else diffusion.variance_type,
+        "num_levels": num_levels,
+    }
+    if diffusion.ddpm_beta_schedule == "log_snr":
+        log_snr_max = diffusion.log_snr_max
+        if log_snr_max is None:
+            log_snr_max = -2 * math.log(FIRST_NOISE_LEVEL / (num_levels - 1))
+        schedule = NoiseSchedule.linear_log_snr(T, log_snr_max, diffusion.log_snr_min)
+        return DDPMPaperScheduler.from_schedule(schedule, **options)
+    return DDPMPaperScheduler(
+        num_train_timesteps=T,
+        beta_schedule=diffusion.ddpm_beta_schedule,
+        beta_start=diffusion.beta_start,
+        beta_end=diffusion.beta_end,
+        **options,
+    )

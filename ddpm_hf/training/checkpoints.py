@@ -1,0 +1,194 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Checkpoints: all that a run needs to go on as if it had never stopped, complete or absent.
+
+    checkpoint-500/
+        unet/                     the weights, as diffusers saves them
+        optimizer.bin scheduler.bin random_states_<rank>.pkl (scaler.pt)     as Accelerate saves them
+        ema-<i>.safetensors       the averaged weights of the i-th decay
+        importance.safetensors    the second moments of the loss, where times are drawn by it
+        data_<rank>.json          where a stream of images goes on
+        training.json             the step, and the settings that decide the course of the run
+
+Tensors are safetensors, or files that torch loads with weights only; the rest is JSON. Where an engine divides the
+model (FSDP, DeepSpeed), weights and optimizer are in its own format.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from safetensors import SafetensorError
+
+from ..hub.model_card import CARD, METRICS, SAMPLES
+from ..hub.push import INDEX
+from ..runtime.distributed import on_all
+from ..runtime.errors import RunStopped, told
+from ..runtime.output_folder import disk_errors, flush, partial_of, put, remove_folder
+from ..runtime.signals import Interrupted
+from .arguments import LATEST
+
+
+NAME = re.compile(r"checkpoint-(\d+)")
+LEFT = ("samples", "unet", "scheduler", INDEX, CARD, SAMPLES, METRICS)  # by a run, besides checkpoints and averages
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints of a run, the earliest first."""
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The number of optimisation steps that were made before it."""
+    return int(NAME.fullmatch(checkpoint.name)[1])
+
+
+def find_checkpoint(folder: Path, name: str) -> Path | None:
+    """The checkpoint to go on from: a path, a name in the run's folder, or the latest; None if there is no latest.
+
+    Raises:
+        ValueError: if there is none of this name.
+    """
+    if name == LATEST:
+        return next(reversed(checkpoints(folder)), None)
+    for path in (Path(name), folder / name):
+        if NAME.fullmatch(path.name) and path.is_dir():
+            return path
+    there = ", ".join(path.name for path in checkpoints(folder)) or "none"
+    raise ValueError(f"`resume_from_checkpoint` {name} is no checkpoint; {folder} holds {there}.")
+
+
+def remove_run(folder: Path) -> None:
+    """Remove what another run left in the folder that this one is to take, all that a run leaves but its logs."""
+    for old in (*checkpoints(folder), *folder.glob("unet_ema_*"), *map(folder.joinpath, LEFT)):
+        if old.is_dir():
+            remove_folder(old)
+        else:
+            old.unlink(missing_ok=True)
+
+
+def last_step(folder: Path) -> int:
+    """The step of the last checkpoint; 0 without any."""
+    return max(map(step_of, checkpoints(folder)), default=0)
+
+
+def save_checkpoint(
+    accelerator: Accelerator,
+    folder: Path,
+    step: int,
+    write: Callable[[Path], Any],
+    limit: int | None,
+    is_together: bool = False,
+) -> Path:
+    """Let every process write its part of a checkpoint; others go when it stands.
+
+    These are the oldest, and any later ones: they are of a course that was left when the run went back.
+
+    Args:
+        folder: the run's, which all processes see.
+        write: called on every process with the folder to write into.
+        limit: checkpoints to keep, the new one included; None or a negative one for all.
+        is_together: whether processes wait for each other while they write, as where an engine divides the model.
+
+    Raises:
+        RunStopped: if one process could not write, on every process, but on this alone if they write together; the
+            checkpoints before it are as they were.
+    """
+    target = folder / f"checkpoint-{step}"
+    partial = partial_of(target)
+
+    def make() -> None:
+        if accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+
+    def fill() -> None:
+        write(partial)
+
+    def secure() -> None:  # when nobody writes any more: files come and go while they are written
+        flush(partial)
+
+    def stand() -> None:
+        if accelerator.is_main_process:
+            put(partial, target)
+
+    def tidy() -> None:
+        until = [other for other in checkpoints(folder) if step_of(other) <= step]
+        kept = until[-limit:] if limit is not None and limit > 0 else until
+        if accelerator.is_main_process:
+            for other in set(checkpoints(folder)).difference(kept):
+                remove_folder(other)
+
+    try:
+        _on_all(make)
+        # Where it is waited for in the midst of writing, a process that cannot goes on to nobody.
+        disk_errors()(fill)() if is_together else _on_all(fill)
+        for part in (secure, stand):
+            _on_all(part)
+    except OSError as error:
+        if accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)
+        what = f"The checkpoint of step {step} could not be written: {error}."
+        raise RunStopped(f"{what} {way_on(folder)}") from error
+    _on_all(tidy)
+    return target
+
+
+GO_ON = "--resume_from_checkpoint latest"
+
+
+def way_on(folder: Path) -> str:
+    """A sentence on how a run that has stopped is gone on with."""
+    last = next(reversed(checkpoints(folder)), None)
+    if last is None:
+        return "There is no checkpoint to go on from."
+    return f"{last} is whole. The same command with {GO_ON} goes on from there."
+
+
+@contextlib.contextmanager
+def telling_the_way_on(folder: Path) -> Iterator[None]:
+    """Inside, what ends a run before its time is told with the way on.
+
+    Raises:
+        RunStopped: for a signal, a file that cannot be written, a process that has ended, memory that is full.
+    """
+    try:
+        yield
+    except Interrupted as stop:
+        raise RunStopped(f"{stop}. {way_on(folder)}", stop.status) from stop
+    except OSError as error:
+        raise RunStopped(f"error: {' '.join(str(error).split())}. {way_on(folder)}") from error
+    except RuntimeError as error:
+        what = told(error)
+        if what is None:
+            raise
+        raise RunStopped(f"{what} {way_on(folder)}") from error
+
+
+def _on_all(part: Callable[[], None]) -> None:
+    """Do a part of the writing on every process; an OSError on all of them if it fails on one."""
+    on_all(disk_errors()(part), OSError, lambda error: error.strerror or str(error))
+
+
+def read_checkpoint(checkpoint: Path, read: Callable[[], Any]) -> None:
+    """Let `read` restore a run from a checkpoint.
+
+    Raises:
+        ValueError: if it cannot be read, or is another run's.
+    """
+    failures = (OSError, LookupError, TypeError, ValueError, AttributeError, EOFError, RuntimeError)
+    failures += (SafetensorError, pickle.UnpicklingError)
+    try:
+        read()
+    except failures as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{checkpoint} cannot be gone on from: {reason[:500]}") from error
