@@ -36,6 +36,7 @@ CORE = (
     "diffusion.timestep_spacing",
     "diffusion.probability_flow",
     "diffusion.langevin",
+    "diffusion.gaussian_diffusion",
     "likelihood.batches",
     "likelihood.variational",
     "likelihood.ode",

@@ -42,7 +42,8 @@ from ..diffusion.numerics import (
     standard_error,
     to_float64,
 )
-from ..diffusion.reverse_process import ReverseCoefficients, ReverseStep
+from ..diffusion.reverse_coefficients import ReverseCoefficients
+from ..diffusion.reverse_process import ReverseStep
 from .batches import Batches, checked_batches
 
 

@@ -42,7 +42,8 @@ from ..diffusion.gaussian_process import (
 from ..diffusion.losses import min_snr_weights
 from ..diffusion.noise_schedule import NoiseSchedule
 from ..diffusion.numerics import check_num_levels, demote, expand_like, nats_to_bits, promote, require_samples
-from ..diffusion.reverse_process import UNDETERMINED, ReverseStep, cast_variance, check_first_variance
+from ..diffusion.reverse_process import UNDETERMINED, ReverseStep, cast_variance
+from ..diffusion.reverse_variances import check_first_variance
 from ..diffusion.timestep_spacing import (
     TIMESTEP_SPACINGS,
     custom_times,
