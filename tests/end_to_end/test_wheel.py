@@ -18,7 +18,7 @@ from clients import environment
 from loopback_hub import LoopbackHub
 
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 PUSH = """
 import sys, torch
