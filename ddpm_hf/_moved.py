@@ -7,7 +7,6 @@ Saved configurations name such modules, and so does code that was written agains
 from __future__ import annotations
 
 import importlib
-import importlib.abc
 import importlib.machinery
 import sys
 import warnings
@@ -41,7 +40,7 @@ MOVED: dict[str, tuple[str, ...]] = {
 }
 
 
-class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+class _Finder:  # of no abstract class: `importlib.abc` takes longer to load than the rest of this package
     """Finds `ddpm_hf.<old name>`: an empty module that looks its names up in the new ones."""
 
     def find_spec(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -20,6 +20,7 @@ from ..likelihood.batches import Batches
 from ..likelihood.importance_weighting import ImportanceWeightedBits, importance_weighted_bits_per_dim
 from ..likelihood.variational import BitsPerDim, bits_per_dim
 from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
+from ..results import WeightedBound
 from ..runtime.distributed import shared
 from ..runtime.randomness import Use, generator_of
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
@@ -180,7 +181,7 @@ def check_labels(labels: Tensor | None, classes: int) -> None:
         raise ValueError(f"The data have a class {int(labels.max())}, but the model knows {classes}, counted from 0.")
 
 
-def paths_report(result: ImportanceWeightedBits) -> dict[str, Any]:
+def paths_report(result: ImportanceWeightedBits) -> WeightedBound:
     """The importance-weighted bound, for metrics.json and for an evaluation."""
     return {
         "bits_per_dim": result.total,

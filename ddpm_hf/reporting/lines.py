@@ -7,9 +7,10 @@ import dataclasses
 from typing import Any
 
 from ..likelihood.variational import BitsPerDim
+from ..results import Metrics, WeightedBound
 
 
-def describe(report: dict[str, Any]) -> str:
+def describe(report: Metrics) -> str:
     """What a run ends with on the screen."""
     weighted = f"{weighted_line(report['importance_weighted'])}\n" if "importance_weighted" in report else ""
     quality = ""
@@ -29,7 +30,7 @@ def describe(report: dict[str, Any]) -> str:
     return f"{score}{weighted}{quality}trained {report['train_steps']} steps in {report['train_seconds']:.0f} s"
 
 
-def weighted_line(figures: dict[str, Any]) -> str:
+def weighted_line(figures: WeightedBound) -> str:
     """The importance-weighted bound, from its report, as a line for the screen."""
     return (
         f"{figures['bits_per_dim']:.4f} ± {figures['bits_per_dim_standard_error']:.4f} bits/dim by {figures['paths']}"

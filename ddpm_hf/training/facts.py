@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from ..likelihood.variational import BitsPerDim
+from ..results import BoundFigures, Metrics, RunFacts
 from .state import Job
 
 
-def training_facts(job: Job) -> dict[str, Any]:
+def training_facts(job: Job) -> RunFacts:
     """What there is to tell of a run before it is scored."""
     scheduler = job.scheduler
     return {
@@ -34,7 +33,7 @@ def training_facts(job: Job) -> dict[str, Any]:
     }
 
 
-def metrics(job: Job, result: BitsPerDim | None, more: dict[str, Any]) -> dict[str, Any]:
+def metrics(job: Job, result: BitsPerDim | None, more: Metrics) -> Metrics:
     """The figures of a run, for metrics.json; without a result if there are no test images."""
     return {
         **({} if result is None else _score_report(result)),
@@ -45,7 +44,7 @@ def metrics(job: Job, result: BitsPerDim | None, more: dict[str, Any]) -> dict[s
     }
 
 
-def _score_report(result: BitsPerDim) -> dict[str, Any]:
+def _score_report(result: BitsPerDim) -> BoundFigures:
     return {
         "bits_per_dim": result.total,
         "bits_per_dim_standard_error": result.standard_error,

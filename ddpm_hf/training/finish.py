@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -27,12 +26,13 @@ from ..evaluation.frechet_distance import IMAGES_OF_A_DATA_SET, quality_of
 from ..evaluation.measuring import measured_errors, with_errors
 from ..evaluation.sampling import draw_images
 from ..evaluation.scoring import paths_report, score, score_by_paths
-from ..hub.model_card import CARD, METRICS, SAMPLES, fill_card
+from ..hub.model_card import CARD, SAMPLES, fill_card
 from ..hub.push import INDEX
 from ..likelihood.variational import BitsPerDim
 from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
 from ..reporting.figures import save_grid
 from ..reporting.lines import describe
+from ..results import METRICS, Metrics, QualityFigures, Validation, checked
 from ..runtime.output_folder import replace_folder, write_file, write_folder, write_json
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .facts import metrics, training_facts
@@ -85,11 +85,12 @@ def validate(job: Job) -> None:
         return
     with evaluated(job, job.average):
         result = _score(job, job.data.validation.spread(job.training.max_validation_images))
-    figures = {
+    figures: Validation = {
         "step": job.step,
         "bits_per_dim": result.total,
         "bits_per_dim_standard_error": result.standard_error,
     }
+    checked({"validation": [figures]})
     job.validation.append(figures)
     job.trackers.log({f"validation/{name}": value for name, value in figures.items() if name != "step"}, job.step)
 
@@ -100,7 +101,7 @@ def _score(job: Job, images: object, num_evaluations: int | None = None) -> Bits
     return score(job.unet, job.scheduler, images, job.accelerator, batch_size, asked, seed)
 
 
-def _score_by_paths(job: Job) -> dict[str, Any]:
+def _score_by_paths(job: Job) -> Metrics:
     """The importance-weighted bound of a short chain, its times chosen for the bound if they can be."""
     images, count = job.data.test, job.training.num_paths
     visits_all = job.scheduler.process.learns_of_neighbours  # and would take long
@@ -156,7 +157,7 @@ def push_snapshot(job: Job) -> None:
     if not is_main:
         return
     grids = sorted(path for path in (job.folder / "samples").glob("*.png") if path.stem <= grid_of(job.step))
-    facts = {**training_facts(job), "step_of_training": job.step}
+    facts = checked({**training_facts(job), "step_of_training": job.step})
 
     def write(folder: Path) -> None:
         pipeline.save_pretrained(folder)
@@ -195,7 +196,7 @@ def finish(job: Job) -> None:
         if accelerator.is_main_process:
             report = metrics(job, result, weighted | _quality(job, samples)) | others
             picture = save_grid(samples[: training.eval_batch_size], job.folder / SAMPLES)
-            write_json(job.folder / METRICS, report)
+            write_json(job.folder / METRICS, checked(report))
         _save_pipeline(job)
     if accelerator.is_main_process:
         job.trackers.log_picture("samples", picture, job.step)
@@ -222,7 +223,7 @@ def _with_what_is_measured(job: Job) -> DDPMPaperScheduler:
     return with_errors(scheduler, broadcast_object_list([errors])[0], keeps_variance=is_fixed)
 
 
-def _quality(job: Job, samples: Tensor) -> dict[str, object]:
+def _quality(job: Job, samples: Tensor) -> QualityFigures:
     if not job.training.num_quality_samples:
         return {}
     train = torch.cat([images for images, _ in training_images(job, IMAGES_OF_A_DATA_SET)])
@@ -232,7 +233,7 @@ def _quality(job: Job, samples: Tensor) -> dict[str, object]:
     return quality_of(samples, job.inference_steps, train, test)
 
 
-def _figures(report: dict[str, object]) -> dict[str, float]:
+def _figures(report: Metrics) -> dict[str, float]:
     names = ["frechet_distance_pixels", "bits_per_dim", "bits_per_dim_standard_error"]
     names += [f"bits_per_dim_{part}" for part in ("prior", "rate", "decoder")]
     figures = {name: report[name] for name in names if report.get(name) is not None}
@@ -243,7 +244,7 @@ def _figures(report: dict[str, object]) -> dict[str, float]:
     return figures
 
 
-def _scores_of_other_averages(job: Job) -> dict[str, object]:
+def _scores_of_other_averages(job: Job) -> Metrics:
     """Validation bits/dim of every decay, where there are several; the weights of the others are saved beside."""
     if len(job.averages) < 2:
         return {}

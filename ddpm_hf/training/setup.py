@@ -29,7 +29,8 @@ from ..data.loading import load_images
 from ..diffusion.timestep_sampling import ImportanceTimesteps
 from ..evaluation.scoring import check_labels
 from ..hub.arguments import HubArguments, check_hub_arguments
-from ..hub.model_card import METRICS, number_of_classes
+from ..hub.model_card import number_of_classes
+from ..results import METRICS
 from ..runtime.distributed import processes_started
 from ..runtime.output_folder import claim_folder, clear_remains
 from ..runtime.threads import use_all_cores

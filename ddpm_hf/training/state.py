@@ -16,6 +16,7 @@ from ..data.batches import Share, TrainingBatches
 from ..data.level_images import ImageData
 from ..diffusion.reverse_process import ReverseProcess
 from ..diffusion.timestep_sampling import ImportanceTimesteps
+from ..results import Validation
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from ..tasks.arguments import DiffusionArguments
 from .arguments import TrainingArguments
@@ -64,7 +65,7 @@ class Job:
     left_out: int = 0  # steps in a row whose gradient was not finite
     seconds: float = 0.0  # spent training
     bad_images: set[str] = dataclasses.field(default_factory=set)  # sentences on those passed over
-    validation: list[dict[str, float]] = dataclasses.field(default_factory=list)  # bits/dim along the way
+    validation: list[Validation] = dataclasses.field(default_factory=list)  # bits/dim along the way
 
     @property
     def average(self) -> WeightAverage | None:

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The benchmark of training drives examples/train.py from within; it follows where that goes."""
+"""The benchmark of training calls the parts of `ddpm-hf train` by name; this test fails when those names change."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ import json, sys
 from pathlib import Path
 
 sys.path.insert(0, {benchmarks!r})
-import training as benchmark
+import our_recipe
+import training_overhead
+import training_quality
 
-overhead = benchmark.measure_overhead(batch_size=1, rounds=2)
-with benchmark.quiet():
-    job = benchmark.prepare_ours(Path({folder!r}), *{flags!r})
-    clock = benchmark.Clock(2.0)
+overhead = training_overhead.measure_overhead(batch_size=1, rounds=2)
+with our_recipe.quiet():
+    job = our_recipe.prepare_ours(Path({folder!r}), *{flags!r})
+    clock = training_quality.Clock(2.0)
     clock.lead(job.lr_scheduler, job.training.lr_warmup_steps)
-    benchmark.train_ours(job, benchmark.UntilTimeIsUp(job, clock))
+    our_recipe.train_ours(job, training_quality.UntilTimeIsUp(job, clock))
 rate = job.lr_scheduler.get_last_lr()[0] / job.training.learning_rate
 print(json.dumps({{"overhead": overhead, "steps": job.step, "rate": rate}}))
 """

@@ -336,3 +336,15 @@ def test_a_model_of_rectangles_in_colour(tmp_path: Path) -> None:
     unet: UNet2DModel = tiny_unet(channels=3, sample_size=(4, 8))
     DDPMPaperPipeline(unet, DDPMPaperScheduler()).save_pretrained(tmp_path)
     assert "4×8 pixels, 3 channels" in fill_card(tmp_path, "me/model")
+
+
+def test_figures_of_a_later_version_do_not_break_the_card(tmp_path: Path, folder: Path) -> None:
+    later = {"caption_information_bits": {"mean": 3.5}, "bits_per_dim_unconditional": "unknown", "data": ["a", "b"]}
+    nothing = dict.fromkeys(("bits_per_dim_rate", "train_steps", "frechet_distance_pixels", "importance_weighted"))
+    (folder / "metrics.json").write_text(json.dumps({**METRICS, **later, **nothing}))
+    card = fill_card(folder, "me/model")
+    assert check_card(card) == ([], []) and "| total | 1.7521 ± 0.0161" in card
+    for leftover in ("{{", "{%", "None", "Undefined", "caption"):
+        assert leftover not in card
+    null = fill_card(saved(tmp_path / "null", {"bits_per_dim": None}), "me/model")  # as a NaN was once written
+    assert "Not measured yet." in null and "model-index" not in null
