@@ -2,6 +2,7 @@
 """ddpm_hf: the exact mathematics of DDPM (Ho et al. 2020), with likelihoods, inside the classes of diffusers."""
 
 from .denoising_errors import DenoisingErrors
+from .guidance import autoguidance, classifier_free_guidance, timestep_interval
 from .hub import push_folder
 from .hub_errors import HubError
 from .importance_weighting import ImportanceWeightedBits, importance_weighted_bits_per_dim, log_path_weights
@@ -25,7 +26,9 @@ __all__ = [
     "ImportanceWeightedBits",
     "NoiseSchedule",
     "__version__",
+    "autoguidance",
     "bits_per_dim",
+    "classifier_free_guidance",
     "flow_bits_per_dim",
     "flow_encode",
     "flow_log_likelihood",
@@ -36,4 +39,5 @@ __all__ = [
     "predictor_corrector",
     "push_folder",
     "spherical_interpolation",
+    "timestep_interval",
 ]

@@ -27,6 +27,7 @@ CORE = (
     "noise_schedule",
     "gaussian_process",
     "reverse_process",
+    "guidance",
     "decoders",
     "likelihood",
     "objectives",

@@ -21,6 +21,7 @@ CORE = [
     "gaussian_process",
     "denoising_errors",
     "reverse_process",
+    "guidance",
     "decoders",
     "likelihood",
     "importance_weighting",
