@@ -29,6 +29,7 @@ CORE = (
     "diffusion.denoiser",
     "diffusion.reverse_process",
     "diffusion.constraints",
+    "diffusion.guidance",
     "diffusion.discretized_likelihood",
     "diffusion.bound_terms",
     "diffusion.losses",
