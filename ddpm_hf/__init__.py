@@ -2,7 +2,7 @@
 """ddpm_hf: the exact mathematics of DDPM (Ho et al. 2020), with likelihoods, inside the classes of diffusers."""
 
 from ._lazy import lazy_names
-from ._moved import find_moved_modules
+from ._moved import register_moved_modules
 from .version import __version__
 
 
@@ -32,4 +32,4 @@ __getattr__, __dir__, _names = lazy_names(
 )
 __all__ = ["__version__", *_names]
 
-find_moved_modules()
+register_moved_modules()
