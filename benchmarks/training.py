@@ -58,6 +58,8 @@ from torch.nn.functional import mse_loss
 
 from ddpm_hf import BitsPerDim, DDPMPaperScheduler
 from ddpm_hf.cli.parsing import parse
+from ddpm_hf.cli.train import prepare_run, run_arguments
+from ddpm_hf.conditioning.denoiser import ConditionalDenoiser
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.batches import Batch, TrainingBatches
 from ddpm_hf.data.level_images import ImageData, LevelImages
@@ -65,12 +67,16 @@ from ddpm_hf.data.loading import load_images
 from ddpm_hf.evaluation.frechet_distance import quality_of
 from ddpm_hf.evaluation.measuring import measured_errors, with_errors
 from ddpm_hf.evaluation.scoring import score
+from ddpm_hf.pipelines.denoisers import denoiser_of
 from ddpm_hf.tasks.arguments import DiffusionArguments, ModelArguments
+from ddpm_hf.tasks.building import build_unet
+from ddpm_hf.tasks.images import ImageTask
 from ddpm_hf.training import loop as ours
-from ddpm_hf.training import setup as preparation
-from ddpm_hf.training.arguments import RUN, TrainingArguments
+from ddpm_hf.training import step
+from ddpm_hf.training.arguments import TrainingArguments
+from ddpm_hf.training.due import save
 from ddpm_hf.training.finish import finish
-from ddpm_hf.training.state import Job
+from ddpm_hf.training.state import TrainState
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,19 +88,19 @@ BARE, OURS, STOCK = "bare", "ours", "stock"
 # --- ours ------------------------------------------------------------------------------------------------------------
 
 
-def prepare_ours(folder: Path, *flags: str, config: Path | None = None) -> Job:
-    """The job of examples/train.py with these flags; what is done along the way is left out but for checkpoints."""
+def prepare_ours(folder: Path, *flags: str, config: Path | None = None) -> TrainState:
+    """The run of examples/train.py with these flags; what is done along the way is left out but for checkpoints."""
     argv = [] if config is None else [str(config)]
     argv += ["--output_dir", str(folder), "--validation_steps", "0", "--save_images_epochs", "0"]
     argv += ["--num_paths", "0", *flags]
-    return preparation.prepare(*parse("training.py", *RUN, argv=argv))
+    return prepare_run(parse("training.py", *run_arguments(), argv=argv))
 
 
-def train_ours(job: Job, batches: Any) -> None:
-    """examples/train.py's own loop, with something in the place of the job's batches that gives the same ones."""
-    given, job.batches = job.batches, batches
-    ours.train(job, SimpleNamespace(caught=None))  # Ctrl-C ends the benchmark, and is not waited for
-    job.batches = given
+def train_ours(state: TrainState, batches: Any) -> None:
+    """examples/train.py's own loop, with something in the place of the run's batches that gives the same ones."""
+    given, state.batches = state.batches, batches
+    ours.train(state, SimpleNamespace(caught=None))  # Ctrl-C ends the benchmark, and is not waited for
+    state.batches = given
 
 
 # --- overhead --------------------------------------------------------------------------------------------------------
@@ -103,22 +109,22 @@ def train_ours(job: Job, batches: Any) -> None:
 class Bare:
     """Forward and backward pass alone: noisy images, times and noise lie ready; the last gradients are let go."""
 
-    def __init__(self, job: Job, precision: str, compiled: bool, count: int = 16):
-        self.unet = UNet2DModel.from_config(job.unet.config).to(job.accelerator.device).train()
+    def __init__(self, state: TrainState, precision: str, compiled: bool, count: int = 16):
+        self.unet = UNet2DModel.from_config(state.model.config).to(state.accelerator.device).train()
         self.model = torch.compile(self.unet) if compiled else self.unet
         self.parameters = list(self.unet.parameters())
         self.autocast = partial(
-            torch.autocast, job.accelerator.device.type, torch.bfloat16, enabled=precision == "bf16"
+            torch.autocast, state.accelerator.device.type, torch.bfloat16, enabled=precision == "bf16"
         )
-        self.inputs = itertools.cycle([self._input(job) for _ in range(count)])
+        self.inputs = itertools.cycle([self._input(state) for _ in range(count)])
 
     @staticmethod
-    def _input(job: Job) -> tuple[Tensor, Tensor, Tensor]:
-        device, size = job.accelerator.device, job.share.batch_size
-        noise = torch.randn(size, *job.data.train.shape, device=device)
-        t = torch.randint(len(job.scheduler), (size,), device=device)
+    def _input(state: TrainState) -> tuple[Tensor, Tensor, Tensor]:
+        device, size = state.accelerator.device, state.shard.batch_size
+        noise = torch.randn(size, *state.data.train.shape, device=device)
+        t = torch.randint(len(state.scheduler), (size,), device=device)
         x_0 = torch.rand_like(noise) * 2 - 1
-        return job.scheduler.add_noise(x_0, noise, t), t, noise
+        return state.scheduler.add_noise(x_0, noise, t), t, noise
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         with self.autocast():
@@ -161,36 +167,36 @@ class Stopwatch:
         self._seconds = Counter()
 
 
-def watch_parts(watch: Stopwatch, job: Job) -> None:
+def watch_parts(watch: Stopwatch, state: TrainState) -> None:
     """Time the parts of our step. What is not named here is in "the rest"."""
-    accelerator = job.accelerator
+    accelerator = state.accelerator
     parts = [
-        (ours, "draw_timesteps", "timesteps"),
-        (ours, "noise_like", "noise"),
-        (ours, "seed_dropout", "seed of the dropout"),
-        (job.scheduler, "add_noise", "add_noise"),
-        (job.model, "forward", "forward"),
-        (ours, f"{job.diffusion.objective}_loss", "loss"),
-        (ours, "variance_loss", "loss of a learned variance"),
+        (step, "draw_timesteps", "timesteps"),
+        (step, "noise_like", "noise"),
+        (state, "seed_dropout", "seed of the dropout"),
+        (state.scheduler, "add_noise", "add_noise"),
+        (state.prepared, "forward", "forward"),
+        (step, f"{state.diffusion.objective}_loss", "loss"),
+        (step, "variance_loss", "loss of a learned variance"),
         (accelerator, "backward", "backward"),
-        *([] if job.flat is None else [(job.flat, "take_gradients", "gradients put together")]),
+        *([] if state.flat is None else [(state.flat, "take_gradients", "gradients put together")]),
         (accelerator, "clip_grad_norm_", "clipping"),
-        (job.optimizer, "step", "optimizer"),
-        (job.optimizer, "zero_grad", "optimizer"),
-        (job.lr_scheduler, "step", "learning rate"),
+        (state.optimizer, "step", "optimizer"),
+        (state.optimizer, "zero_grad", "optimizer"),
+        (state.lr_scheduler, "step", "learning rate"),
         (accelerator, "gather", "gathering"),
-        *([] if job.importance is None else [(job.importance, "update", "importance")]),
-        *((average, "update", "average of the weights") for average in job.averages),
+        *([] if state.importance is None else [(state.importance, "update", "importance")]),
+        *((average, "update", "average of the weights") for average in state.averages),
         (ours.Progress, "add", "progress"),
         (ours, "report", "report"),
-        (ours, "along_the_way", "along the way"),
+        (ours, "what_is_due", "along the way"),
     ]
     for owner, name, label in parts:
         watch.watch(owner, name, label)
 
 
 class InPlaceOfBatches:
-    """What stands in the place of a job's batches, and is asked for all that these are."""
+    """What stands in the place of a run's batches, and is asked for all that these are."""
 
     def __init__(self, batches: TrainingBatches):
         self.batches = batches
@@ -200,7 +206,7 @@ class InPlaceOfBatches:
 
 
 class Turns(InPlaceOfBatches):
-    """In the place of a job's batches: the others take their turns before each of ours, `BLOCK` steps each.
+    """In the place of a run's batches: the others take their turns before each of ours, `BLOCK` steps each.
 
     So our training runs through its own loop, which asks for its next batch when its turn is over.
     """
@@ -214,8 +220,8 @@ class Turns(InPlaceOfBatches):
     def __iter__(self) -> Iterator[Batch]:
         batches = iter(self.batches)
         read, begun = self.watch.timed(lambda: next(batches, None), "data"), None
-        for step in itertools.count():
-            if step % BLOCK == 0:
+        for k in itertools.count():
+            if k % BLOCK == 0:
                 if begun is not None:
                     self._end(OURS, begun)
                     self.watch.end_turn()
@@ -254,11 +260,11 @@ def steps_needed(rounds: int) -> int:
     return (FIRST_ROUNDS + rounds) * BLOCK + 1
 
 
-def compare_steps(job: Job, stock: Stock, bare: Bare, rounds: int, watch: Stopwatch) -> dict[str, Any]:
+def compare_steps(state: TrainState, stock: Stock, bare: Bare, rounds: int, watch: Stopwatch) -> dict[str, Any]:
     """What a step costs on each side, as ratios of turns one right after the other."""
-    turns = Turns(job.batches, {BARE: bare.take_step, STOCK: partial(next, stock.train())}, watch)
+    turns = Turns(state.batches, {BARE: bare.take_step, STOCK: partial(next, stock.train())}, watch)
     with quiet():
-        train_ours(job, turns)
+        train_ours(state, turns)
     counted = slice(FIRST_ROUNDS, FIRST_ROUNDS + rounds)
     taken = {side: seconds[counted] for side, seconds in turns.seconds.items()}
     pairs = {"ours over bare": (OURS, BARE), "stock over bare": (STOCK, BARE), "ours over stock": (OURS, STOCK)}
@@ -308,16 +314,16 @@ def measure_overhead(batch_size: int, rounds: int) -> dict[str, Any]:
         folder = Path(name)
         with quiet():
             flags = ["--train_batch_size", str(batch_size), "--max_train_steps", str(steps_needed(rounds))]
-            job = prepare_ours(folder / OURS, *flags)
-            stock = _stock_of(job, StockSettings(batch_size), folder / STOCK)
-        bare, watch = Bare(job, "no", compiled=False), Stopwatch()
-        if job.accelerator.device.type == "cpu":  # elsewhere the host's clock tells little
-            watch_parts(watch, job)
+            state = prepare_ours(folder / OURS, *flags)
+            stock = _stock_of(state, StockSettings(batch_size), folder / STOCK)
+        bare, watch = Bare(state, "no", compiled=False), Stopwatch()
+        if state.accelerator.device.type == "cpu":  # elsewhere the host's clock tells little
+            watch_parts(watch, state)
             watch.watch(bare, "forward", "bare forward")
             watch.watch(bare, "backward", "bare backward")
-        result = compare_steps(job, stock, bare, rounds, watch)
+        result = compare_steps(state, stock, bare, rounds, watch)
         with quiet():
-            checkpoints = {OURS: seconds_of(partial(ours.save, job)), STOCK: seconds_of(stock.save)}
+            checkpoints = {OURS: seconds_of(partial(save, state)), STOCK: seconds_of(stock.save)}
         result["milliseconds of a checkpoint"] = {side: 1e3 * value for side, value in checkpoints.items()}
         result[f"percent of bare for a checkpoint every {STEPS_BETWEEN_CHECKPOINTS} steps"] = {
             side: 100 * value / STEPS_BETWEEN_CHECKPOINTS * result["steps per second"][BARE]
@@ -326,11 +332,11 @@ def measure_overhead(batch_size: int, rounds: int) -> dict[str, Any]:
         return result
 
 
-def _stock_of(job: Job, settings: StockSettings, folder: Path) -> Stock:
-    """Stock's recipe for the job's images, so many of them that every step has a whole batch, and its UNet."""
-    images = job.data.train
+def _stock_of(state: TrainState, settings: StockSettings, folder: Path) -> Stock:
+    """Stock's recipe for the run's images, so many of them that every step has a whole batch, and its UNet."""
+    images = state.data.train
     pixels = images.pixels[: len(images) // settings.batch_size * settings.batch_size]
-    return prepare_stock(pixels, images.num_levels, job.unet.config, settings, folder)
+    return prepare_stock(pixels, images.num_levels, state.model.config, settings, folder)
 
 
 def seconds_of(action: Callable[[], object], calls: int = 5) -> float:
@@ -385,16 +391,16 @@ class Clock:
 
 
 class UntilTimeIsUp(InPlaceOfBatches):
-    """In the place of a job's batches: the same ones; the job ends with the last step that the clock allows."""
+    """In the place of a run's batches: the same ones; the run ends with the last step that the clock allows."""
 
-    def __init__(self, job: Job, clock: Clock):
-        super().__init__(job.batches)
-        self.job, self.clock = job, clock
+    def __init__(self, state: TrainState, clock: Clock):
+        super().__init__(state.batches)
+        self.state, self.clock = state, clock
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self.batches:
-            if self.clock.is_over_after(self.job.step):
-                self.job.steps = self.job.step + 1
+            if self.clock.is_over_after(self.state.step):
+                self.state.steps = self.state.step + 1
             yield batch
 
 
@@ -402,12 +408,12 @@ def run_ours(seed: int, budget: float) -> dict[str, Any]:
     """Our training for so many seconds, and its own end: samples, bits/dim, a saved model."""
     with tempfile.TemporaryDirectory() as name, quiet():
         folder = Path(name) / OURS
-        job = prepare_ours(folder, "--seed", str(seed), "--max_train_steps", str(STEPS_WITHOUT_END))
+        state = prepare_ours(folder, "--seed", str(seed), "--max_train_steps", str(STEPS_WITHOUT_END))
         before, clock = resident_mib(), Clock(budget)
-        clock.lead(job.lr_scheduler, job.training.lr_warmup_steps)
-        train_ours(job, UntilTimeIsUp(job, clock))
-        trained = _training_figures(clock, job.step, job.step * job.share.total, before)
-        finish(job)
+        clock.lead(state.lr_scheduler, state.training.lr_warmup_steps)
+        train_ours(state, UntilTimeIsUp(state, clock))
+        trained = _training_figures(clock, state.step, state.step * state.shard.total, before)
+        finish(state)
         metrics = json.loads((folder / "metrics.json").read_text())
     names = ("bits_per_dim", "bits_per_dim_standard_error", "frechet_distance_pixels")
     return trained | {key: metrics[key] for key in names}
@@ -432,7 +438,7 @@ def run_stock(seed: int, budget: float, learning_rate: float, dropout: float) ->
 
 
 def _default_unet_config(images: ImageData) -> dict[str, Any]:
-    config = dict(preparation.build_unet(ModelArguments(), DiffusionArguments(), images.train).config)
+    config = dict(build_unet(ModelArguments(), DiffusionArguments(), images.train).config)
     return config | {"out_channels": images.train.shape[0]}  # stock's script trains no variance
 
 
@@ -480,12 +486,13 @@ def _bits_of_stock(stock: Stock, unet: UNet2DModel, images: ImageData, variance_
     accelerator, defaults = stock.accelerator, TrainingArguments()
     options = {"variance_type": variance_type, "num_levels": images.test.num_levels}
     scheduler = DDPMPaperScheduler.from_config(stock.noise_scheduler.config, **options)
-    some = images.train.labelled_batches(256, defaults.max_measured_images)
+    some = images.train.batches_with_columns(256, defaults.max_measured_images)
     count = min(len(images.train), defaults.max_measured_images)
-    errors = measured_errors(unet, scheduler, some, count, seed, accelerator.device, per_element=False)
+    denoiser, shape = ConditionalDenoiser(denoiser_of(unet)), images.train.shape
+    errors = measured_errors(denoiser, scheduler, some, count, shape, seed, accelerator.device, per_element=False)
     scheduler = with_errors(scheduler, errors, keeps_variance=True)
     size, evaluations = defaults.scoring_batch_size, defaults.num_evaluations
-    return score(unet, scheduler, images.test, accelerator, size, evaluations, seed)
+    return score(denoiser, scheduler, images.test, accelerator, size, evaluations, seed)
 
 
 def _distance_of_stock(stock: Stock, unet: UNet2DModel, images: ImageData, variance_type: str, seed: int) -> float:
@@ -572,7 +579,7 @@ def compare_on_paper_model(
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     pixels = torch.randint(256, (images, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     data = LevelImages.in_memory(pixels, 256)
-    preparation.load_images = lambda arguments: ImageData("random levels", data, data, data)
+    ImageTask.load_data = lambda self: ImageData("random levels", data, data, data)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with quiet():
@@ -580,11 +587,11 @@ def compare_on_paper_model(
             flags += ["--mixed_precision", mixed, "--checkpointing_steps", "0"]
             flags += ["--torch_compile", "true"] if compiled else []
             config = ROOT / "examples" / "configs" / "cifar10.yaml"
-            job = prepare_ours(folder / OURS, *flags, config=config)
+            state = prepare_ours(folder / OURS, *flags, config=config)
             settings = StockSettings(batch_size, precision=mixed, compiled=compiled, num_workers=4, random_flip=True)
-            stock = _stock_of(job, settings, folder / STOCK)
-        result = compare_steps(job, stock, Bare(job, mixed, compiled), rounds, Stopwatch())
-        return result | {"parameters": sum(parameter.numel() for parameter in job.unet.parameters())}
+            stock = _stock_of(state, settings, folder / STOCK)
+        result = compare_steps(state, stock, Bare(state, mixed, compiled), rounds, Stopwatch())
+        return result | {"parameters": sum(parameter.numel() for parameter in state.model.parameters())}
 
 
 # --- all of it -------------------------------------------------------------------------------------------------------
