@@ -29,7 +29,12 @@ MOVED: dict[str, tuple[str, ...]] = {
     "objectives": ("diffusion.losses", "diffusion.timestep_sampling"),
     "pipeline_ddpm_paper": ("pipelines.pipeline_ddpm_paper",),
     "probability_flow": ("diffusion.probability_flow", "likelihood.ode", "diffusion.ode_solver"),
-    "reverse_process": ("diffusion.reverse_process", "diffusion.constraints"),
+    "reverse_process": (
+        "diffusion.reverse_process",
+        "diffusion.reverse_coefficients",
+        "diffusion.reverse_variances",
+        "diffusion.constraints",
+    ),
     "scheduler_config": ("schedulers.configuration",),
     "scheduling_ddpm_paper": ("schedulers.scheduling_ddpm_paper",),
     "timesteps": ("diffusion.timestep_spacing",),

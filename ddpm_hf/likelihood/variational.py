@@ -7,28 +7,14 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..diffusion.denoiser import Denoiser, randn_like
+from ..diffusion.gaussian_diffusion import DiffusionSource, diffusion_of
 from ..diffusion.numerics import mean_flat, standard_error, to_float64
 from .batches import Batches, checked_batches
-
-
-class BoundedScheduler(Protocol):
-    """What `bits_per_dim` asks of a scheduler; `DDPMPaperScheduler` has it all."""
-
-    timesteps: Tensor
-    num_levels: int | None
-    expected_terms: Tensor
-
-    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
-    def vlb_loss(
-        self, model_output: Tensor, original_samples: Tensor, noisy_samples: Tensor, timesteps: Tensor
-    ) -> Tensor: ...
-    def prior_loss(self, original_samples: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -98,7 +84,7 @@ class BitsPerDim:
 @torch.no_grad()
 def bits_per_dim(
     denoise: Denoiser,
-    scheduler: BoundedScheduler,
+    scheduler: DiffusionSource,
     batches: Batches,
     *,
     num_evaluations: int | None = None,
@@ -111,7 +97,7 @@ def bits_per_dim(
 
     Args:
         denoise: `denoise(x_t, timesteps, **conditioning)`, the model in evaluation mode.
-        scheduler: a `DDPMPaperScheduler`.
+        scheduler: a `DDPMPaperScheduler` or a `GaussianDiffusion`.
         batches: tensors `[B, *anything]` in [−1, 1] on the model's device, or pairs of one and its conditioning.
         num_evaluations: None for the full sum, K model calls per example; or M in 2 … K for an unbiased estimate from
             M calls: L_0 always, the other terms cut into M − 1 strata of which each example draws one time, spread
@@ -124,31 +110,32 @@ def bits_per_dim(
     Raises:
         ValueError: for no examples, a `num_evaluations` outside 2 … K, or values that are not levels of the data.
     """
-    timesteps = torch.sort(scheduler.timesteps.cpu()).values
+    diffusion = diffusion_of(scheduler)
+    diffusion.require_determined()
+    times = torch.tensor(diffusion.times, device="cpu")
     times_generator = _host_generator(generator)
-    strata, worth = _strata(len(timesteps), num_evaluations, scheduler.expected_terms)
+    strata, worth = _strata(len(times), num_evaluations, diffusion.expected_terms)
     sums = torch.zeros(len(strata), dtype=torch.float64)
     priors, totals, spreads = [], [], []
-    for x_0, conditioning in checked_batches(batches, scheduler.num_levels, progress):
+    for x_0, conditioning in checked_batches(batches, diffusion.num_levels, progress):
         terms = []
         for stratum in strata:
             index, weights = stratum.draw(len(x_0), times_generator)
-            t = timesteps[index]
             noise = randn_like(x_0, generator)
-            x_t = scheduler.add_noise(x_0, noise, t)
-            model_output = denoise(x_t, t.to(x_0.device, non_blocking=True), **conditioning)
-            term = to_float64(scheduler.vlb_loss(model_output, x_0, x_t, t))
+            x_t = diffusion.q_sample(x_0, noise, times[index])
+            model_output = diffusion.model_output(denoise, x_t, times[index], conditioning)
+            term = to_float64(diffusion.vlb_terms(model_output, x_0, x_t, index))
             terms.append(
                 _controlled(term * weights.to(term, non_blocking=True), mean_flat(to_float64(noise) ** 2) - 1)
             )
-        terms, prior = torch.stack(terms), to_float64(scheduler.prior_loss(x_0))  # [M, B], [B]
+        terms, prior = torch.stack(terms), to_float64(diffusion.prior_bits(x_0))  # [M, B], [B]
         sums += terms.sum(dim=1).cpu()
         priors.append(prior.cpu())
         totals.append((terms.sum(dim=0) + prior).cpu())
         spreads.append(_spread(terms, worth).cpu())
     if not totals:
         raise ValueError("`batches` holds no examples.")
-    return _summary(sums, torch.cat(priors), torch.cat(totals), torch.cat(spreads), strata, timesteps)
+    return _summary(sums, torch.cat(priors), torch.cat(totals), torch.cat(spreads), strata, times - 1)
 
 
 def _summary(

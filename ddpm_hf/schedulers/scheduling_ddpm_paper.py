@@ -28,6 +28,7 @@ from typing_extensions import Self
 from ..diffusion.bound_terms import prior_kl, vlb_terms
 from ..diffusion.constraints import clip_sample, dynamic_threshold
 from ..diffusion.denoising_errors import DenoisingErrors, chain_costs, step_costs
+from ..diffusion.gaussian_diffusion import GaussianDiffusion
 from ..diffusion.gaussian_process import (
     convert_prediction,
     ddim_coefficients,
@@ -41,7 +42,8 @@ from ..diffusion.gaussian_process import (
 from ..diffusion.losses import min_snr_weights
 from ..diffusion.noise_schedule import NoiseSchedule
 from ..diffusion.numerics import check_num_levels, demote, expand_like, nats_to_bits, promote, require_samples
-from ..diffusion.reverse_process import UNDETERMINED, ReverseProcess, ReverseStep, cast_variance, check_first_variance
+from ..diffusion.reverse_process import UNDETERMINED, ReverseStep, cast_variance
+from ..diffusion.reverse_variances import check_first_variance
 from ..diffusion.timestep_spacing import (
     TIMESTEP_SPACINGS,
     custom_times,
@@ -234,6 +236,11 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         self._optimal_chains: dict[int, list[int]] = {}  # by K
 
     @property
+    def diffusion(self) -> GaussianDiffusion:
+        """The mathematics of the chain that this scheduler visits, in the paper's clock."""
+        return self.process
+
+    @property
     def num_levels(self) -> int | None:
         """Levels of the data, None for continuous data."""
         return self.config[OWN_CONFIG_KEY]["num_levels"]
@@ -347,7 +354,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         return self._optimal_chains[num_inference_steps]
 
     def _visit(
-        self, times: Sequence[int], process: ReverseProcess | None = None, device: str | torch.device | None = None
+        self, times: Sequence[int], process: GaussianDiffusion | None = None, device: str | torch.device | None = None
     ) -> None:
         self.process = self._build_process(times) if process is None else process
         self.timesteps = torch.tensor([t - 1 for t in reversed(times)], device="cpu" if device is None else device)
@@ -359,8 +366,8 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         self._index_tables: dict[torch.device, Tensor] = {}
         self._times_table = torch.tensor([0, *times], device="cpu")
 
-    def _build_process(self, times: Sequence[int]) -> ReverseProcess:
-        return ReverseProcess(
+    def _build_process(self, times: Sequence[int]) -> GaussianDiffusion:
+        return GaussianDiffusion(
             schedule=self.schedule,
             times=times,
             prediction_type=self.config.prediction_type,
@@ -368,6 +375,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
             first_variance=self.first_variance,
             constrain=self._constrain,
             denoising_errors=self.denoising_errors,
+            num_levels=self.num_levels,
         )
 
     def previous_timestep(self, timestep: int | Tensor) -> int | Tensor:

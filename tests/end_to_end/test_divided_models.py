@@ -16,8 +16,8 @@ import pytest
 import torch
 from accelerate import DistributedType
 from diffusers import UNet2DModel
+from launcher import launched
 from script_server import READ_BY_IMPORTS, Script, ScriptServer
-from test_accelerate_configs import launched
 from training_runs import after, done_in
 
 from ddpm_hf import DDPMPaperPipeline
@@ -25,7 +25,7 @@ from ddpm_hf.training import setup as preparation
 from ddpm_hf.training.arguments import TrainingArguments
 
 
-ON_CPU = Path(__file__).with_name("fsdp_on_cpu.py")
+ON_CPU = Path(__file__).parents[1] / "helpers" / "fsdp_on_cpu.py"
 RUN = ["--block_out_channels", 8, 8, "--layers_per_block", 1, "--norm_num_groups", 4, "--ddpm_num_steps", 20]
 RUN += ["--eval_batch_size", 3, "--num_quality_samples", 0, "--num_evaluations", 2, "--max_train_steps", 6]
 RUN += ["--num_paths", 0, "--max_measured_images", 64]

@@ -16,13 +16,8 @@ from ddpm_hf.diffusion.constraints import clip_sample, dynamic_threshold
 from ddpm_hf.diffusion.denoising_errors import DenoisingErrors
 from ddpm_hf.diffusion.gaussian_process import PREDICTION_TYPES
 from ddpm_hf.diffusion.noise_schedule import NoiseSchedule
-from ddpm_hf.diffusion.reverse_process import (
-    FIXED_VARIANCE_TYPES,
-    VARIANCE_TYPES,
-    ReverseProcess,
-    ReverseStep,
-    check_times,
-)
+from ddpm_hf.diffusion.reverse_process import ReverseProcess, ReverseStep, check_times
+from ddpm_hf.diffusion.reverse_variances import FIXED_VARIANCE_TYPES, VARIANCE_TYPES
 
 
 SCHEDULE = NoiseSchedule.linear(10, 0.05, 0.3)

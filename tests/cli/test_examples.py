@@ -35,7 +35,7 @@ from ddpm_hf.evaluation.few_steps import score_by_flow
 from ddpm_hf.evaluation.sampling import draw_images, draw_images_by_flow
 
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 TINY_MODEL = ["--block_out_channels", "8", "8", "--layers_per_block", "1", "--norm_num_groups", "4"]
 TINY_RUN = ["--ddpm_num_steps", "20", "--max_train_steps", "4", "--train_batch_size", "64", "--eval_batch_size", "4"]
 TINY_RUN += ["--max_measured_images", "64", "--num_paths", "0"]

@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 # Settings of a machine or a launcher that say nothing of the runs here.
 NOT_INHERITED = ("HF_", "HUGGING_FACE_", "ACCELERATE_", "TORCHELASTIC_", "MASTER_", "RANK", "LOCAL_RANK")
 NOT_INHERITED += ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_", "ROLE_", "PMI_", "OMPI_", "MV2_", "OMP_", "GOMP_")

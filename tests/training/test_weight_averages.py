@@ -36,7 +36,7 @@ from ddpm_hf.training.flat_weights import FlatWeights
 from ddpm_hf.training.weight_averages import WeightAverage, averaged
 
 
-CONFIGS = Path(__file__).parents[1] / "examples" / "configs"
+CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
 
 
 # --- weights --------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import torch
 from accelerate import DistributedType, PartialState
 
 
-script = Path(__file__).parents[1] / "examples" / sys.argv[1]
+script = Path(__file__).parents[2] / "examples" / sys.argv[1]
 sys.argv = [str(script), *sys.argv[2:]]
 sys.path.insert(0, str(script.parent))
 PartialState._prepare_backend = lambda self, *_: ("gloo", DistributedType.MULTI_GPU)

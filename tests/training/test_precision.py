@@ -56,7 +56,7 @@ TINY = shlex.split(
 def test_noise_loss_and_averages_are_float32(
     scripts: ScriptServer, tmp_path: Path, precision: str, convolution: str
 ) -> None:
-    examples = str(Path(__file__).parents[1] / "examples")
+    examples = str(Path(__file__).parents[2] / "examples")
     (tmp_path / "look.py").write_text(LOOK.format(examples=examples, result=str(tmp_path / "seen.json")))
     arguments = ["--mixed_precision", precision, "--ddpm_beta_schedule", "linear", "--output_dir", tmp_path / "run"]
     done = scripts.run(tmp_path / "look.py", *TINY, *arguments)

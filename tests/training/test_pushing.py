@@ -24,7 +24,7 @@ from training_runs import TINY
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler
 
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 # A script with its pauses between tries made short.
 RUN = "import sys, runpy; import ddpm_hf.hub; ddpm_hf.hub.RETRY_WAITS = (0.05, 0.1); script = sys.argv[1]; \

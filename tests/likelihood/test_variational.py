@@ -29,7 +29,8 @@ from ddpm_hf.diffusion.gaussian_process import (
     velocity,
 )
 from ddpm_hf.diffusion.noise_schedule import NoiseSchedule
-from ddpm_hf.diffusion.reverse_process import VARIANCE_TYPES, ReverseProcess, ReverseStep
+from ddpm_hf.diffusion.reverse_process import ReverseProcess, ReverseStep
+from ddpm_hf.diffusion.reverse_variances import VARIANCE_TYPES
 from ddpm_hf.likelihood.batches import check_levels
 from ddpm_hf.likelihood.variational import BitsPerDim, _strata, bits_per_dim
 from ddpm_hf.schedulers.scheduling_ddpm_paper import DDPMPaperScheduler

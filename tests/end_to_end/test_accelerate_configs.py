@@ -20,12 +20,11 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import DistributedType
-from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
+from launcher import CONFIGS, launched
 from script_server import EXAMPLES, NOT_INHERITED
 
 
 ROOT = EXAMPLES.parent
-CONFIGS = EXAMPLES / "configs" / "accelerate"
 SLURM = EXAMPLES / "configs" / "slurm.sh"
 TYPES = {
     "one_gpu": DistributedType.NO,
@@ -39,18 +38,6 @@ RUN = ["--block_out_channels", "8", "8", "--layers_per_block", "1", "--norm_num_
 RUN += ["--train_batch_size", "32", "--eval_batch_size", "4", "--num_quality_samples", "0", "--num_evaluations", "2"]
 RUN += ["--num_paths", "0", "--max_measured_images", "64"]
 RUN += ["--save_images_epochs", "0", "--validation_steps", "0"]
-
-
-def launched(name: str, *flags: str) -> tuple[object, dict[str, str]]:
-    """What `accelerate launch` makes of a file: its arguments, and the environment that it gives the processes."""
-    command = ["--config_file", str(CONFIGS / f"{name}.yaml"), "--main_process_port", "0", *flags, "train.py"]
-    args, defaults, _ = _validate_launch_command(launch_command_parser().parse_args(command))
-    if args.use_deepspeed:
-        args.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
-        return args, prepare_deepspeed_cmd_env(args)[1]
-    if args.use_fsdp or args.multi_gpu:
-        return args, prepare_multi_gpu_env(args)
-    return args, prepare_simple_launcher_cmd_env(args)[1]
 
 
 def test_every_file_is_known_here() -> None:

@@ -19,7 +19,7 @@ from loopback_hub import LoopbackHub
 from training_runs import TINY
 
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 PUSH = """
 import sys, torch

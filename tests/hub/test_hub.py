@@ -41,7 +41,7 @@ from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, NoiseSchedule
 from ddpm_hf.hub.model_card import fill_card
 
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 OWNER, READER, STRANGER, WRONG = "hf_theOwners", "hf_readOnly", "hf_somebodyElses", "hf_nobodyKnowsThis"
 TOKENS = {"owner": OWNER, "reader": READER, "stranger": STRANGER, "wrong": WRONG}
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"

@@ -10,7 +10,7 @@ from script_server import ScriptServer
 from training_runs import TINY, last_line
 
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 MEASURE = """
 import json, sys
 from pathlib import Path

@@ -12,6 +12,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import script_server
 from script_server import ScriptServer
 
 
@@ -222,9 +223,8 @@ def test_when_its_stdin_closes_the_server_ends_all_runs(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     request = {"run": str(written(tmp_path, source)), "argv": [str(pipe)], "env": {}, "cwd": "/", "limits": {}}
     request |= {"output": str(tmp_path / "output.txt")}
-    with subprocess.Popen(
-        [sys.executable, "-c", bare], cwd=Path(__file__).parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as server:
+    helpers, pipes = Path(script_server.__file__).parent, {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", bare], cwd=helpers, **pipes) as server:
         server.stdin.write(json.dumps(request).encode() + b"\n")
         server.stdin.flush()
         assert json.loads(server.stdout.readline())["pid"]
