@@ -58,7 +58,7 @@ NAMES = [
     ("probability_flow", "diffusion.probability_flow", "FlowResult flow_sample flow_encode"),
     ("probability_flow", "likelihood.ode", "TRACES LogPrior FlowLikelihood FlowBitsPerDim flow_log_likelihood"),
     ("probability_flow", "likelihood.ode", "flow_bits_per_dim dequantize"),
-    ("reverse_process", "diffusion.reverse_process", "FIXED_VARIANCE_TYPES VARIANCE_TYPES FIRST_VARIANCES"),
+    ("reverse_process", "diffusion.reverse_variances", "FIXED_VARIANCE_TYPES VARIANCE_TYPES FIRST_VARIANCES"),
     ("reverse_process", "diffusion.reverse_process", "ReverseStep ReverseCoefficients ReverseProcess cast_variance"),
     ("reverse_process", "diffusion.reverse_process", "check_first_variance check_times"),
     ("reverse_process", "diffusion.constraints", "clip_sample dynamic_threshold"),
