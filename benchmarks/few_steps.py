@@ -31,18 +31,20 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler
+from ddpm_hf.conditioning.columns import Columns
+from ddpm_hf.conditioning.denoiser import ConditionalDenoiser
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.level_images import ImageData, LevelImages
-from ddpm_hf.data.loading import load_images
 from ddpm_hf.diffusion.numerics import standard_error
 from ddpm_hf.evaluation.arguments import EvaluationArguments, ModelPathArguments
 from ddpm_hf.evaluation.few_steps import LEAST_CALLS_OF_FLOW, score_by_flow
 from ddpm_hf.evaluation.measuring import measured_errors, with_errors
 from ddpm_hf.evaluation.sample_quality import Judge
 from ddpm_hf.evaluation.sampling import by_number, draw_images, draw_images_by_flow
-from ddpm_hf.evaluation.scoring import image_shape, load_pipeline, score
+from ddpm_hf.evaluation.scoring import load_pipeline, score
 from ddpm_hf.reporting.figures import FIGURES, save_by_calls
 from ddpm_hf.runtime.threads import use_all_cores
+from ddpm_hf.tasks.images import load_labelled_images
 
 
 BATCH = 128
@@ -86,7 +88,9 @@ class Trial:
 
         def bits(K: int) -> dict[str, float]:
             chain.set_timesteps(K, timestep_spacing=spacing)
-            return bits_of_chain(chained.unet, chain, self.images.test, self.machine, self.evaluations, self.seed)
+            return bits_of_chain(
+                chained.denoiser(), chain, self.images.test, self.machine, self.evaluations, self.seed
+            )
 
         return Method(samples, bits if eta is None and self.evaluations else None)
 
@@ -124,8 +128,10 @@ def methods_of(
     plain = DDPMPaperScheduler.from_config(
         pipeline.scheduler.config, variance_type="fixed_small", first_variance=None, denoising_errors=None
     )
-    train = images.train
-    errors = measured_errors(unet, plain, train.labelled_batches(256), len(train), seed, torch.device("cpu"))
+    train, denoiser = images.train, DDPMPaperPipeline(unet, plain).denoiser()
+    errors = measured_errors(
+        denoiser, plain, train.batches_with_columns(256), len(train), train.shape, seed, torch.device("cpu")
+    )
     best, stock = with_errors(plain, errors), plain.to_stock().config
 
     def fixed(variance_type: str) -> DDPMPaperScheduler:
@@ -154,7 +160,7 @@ def methods_of(
 
 
 def bits_of_chain(
-    unet: UNet2DModel,
+    denoiser: ConditionalDenoiser,
     scheduler: DDPMPaperScheduler,
     images: LevelImages,
     machine: accelerate.Accelerator,
@@ -163,7 +169,7 @@ def bits_of_chain(
 ) -> dict[str, float]:
     """Of the chain that the scheduler visits; a short one gets several draws of noise, in as many calls as a long."""
     draws = [
-        score(unet, scheduler, images, machine, BATCH, evaluations, seed + draw)
+        score(denoiser, scheduler, images, machine, BATCH, evaluations, seed + draw)
         for draw in range(max(1, evaluations // len(scheduler.timesteps)))
     ]
     per_example = torch.tensor([draw.per_example for draw in draws], dtype=torch.float64).mean(0)
@@ -193,17 +199,18 @@ def stock_samples(
     unet: UNet2DModel, scheduler: Any, K: int, count: int, seed: int, machine: accelerate.Accelerator
 ) -> Tensor:
     """Samples of one of diffusers' own schedulers, by the loop of its pipelines."""
+    shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
 
-    def draw(generators: list[torch.Generator], labels: None) -> Tensor:
+    def draw(generators: list[torch.Generator], columns: Columns) -> Tensor:
         scheduler.set_timesteps(K)  # anew: some keep what they have seen of the batch before
-        x = randn_tensor((len(generators), *image_shape(unet)), generators) * scheduler.init_noise_sigma
+        x = randn_tensor((len(generators), *shape), generators) * scheduler.init_noise_sigma
         more = {} if isinstance(scheduler, DDIMScheduler) else {"generator": generators}  # which adds no noise here
         for t in scheduler.timesteps:
             output = unet(scheduler.scale_model_input(x, t), t).sample
             x = scheduler.step(output, t, x, **more).prev_sample
         return (x / 2 + 0.5).clamp(0, 1)
 
-    return by_number(draw, count, BATCH, seed, machine)
+    return by_number(draw, count, BATCH, seed, machine, {})
 
 
 def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
@@ -243,7 +250,7 @@ def main() -> None:
         parser.error("--steps must be at least 2: of one call none is left for a step of the ODE.")
     device = torch.device("cpu")
     use_all_cores(device)
-    images = load_images(DataArguments())
+    images = load_labelled_images(DataArguments())
     pipeline = load_pipeline(ModelPathArguments(arguments.model), device)
     judge = Judge(images.train, images.test)
     methods = methods_of(pipeline, images, arguments.evaluations, arguments.flow_images, arguments.seed)

@@ -17,34 +17,33 @@ import torch
 from stock_recipe import Stock, StockSettings, prepare_stock
 
 from ddpm_hf.cli.parsing import parse
+from ddpm_hf.cli.train import prepare_run, run_arguments
 from ddpm_hf.data.batches import TrainingBatches
 from ddpm_hf.training import loop as ours
-from ddpm_hf.training import setup as preparation
-from ddpm_hf.training.arguments import RUN
-from ddpm_hf.training.state import Job
+from ddpm_hf.training.state import TrainState
 
 
 ROOT = Path(__file__).resolve().parents[1]
 BARE, OURS, STOCK = "bare", "ours", "stock"
 
 
-def prepare_ours(folder: Path, *flags: str, config: Path | None = None) -> Job:
-    """The job of examples/train.py with these flags; what is done along the way is left out but for checkpoints."""
+def prepare_ours(folder: Path, *flags: str, config: Path | None = None) -> TrainState:
+    """The run of examples/train.py with these flags; what is done along the way is left out but for checkpoints."""
     argv = [] if config is None else [str(config)]
     argv += ["--output_dir", str(folder), "--validation_steps", "0", "--save_images_epochs", "0"]
     argv += ["--num_paths", "0", *flags]
-    return preparation.prepare(*parse("training.py", *RUN, argv=argv))
+    return prepare_run(parse("training.py", *run_arguments(), argv=argv))
 
 
-def train_ours(job: Job, batches: Any) -> None:
-    """examples/train.py's own loop, with something in the place of the job's batches that gives the same ones."""
-    given, job.batches = job.batches, batches
-    ours.train(job, SimpleNamespace(caught=None))  # Ctrl-C ends the benchmark, and is not waited for
-    job.batches = given
+def train_ours(state: TrainState, batches: Any) -> None:
+    """examples/train.py's own loop, with something in the place of the run's batches that gives the same ones."""
+    given, state.batches = state.batches, batches
+    ours.train(state, SimpleNamespace(caught=None))  # Ctrl-C ends the benchmark, and is not waited for
+    state.batches = given
 
 
 class InPlaceOfBatches:
-    """What stands in the place of a job's batches, and is asked for all that these are."""
+    """What stands in the place of a run's batches, and is asked for all that these are."""
 
     def __init__(self, batches: TrainingBatches):
         self.batches = batches
@@ -53,11 +52,11 @@ class InPlaceOfBatches:
         return getattr(self.batches, name)
 
 
-def stock_of(job: Job, settings: StockSettings, folder: Path) -> Stock:
-    """Stock's recipe for the job's images, so many of them that every step has a whole batch, and its UNet."""
-    images = job.data.train
+def stock_of(state: TrainState, settings: StockSettings, folder: Path) -> Stock:
+    """Stock's recipe for the run's images, so many of them that every step has a whole batch, and its UNet."""
+    images = state.data.train
     pixels = images.pixels[: len(images) // settings.batch_size * settings.batch_size]
-    return prepare_stock(pixels, images.num_levels, job.unet.config, settings, folder)
+    return prepare_stock(pixels, images.num_levels, state.model.config, settings, folder)
 
 
 def now() -> float:

@@ -34,7 +34,7 @@ from PIL import Image
 from report import parse, parser_of, write_report
 
 from ddpm_hf.data.arguments import DataArguments
-from ddpm_hf.data.batches import Share, TrainingBatches
+from ddpm_hf.data.batches import BatchShard, TrainingBatches
 from ddpm_hf.data.loading import load_images
 
 
@@ -143,12 +143,12 @@ def reading_speed(data: Path, way: str, batch_size: int, batches: int) -> float:
             test_fraction=0.01,
         )
         images, before = load_images(arguments).train, batches // 10
-        reader = TrainingBatches(images, Share(batch_size), 0, batches, seed=0, num_workers=workers)
+        reader = TrainingBatches(images, BatchShard(batch_size), 0, batches, seed=0, num_workers=workers)
         with contextlib.closing(iter(reader)) as iterator:
             for _ in itertools.islice(iterator, before):
                 pass
             begin = time.perf_counter()
-            count = sum(len(batch.images) for batch in itertools.islice(iterator, batches - before))
+            count = sum(len(batch.x_0) for batch in itertools.islice(iterator, batches - before))
             return count / (time.perf_counter() - begin)
 
 
@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.7, help="of the images that a training reads")
     parser.add_argument("--batch-size", type=int, default=512, help="images in a step")
     arguments = parse(parser)
-    if min(arguments.gigabytes, arguments.share) <= 0 or min(arguments.files, arguments.batch_size) < 1:
+    if min(arguments.gigabytes, arguments.shard) <= 0 or min(arguments.files, arguments.batch_size) < 1:
         sys.exit("--gigabytes and --share must be above 0, --files and --batch-size at least 1.")
     torch.set_num_threads(1)  # of the reading alone
     with tempfile.TemporaryDirectory() as folder:

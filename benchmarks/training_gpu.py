@@ -13,7 +13,7 @@ from stock_recipe import StockSettings
 from training_overhead import Bare, Stopwatch, compare_steps, print_ratios, steps_needed
 
 from ddpm_hf.data.level_images import ImageData, LevelImages
-from ddpm_hf.training import setup as preparation
+from ddpm_hf.tasks.images import ImageTask
 
 
 PRECISIONS = {"float32": ("no", False), "float32 with TF32": ("no", True), "bf16": ("bf16", True)}
@@ -42,7 +42,7 @@ def compare_on_paper_model(
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     pixels = torch.randint(256, (images, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     data = LevelImages.in_memory(pixels, 256)
-    preparation.load_images = lambda arguments: ImageData("random levels", data, data, data)
+    ImageTask.load_data = lambda self: ImageData("random levels", data, data, data)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with quiet():
@@ -50,8 +50,8 @@ def compare_on_paper_model(
             flags += ["--mixed_precision", mixed, "--checkpointing_steps", "0"]
             flags += ["--torch_compile", "true"] if compiled else []
             config = ROOT / "examples" / "configs" / "cifar10.yaml"
-            job = prepare_ours(folder / OURS, *flags, config=config)
+            state = prepare_ours(folder / OURS, *flags, config=config)
             settings = StockSettings(batch_size, precision=mixed, compiled=compiled, num_workers=4, random_flip=True)
-            stock = stock_of(job, settings, folder / STOCK)
-        result = compare_steps(job, stock, Bare(job, mixed, compiled), rounds, Stopwatch())
-        return result | {"parameters": sum(parameter.numel() for parameter in job.unet.parameters())}
+            stock = stock_of(state, settings, folder / STOCK)
+        result = compare_steps(state, stock, Bare(state, mixed, compiled), rounds, Stopwatch())
+        return result | {"parameters": sum(parameter.numel() for parameter in state.model.parameters())}

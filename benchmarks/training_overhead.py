@@ -23,7 +23,9 @@ from torch.nn.functional import mse_loss
 
 from ddpm_hf.data.batches import Batch, TrainingBatches
 from ddpm_hf.training import loop as ours
-from ddpm_hf.training.state import Job
+from ddpm_hf.training import step
+from ddpm_hf.training.due import save
+from ddpm_hf.training.state import TrainState
 
 
 BLOCK = 10  # steps in a turn; our training reads its losses once in as many
@@ -33,22 +35,22 @@ FIRST_ROUNDS = 6  # left out: caches fill, and our timesteps are uniform for 50 
 class Bare:
     """Forward and backward pass alone: noisy images, times and noise lie ready; the last gradients are let go."""
 
-    def __init__(self, job: Job, precision: str, compiled: bool, count: int = 16):
-        self.unet = UNet2DModel.from_config(job.unet.config).to(job.accelerator.device).train()
+    def __init__(self, state: TrainState, precision: str, compiled: bool, count: int = 16):
+        self.unet = UNet2DModel.from_config(state.model.config).to(state.accelerator.device).train()
         self.model = torch.compile(self.unet) if compiled else self.unet
         self.parameters = list(self.unet.parameters())
         self.autocast = partial(
-            torch.autocast, job.accelerator.device.type, torch.bfloat16, enabled=precision == "bf16"
+            torch.autocast, state.accelerator.device.type, torch.bfloat16, enabled=precision == "bf16"
         )
-        self.inputs = itertools.cycle([self._input(job) for _ in range(count)])
+        self.inputs = itertools.cycle([self._input(state) for _ in range(count)])
 
     @staticmethod
-    def _input(job: Job) -> tuple[Tensor, Tensor, Tensor]:
-        device, size = job.accelerator.device, job.share.batch_size
-        noise = torch.randn(size, *job.data.train.shape, device=device)
-        t = torch.randint(len(job.scheduler), (size,), device=device)
+    def _input(state: TrainState) -> tuple[Tensor, Tensor, Tensor]:
+        device, size = state.accelerator.device, state.shard.batch_size
+        noise = torch.randn(size, *state.data.train.shape, device=device)
+        t = torch.randint(len(state.scheduler), (size,), device=device)
         x_0 = torch.rand_like(noise) * 2 - 1
-        return job.scheduler.add_noise(x_0, noise, t), t, noise
+        return state.scheduler.add_noise(x_0, noise, t), t, noise
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         with self.autocast():
@@ -91,36 +93,36 @@ class Stopwatch:
         self._seconds = Counter()
 
 
-def watch_parts(watch: Stopwatch, job: Job) -> None:
+def watch_parts(watch: Stopwatch, state: TrainState) -> None:
     """Time the parts of our step. What is not named here is in "the rest"."""
-    accelerator = job.accelerator
+    accelerator = state.accelerator
     parts = [
-        (ours, "draw_timesteps", "timesteps"),
-        (ours, "noise_like", "noise"),
-        (ours, "seed_dropout", "seed of the dropout"),
-        (job.scheduler, "add_noise", "add_noise"),
-        (job.model, "forward", "forward"),
-        (ours, f"{job.diffusion.objective}_loss", "loss"),
-        (ours, "variance_loss", "loss of a learned variance"),
+        (step, "draw_timesteps", "timesteps"),
+        (step, "noise_like", "noise"),
+        (state, "seed_dropout", "seed of the dropout"),
+        (state.scheduler, "add_noise", "add_noise"),
+        (state.prepared, "forward", "forward"),
+        (step, f"{state.diffusion.objective}_loss", "loss"),
+        (step, "variance_loss", "loss of a learned variance"),
         (accelerator, "backward", "backward"),
-        *([] if job.flat is None else [(job.flat, "take_gradients", "gradients put together")]),
+        *([] if state.flat is None else [(state.flat, "take_gradients", "gradients put together")]),
         (accelerator, "clip_grad_norm_", "clipping"),
-        (job.optimizer, "step", "optimizer"),
-        (job.optimizer, "zero_grad", "optimizer"),
-        (job.lr_scheduler, "step", "learning rate"),
+        (state.optimizer, "step", "optimizer"),
+        (state.optimizer, "zero_grad", "optimizer"),
+        (state.lr_scheduler, "step", "learning rate"),
         (accelerator, "gather", "gathering"),
-        *([] if job.importance is None else [(job.importance, "update", "importance")]),
-        *((average, "update", "average of the weights") for average in job.averages),
+        *([] if state.importance is None else [(state.importance, "update", "importance")]),
+        *((average, "update", "average of the weights") for average in state.averages),
         (ours.Progress, "add", "progress"),
         (ours, "report", "report"),
-        (ours, "along_the_way", "along the way"),
+        (ours, "what_is_due", "along the way"),
     ]
     for owner, name, label in parts:
         watch.watch(owner, name, label)
 
 
 class Turns(InPlaceOfBatches):
-    """In the place of a job's batches: the others take their turns before each of ours, `BLOCK` steps each.
+    """In the place of a run's batches: the others take their turns before each of ours, `BLOCK` steps each.
 
     So our training runs through its own loop, which asks for its next batch when its turn is over.
     """
@@ -134,8 +136,8 @@ class Turns(InPlaceOfBatches):
     def __iter__(self) -> Iterator[Batch]:
         batches = iter(self.batches)
         read, begun = self.watch.timed(lambda: next(batches, None), "data"), None
-        for step in itertools.count():
-            if step % BLOCK == 0:
+        for k in itertools.count():
+            if k % BLOCK == 0:
                 if begun is not None:
                     self._end(OURS, begun)
                     self.watch.end_turn()
@@ -167,11 +169,11 @@ def steps_needed(rounds: int) -> int:
     return (FIRST_ROUNDS + rounds) * BLOCK + 1
 
 
-def compare_steps(job: Job, stock: Stock, bare: Bare, rounds: int, watch: Stopwatch) -> dict[str, Any]:
+def compare_steps(state: TrainState, stock: Stock, bare: Bare, rounds: int, watch: Stopwatch) -> dict[str, Any]:
     """What a step costs on each side, as ratios of turns one right after the other."""
-    turns = Turns(job.batches, {BARE: bare.take_step, STOCK: partial(next, stock.train())}, watch)
+    turns = Turns(state.batches, {BARE: bare.take_step, STOCK: partial(next, stock.train())}, watch)
     with quiet():
-        train_ours(job, turns)
+        train_ours(state, turns)
     counted = slice(FIRST_ROUNDS, FIRST_ROUNDS + rounds)
     taken = {side: seconds[counted] for side, seconds in turns.seconds.items()}
     pairs = {"ours over bare": (OURS, BARE), "stock over bare": (STOCK, BARE), "ours over stock": (OURS, STOCK)}
@@ -221,16 +223,16 @@ def measure_overhead(batch_size: int, rounds: int) -> dict[str, Any]:
         folder = Path(name)
         with quiet():
             flags = ["--train_batch_size", str(batch_size), "--max_train_steps", str(steps_needed(rounds))]
-            job = prepare_ours(folder / OURS, *flags)
-            stock = stock_of(job, StockSettings(batch_size), folder / STOCK)
-        bare, watch = Bare(job, "no", compiled=False), Stopwatch()
-        if job.accelerator.device.type == "cpu":  # elsewhere the host's clock tells little
-            watch_parts(watch, job)
+            state = prepare_ours(folder / OURS, *flags)
+            stock = stock_of(state, StockSettings(batch_size), folder / STOCK)
+        bare, watch = Bare(state, "no", compiled=False), Stopwatch()
+        if state.accelerator.device.type == "cpu":  # elsewhere the host's clock tells little
+            watch_parts(watch, state)
             watch.watch(bare, "forward", "bare forward")
             watch.watch(bare, "backward", "bare backward")
-        result = compare_steps(job, stock, bare, rounds, watch)
+        result = compare_steps(state, stock, bare, rounds, watch)
         with quiet():
-            checkpoints = {OURS: seconds_of(partial(ours.save, job)), STOCK: seconds_of(stock.save)}
+            checkpoints = {OURS: seconds_of(partial(save, state)), STOCK: seconds_of(stock.save)}
         result["milliseconds of a checkpoint"] = {side: 1e3 * value for side, value in checkpoints.items()}
         result[f"percent of bare for a checkpoint every {STEPS_BETWEEN_CHECKPOINTS} steps"] = {
             side: 100 * value / STEPS_BETWEEN_CHECKPOINTS * result["steps per second"][BARE]

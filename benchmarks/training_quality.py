@@ -17,17 +17,10 @@ from typing import Any
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from our_recipe import OURS, STOCK, InPlaceOfBatches, alone, now, prepare_ours, quiet, train_ours
-from stock_recipe import (
-    STEPS_WITHOUT_END,
-    STOCK_RATE,
-    STOCK_WARMUP,
-    TUNED_RATE,
-    Stock,
-    StockSettings,
-    prepare_stock,
-)
+from stock_recipe import STEPS_WITHOUT_END, STOCK_RATE, STOCK_WARMUP, TUNED_RATE, Stock, StockSettings, prepare_stock
 
 from ddpm_hf import BitsPerDim, DDPMPaperScheduler
+from ddpm_hf.conditioning.denoiser import ConditionalDenoiser
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.batches import Batch
 from ddpm_hf.data.level_images import ImageData
@@ -35,11 +28,12 @@ from ddpm_hf.data.loading import load_images
 from ddpm_hf.evaluation.frechet_distance import quality_of
 from ddpm_hf.evaluation.measuring import measured_errors, with_errors
 from ddpm_hf.evaluation.scoring import score
+from ddpm_hf.pipelines.denoisers import denoiser_of
 from ddpm_hf.tasks.arguments import DiffusionArguments, ModelArguments
-from ddpm_hf.training import setup as preparation
+from ddpm_hf.tasks.building import build_unet
 from ddpm_hf.training.arguments import TrainingArguments
 from ddpm_hf.training.finish import finish
-from ddpm_hf.training.state import Job
+from ddpm_hf.training.state import TrainState
 
 
 class Clock:
@@ -80,16 +74,16 @@ class Clock:
 
 
 class UntilTimeIsUp(InPlaceOfBatches):
-    """In the place of a job's batches: the same ones; the job ends with the last step that the clock allows."""
+    """In the place of a run's batches: the same ones; the run ends with the last step that the clock allows."""
 
-    def __init__(self, job: Job, clock: Clock):
-        super().__init__(job.batches)
-        self.job, self.clock = job, clock
+    def __init__(self, state: TrainState, clock: Clock):
+        super().__init__(state.batches)
+        self.state, self.clock = state, clock
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self.batches:
-            if self.clock.is_over_after(self.job.step):
-                self.job.steps = self.job.step + 1
+            if self.clock.is_over_after(self.state.step):
+                self.state.steps = self.state.step + 1
             yield batch
 
 
@@ -97,12 +91,12 @@ def run_ours(seed: int, budget: float) -> dict[str, Any]:
     """Our training for so many seconds, and its own end: samples, bits/dim, a saved model."""
     with tempfile.TemporaryDirectory() as name, quiet():
         folder = Path(name) / OURS
-        job = prepare_ours(folder, "--seed", str(seed), "--max_train_steps", str(STEPS_WITHOUT_END))
+        state = prepare_ours(folder, "--seed", str(seed), "--max_train_steps", str(STEPS_WITHOUT_END))
         before, clock = resident_mib(), Clock(budget)
-        clock.lead(job.lr_scheduler, job.training.lr_warmup_steps)
-        train_ours(job, UntilTimeIsUp(job, clock))
-        trained = _training_figures(clock, job.step, job.step * job.share.total, before)
-        finish(job)
+        clock.lead(state.lr_scheduler, state.training.lr_warmup_steps)
+        train_ours(state, UntilTimeIsUp(state, clock))
+        trained = _training_figures(clock, state.step, state.step * state.shard.total, before)
+        finish(state)
         metrics = json.loads((folder / "metrics.json").read_text())
     names = ("bits_per_dim", "bits_per_dim_standard_error", "frechet_distance_pixels")
     return trained | {key: metrics[key] for key in names}
@@ -127,7 +121,7 @@ def run_stock(seed: int, budget: float, learning_rate: float, dropout: float) ->
 
 
 def _default_unet_config(images: ImageData) -> dict[str, Any]:
-    config = dict(preparation.build_unet(ModelArguments(), DiffusionArguments(), images.train).config)
+    config = dict(build_unet(ModelArguments(), DiffusionArguments(), images.train).config)
     return config | {"out_channels": images.train.shape[0]}  # stock's script trains no variance
 
 
@@ -175,12 +169,13 @@ def _bits_of_stock(stock: Stock, unet: UNet2DModel, images: ImageData, variance_
     accelerator, defaults = stock.accelerator, TrainingArguments()
     options = {"variance_type": variance_type, "num_levels": images.test.num_levels}
     scheduler = DDPMPaperScheduler.from_config(stock.noise_scheduler.config, **options)
-    some = images.train.labelled_batches(256, defaults.max_measured_images)
+    some = images.train.batches_with_columns(256, defaults.max_measured_images)
     count = min(len(images.train), defaults.max_measured_images)
-    errors = measured_errors(unet, scheduler, some, count, seed, accelerator.device, per_element=False)
+    denoiser, shape = ConditionalDenoiser(denoiser_of(unet)), images.train.shape
+    errors = measured_errors(denoiser, scheduler, some, count, shape, seed, accelerator.device, per_element=False)
     scheduler = with_errors(scheduler, errors, keeps_variance=True)
     size, evaluations = defaults.scoring_batch_size, defaults.num_evaluations
-    return score(unet, scheduler, images.test, accelerator, size, evaluations, seed)
+    return score(denoiser, scheduler, images.test, accelerator, size, evaluations, seed)
 
 
 def _distance_of_stock(stock: Stock, unet: UNet2DModel, images: ImageData, variance_type: str, seed: int) -> float:

@@ -21,6 +21,7 @@ ROOMS = [  # each may import itself and those before it
     "diffusion",
     "likelihood",
     "schedulers",
+    "conditioning",
     "hub",
     "pipelines",
     "data",
@@ -35,7 +36,14 @@ MATHEMATICS = ("diffusion", "likelihood")
 EXTRAS = {"torchdiffeq", "trackio"}  # imported by the functions that need it, since not everyone has it
 INSTALLED = {"torch", "diffusers", "huggingface_hub", "numpy", "PIL", "safetensors", "typing_extensions", "yaml"}
 TRAINING = {"accelerate", "datasets", "matplotlib", "sklearn", "tqdm", "transformers", "fsspec", "pyarrow"}
-ALWAYS_INSTALLED = ("diffusion", "likelihood", "schedulers", "hub", "pipelines")  # without the extra `train`
+ALWAYS_INSTALLED = (
+    "diffusion",
+    "likelihood",
+    "schedulers",
+    "conditioning",
+    "hub",
+    "pipelines",
+)  # without the extra `train`
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

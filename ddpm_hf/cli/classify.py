@@ -13,13 +13,13 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..conditioning.classes import classes_of, number_of_classes
 from ..data.arguments import DataArguments
 from ..data.level_images import LevelImages
 from ..evaluation.arguments import ClassificationArguments, ModelPathArguments, check_scoring
 from ..evaluation.classification import bayes, bits_by_class, support_vector_classifier
 from ..evaluation.frechet_distance import IMAGES_OF_A_DATA_SET, pixels_of
 from ..evaluation.scoring import check_fit, follow, images_as_they_are, load_pipeline, score, score_by_paths
-from ..hub.model_card import number_of_classes
 from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
 from ..runtime.errors import user_errors
 from ..runtime.output_folder import claim_folder, write_json
@@ -70,7 +70,7 @@ def scorer(
     def bits_of(images: LevelImages) -> list[float]:
         by, count = (score_by_paths, paths) if paths else (score, classification.num_evaluations)
         chosen = (accelerator, classification.batch_size, count, classification.seed)
-        return by(pipeline.unet, pipeline.scheduler, images, *chosen).per_example
+        return by(pipeline.denoiser(), pipeline.scheduler, images, *chosen).per_example
 
     return bits_of
 
@@ -91,10 +91,10 @@ def facts(
 
 def report_on(bits: Tensor, train: LevelImages, test: LevelImages) -> dict[str, Any]:
     """What the bounds `[N, classes]` say of the test images, the classes being as frequent as in training."""
-    counts = torch.bincount(train.labels, minlength=bits.shape[1]).double() + 1  # none is impossible
+    counts = torch.bincount(classes_of(train.columns), minlength=bits.shape[1]).double() + 1  # none is impossible
     dimensions = torch.Size(test.shape).numel()
     posterior, marginal = bayes(bits, dimensions, counts / counts.sum())
-    found, known = posterior.argmax(dim=1), test.labels
+    found, known = posterior.argmax(dim=1), classes_of(test.columns)
     confusion = torch.zeros(bits.shape[1], bits.shape[1], dtype=torch.int64)
     confusion.index_put_((known, found), torch.ones_like(known), accumulate=True)
     of_true_class = posterior.gather(1, known[:, None])[:, 0]
@@ -113,8 +113,8 @@ def report_on(bits: Tensor, train: LevelImages, test: LevelImages) -> dict[str, 
 def baseline(train: LevelImages, test: LevelImages) -> float:
     """The accuracy of a support vector classifier on pixels."""
     some = train.spread(IMAGES_OF_A_DATA_SET)  # a support vector machine takes time like their square
-    classifier = support_vector_classifier(pixels_of(some), some.labels)
-    return (classifier(pixels_of(test)) == test.labels).double().mean().item()
+    classifier = support_vector_classifier(pixels_of(some), classes_of(some.columns))
+    return (classifier(pixels_of(test)) == classes_of(test.columns)).double().mean().item()
 
 
 def describe(report: dict[str, Any], folder: Path) -> str:

@@ -62,10 +62,11 @@ def measure_on(
     scheduler = DDPMPaperScheduler.from_config(config, num_levels=images.num_levels, denoising_errors=None)
     size = measurement.batch_size
     errors = measured_errors(
-        pipeline.unet,
+        pipeline.denoiser(),
         scheduler,
-        tqdm(images.labelled_batches(size), total=-(-len(images) // size), desc="measuring", unit="batch"),
+        tqdm(images.batches_with_columns(size), total=-(-len(images) // size), desc="measuring", unit="batch"),
         len(images),
+        tuple(images.shape),
         measurement.seed,
         device,
         measurement.num_noise_levels,

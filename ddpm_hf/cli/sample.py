@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from accelerate import Accelerator
 
+from ..conditioning.classes import number_of_classes, of_classes
+from ..conditioning.columns import Columns
 from ..diffusion.gaussian_process import check_eta
 from ..evaluation.arguments import ModelPathArguments, SampleArguments
 from ..evaluation.sampling import draw_images
 from ..evaluation.scoring import load_pipeline
-from ..hub.model_card import number_of_classes
 from ..reporting.figures import save_grid
 from ..runtime.errors import user_errors
 from ..runtime.output_folder import claim_file
@@ -35,7 +36,7 @@ def sample(script: str, model: ModelPathArguments, sampling: SampleArguments) ->
         steps = len(pipeline.scheduler) if sampling.num_inference_steps is None else sampling.num_inference_steps
         pipeline.scheduler.set_timesteps(steps, timestep_spacing=sampling.timestep_spacing)
         pipeline.set_progress_bar_config(disable=not accelerator.is_main_process)
-        check_classes(number_of_classes(pipeline.unet.config), sampling.class_labels)
+        turns = asked_by_turns(number_of_classes(pipeline.unet.config), sampling.class_labels)
     use_all_cores(accelerator.device)
     images = draw_images(
         pipeline,
@@ -44,7 +45,7 @@ def sample(script: str, model: ModelPathArguments, sampling: SampleArguments) ->
         steps,
         sampling.seed,
         accelerator,
-        sampling.class_labels,
+        turns,
         sampling.timestep_spacing,
         sampling.eta,
     )
@@ -53,8 +54,11 @@ def sample(script: str, model: ModelPathArguments, sampling: SampleArguments) ->
         print(f"{sampling.num_images} samples in {output}")
 
 
-def check_classes(known: int | None, asked: list[int] | None) -> None:
-    """Raise ValueError for classes that the model does not know."""
-    if asked is not None and not (known and asked and all(0 <= label < known for label in asked)):
+def asked_by_turns(known: int | None, asked: list[int] | None) -> Columns | None:
+    """The classes that are asked for; None if none are. ValueError for classes that the model does not know."""
+    if asked is None:
+        return None
+    if not (known and asked and all(0 <= label < known for label in asked)):
         what = f"knows the classes 0 ... {known - 1}" if known else "is not class-conditional"
         raise ValueError(f"`class_labels` are {asked}, but the model {what}.")
+    return of_classes(asked)

@@ -4,27 +4,52 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
+from typing import Any
 
+from ..hub.arguments import HubArguments
 from ..runtime.errors import end, run_errors, user_errors
 from ..runtime.signals import Signals
-from ..training.arguments import RUN
+from ..tasks.arguments import DiffusionArguments
+from ..tasks.base import Task
+from ..tasks.images import ImageTask
+from ..training.arguments import TrainingArguments
 from ..training.checkpoints import telling_the_way_on
 from ..training.finish import finish
 from ..training.loop import train
 from ..training.setup import prepare
+from ..training.state import TrainState
+from ..training.step import TrainingStep, training_step
 from .parsing import parse
 from .running import program
 
 
-def main() -> None:
+def run_arguments(task: type[Task] = ImageTask) -> tuple[type, ...]:
+    """The dataclasses that the command line fills for a training."""
+    return (*task.arguments, DiffusionArguments, TrainingArguments, HubArguments)
+
+
+def prepare_run(arguments: Sequence[Any], task: type[Task] = ImageTask) -> TrainState:
+    """A training run from its dataclasses, checked and built; errors as `prepare`."""
+    model, data, diffusion, training, hub = arguments
+    return prepare(task(model, data, diffusion), diffusion, training, hub)
+
+
+def main(training_step: TrainingStep = training_step, task: type[Task] = ImageTask) -> None:
+    """A training from the command line to its end.
+
+    Args:
+        training_step: takes one optimisation step; Algorithm 1 if not given.
+        task: the family of models.
+    """
     script = program()
-    arguments = parse(script, *RUN)
+    arguments = parse(script, *run_arguments(task))
     with run_errors(script):
         signals = Signals()
         with user_errors(script):
-            job = prepare(*arguments)
-        with telling_the_way_on(job.folder), contextlib.closing(job.trackers):
+            state = prepare_run(arguments, task)
+        with telling_the_way_on(state.folder), contextlib.closing(state.trackers):
             with signals.noted():
-                train(job, signals)
-            finish(job)
+                train(state, signals, training_step)
+            finish(state)
         end()

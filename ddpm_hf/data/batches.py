@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..conditioning.columns import Columns, chosen, joined, on_device
 from ..runtime.errors import DataUnreadable
 from ..runtime.randomness import Use, generator_of
 from .image_files import BadImage
@@ -22,15 +23,21 @@ from .stream_reader import Failure, Piece, Position, StreamReader
 
 
 class Batch(NamedTuple):
-    """Images `[B, C, H, W]` in [−1, 1], their classes `[B]` or None, and a sentence on every image passed over."""
+    """Training examples.
 
-    images: Tensor
-    labels: Tensor | None
+    Attributes:
+        x_0: `[B, C, H, W]` in [−1, 1].
+        columns: what else is known of each, by name; tensors are on the device of x_0.
+        bad: a sentence on every image that was passed over.
+    """
+
+    x_0: Tensor
+    columns: Columns
     bad: list[str]
 
 
 @dataclass(frozen=True)
-class Share:
+class BatchShard:
     """What one process reads of every step's batch.
 
     A step's batch has `batch_size` · `processes` · `accumulation` places; the process reads those of its own in each
@@ -56,7 +63,7 @@ class Levels(NamedTuple):
     """A batch before it is scaled: integers `[B, C, H, W]`."""
 
     levels: Tensor
-    labels: Tensor | None
+    columns: Columns
     bad: list[str]
 
 
@@ -79,7 +86,7 @@ class EndlessImages(Dataset):
                 return Failure(str(error))
         if self.random_flip:
             levels = torch.where(draws[:, 2].lt(0.5).view(-1, 1, 1, 1), levels.flip(-1), levels)
-        return Levels(levels, None if self.images.labels is None else self.images.labels[index], bad)
+        return Levels(levels, chosen(self.images.columns, index), bad)
 
     def _read(self, index: Tensor, crops: list[list[float]]) -> tuple[Tensor, Tensor, list[str]]:
         """The images, the next one that can be read in the place of a bad one, and the sentences on those."""
@@ -119,14 +126,14 @@ class EndlessImages(Dataset):
 class Places(Sampler[range]):
     """The places in the endless row that a process reads, batch by batch, from a step on."""
 
-    def __init__(self, share: Share, first_step: int, last_step: int):
-        self.share, self.steps = share, range(first_step, last_step)
+    def __init__(self, shard: BatchShard, first_step: int, last_step: int):
+        self.shard, self.steps = shard, range(first_step, last_step)
 
     def __iter__(self) -> Iterator[range]:
         for step in self.steps:
-            for window in range(self.share.accumulation):
-                first = step * self.share.total + self.share.first(window)
-                yield range(first, first + self.share.batch_size)
+            for window in range(self.shard.accumulation):
+                first = step * self.shard.total + self.shard.first(window)
+                yield range(first, first + self.shard.batch_size)
 
 
 class TrainingBatches:
@@ -134,7 +141,7 @@ class TrainingBatches:
 
     Args:
         images: all there is, or a stream of it, which does not end.
-        share: the process's part of a step's batch.
+        shard: the process's part of a step's batch.
         first_step, last_step: optimisation steps; the last is not read.
         seed: of the order.
         random_flip: whether half of the images come mirrored.
@@ -149,7 +156,7 @@ class TrainingBatches:
     def __init__(
         self,
         images: LevelImages | ImageStream,
-        share: Share,
+        shard: BatchShard,
         first_step: int,
         last_step: int,
         seed: int,
@@ -158,10 +165,10 @@ class TrainingBatches:
         device: torch.device | str = "cpu",
         state: dict[str, Any] | None = None,
     ):
-        self.images, self.share, self.seed, self.random_flip = images, share, seed, random_flip
+        self.images, self.shard, self.seed, self.random_flip = images, shard, seed, random_flip
         self.steps, self.device = (first_step, last_step), torch.device(device)
         self._is_stream = isinstance(images, ImageStream)
-        self._workers = images.num_workers(num_workers, share.processes) if self._is_stream else num_workers
+        self._workers = images.num_workers(num_workers, shard.processes) if self._is_stream else num_workers
         self._readers = max(1, self._workers)
         self._epoch, self._turn, self._rest = 0, 0, 0
         self._positions: list[Position | None] = [None] * self._readers
@@ -170,9 +177,9 @@ class TrainingBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches from where they are; closed, it lets go of all files and workers."""
-        for levels, labels, bad in self._of_stream() if self._is_stream else self._of_images():
-            images = scaled(levels.to(self.device, non_blocking=True), self.images.num_levels)
-            yield Batch(images, None if labels is None else labels.to(self.device, non_blocking=True), bad)
+        for levels, columns, bad in self._of_stream() if self._is_stream else self._of_images():
+            x_0 = scaled(levels.to(self.device, non_blocking=True), self.images.num_levels)
+            yield Batch(x_0, on_device(columns, self.device), bad)
 
     def place(self) -> tuple[Any, ...]:
         """Where the next batch is, for `rewind`."""
@@ -190,7 +197,7 @@ class TrainingBatches:
             return None
         return {
             "parts": self.images.num_parts,
-            "batch_size": self.share.batch_size,
+            "batch_size": self.shard.batch_size,
             "epoch": self._epoch,
             "turn": self._turn,
             "rest": self._rest,
@@ -203,10 +210,10 @@ class TrainingBatches:
                 f"The checkpoint is of a stream that {len(state['readers'])} workers read, now there are"
                 f" {self._readers}; a stream goes on with as many processes and `dataloader_num_workers`."
             )
-        if self._readers > 1 and state.get("batch_size", self.share.batch_size) != self.share.batch_size:
+        if self._readers > 1 and state.get("batch_size", self.shard.batch_size) != self.shard.batch_size:
             raise ValueError(
                 f"The checkpoint is of a stream that workers read by turns, in batches of {state['batch_size']}; it"
-                f" goes on in such batches, not in those of `train_batch_size` {self.share.batch_size}."
+                f" goes on in such batches, not in those of `train_batch_size` {self.shard.batch_size}."
             )
         if state["parts"] != self.images.num_parts:
             raise ValueError(
@@ -217,17 +224,17 @@ class TrainingBatches:
 
     def _of_images(self) -> Iterator[Levels]:
         dataset = EndlessImages(self.images, self.seed, self.random_flip)
-        for batch in self._loader(dataset, batch_sampler=Places(self.share, *self.steps)):
+        for batch in self._loader(dataset, batch_sampler=Places(self.shard, *self.steps)):
             yield _checked(batch)
 
     def _of_stream(self) -> Iterator[Levels]:
         reader = StreamReader(
             self.images,
-            self.share.batch_size,
+            self.shard.batch_size,
             self.seed,
             self.random_flip,
-            self.share.rank,
-            self.share.processes,
+            self.shard.rank,
+            self.shard.processes,
             self._readers,
             self._epoch,
             list(self._positions),
@@ -244,16 +251,16 @@ class TrainingBatches:
                 found_any = found_any or len(given.levels) > 0
                 sentence = next(filter(None, given.bad), sentence)
                 while given.after:
-                    piece, given = given.split(self.share.batch_size - _count(held))
+                    piece, given = given.split(self.shard.batch_size - _count(held))
                     held.append(piece)
                     self._positions[number] = piece.after[-1]
-                    if _count(held) == self.share.batch_size:
+                    if _count(held) == self.shard.batch_size:
                         self._rest = len(given.after)
                         self._turn = number if given.after else (number + 1) % self._readers
                         yield _joined(held)
                         held = []
             if is_whole and not found_any:
-                where = f"Process {self.share.rank} found no training images in a whole pass over the data."
+                where = f"Process {self.shard.rank} found no training images in a whole pass over the data."
                 raise DataUnreadable(f"{where} {sentence}".strip())
             self._epoch, self._turn, self._rest, is_whole = self._epoch + 1, 0, 0, True
             self._positions = [None] * self._readers
@@ -290,9 +297,8 @@ def _joined(pieces: list[Piece]) -> Levels:
     bad = [sentence for piece in pieces for sentence in piece.bad if sentence is not None]
     full = [piece for piece in pieces if len(piece.levels)]
     if len(full) == 1:
-        return Levels(full[0].levels, full[0].labels, bad)
-    labels = None if full[0].labels is None else torch.cat([piece.labels for piece in full])
-    return Levels(torch.cat([piece.levels for piece in full]), labels, bad)
+        return Levels(full[0].levels, full[0].columns, bad)
+    return Levels(torch.cat([piece.levels for piece in full]), joined([piece.columns for piece in full]), bad)
 
 
 def _checked(read: Any) -> Any:

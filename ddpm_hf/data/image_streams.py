@@ -12,6 +12,7 @@ begins: a reader that was stopped finds that place by the data set's own state, 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,9 +22,12 @@ import datasets
 import torch
 from torch import Tensor
 
+from ..conditioning.columns import Values
+from ..conditioning.conditioner import Conditioners
 from .arguments import DataArguments
+from .data_columns import Column, usable
 from .image_files import BadImage, ImageShape, content_of, header_of
-from .stream_parts import PLACES_PER_IMAGE, PartsByTurns, is_class, place_of
+from .stream_parts import PLACES_PER_IMAGE, PartsByTurns, place_of
 
 
 FEW_FILES, MANY_PARTS = 32, 2000  # a look at so few files is cheap, finding one of so many parts is not
@@ -36,24 +40,24 @@ class ImageStream:
     Attributes:
         data: entries of undecoded images and labels, in parts.
         image: the column of images.
-        label: the column of their classes, or None.
+        columns: what else is known of every image.
         form: what every image is made into.
         held_out: the share of the images, by their content, that is kept for testing and validation.
         buffer: entries of a process among which the order is random.
         is_listing: whether entries are the places of files, which are read one by one.
-        size: number of images, or None if nobody has counted them.
-        num_classes: how many the model knows; labels are looked at only if there is a model that does.
+        size: number of images, or None if it is not known.
+        read: those of the columns that batches carry.
     """
 
     data: datasets.IterableDataset
     image: str
-    label: str | None
+    columns: tuple[Column, ...]
     form: ImageShape
     held_out: float
     buffer: int
     is_listing: bool
     size: int | None
-    num_classes: int | None = None
+    read: tuple[Column, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -70,13 +74,24 @@ class ImageStream:
         return self.size
 
     @property
-    def has_labels(self) -> bool:
-        return self.label is not None
-
-    @property
     def num_parts(self) -> int:
         """What `datasets` can read one without another."""
         return self.data.num_shards
+
+    def reading(self, conditioners: Conditioners) -> ImageStream:
+        """The stream with batches that carry the columns of the conditioning; an image with a bad value is bad.
+
+        Raises:
+            ValueError: if a column is missing.
+        """
+        read = tuple(
+            dataclasses.replace(column, fault=functools.partial(conditioners.fault, column.name))
+            for column in self.columns
+            if column.name in conditioners.columns
+        )
+        if len(read) < len(conditioners.columns):
+            conditioners.check({})
+        return dataclasses.replace(self, read=read)
 
     def num_workers(self, asked: int, processes: int) -> int:
         """How many of the workers asked for find parts of their own; all, if they need none."""
@@ -99,11 +114,12 @@ class ImageStream:
 
 def open_stream(
     splits: dict[str, datasets.IterableDataset],
-    columns: tuple[str, str | None],
+    image: str,
+    columns: tuple[Column, ...],
     name: str,
     arguments: DataArguments,
-) -> tuple[ImageStream, dict[str, list[tuple[Tensor, int | None]]], list[str]]:
-    """The training images as a stream, up to `max_held_out_images` test and validation images with their classes, and
+) -> tuple[ImageStream, dict[str, tuple[list[Tensor], dict[str, Values]]], list[str]]:
+    """The training images as a stream, up to `max_held_out_images` test and validation images with their columns, and
     the sentences on those that cannot be read.
 
     Without splits of these names, they are images of the training split, chosen by their content, so that copies of
@@ -111,7 +127,7 @@ def open_stream(
     """
     bad: list[str] = []
     splits = {split: _in_parts(data) for split, data in splits.items()}
-    stream = _whole_stream(splits["train"], columns, name, arguments, bad)
+    stream = _whole_stream(splits["train"], image, columns, name, arguments, bad)
     own = own_splits(splits)
     bounds, held_out = {}, 0.0
     for part, share in (("test", arguments.test_fraction), ("validation", arguments.validation_fraction)):
@@ -122,10 +138,10 @@ def open_stream(
         raise ValueError("`test_fraction` and `validation_fraction` leave no images to train on.")
     kept = {part: _kept(stream, data, (0.0, 1.0), arguments, bad) for part, data in own.items()}
     kept |= {part: _kept(stream, splits["train"], bound, arguments, bad) for part, bound in bounds.items()}
-    if not kept.get("test", [None]):
+    if "test" in kept and not kept["test"][0]:
         raise ValueError(f"{name} has no test images; pass a larger `test_fraction`, or more images.")
     size = None if stream.size is None else round(stream.size * (1 - held_out))
-    kept = {part: pairs for part, pairs in kept.items() if pairs}
+    kept = {part: found for part, found in kept.items() if found[0]}
     return dataclasses.replace(stream, held_out=held_out, size=size), kept, list(dict.fromkeys(bad))
 
 
@@ -144,13 +160,13 @@ def _in_parts(data: datasets.IterableDataset) -> datasets.IterableDataset:
 
 def _whole_stream(
     data: datasets.IterableDataset,
-    columns: tuple[str, str | None],
+    image: str,
+    columns: tuple[Column, ...],
     name: str,
     arguments: DataArguments,
     bad: list[str],
 ) -> ImageStream:
-    """All images of the split, in the shape that the first one asks for."""
-    image, label = columns
+    """All images of the split, in the shape that the first one asks for, with those columns that it has a value in."""
     for entry, where in PartsByTurns(data, list(range(data.num_shards)), image, at_once=1):
         try:
             header = header_of(entry[image], where)
@@ -163,7 +179,7 @@ def _whole_stream(
         return ImageStream(
             data,
             image,
-            label if label is not None and is_class(entry[label]) else None,
+            tuple(column for column in columns if column.fault(entry[column.source]) is None),
             ImageShape.of([header], arguments),
             held_out=0.0,
             buffer=arguments.shuffle_buffer_size * (PLACES_PER_IMAGE if entry[image]["bytes"] is None else 1),
@@ -179,22 +195,24 @@ def _kept(
     bounds: tuple[float, float],
     arguments: DataArguments,
     bad: list[str],
-) -> list[tuple[Tensor, int | None]]:
-    """Images whose place is within the bounds, from anywhere in the data, the same every time."""
-    images: list[tuple[Tensor, int | None]] = []
+) -> tuple[list[Tensor], dict[str, Values]]:
+    """Images whose place is within the bounds, from anywhere in the data, the same every time, and their columns."""
+    images: list[Tensor] = []
+    values: dict[str, list[Any]] = {column.source: [] for column in stream.columns}
     for entry, name in _mixed(stream, data):
         if len(images) == arguments.max_held_out_images:
             break
         try:
             content = content_of(entry[stream.image], name)
             if bounds[0] <= place_of(content) < bounds[1]:
-                levels = stream.form.levels(content, name)
-                images.append((levels, entry[stream.label] if stream.label else None))
+                images.append(stream.form.levels(content, name))
+                for column in stream.columns:
+                    values[column.source].append(entry[column.source])
         except BadImage as error:
             if not arguments.skip_bad_images:
                 raise
             bad.append(str(error))
-    return images if all(is_class(label) for _, label in images) else [(levels, None) for levels, _ in images]
+    return images, usable(stream.columns, values)
 
 
 def _mixed(stream: ImageStream, data: datasets.IterableDataset) -> Iterator[tuple[dict[str, Any], str]]:

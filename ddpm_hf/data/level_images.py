@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from ..conditioning.columns import Columns, chosen
+from ..conditioning.conditioner import Conditioners
 from .image_files import BadImage
 from .image_streams import ImageStream
 
@@ -22,7 +24,7 @@ class LevelImages:
             numbers in [0, 1) place the crop, which is in the middle if there are none. Not needed with `pixels`.
         num_levels: levels of the data.
         shape: C, H, W.
-        labels: the class of every image, int64 `[size]`, or None.
+        columns: what else is known of every image, by name, such as its class.
         pixels: all that `read` gives, `[size, C, H, W]`, if crops change nothing and memory holds it.
         row: the images that training goes through, int64: all, and where one was bad the next that is not; None for
             all of them, each once. So a run goes on when an image breaks on the way.
@@ -34,31 +36,25 @@ class LevelImages:
         read: Callable[[int, tuple[float, float] | None], Tensor] | None,
         num_levels: int,
         shape: tuple[int, int, int],
-        labels: Tensor | None = None,
+        columns: Columns | None = None,
         pixels: Tensor | None = None,
         row: Tensor | None = None,
     ):
         self.size, self.read, self.num_levels, self.shape = size, read, num_levels, shape
-        self.labels, self.pixels, self.row = labels, pixels, row
+        self.columns, self.pixels, self.row = columns or {}, pixels, row
 
     @classmethod
     def none_like(cls, images: LevelImages | ImageStream) -> LevelImages:
         """No images, of the kind of others."""
-        labels = torch.empty(0, dtype=torch.long) if images.has_labels else None
-        return cls.in_memory(torch.empty(0, *images.shape, dtype=torch.uint8), images.num_levels, labels)
+        return cls.in_memory(torch.empty(0, *images.shape, dtype=torch.uint8), images.num_levels)
 
     @classmethod
-    def in_memory(cls, pixels: Tensor, num_levels: int, labels: Tensor | None = None) -> LevelImages:
+    def in_memory(cls, pixels: Tensor, num_levels: int, columns: Columns | None = None) -> LevelImages:
         """Images that are there already, integers `[N, C, H, W]`."""
-        return cls(len(pixels), None, num_levels, tuple(pixels.shape[1:]), labels, pixels)
+        return cls(len(pixels), None, num_levels, tuple(pixels.shape[1:]), columns, pixels)
 
     def __len__(self) -> int:
         return self.size
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether the classes are known."""
-        return self.labels is not None
 
     @property
     def epoch_size(self) -> int:
@@ -72,8 +68,8 @@ class LevelImages:
         """Image i as integers."""
         return self.read(i, crop) if self.pixels is None else self.pixels[i]
 
-    def batch(self, first: int, last: int, skip_bad: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Images first … last − 1, `[B, C, H, W]`, cropped in the middle if at all, and their labels.
+    def batch(self, first: int, last: int, skip_bad: bool = False) -> tuple[Tensor, Columns]:
+        """Images first … last − 1, `[B, C, H, W]`, cropped in the middle if at all, and their columns.
 
         Raises:
             BadImage: for one that cannot be read, unless these are left out.
@@ -90,33 +86,42 @@ class LevelImages:
                     if not skip_bad:
                         raise
             levels = torch.stack(read) if read else torch.empty(0, *self.shape)
-        return scaled(levels, self.num_levels), None if self.labels is None else self.labels[some]
+        return scaled(levels, self.num_levels), chosen(self.columns, some)
 
-    def labelled_batches(
+    def batches_with_columns(
         self, batch_size: int, limit: int | None = None, skip_bad: bool = False
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+    ) -> Iterator[tuple[Tensor, Columns]]:
         """Images in order, those of `spread(limit)`, in batches, as `batch` gives them."""
         images = self.spread(limit)
         for start in range(0, images.size, batch_size):
             yield images.batch(start, min(start + batch_size, images.size), skip_bad)
 
     def batches(self, batch_size: int, limit: int | None = None) -> Iterator[Tensor]:
-        """The same without labels."""
-        return (images for images, _ in self.labelled_batches(batch_size, limit))
+        """The same without columns."""
+        return (images for images, _ in self.batches_with_columns(batch_size, limit))
 
     def spread(self, count: int | None) -> LevelImages:
         """So many of them, or all, evenly spread over their order: data sets often have one class after the other."""
         if count is None or count >= self.size:
             return self
         index = torch.arange(count) * self.size // count
-        labels, pixels = (None if column is None else column[index] for column in (self.labels, self.pixels))
+        pixels = None if self.pixels is None else self.pixels[index]
         read = None if self.read is None else Chosen(self.read, index)
-        return LevelImages(count, read, self.num_levels, self.shape, labels, pixels)
+        return LevelImages(count, read, self.num_levels, self.shape, chosen(self.columns, index), pixels)
 
-    def with_label(self, label: int) -> LevelImages:
-        """The same images, all of them of one class."""
-        labels = torch.full((self.size,), label)
-        return LevelImages(self.size, self.read, self.num_levels, self.shape, labels, self.pixels)
+    def reading(self, conditioners: Conditioners) -> LevelImages:
+        """The images themselves.
+
+        Raises:
+            ValueError: if there are any, and their conditioning cannot be made from their columns.
+        """
+        if self.size:
+            conditioners.check(self.columns)
+        return self
+
+    def with_columns(self, columns: Columns) -> LevelImages:
+        """The same images with other columns."""
+        return LevelImages(self.size, self.read, self.num_levels, self.shape, columns, self.pixels)
 
 
 @dataclass(frozen=True)
@@ -154,3 +159,13 @@ class ImageData:
     validation: LevelImages
     hub_name: str | None = None
     bad_images: tuple[str, ...] = ()
+
+    def reading(self, conditioners: Conditioners) -> ImageData:
+        """The data with batches that carry the columns of the conditioning.
+
+        Raises:
+            ValueError: if a column is missing, or has values that the model does not know. A stream checks its values
+                as they come.
+        """
+        parts = {name: getattr(self, name).reading(conditioners) for name in ("train", "test", "validation")}
+        return replace(self, **parts)

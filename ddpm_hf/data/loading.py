@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,22 +16,25 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from ..conditioning.columns import Values, chosen
 from .arguments import DataArguments
+from .data_columns import Column, FindColumns, no_columns, usable
 from .image_files import INTERPOLATIONS, MODES, TAKE_OUT, BadImage, Header, ImageShape, content_of, header_of, name_of
 from .image_streams import ImageStream, open_stream, own_splits
 from .level_images import ImageData, LevelImages
-from .stream_parts import is_class
 
 
 LARGEST_IN_MEMORY = 2 * 2**30  # bytes of pixels that are kept decoded
 SPLITS = ("train", "test", "validation")
 DIGITS = "scikit-learn digits"
-WEBDATASET_LABEL = "cls"  # the column of classes in shards of that form
 datasets.disable_progress_bars()
 
 
-def load_images(arguments: DataArguments) -> ImageData:
+def load_images(arguments: DataArguments, find_columns: FindColumns = no_columns) -> ImageData:
     """The images that the arguments name; without any, the digits.
+
+    Args:
+        find_columns: finds the columns that go along with the images.
 
     Raises:
         ValueError: for no images, for images that cannot be read, naming the file, and for images that differ in mode
@@ -39,7 +42,7 @@ def load_images(arguments: DataArguments) -> ImageData:
     """
     _check(arguments)
     if arguments.dataset_name is None and arguments.train_data_dir is None:
-        return _digits(arguments)
+        return _digits(arguments, find_columns)
     name, source = _source(arguments)
     is_local = Path(name).exists()
     try:
@@ -48,10 +51,11 @@ def load_images(arguments: DataArguments) -> ImageData:
         raise ValueError(f"{name} holds no images that can be read: {error}") from error
     if "train" not in splits:
         raise ValueError(f"{name} holds no training images (split 'train'); it has {list(splits)}.")
-    columns = columns_of(splits["train"], name, arguments.label_column)
-    splits = {split: _selected(data, columns) for split, data in splits.items() if split in SPLITS}
+    features = splits["train"].features or splits["train"]._resolve_features().features
+    image, columns = _image_column(features, name), find_columns(features, name)
+    splits = {split: _selected(data, image, columns) for split, data in splits.items() if split in SPLITS}
     try:
-        parts = (_streamed if arguments.streaming else _mapped)(splits, columns, name, arguments)
+        parts = (_streamed if arguments.streaming else _mapped)(splits, image, columns, name, arguments)
     except BadImage as error:
         raise BadImage(f"{error} {TAKE_OUT}") from error
     label = Path(name).resolve().name if is_local else name
@@ -86,7 +90,7 @@ def _source(arguments: DataArguments) -> tuple[str, dict[str, Any]]:
     return arguments.train_data_dir, {"path": "imagefolder", "data_dir": arguments.train_data_dir}
 
 
-def _digits(arguments: DataArguments) -> ImageData:
+def _digits(arguments: DataArguments, find_columns: FindColumns) -> ImageData:
     """scikit-learn's 1797 digits of 8x8 pixels and 17 grey levels: the first 1500 to train, the last 297 to test."""
     if arguments.streaming:
         raise ValueError("`streaming` is for data sets that memory does not hold; the digits are always there.")
@@ -94,7 +98,8 @@ def _digits(arguments: DataArguments) -> ImageData:
         raise ValueError("`resolution`, `channels` and `num_levels` of the digits are 8, 1 and 17; name other data.")
     digits = load_digits()
     levels = torch.from_numpy(digits.images).to(torch.uint8).unsqueeze(1)  # [1797, 1, 8, 8]
-    labels = torch.from_numpy(digits.target).long()
+    columns = find_columns({"label": datasets.ClassLabel(10)}, DIGITS)
+    values = usable(columns, {"label": digits.target.tolist()})
     held_out = round(1500 * arguments.validation_fraction)
     if (held_out == 0) != (arguments.validation_fraction == 0) or held_out == 1500:
         raise ValueError(
@@ -103,7 +108,7 @@ def _digits(arguments: DataArguments) -> ImageData:
         )
     size = 1500 - held_out
     train, validation, test = (
-        LevelImages.in_memory(levels[part], 17, labels[part]) if levels[part].numel() else None
+        LevelImages.in_memory(levels[part], 17, chosen(values, part)) if levels[part].numel() else None
         for part in (slice(size), slice(size, 1500), slice(1500, None))
     )
     return ImageData(name=DIGITS, train=train, test=test, validation=validation or test)
@@ -112,28 +117,17 @@ def _digits(arguments: DataArguments) -> ImageData:
 # --- data sets that `datasets` reads --------------------------------------------------------------------------------
 
 
-def columns_of(data: Any, name: str, label_column: str | None) -> tuple[str, str | None]:
-    """The column of images, and that of their classes, if there is one.
-
-    Raises:
-        ValueError: if there are no images, or no `label_column`.
-    """
-    features = data.features or data._resolve_features().features
+def _image_column(features: Mapping[str, Any], name: str) -> str:
     images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
     if not images:
         raise ValueError(f"{name} has no column of images; its columns are {list(features)}.")
-    if label_column is not None and label_column not in features:
-        raise ValueError(f"`label_column` {label_column} is no column of {name}; its columns are {list(features)}.")
-    classes = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    if not classes and features.get(WEBDATASET_LABEL) == datasets.Value("int64"):
-        classes = [WEBDATASET_LABEL]
-    return images[0], label_column or next(iter(classes), None)
+    return images[0]
 
 
-def _selected(data: Any, columns: tuple[str, str | None]) -> Any:
+def _selected(data: Any, image: str, columns: tuple[Column, ...]) -> Any:
     """These columns, the images undecoded."""
-    chosen = data.select_columns([column for column in columns if column is not None])
-    return chosen.cast_column(columns[0], datasets.Image(decode=False))
+    selected = data.select_columns(list(dict.fromkeys([image, *(column.source for column in columns)])))
+    return selected.cast_column(image, datasets.Image(decode=False))
 
 
 @dataclass(frozen=True)
@@ -173,18 +167,22 @@ class StoredImages:
 
 
 def _mapped(
-    splits: dict[str, datasets.Dataset], columns: tuple[str, str | None], name: str, arguments: DataArguments
+    splits: dict[str, datasets.Dataset],
+    image: str,
+    columns: tuple[Column, ...],
+    name: str,
+    arguments: DataArguments,
 ) -> dict[str, Any]:
     """Data that can be counted: train, test and validation images."""
     if len(splits["train"]) < 2:
         raise ValueError(f"{name} holds no training images (split 'train' of at least 2).")
-    parts = _divide({split: _all_of(data, columns[0], split) for split, data in splits.items()}, arguments)
+    parts = _divide({split: _all_of(data, image, split) for split, data in splits.items()}, arguments)
     bad: list[str] = []
     rows = parts["train"].rows
     parts["train"], form = _formed(parts["train"], arguments, bad)
     images = {
         part: _level_images(
-            dataclasses.replace(stored, form=form), columns[1], arguments, bad, rows if part == "train" else None
+            dataclasses.replace(stored, form=form), columns, arguments, bad, rows if part == "train" else None
         )
         for part, stored in parts.items()
     }
@@ -246,7 +244,7 @@ def _formed(images: StoredImages, arguments: DataArguments, bad: list[str]) -> t
 
 
 def _level_images(
-    images: StoredImages, label: str | None, arguments: DataArguments, bad: list[str], rows: Tensor | None
+    images: StoredImages, columns: tuple[Column, ...], arguments: DataArguments, bad: list[str], rows: Tensor | None
 ) -> LevelImages:
     """The images in memory if it holds them, or else read when they are needed.
 
@@ -257,8 +255,8 @@ def _level_images(
 
     def made(images: StoredImages, pixels: Tensor | None) -> LevelImages:
         row = _row(rows, images.rows) if is_training else None
-        labels, read = _labels(images, label), images if pixels is None else None
-        return LevelImages(len(images), read, form.num_levels, form.of_tensor, labels, pixels, row)
+        read = images if pixels is None else None
+        return LevelImages(len(images), read, form.num_levels, form.of_tensor, _values(images, columns), pixels, row)
 
     form, dtype = images.form, torch.uint8 if images.form.num_levels <= 256 else torch.int32
     size = len(images) * math.prod(form.of_tensor) * dtype.itemsize
@@ -282,26 +280,26 @@ def _level_images(
     return made(images.only(good), None if pixels is None else pixels[: len(good)])
 
 
-def _labels(images: StoredImages, column: str | None) -> Tensor | None:
-    if column is None:
-        return None
-    labels = images.data.select_columns([column])[:][column]
-    if not all(is_class(labels[row]) for row in images.rows.tolist()):
-        return None
-    return torch.tensor(labels, dtype=torch.long)[images.rows]
+def _values(images: StoredImages, columns: tuple[Column, ...]) -> dict[str, Values]:
+    """The columns of the images, but for those that cannot be used for all of them."""
+    values = {}
+    for column in columns:
+        of_split = images.data.select_columns([column.source])[:][column.source]
+        values[column.source] = [of_split[row] for row in images.rows.tolist()]
+    return usable(columns, values)
 
 
 def _streamed(
-    splits: dict[str, datasets.IterableDataset], columns: tuple[str, str | None], name: str, arguments: DataArguments
+    splits: dict[str, datasets.IterableDataset],
+    image: str,
+    columns: tuple[Column, ...],
+    name: str,
+    arguments: DataArguments,
 ) -> dict[str, Any]:
     """Data that pass by: training images as a stream, as many test and validation images as are kept in memory."""
-    train, held_out, bad = open_stream(splits, columns, name, arguments)
+    train, held_out, bad = open_stream(splits, image, columns, name, arguments)
     kept = {
-        part: LevelImages.in_memory(
-            torch.stack([image for image, _ in pairs]),
-            train.num_levels,
-            None if pairs[0][1] is None else torch.tensor([label for _, label in pairs]),
-        )
-        for part, pairs in held_out.items()
+        part: LevelImages.in_memory(torch.stack(images), train.num_levels, values)
+        for part, (images, values) in held_out.items()
     }
     return _parts({"train": train, **kept}) | {"bad_images": tuple(bad)}

@@ -28,11 +28,6 @@ def place_of(content: bytes) -> float:
     return zlib.crc32(content) / 2**32
 
 
-def is_class(label: Any) -> bool:
-    """Whether a label is the number of a class; data sets say −1 where they do not know it."""
-    return isinstance(label, int) and not isinstance(label, bool) and label >= 0
-
-
 # --- reading --------------------------------------------------------------------------------------------------------
 
 

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from ..conditioning.columns import Values, chosen, stacked
 from ..runtime.randomness import Use, generator_of
 from .image_files import BadImage, content_of
 from .image_streams import ImageStream
-from .stream_parts import PARTS_AT_ONCE, READ_ERRORS, PartsByTurns, is_class, place_of
+from .stream_parts import PARTS_AT_ONCE, READ_ERRORS, PartsByTurns, place_of
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Sample(NamedTuple):
     """An image of a stream, and where the reader goes on after it."""
 
     levels: Tensor | None  # integers [C, H, W]; None if it is bad
-    label: int | None
+    values: dict[str, Any]  # of the columns, by name
     bad: str | None  # the sentence on it
     after: Position
 
@@ -41,7 +42,7 @@ class Piece(NamedTuple):
     """Samples that a reader hands over together: all that is good, and the sentence or None and the end of each."""
 
     levels: Tensor  # [B, C, H, W]
-    labels: Tensor | None
+    columns: dict[str, Values]  # of no column if B is 0
     bad: list[str | None]
     after: list[Position]
 
@@ -49,17 +50,18 @@ class Piece(NamedTuple):
     def of(cls, samples: list[Sample], shape: tuple[int, int, int]) -> Piece:
         good = [sample for sample in samples if sample.bad is None]
         levels = torch.stack([sample.levels for sample in good]) if good else torch.empty(0, *shape, dtype=torch.uint8)
-        labels = torch.tensor([sample.label for sample in good]) if good and good[0].label is not None else None
-        return cls(levels, labels, [sample.bad for sample in samples], [sample.after for sample in samples])
+        names = good[0].values if good else ()
+        columns = {name: stacked([sample.values[name] for sample in good]) for name in names}
+        return cls(levels, columns, [sample.bad for sample in samples], [sample.after for sample in samples])
 
     def split(self, count: int) -> tuple[Piece, Piece]:
         """The samples up to the last of so many good ones, and the rest."""
         ends = [k + 1 for k, bad in enumerate(self.bad) if bad is None]
         k = ends[count - 1] if count <= len(ends) else len(self.bad)
-        labels = self.labels
+        first, rest = slice(count), slice(count, None)
         return (
-            Piece(self.levels[:count], None if labels is None else labels[:count], self.bad[:k], self.after[:k]),
-            Piece(self.levels[count:], None if labels is None else labels[count:], self.bad[k:], self.after[k:]),
+            Piece(self.levels[first], chosen(self.columns, first), self.bad[:k], self.after[:k]),
+            Piece(self.levels[rest], chosen(self.columns, rest), self.bad[k:], self.after[k:]),
         )
 
 
@@ -168,11 +170,12 @@ class StreamReader(IterableDataset):
             content = content_of(entry[stream.image], name)
             if place_of(content) < stream.held_out:
                 return None
-            levels, label = stream.form.levels(content, name, (x, y)), None
-            if stream.num_classes is not None:
-                label = entry[stream.label]
-                if not is_class(label) or label >= stream.num_classes:
-                    raise BadImage(f"{name} is of class {label}; the model knows 0 ... {stream.num_classes - 1}.")
+            levels = stream.form.levels(content, name, (x, y))
+            for column in stream.read:
+                fault = column.fault(entry[column.source])
+                if fault is not None:
+                    raise BadImage(f"{name} {fault}.")
         except BadImage as error:
-            return Sample(None, None, str(error), after)
-        return Sample(levels.flip(-1) if self.random_flip and flip < 0.5 else levels, label, None, after)
+            return Sample(None, {}, str(error), after)
+        values = {column.name: entry[column.source] for column in stream.read}
+        return Sample(levels.flip(-1) if self.random_flip and flip < 0.5 else levels, values, None, after)

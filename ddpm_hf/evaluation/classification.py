@@ -9,6 +9,7 @@ import torch
 from sklearn.svm import SVC
 from torch import Tensor
 
+from ..conditioning.classes import of_classes
 from ..data.level_images import LevelImages
 from ..diffusion.numerics import LOG_2
 
@@ -29,7 +30,7 @@ def bits_by_class(
             class, so that most of what they do to the bound is not in the differences between classes.
         progress: wraps the iteration over classes.
     """
-    bounds = [bits_of(images.with_label(label)) for label in progress(range(classes))]
+    bounds = [bits_of(images.with_columns(of_classes([k] * len(images)))) for k in progress(range(classes))]
     return torch.tensor(bounds, dtype=torch.float64).T
 
 

@@ -19,7 +19,7 @@ from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .arguments import EvaluationArguments
 from .sample_quality import Judge
 from .sampling import draw_images, draw_images_by_flow
-from .scoring import by_batches, denoiser, paths_report, score, score_by_paths
+from .scoring import by_batches, paths_report, score, score_by_paths
 
 
 LEAST_CALLS_OF_FLOW = 25  # from fewer its likelihood cannot be told, to within some tenths
@@ -35,7 +35,7 @@ def score_chain(
 ) -> BitsPerDim:
     """Bits/dim of the chain that the pipeline's scheduler visits."""
     return score(
-        pipeline.unet,
+        pipeline.denoiser(),
         pipeline.scheduler,
         images,
         accelerator,
@@ -57,7 +57,7 @@ def score_chain_by_paths(
     if not evaluation.num_paths:
         return None
     result = score_by_paths(
-        pipeline.unet,
+        pipeline.denoiser(),
         pipeline.scheduler,
         images,
         accelerator,
@@ -145,16 +145,16 @@ def score_by_flow(
     Args:
         calls: of the model, at least 4 and at most so many; as many as the tolerance needs if None.
     """
-    images = images.spread(evaluation.num_flow_images)
+    images, denoiser = images.spread(evaluation.num_flow_images), pipeline.denoiser()
     solver: dict[str, Any] = {"rtol": FLOW_TOLERANCE, "atol": FLOW_TOLERANCE}
     if calls is not None:
         solver = {"method": "rk4", "num_steps": calls // 4}
 
     def part(batches: Batches, generator: torch.Generator) -> FlowBitsPerDim:
         options = {**solver, "generator": generator}
-        return flow_bits_per_dim(denoiser(pipeline.unet), pipeline.scheduler, batches, **options)
+        return flow_bits_per_dim(denoiser, pipeline.scheduler, batches, **options)
 
-    parts = by_batches(pipeline.unet, images, accelerator, evaluation.batch_size, evaluation.seed, part)
+    parts = by_batches(denoiser, images, accelerator, evaluation.batch_size, evaluation.seed, part)
     result = FlowBitsPerDim.merged(parts)
     return {
         "flow_bits_per_dim": result.total,

@@ -7,26 +7,28 @@ import math
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..conditioning.columns import Columns
+from ..conditioning.denoiser import ConditionalDenoiser
 from ..diffusion.denoising_errors import DenoisingErrors
 from ..likelihood.measurement import measure_denoising_errors
 from ..runtime.randomness import Use, generator_of
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
-from .scoring import conditioning, denoiser, image_shape
 
 
 MOST_ELEMENTS = 1024  # of an image that gets a variance for each: they are kept as text, at every noise level
 
-Batches = Iterable[tuple[Tensor, Tensor | None]]
-"""Images and their classes, or None."""
+Batches = Iterable[tuple[Tensor, Columns]]
+"""Images and their columns."""
 
 
 def measured_errors(
-    unet: nn.Module,
+    denoiser: ConditionalDenoiser,
     scheduler: DDPMPaperScheduler,
     batches: Batches,
     num_images: int,
+    shape: tuple[int, ...],
     seed: int,
     device: torch.device,
     num_noise_levels: int = 64,
@@ -37,17 +39,18 @@ def measured_errors(
 
     Args:
         num_images: in the batches; with fewer than it takes to see every noise level there are fewer levels.
+        shape: of an image.
         per_element: whether every pixel's channel has its own; if None, where an image has at most `MOST_ELEMENTS`.
             A learned variance has no use for it.
     """
     if scheduler.process.learns_variance:
         per_element = False
     elif per_element is None:
-        per_element = math.prod(image_shape(unet)) <= MOST_ELEMENTS
+        per_element = math.prod(shape) <= MOST_ELEMENTS
     return measure_denoising_errors(
-        denoiser(unet),
+        denoiser,
         scheduler,
-        ((images.to(device), conditioning(unet, labels, device)) for images, labels in batches),
+        (denoiser.batch(x_0, columns, device) for x_0, columns in batches),
         num_noise_levels=min(num_noise_levels, num_images * num_evaluations),
         num_evaluations=num_evaluations,
         per_element=per_element,

@@ -10,6 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 from torch import Tensor
 
+from ..conditioning.classes import classes_of
 from ..data.level_images import LevelImages
 from .classification import support_vector_classifier
 from .frechet_distance import IMAGES_OF_A_DATA_SET, compared_pixels, frechet_distance, pixels_of
@@ -30,13 +31,14 @@ class Judge:
     def __init__(self, train: LevelImages, test: LevelImages):
         train, test = (images.spread(IMAGES_OF_A_DATA_SET) for images in (train, test))
         self.train, self.test = pixels_of(train), pixels_of(test)
-        self.classes = None if test.labels is None or train.labels is None else test.labels
-        if self.classes is not None:
-            self.classify = support_vector_classifier(self.train, train.labels)
+        classes, self.classes = classes_of(train.columns), classes_of(test.columns)
+        self.has_classes = classes is not None and self.classes is not None
+        if self.has_classes:
+            self.classify = support_vector_classifier(self.train, classes)
             self.network = MLPClassifier((FEATURES,), max_iter=ROUNDS, random_state=0)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)  # its features serve as they are
-                self.network.fit(self.train.numpy(), train.labels.numpy())
+                self.network.fit(self.train.numpy(), classes.numpy())
             self.features = self._features(self.train)
 
     def figures(self, samples: Tensor) -> dict[str, float]:
@@ -57,7 +59,7 @@ class Judge:
 
     def _figures(self, pixels: Tensor) -> dict[str, float]:
         figures = {"frechet_distance_pixels": frechet_distance(pixels, self.train)}
-        if self.classes is not None:
+        if self.has_classes:
             figures["frechet_distance_features"] = frechet_distance(self._features(pixels), self.features)
             learned = support_vector_classifier(pixels, self.classify(pixels))
             figures["agreement"] = (learned(self.test) == self.classes).double().mean().item()

@@ -8,13 +8,10 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
 
+from ..conditioning.denoiser import ConditionalDenoiser
 from ..data.arguments import DataArguments
 from ..data.level_images import LevelImages
-from ..data.loading import load_images
-from ..diffusion.denoiser import Denoiser
-from ..hub.model_card import number_of_classes
 from ..hub_errors import HubError
 from ..likelihood.batches import Batches
 from ..likelihood.importance_weighting import ImportanceWeightedBits, importance_weighted_bits_per_dim
@@ -24,6 +21,7 @@ from ..results import WeightedBound
 from ..runtime.distributed import shared
 from ..runtime.randomness import Use, generator_of
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
+from ..tasks.images import load_labelled_images
 from .arguments import ChainArguments, ModelPathArguments
 
 
@@ -56,7 +54,7 @@ def follow(scheduler: DDPMPaperScheduler, num_levels: int, chain: ChainArguments
 
 
 def score(
-    unet: nn.Module,
+    denoiser: ConditionalDenoiser,
     scheduler: DDPMPaperScheduler,
     images: LevelImages,
     accelerator: Accelerator,
@@ -64,6 +62,7 @@ def score(
     num_evaluations: int,
     seed: int,
     progress: Callable[[Iterable[int]], Iterable[int]] | None = None,
+    count: Callable[..., BitsPerDim] = bits_per_dim,
 ) -> BitsPerDim:
     """Bits/dim over the images, scored by all processes together, whose number changes nothing.
 
@@ -71,18 +70,19 @@ def score(
         batch_size: images in a batch, which share one draw of noise and times.
         num_evaluations: model calls per image, at most; 0 for all visited times.
         progress: wraps the iteration over batches.
+        count: counts the bits of a batch, with the arguments of `bits_per_dim`.
     """
     is_estimate = 0 < num_evaluations < len(scheduler.timesteps)
 
     def part(batches: Batches, generator: torch.Generator) -> BitsPerDim:
         calls = num_evaluations if is_estimate else None
-        return bits_per_dim(denoiser(unet), scheduler, batches, num_evaluations=calls, generator=generator)
+        return count(denoiser, scheduler, batches, num_evaluations=calls, generator=generator)
 
-    return BitsPerDim.merged(by_batches(unet, images, accelerator, batch_size, seed, part, progress))
+    return BitsPerDim.merged(by_batches(denoiser, images, accelerator, batch_size, seed, part, progress))
 
 
 def score_by_paths(
-    unet: nn.Module,
+    denoiser: ConditionalDenoiser,
     scheduler: DDPMPaperScheduler,
     images: LevelImages,
     accelerator: Accelerator,
@@ -90,19 +90,18 @@ def score_by_paths(
     num_paths: int,
     seed: int,
     progress: Callable[[Iterable[int]], Iterable[int]] | None = None,
+    count: Callable[..., ImportanceWeightedBits] = importance_weighted_bits_per_dim,
 ) -> ImportanceWeightedBits:
     """The importance-weighted bound of the chain that the scheduler visits; arguments as in `score`."""
 
     def part(batches: Batches, generator: torch.Generator) -> ImportanceWeightedBits:
-        return importance_weighted_bits_per_dim(
-            denoiser(unet), scheduler, batches, num_paths=num_paths, generator=generator
-        )
+        return count(denoiser, scheduler, batches, num_paths=num_paths, generator=generator)
 
-    return ImportanceWeightedBits.merged(by_batches(unet, images, accelerator, batch_size, seed, part, progress))
+    return ImportanceWeightedBits.merged(by_batches(denoiser, images, accelerator, batch_size, seed, part, progress))
 
 
 def by_batches(
-    unet: nn.Module,
+    denoiser: ConditionalDenoiser,
     images: LevelImages,
     accelerator: Accelerator,
     batch_size: int,
@@ -113,29 +112,17 @@ def by_batches(
     """part([a batch with its conditioning], its generator) of every batch, divided among all processes."""
 
     def of_batch(k: int) -> Part:
-        x_0, labels = images.batch(k * batch_size, (k + 1) * batch_size)
-        batch = x_0.to(accelerator.device), conditioning(unet, labels, accelerator.device)
+        batch = denoiser.batch(*images.batch(k * batch_size, (k + 1) * batch_size), accelerator.device)
         return part([batch], generator_of(Use.SCORING, seed, k))
 
     return shared(accelerator, -(-len(images) // batch_size), of_batch, progress)
-
-
-def denoiser(unet: nn.Module) -> Denoiser:
-    """A model as the mathematics wants it: its input in the model's precision, its output in float32."""
-
-    precision = unet.dtype  # which diffusers finds by a walk over all modules
-
-    def denoise(x_t: Tensor, timesteps: Tensor, **conditioning: Tensor) -> Tensor:
-        return unet(x_t.to(precision), timesteps, return_dict=False, **conditioning)[0].float()
-
-    return denoise
 
 
 def images_as_they_are(data: DataArguments, split: str) -> LevelImages:
     """A split in its order, never mirrored."""
     if data.random_flip:
         raise ValueError("`random_flip` is for training; a score is taken on the images as they are.")
-    images = getattr(load_images(data), split)
+    images = getattr(load_labelled_images(data), split)
     if not isinstance(images, LevelImages):
         raise ValueError("A stream has no training images to score in order; pass --split test, or leave --streaming.")
     if not len(images):
@@ -143,42 +130,15 @@ def images_as_they_are(data: DataArguments, split: str) -> LevelImages:
     return images
 
 
-def image_shape(unet: nn.Module) -> tuple[int, int, int]:
-    """Channels, height and width of the images that a model is for."""
-    size = unet.config.sample_size
-    return unet.config.in_channels, *((size, size) if isinstance(size, int) else size)
-
-
 def check_fit(pipeline: DDPMPaperPipeline, images: LevelImages) -> None:
-    """Raise ValueError unless the model was made for images of this shape, and of classes that it knows."""
-    expected, found = image_shape(pipeline.unet), tuple(images.shape)
+    """Raise ValueError unless the model is for images of this shape, and its conditioning can be made from them."""
+    expected, found = pipeline.example_shape, tuple(images.shape)
     if found != expected:
         raise ValueError(
             f"The model is for {expected[0]} channels of {expected[1]}x{expected[2]} pixels, the data have"
             f" {found[0]} of {found[1]}x{found[2]}; pass --channels and --resolution, or other data."
         )
-    conditioning(pipeline.unet, images.labels, torch.device("cpu"))
-
-
-def conditioning(unet: nn.Module, labels: Tensor | None, device: torch.device) -> dict[str, Tensor]:
-    """What a class-conditional model is told of the images; nothing for another.
-
-    Raises:
-        ValueError: if it cannot be told their classes.
-    """
-    classes = number_of_classes(unet.config)
-    if classes is None:
-        return {}
-    check_labels(labels, classes)
-    return {"class_labels": labels.to(device)}
-
-
-def check_labels(labels: Tensor | None, classes: int) -> None:
-    """Raise ValueError unless there are labels in 0 … classes − 1; they are looked at only in main memory."""
-    if labels is None:
-        raise ValueError(f"The model knows {classes} classes, but the data have none; name a `label_column`.")
-    if labels.device.type == "cpu" and labels.numel() and int(labels.max()) >= classes:
-        raise ValueError(f"The data have a class {int(labels.max())}, but the model knows {classes}, counted from 0.")
+    pipeline.conditioners.check(images.columns)
 
 
 def paths_report(result: ImportanceWeightedBits) -> WeightedBound:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from huggingface_hub.repocard import RepoCard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from safetensors import SafetensorError, safe_open
 
+from ..conditioning.classes import embeds_classes, number_of_classes
 from ..results import MEASURES, METRICS, Metrics, measured, understood
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 
@@ -190,17 +191,6 @@ def _facts(folder: Path, beside: Collection[str]) -> dict[str, Any]:
         "embeds_classes": embeds_classes(unet),
         "in_stock": in_stock(scheduler),
     }
-
-
-def embeds_classes(unet_config: Mapping[str, Any]) -> bool:
-    """Whether a `UNet2DModel` of this configuration is class-conditional, and wants `class_labels` in every call."""
-    kind = unet_config.get("class_embed_type")
-    return kind in ("timestep", "identity") or number_of_classes(unet_config) is not None
-
-
-def number_of_classes(unet_config: Mapping[str, Any]) -> int | None:
-    """How many classes a `UNet2DModel` of this configuration embeds by their numbers; None if it does not."""
-    return unet_config.get("num_class_embeds") if unet_config.get("class_embed_type") is None else None
 
 
 def in_stock(scheduler: DDPMPaperScheduler) -> list[str]:

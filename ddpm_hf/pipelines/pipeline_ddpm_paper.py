@@ -7,11 +7,9 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import DDPMPipeline, DiffusionPipeline, ImagePipelineOutput, UNet2DModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -22,19 +20,21 @@ from PIL import Image
 from torch import Tensor
 from typing_extensions import Self
 
+from ..conditioning.classes import ClassLabels, conditioners_of, requested_classes
+from ..conditioning.conditioner import Conditioners
+from ..conditioning.denoiser import ConditionalDenoiser
 from ..diffusion.gaussian_process import check_eta, unknown
 from ..diffusion.numerics import require_count, require_samples
-from ..hub.model_card import embeds_classes, number_of_classes
 from ..hub.push import INDEX, push_folder
 from ..hub_errors import hub_errors
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
+from .denoisers import denoiser_of
 
 
 OUTPUT_TYPES = ("pil", "np", "pt")
 PIL_CHANNELS = (1, 3, 4)  # modes "L", "RGB" and "RGBA"
 
 Generators = torch.Generator | list[torch.Generator] | None
-ClassLabels = int | Sequence[int] | Tensor | None
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,28 @@ class DDPMPaperPipeline(DiffusionPipeline):
                 path_in_repo=subfolder or "",
             )
 
+    # --- the model ---
+
+    @property
+    def conditioners(self) -> Conditioners:
+        """Make the model's conditioning; none for an unconditional model."""
+        return conditioners_of(self.unet.config)
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """Of one image: channels, height, width."""
+        size = self.unet.config.sample_size
+        if size is None:
+            raise ValueError(
+                "The model's `sample_size` is not set; it must be the size of the images, [height, width]."
+            )
+        height, width = (size, size) if isinstance(size, int) else size
+        return self.unet.config.in_channels, height, width
+
+    def denoiser(self) -> ConditionalDenoiser:
+        """The model as `bits_per_dim` takes it: float32 output, in the model's precision inside."""
+        return ConditionalDenoiser(denoiser_of(self.unet), self.conditioners)
+
     # --- sampling ---
 
     @torch.no_grad()
@@ -228,12 +250,12 @@ class DDPMPaperPipeline(DiffusionPipeline):
         self._check_batch(batch_size, generator)
         if eta is not None:
             check_eta(eta)
-        shape = self._image_shape(batch_size)
+        shape = (batch_size, *self.example_shape)
         if latents is not None:
             _check_images("latents", latents, shape)
-        labels = self._check_labels(class_labels, batch_size)
+        conditioning = self._conditioning(class_labels, batch_size)
         self._set_timesteps(num_inference_steps, timesteps, timestep_spacing)
-        return self._denoise(shape, generator, labels, eta, latents)
+        return self._denoise(shape, generator, conditioning, eta, latents)
 
     @torch.no_grad()
     def encode(
@@ -263,15 +285,15 @@ class DDPMPaperPipeline(DiffusionPipeline):
             raise ValueError(f"`images` must be a tensor of at least one image, but are {type(images).__name__}.")
         batch_size = len(images)
         self._check_batch(batch_size, None)
-        _check_images("images", images, self._image_shape(batch_size))
-        condition = self._condition(self._check_labels(class_labels, batch_size))
+        _check_images("images", images, (batch_size, *self.example_shape))
+        conditioning = self._conditioning(class_labels, batch_size)
         self._set_timesteps(num_inference_steps, timesteps, timestep_spacing)
         scheduler, visited = self.scheduler, self.scheduler.timesteps.flip(0)
         on_device = visited.to(self._execution_device)
         alpha, _ = scheduler.schedule.marginal_coefficients(int(visited[0]) + 1)
         x = images.to(self._execution_device, self.unet.dtype) * float(alpha)
         for k, t in enumerate(self.progress_bar(visited[:-1].tolist())):
-            model_output = self.unet(x, on_device[k], **condition, return_dict=False)[0]
+            model_output = self.unet(x, on_device[k], **conditioning, return_dict=False)[0]
             x = scheduler.encode_step(model_output, t, x)
         self.maybe_free_model_hooks()
         return x
@@ -305,70 +327,30 @@ class DDPMPaperPipeline(DiffusionPipeline):
         self,
         shape: tuple[int, ...],
         generator: Generators,
-        labels: list[int] | None,
+        conditioning: dict[str, Tensor],
         eta: float | None,
         latents: Tensor | None,
     ) -> Iterator[DenoisingStep]:
         device, dtype = self._execution_device, self.unet.dtype
-        condition = self._condition(labels)
         timesteps = self.scheduler.timesteps
         if latents is None:
             x_t = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
         else:
             x_t = latents.to(device, dtype)
-        # The scheduler looks its tables up in main memory, the model wants the timestep on its device: one copy for
-        # all.
+        # The scheduler looks its tables up on the CPU, the model wants the timestep on its device: one copy for all.
         on_device = timesteps.to(device)
         for k, t in enumerate(self.progress_bar(timesteps.tolist())):
-            model_output = self.unet(x_t, on_device[k], **condition, return_dict=False)[0]
+            model_output = self.unet(x_t, on_device[k], **conditioning, return_dict=False)[0]
             x_s, x_0 = self.scheduler.step(model_output, t, x_t, generator=generator, return_dict=False, eta=eta)
             yield DenoisingStep(timestep=t, sample=x_t, prev_sample=x_s, pred_original_sample=x_0)
             x_t = x_s
         self.maybe_free_model_hooks()
 
-    def _condition(self, labels: list[int] | None) -> dict[str, Tensor]:
-        """What the model is told beside the sample and the timestep."""
-        return {} if labels is None else {"class_labels": torch.tensor(labels, device=self._execution_device)}
-
-    def _check_labels(self, class_labels: ClassLabels, batch_size: int) -> list[int] | None:
-        """The class of every image, None for a model without classes; ValueError if they do not fit."""
-        config = self.unet.config
-        if not embeds_classes(config):
-            if class_labels is not None:
-                raise ValueError("`class_labels` must be None: the model is not class-conditional.")
-            return None
-        num_classes = number_of_classes(config)
-        if num_classes is None:
-            raise ValueError(
-                "`class_labels` are for a model that embeds its classes by their numbers, but this one has"
-                f" `class_embed_type` {config.class_embed_type!r}; call `unet` yourself."
-            )
-        if class_labels is None:
-            raise ValueError(
-                f"`class_labels` must be given: the model is conditional on one of {num_classes} classes; pass one for"
-                " all images or one per image."
-            )
-        given = class_labels.tolist() if isinstance(class_labels, (Tensor, np.ndarray)) else class_labels
-        labels = given if isinstance(given, Sequence) else [given] * batch_size
-        if isinstance(given, str) or any(isinstance(k, bool) or not isinstance(k, Integral) for k in labels):
-            raise ValueError(f"`class_labels` must be an int or a list of ints, but is {class_labels!r}.")
-        if len(labels) != batch_size:
-            raise ValueError(
-                f"`class_labels` must be one for all images or one per image: {batch_size}, but there are"
-                f" {len(labels)}."
-            )
-        if not 0 <= min(labels) <= max(labels) < num_classes:
-            raise ValueError(f"`class_labels` must lie in 0 ... {num_classes - 1}, but is {class_labels!r}.")
-        return [int(k) for k in labels]
-
-    def _image_shape(self, batch_size: int) -> tuple[int, ...]:
-        size = self.unet.config.sample_size
-        if size is None:
-            raise ValueError(
-                "The model's `sample_size` is not set; it must be the size of the images, [height, width]."
-            )
-        height, width = (size, size) if isinstance(size, int) else size
-        return batch_size, self.unet.config.in_channels, height, width
+    def _conditioning(self, class_labels: ClassLabels, batch_size: int) -> dict[str, Tensor]:
+        """The model's arguments beside the sample and the timestep; ValueError if the labels do not fit."""
+        columns = requested_classes(self.unet.config, class_labels, batch_size)
+        conditioners, device = self.conditioners, self._execution_device
+        return conditioners.null(batch_size, device) if columns is None else conditioners.make(columns, device)
 
 
 # What says where a model comes from, and nothing about what is made of it.

@@ -16,7 +16,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 from torch import Tensor
 
-from ..hub.model_card import number_of_classes
+from ..conditioning.columns import Columns, chosen
 from ..likelihood.variational import BitsPerDim
 from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
 from ..runtime.output_folder import write_file
@@ -54,7 +54,7 @@ def save_evaluation(
     result: BitsPerDim,
     pipeline: DDPMPaperPipeline,
     originals: Tensor,
-    classes: Tensor | None,
+    columns: Columns,
     path: Path,
     seed: int,
 ) -> None:
@@ -62,7 +62,7 @@ def save_evaluation(
 
     Args:
         originals: images `[N, C, H, W]` in [−1, 1] for the forward process.
-        classes: theirs, for a class-conditional model.
+        columns: theirs, with what the samples are conditional on.
     """
     rows, columns = min(3, len(originals)), 10
     timesteps = sorted(pipeline.scheduler.timesteps.tolist())
@@ -73,8 +73,8 @@ def save_evaluation(
     forward = [x_0] + [pipeline.scheduler.add_noise(x_0, noise, t) for t in shown]
     generators = [generator_of(Use.SAMPLING, seed, k) for k in range(rows)]  # the first that `draw_images` has
     states = {}
-    labels = None if number_of_classes(pipeline.unet.config) is None else classes[:rows].tolist()
-    for step in pipeline.iterate(rows, generators, timesteps=timesteps[::-1], class_labels=labels):
+    asked = chosen(pipeline.conditioners.read(columns), slice(rows))
+    for step in pipeline.iterate(rows, generators, timesteps=timesteps[::-1], **asked):
         if step.timestep in shown:
             states[step.timestep] = step.sample
     reverse = [step.prev_sample] + [states[t] for t in shown]

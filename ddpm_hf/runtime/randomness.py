@@ -28,6 +28,7 @@ class Use(enum.IntEnum):
     SCORING = 5
     MEASURING = 6
     SAMPLING = 7
+    CONDITIONING = 8
 
 
 def seed_of(use: Use, *address: int) -> int:

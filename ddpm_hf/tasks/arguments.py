@@ -89,6 +89,13 @@ class DiffusionArguments:
     timestep_sampling: str = field(
         default="importance", metadata=help_text("uniform, stratified over the batch, or importance: by the loss.")
     )
+    conditioning_dropout_prob: float = field(
+        default=0.0,
+        metadata=help_text(
+            "Share of the training examples that lose their conditioning, so that the model also learns to do without"
+            " it: 0.1 for classifier-free guidance."
+        ),
+    )
     snr_gamma: float | None = field(
         default=None, metadata=help_text("Weights L_simple by min(SNR, gamma), as Hang et al. 2023 do with 5.")
     )
@@ -147,6 +154,13 @@ RECIPES: dict[str, dict[str, Any]] = {
         "ddpm_num_steps": 4000,
     },
 }
+
+
+def check_conditioning_dropout(diffusion: DiffusionArguments) -> None:
+    """Raise ValueError for a probability that is none, or that leaves nothing of the conditioning."""
+    probability = diffusion.conditioning_dropout_prob
+    if not 0 <= probability < 1:  # NaN included
+        raise ValueError(f"`conditioning_dropout_prob` must be in [0, 1), but is {probability}.")
 
 
 def check_variance(diffusion: DiffusionArguments) -> None:

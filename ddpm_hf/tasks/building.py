@@ -9,6 +9,7 @@ from typing import Any
 
 from diffusers import UNet2DModel
 
+from ..conditioning.classes import OWN_CONFIG_KEY, number_of_classes, with_null_class
 from ..data.level_images import LevelImages
 from ..diffusion.noise_schedule import NoiseSchedule
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
@@ -22,12 +23,26 @@ FIRST_NOISE_LEVEL = 0.8
 def build_unet(model: ModelArguments, diffusion: DiffusionArguments, images: LevelImages) -> UNet2DModel:
     """A UNet2DModel for the images, with twice the output channels where it learns the variance.
 
+    Where conditioning is dropped, it has a null class after `num_class_embeds` others.
+
     Raises:
         ValueError: for a configuration that does not fit the images or is none.
     """
     channels, height, width = images.shape
     size = height if height == width else (height, width)
     out_channels = channels * (2 if diffusion.variance_type in ("learned", "learned_range") else 1)
+    config = _config(model) | {"sample_size": size, "in_channels": channels, "out_channels": out_channels}
+    if diffusion.conditioning_dropout_prob > 0 and number_of_classes(config) is not None:
+        config |= with_null_class(number_of_classes(config))
+    _check_size(config, height, width)
+    head, least = config.get("attention_head_dim"), _least_attending(config)
+    if head is not None and not 1 <= head <= least:
+        raise ValueError(f"`attention_head_dim` must be in 1 ... {least}, the channels of a block, but is {head}.")
+    return UNet2DModel.from_config(config)
+
+
+def _config(model: ModelArguments) -> dict[str, Any]:
+    """The configuration that the arguments describe, or name, but for what follows from the images."""
     if model.model_config_name_or_path is None:
         others = ("model_config_name_or_path", "enable_xformers_memory_efficient_attention")
         config = {name: value for name, value in dataclasses.asdict(model).items() if name not in others}
@@ -35,19 +50,19 @@ def build_unet(model: ModelArguments, diffusion: DiffusionArguments, images: Lev
         config = dict(UNet2DModel.load_config(model.model_config_name_or_path))
         if model.num_class_embeds is not None:
             config["num_class_embeds"] = model.num_class_embeds
+            config.pop(OWN_CONFIG_KEY, None)  # the null class of the model that was saved
     if config.get("num_class_embeds") is not None and config["num_class_embeds"] < 1:
         raise ValueError(f"`num_class_embeds` must be at least 1, but is {config['num_class_embeds']}.")
-    config |= {"sample_size": size, "in_channels": channels, "out_channels": out_channels}
+    return config
+
+
+def _check_size(config: dict[str, Any], height: int, width: int) -> None:
     depth = len(config["block_out_channels"]) - 1
     if height % 2**depth or width % 2**depth:
         raise ValueError(
             f"`block_out_channels` has {depth + 1} resolutions, so that height and width must be multiples of"
             f" {2**depth}, but the images are {height}x{width}; pass another --resolution or fewer blocks."
         )
-    head, least = config.get("attention_head_dim"), _least_attending(config)
-    if head is not None and not 1 <= head <= least:
-        raise ValueError(f"`attention_head_dim` must be in 1 ... {least}, the channels of a block, but is {head}.")
-    return UNet2DModel.from_config(config)
 
 
 def _least_attending(config: dict[str, Any]) -> int:

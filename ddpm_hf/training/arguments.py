@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 
 from diffusers.optimization import SchedulerType
 
-from ..data.arguments import DataArguments
 from ..evaluation.arguments import MEASURED_IMAGES, check_num_evaluations, check_num_paths
-from ..hub.arguments import HubArguments
 from ..runtime.arguments import help_text
-from ..tasks.arguments import OBJECTIVES, TIMESTEP_SAMPLINGS, DiffusionArguments, ModelArguments, check_variance
+from ..tasks.arguments import (
+    OBJECTIVES,
+    TIMESTEP_SAMPLINGS,
+    DiffusionArguments,
+    check_conditioning_dropout,
+    check_variance,
+)
 
 
 PRECISIONS = ("no", "fp16", "bf16")
@@ -104,9 +108,6 @@ class TrainingArguments:
         return self.train_batch_size * (1 if self.gradient_checkpointing else 4)
 
 
-RUN = (ModelArguments, DataArguments, DiffusionArguments, TrainingArguments, HubArguments)  # what train.py is told
-
-
 def check_training_arguments(training: TrainingArguments, diffusion: DiffusionArguments) -> None:
     """Raise ValueError, naming the argument, for what cannot be trained."""
     numbers = {
@@ -132,6 +133,7 @@ def check_training_arguments(training: TrainingArguments, diffusion: DiffusionAr
         if value not in allowed:
             raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, but is {value!r}.")
     check_variance(diffusion)
+    check_conditioning_dropout(diffusion)
     _check_ranges(training)
     if diffusion.snr_gamma is not None and (diffusion.objective != "simple" or not diffusion.snr_gamma > 0):
         raise ValueError("`snr_gamma` must be above 0, and weights L_simple; pass --objective simple with it.")

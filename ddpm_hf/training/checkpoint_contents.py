@@ -10,18 +10,16 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from diffusers import UNet2DModel
+from diffusers import ModelMixin
 from safetensors.torch import load_file, save_file
 
-from ..data.arguments import DataArguments
-from ..data.batches import TrainingBatches
 from ..data.image_streams import ImageStream
 from ..hub.model_card import read_json
 from ..runtime.distributed import on_all
 from ..runtime.output_folder import write_json
 from .checkpoints import read_checkpoint
-from .fingerprint import check_course
-from .state import DIVIDED, Job
+from .fingerprint import check_fingerprint, fingerprint_of
+from .state import DIVIDED, TrainState
 
 
 STATE = "training.json"
@@ -29,7 +27,7 @@ WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 AVERAGE = "ema-{}.safetensors"
 
 
-def save_weights_as_diffusers_does(accelerator: Accelerator, unet: UNet2DModel) -> None:
+def save_weights_as_diffusers_does(accelerator: Accelerator, model: ModelMixin) -> None:
     """Have Accelerate leave the weights to diffusers, by the model's own names whatever wraps it.
 
     Not where an engine divides the model: only the engine can put its parts together.
@@ -40,42 +38,42 @@ def save_weights_as_diffusers_does(accelerator: Accelerator, unet: UNet2DModel) 
     def save(models: list[Any], weights: list[Any], folder: str) -> None:
         weights.clear()
         if accelerator.is_main_process:
-            unet.save_pretrained(Path(folder) / "unet")
+            model.save_pretrained(Path(folder) / "unet")
 
     def load(models: list[Any], folder: str) -> None:
         models.clear()
-        unet.load_state_dict(load_file(Path(folder) / WEIGHTS))
+        model.load_state_dict(load_file(Path(folder) / WEIGHTS))
 
     accelerator.register_save_state_pre_hook(save)
     accelerator.register_load_state_pre_hook(load)
 
 
-def write_state(job: Job, folder: Path) -> None:
+def write_state(state: TrainState, folder: Path) -> None:
     """This process's part of a checkpoint."""
-    accelerator = job.accelerator
+    accelerator = state.accelerator
     accelerator.save_state(str(folder))
-    if job.batches.state is not None:
-        write_json(folder / f"data_{accelerator.process_index}.json", job.batches.state)
-    averages = [average.state_dict() for average in job.averages]
+    if state.batches.state is not None:
+        write_json(folder / f"data_{accelerator.process_index}.json", state.batches.state)
+    averages = [average.state_dict() for average in state.averages]
     if not accelerator.is_main_process:
         return
     for i, average in enumerate(averages):
         save_file(average, folder / AVERAGE.format(i))
-    if job.importance is not None:
-        save_file(job.importance.state_dict(), folder / "importance.safetensors")
-    state = {
-        "step": job.step,
-        "seconds": job.seconds,
-        "run_id": job.run_id,
+    if state.importance is not None:
+        save_file(state.importance.state_dict(), folder / "importance.safetensors")
+    record = {
+        "step": state.step,
+        "seconds": state.seconds,
+        "run_id": state.run_id,
         "processes": accelerator.num_processes,
-        "validation": job.validation,
-        "bad_images": sorted(job.bad_images),
-        "course": job.course,
+        "validation": state.validation,
+        "bad_images": sorted(state.bad_images),
+        "fingerprint": fingerprint_of(state),
     }
-    write_json(folder / STATE, state)
+    write_json(folder / STATE, record)
 
 
-def restore(job: Job, checkpoint: Path, data: DataArguments) -> None:
+def restore(state: TrainState, checkpoint: Path) -> None:
     """Put the run where the checkpoint was written, and let it read its images from there on.
 
     Raises:
@@ -84,50 +82,55 @@ def restore(job: Job, checkpoint: Path, data: DataArguments) -> None:
     """
 
     def read() -> None:
-        read_checkpoint(checkpoint, lambda: _restore(job, checkpoint, data))
+        read_checkpoint(checkpoint, lambda: _restore(state, checkpoint))
 
-    if job.is_divided:  # its parts are read together anyway
+    if state.is_divided:  # its parts are read together anyway
         read()
     else:
         on_all(read, ValueError)
 
 
-def _restore(job: Job, checkpoint: Path, data: DataArguments) -> None:
-    state = read_json(checkpoint / STATE)
-    check_course(state["course"], json.loads(json.dumps(job.course)))
-    if state["step"] > job.steps:
-        raise ValueError(f"it is after step {state['step']}, and the run would end after {job.steps}.")
-    job.accelerator.load_state(str(checkpoint))
-    _follow_the_course(job)
+def _restore(state: TrainState, checkpoint: Path) -> None:
+    record = read_json(checkpoint / STATE)
+    recorded = record["fingerprint"] if "fingerprint" in record else record["course"]  # as it was called before 0.2
+    check_fingerprint(recorded, json.loads(json.dumps(fingerprint_of(state))))
+    if record["step"] > state.steps:
+        raise ValueError(f"it is after step {record['step']}, and the run would end after {state.steps}.")
+    state.accelerator.load_state(str(checkpoint))
+    _follow_the_schedule(state)
     # Windows, which may be others than in the checkpoint.
-    job.accelerator.step = state["step"] * job.share.accumulation
-    for i, average in enumerate(job.averages):
-        average.load_state_dict(load_file(checkpoint / AVERAGE.format(i)), state["step"])
-    if job.importance is not None:
-        job.importance.load_state_dict(load_file(checkpoint / "importance.safetensors"))
-    job.step, job.seconds, job.run_id = state["step"], state["seconds"], state["run_id"]
-    job.validation, job.is_resumed = state["validation"], True
-    job.bad_images |= set(state["bad_images"])
-    position = None
-    if isinstance(job.data.train, ImageStream):
-        if state["processes"] != job.accelerator.num_processes:
-            raise ValueError(
-                f"it is of a stream that {state['processes']} processes read, now there are"
-                f" {job.accelerator.num_processes}; a stream goes on with as many."
-            )
-        position = read_json(checkpoint / f"data_{job.accelerator.process_index}.json")
-    open_batches(job, data, position)
+    state.accelerator.step = record["step"] * state.shard.accumulation
+    for i, average in enumerate(state.averages):
+        average.load_state_dict(load_file(checkpoint / AVERAGE.format(i)), record["step"])
+    if state.importance is not None:
+        state.importance.load_state_dict(load_file(checkpoint / "importance.safetensors"))
+    state.step, state.seconds, state.run_id = record["step"], record["seconds"], record["run_id"]
+    state.validation, state.is_resumed = record["validation"], True
+    state.bad_images |= set(record["bad_images"])
+    open_batches(state, _position(state, checkpoint, record["processes"]))
 
 
-def _follow_the_course(job: Job) -> None:
+def _position(state: TrainState, checkpoint: Path, processes: int) -> dict[str, Any] | None:
+    """Where this process goes on in a stream; None for other data, where it follows from the step."""
+    if not isinstance(state.data.train, ImageStream):
+        return None
+    if processes != state.accelerator.num_processes:
+        raise ValueError(
+            f"it is of a stream that {processes} processes read, now there are {state.accelerator.num_processes}; a"
+            " stream goes on with as many."
+        )
+    return read_json(checkpoint / f"data_{state.accelerator.process_index}.json")
+
+
+def _follow_the_schedule(state: TrainState) -> None:
     """Have the next step take the learning rate of this run, which may be longer than the checkpoint knew."""
-    schedule = getattr(job.lr_scheduler, "scheduler", job.lr_scheduler)
-    for group, factor, rate in zip(job.optimizer.param_groups, schedule.lr_lambdas, schedule.base_lrs, strict=True):
+    schedule = getattr(state.lr_scheduler, "scheduler", state.lr_scheduler)
+    for group, factor, rate in zip(state.optimizer.param_groups, schedule.lr_lambdas, schedule.base_lrs, strict=True):
         group["lr"] = rate * factor(schedule.last_epoch)
 
 
-def open_batches(job: Job, data: DataArguments, position: dict[str, Any] | None = None) -> None:
-    """Let the run read its images from the step on that it is at.
+def open_batches(state: TrainState, position: dict[str, Any] | None = None) -> None:
+    """Let the run read its examples from the step on that it is at.
 
     Args:
         position: of a stream, as a checkpoint has it.
@@ -135,28 +138,19 @@ def open_batches(job: Job, data: DataArguments, position: dict[str, Any] | None 
     Raises:
         ValueError: if a stream was divided among other workers.
     """
-    job.batches = TrainingBatches(
-        job.data.train,
-        job.share,
-        job.step,
-        job.steps,
-        job.training.seed,
-        data.random_flip,
-        data.dataloader_num_workers,
-        job.accelerator.device,
-        position,
-    )
+    steps, device = (state.step, state.steps), state.accelerator.device
+    state.batches = state.task.open_batches(state.data, state.shard, steps, state.training.seed, device, position)
 
 
-def is_finite(job: Job) -> bool:
+def is_finite(state: TrainState) -> bool:
     """Whether all numbers are finite that a checkpoint would hold now, those of all processes."""
-    tensors = [*job.parameters, *(tensor for average in job.averages for tensor in average.averages)]
-    tensors += [value for state in job.optimizer.state.values() for value in state.values()]
-    if job.importance is not None:
-        tensors += job.importance.state_dict().values()
+    tensors = [*state.parameters, *(tensor for average in state.averages for tensor in average.averages)]
+    tensors += [value for kept in state.optimizer.state.values() for value in kept.values()]
+    if state.importance is not None:
+        tensors += state.importance.state_dict().values()
     parts = [
         tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors if torch.is_tensor(tensor)
     ]
-    device = job.accelerator.device  # where they are put together, so that they are waited for once
+    device = state.accelerator.device  # where they are put together, so that they are waited for once
     found = torch.stack([part.isfinite().all().to(device, non_blocking=True) for part in parts])
     return all(gather_object([bool(found.all())]))

@@ -7,40 +7,41 @@ import torch
 
 from ..likelihood.variational import BitsPerDim
 from ..results import BoundFigures, Metrics, RunFacts
-from .state import Job
+from .fingerprint import settings
+from .state import TrainState
 
 
-def training_facts(job: Job) -> RunFacts:
+def training_facts(state: TrainState) -> RunFacts:
     """What there is to tell of a run before it is scored."""
-    scheduler = job.scheduler
+    scheduler = state.scheduler
     return {
-        "data": job.data.name,
-        "dataset_name": job.data.hub_name,
-        "train_images": job.images_per_epoch,
-        "bad_images_passed_over": len(job.bad_images),
-        "train_steps": job.steps,
-        "train_batch_size": job.share.total,
+        "data": state.data.name,
+        "dataset_name": state.data.hub_name,
+        "train_images": state.images_per_epoch,
+        "bad_images_passed_over": len(state.bad_images),
+        "train_steps": state.steps,
+        "train_batch_size": state.shard.total,
         "cpu_threads": torch.get_num_threads(),
-        "image_shape": list(job.data.train.shape),
-        "num_levels": job.data.train.num_levels,
-        "parameters": sum(parameter.numel() for parameter in job.unet.parameters()),
+        "image_shape": list(state.data.train.shape),
+        "num_levels": state.data.train.num_levels,
+        "parameters": sum(parameter.numel() for parameter in state.model.parameters()),
         "prediction_type": scheduler.config.prediction_type,
         "variance_type": scheduler.variance_type,
         "timesteps": len(scheduler),
-        "objective": job.diffusion.objective,
-        "seed": job.training.seed,
-        "settings": job.settings,
+        "objective": state.diffusion.objective,
+        "seed": state.training.seed,
+        "settings": settings(state),
     }
 
 
-def metrics(job: Job, result: BitsPerDim | None, more: Metrics) -> Metrics:
+def metrics(state: TrainState, result: BitsPerDim | None, more: Metrics) -> Metrics:
     """The figures of a run, for metrics.json; without a result if there are no test images."""
     return {
         **({} if result is None else _score_report(result)),
         **more,
-        "train_seconds": job.seconds,
-        "validation": job.validation,
-        **training_facts(job),
+        "train_seconds": state.seconds,
+        "validation": state.validation,
+        **training_facts(state),
     }
 
 

@@ -6,12 +6,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from accelerate import Accelerator
-from diffusers import UNet2DModel
-
-from ..data.batches import Share
 from ..data.image_streams import ImageStream
-from ..data.level_images import ImageData
+from ..tasks.arguments import DiffusionArguments
+from .state import TrainState
 
 
 # Arguments that do not change what a run arrives at: where things lie, what is written, how the work is divided.
@@ -23,29 +20,35 @@ INDIFFERENT = {
     *("num_validation_evaluations", "checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint"),
     *("num_evaluations", "num_paths", "num_quality_samples", "max_measured_images", "ddpm_num_inference_steps"),
     "skip_bad_images",
-    *("dataset_name", "mixed_precision"),  # told apart by what they come to
+    *("dataset_name", "mixed_precision", "conditioning_dropout_prob"),  # told apart by what they come to
 }
 
 
-def course_of(
-    unet: UNet2DModel, images: ImageData, share: Share, accelerator: Accelerator, *arguments: Any
-) -> dict[str, Any]:
+def fingerprint_of(state: TrainState) -> dict[str, Any]:
     """What decides the weights that a run arrives at."""
-    given = _given(arguments)
-    model = {name: value for name, value in unet.config.items() if not name.startswith("_")}
+    given = _given(state.task.data_arguments, state.diffusion, state.training)
+    model = {name: value for name, value in state.model.config.items() if not name.startswith("_")}
+    train = state.data.train
     return (
         model
         | {name: value for name, value in given.items() if name not in INDIFFERENT}
+        | _of_dropout(state.diffusion)
         | {
-            "images in a step": share.total,
-            "data": images.name,
-            "images": None if isinstance(images.train, ImageStream) else images.train.epoch_size,
-            "precision": accelerator.mixed_precision,
+            "images in a step": state.shard.total,
+            "data": state.data.name,
+            "images": None if isinstance(train, ImageStream) else train.epoch_size,
+            "precision": state.accelerator.mixed_precision,
         }
     )
 
 
-def check_course(recorded: dict[str, Any], now: dict[str, Any]) -> None:
+def _of_dropout(diffusion: DiffusionArguments) -> dict[str, float]:
+    """The probability with which conditioning is dropped; older checkpoints, which know none, are of 0."""
+    probability = diffusion.conditioning_dropout_prob
+    return {"conditioning_dropout_prob": probability} if probability else {}
+
+
+def check_fingerprint(recorded: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise ValueError if a run with these settings does not go on the one that was recorded.
 
     Records hold what counted when they were written; what has since proved indifferent does not count.
@@ -57,18 +60,18 @@ def check_course(recorded: dict[str, Any], now: dict[str, Any]) -> None:
         raise ValueError(f"its settings are others: {told}.")
 
 
-def settings(unet: UNet2DModel, *arguments: Any) -> dict[str, Any]:
+def settings(state: TrainState) -> dict[str, Any]:
     """What a reader of the model card may know of the arguments: nothing about the user's machine.
 
     The model's are those that it has, wherever they come from.
     """
     # Places; the data are named, without theirs, in the card.
     private = ("_dir", "_path", "dataset_name", "resume_from_checkpoint")
-    given = _given(arguments)
-    given |= {name: unet.config[name] for name in given if name in unet.config}
+    given = state.task.model_settings(state.model)
+    given |= _given(state.task.data_arguments, state.diffusion, state.training)
     return {name: value for name, value in given.items() if not (value is None or name.endswith(private))}
 
 
-def _given(arguments: tuple[Any, ...]) -> dict[str, Any]:
+def _given(*arguments: Any) -> dict[str, Any]:
     """All arguments by name."""
     return {name: value for group in arguments for name, value in dataclasses.asdict(group).items()}

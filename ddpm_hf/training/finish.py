@@ -16,12 +16,14 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast_object_list
-from diffusers import UNet2DModel
+from diffusers import ModelMixin
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..data.batches import Share, TrainingBatches
+from ..conditioning.columns import Columns
+from ..data.batches import BatchShard, TrainingBatches
 from ..data.image_streams import ImageStream
+from ..data.level_images import LevelImages
 from ..evaluation.frechet_distance import IMAGES_OF_A_DATA_SET, quality_of
 from ..evaluation.measuring import measured_errors, with_errors
 from ..evaluation.sampling import draw_images
@@ -29,14 +31,13 @@ from ..evaluation.scoring import paths_report, score, score_by_paths
 from ..hub.model_card import CARD, SAMPLES, fill_card
 from ..hub.push import INDEX
 from ..likelihood.variational import BitsPerDim
-from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
 from ..reporting.figures import save_grid
 from ..reporting.lines import describe
 from ..results import METRICS, Metrics, QualityFigures, Validation, checked
 from ..runtime.output_folder import replace_folder, write_file, write_folder, write_json
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .facts import metrics, training_facts
-from .state import Job, gather_bad_images
+from .state import TrainState, gather_bad_images
 from .weight_averages import WeightAverage, averaged
 
 
@@ -45,33 +46,33 @@ STEPS_OF_A_PATH = 50  # at most: more paths tighten the bound more than longer o
 
 
 @contextlib.contextmanager
-def evaluated(job: Job, average: WeightAverage | None) -> Iterator[None]:
+def evaluated(state: TrainState, average: WeightAverage | None) -> Iterator[None]:
     """Inside, the model has these averaged weights, or its own if None, and drops nothing out."""
-    with averaged(average, job.unet):
-        job.unet.eval()
+    with averaged(average, state.model):
+        state.model.eval()
         try:
             yield
         finally:
-            job.unet.train()
+            state.model.train()
 
 
-def draw(job: Job, count: int) -> Tensor:
+def draw(state: TrainState, count: int) -> Tensor:
     """Samples in [0, 1], the same noise every time."""
-    pipeline = DDPMPaperPipeline(job.unet, DDPMPaperScheduler.from_config(job.scheduler.config))
+    pipeline = state.pipeline()
     pipeline.set_progress_bar_config(
-        leave=False, desc="sampling", unit="step", disable=not job.accelerator.is_main_process
+        leave=False, desc="sampling", unit="step", disable=not state.accelerator.is_main_process
     )
-    batch_size = job.training.scoring_batch_size
-    return draw_images(pipeline, count, batch_size, job.inference_steps, job.training.seed, job.accelerator)
+    batch_size = state.training.scoring_batch_size
+    return draw_images(pipeline, count, batch_size, state.inference_steps, state.training.seed, state.accelerator)
 
 
-def draw_grid(job: Job) -> None:
+def draw_grid(state: TrainState) -> None:
     """A sample grid of the weights as they are now."""
-    with evaluated(job, job.average):
-        samples = draw(job, job.training.eval_batch_size)
-    if job.accelerator.is_main_process:
-        picture = save_grid(samples, job.folder / "samples" / f"{grid_of(job.step)}.png")
-        job.trackers.log_picture("samples", picture, job.step)
+    with evaluated(state, state.average):
+        samples = draw(state, state.training.eval_batch_size)
+    if state.accelerator.is_main_process:
+        picture = save_grid(samples, state.folder / "samples" / f"{grid_of(state.step)}.png")
+        state.trackers.log_picture("samples", picture, state.step)
 
 
 def grid_of(step: int) -> str:
@@ -79,85 +80,86 @@ def grid_of(step: int) -> str:
     return f"step_{step:07d}"
 
 
-def validate(job: Job) -> None:
+def validate(state: TrainState) -> None:
     """Bits/dim of validation images, if there are any, with the weights as they are now."""
-    if not len(job.data.validation):
+    if not len(state.data.validation):
         return
-    with evaluated(job, job.average):
-        result = _score(job, job.data.validation.spread(job.training.max_validation_images))
+    with evaluated(state, state.average):
+        result = _score(state, state.data.validation.spread(state.training.max_validation_images))
     figures: Validation = {
-        "step": job.step,
+        "step": state.step,
         "bits_per_dim": result.total,
         "bits_per_dim_standard_error": result.standard_error,
     }
     checked({"validation": [figures]})
-    job.validation.append(figures)
-    job.trackers.log({f"validation/{name}": value for name, value in figures.items() if name != "step"}, job.step)
+    state.validation.append(figures)
+    state.trackers.log({f"validation/{name}": value for name, value in figures.items() if name != "step"}, state.step)
 
 
-def _score(job: Job, images: object, num_evaluations: int | None = None) -> BitsPerDim:
-    asked = job.training.num_validation_evaluations if num_evaluations is None else num_evaluations
-    batch_size, seed = job.training.scoring_batch_size, job.training.seed
-    return score(job.unet, job.scheduler, images, job.accelerator, batch_size, asked, seed)
+def _score(state: TrainState, images: LevelImages, num_evaluations: int | None = None) -> BitsPerDim:
+    asked = state.training.num_validation_evaluations if num_evaluations is None else num_evaluations
+    chosen = (state.accelerator, state.training.scoring_batch_size, asked, state.training.seed)
+    return score(state.denoiser, state.scheduler, images, *chosen, count=state.task.bits_per_dim)
 
 
-def _score_by_paths(job: Job) -> Metrics:
+def _score_by_paths(state: TrainState) -> Metrics:
     """The importance-weighted bound of a short chain, its times chosen for the bound if they can be."""
-    images, count = job.data.test, job.training.num_paths
-    visits_all = job.scheduler.process.learns_of_neighbours  # and would take long
+    images, count = state.data.test, state.training.num_paths
+    visits_all = state.scheduler.process.learns_of_neighbours  # and would take long
     if count is None:
         count = 0 if visits_all or len(images) > IMAGES_ON_PATHS else PATHS
     if not count:
         return {}
-    scheduler = DDPMPaperScheduler.from_config(job.scheduler.config)
+    scheduler = DDPMPaperScheduler.from_config(state.scheduler.config)
     if not visits_all:
         spacing = None if scheduler.denoising_errors is None else "optimal"
-        scheduler.set_timesteps(min(STEPS_OF_A_PATH, job.inference_steps), timestep_spacing=spacing)
-    batch_size, seed = job.training.scoring_batch_size, job.training.seed
-    hidden = not job.accelerator.is_main_process
+        scheduler.set_timesteps(min(STEPS_OF_A_PATH, state.inference_steps), timestep_spacing=spacing)
+    chosen = (state.accelerator, state.training.scoring_batch_size, count, state.training.seed)
+    hidden = not state.accelerator.is_main_process
     progress = partial(tqdm, leave=False, desc="scoring by weighted paths", unit="batch", disable=hidden)
-    result = score_by_paths(job.unet, scheduler, images, job.accelerator, batch_size, count, seed, progress)
+    bits = state.task.importance_weighted_bits_per_dim
+    result = score_by_paths(state.denoiser, scheduler, images, *chosen, progress, count=bits)
     return {"importance_weighted": paths_report(result)}
 
 
-def save_model(job: Job) -> None:
+def save_model(state: TrainState) -> None:
     """The pipeline with the averaged weights as they are now, in the run's folder."""
-    with averaged(job.average, job.unet):
-        _save_pipeline(job)
+    with averaged(state.average, state.model):
+        _save_pipeline(state)
 
 
-def _save_pipeline(job: Job) -> None:
-    unet = _whole(job, job.average)
-    if job.accelerator.is_main_process:
-        write_folder(job.folder, DDPMPaperPipeline(unet, job.scheduler).save_pretrained, last=INDEX)
+def _save_pipeline(state: TrainState) -> None:
+    model = _whole(state, state.average)
+    if state.accelerator.is_main_process:
+        write_folder(state.folder, state.pipeline(model).save_pretrained, last=INDEX)
 
 
-def _whole(job: Job, average: WeightAverage | None) -> UNet2DModel:
+def _whole(state: TrainState, average: WeightAverage | None) -> ModelMixin:
     """The model, which has these averaged weights, in one piece; of several processes the main one's counts."""
-    if not job.is_divided:
-        return job.unet
-    weights = job.accelerator.get_state_dict(job.model) if average is None else average.state_dict()
-    unet = UNet2DModel.from_config(job.unet.config)
-    if job.accelerator.is_main_process:
-        unet.load_state_dict(weights)
-    return unet
+    if not state.is_divided:
+        return state.model
+    weights = state.accelerator.get_state_dict(state.prepared) if average is None else average.state_dict()
+    model = type(state.model).from_config(state.model.config)
+    if state.accelerator.is_main_process:
+        model.load_state_dict(weights)
+    return model
 
 
-def push_snapshot(job: Job) -> None:
+def push_snapshot(state: TrainState) -> None:
     """Push what is trained so far beside the training, which waits for no more than a copy of the weights.
 
     All processes call it together; nothing happens while the last push is under way.
     """
-    is_main = job.accelerator.is_main_process
-    is_free = broadcast_object_list([is_main and not job.pusher.is_busy])[0]
-    if not is_free or not (is_main or job.is_divided):
+    is_main = state.accelerator.is_main_process
+    is_free = broadcast_object_list([is_main and not state.pusher.is_busy])[0]
+    if not is_free or not (is_main or state.is_divided):
         return
-    with averaged(job.average, job.unet):
-        pipeline = DDPMPaperPipeline(copy.deepcopy(_whole(job, job.average)).cpu(), job.scheduler)
+    with averaged(state.average, state.model):
+        pipeline = state.pipeline(copy.deepcopy(_whole(state, state.average)).cpu())
     if not is_main:
         return
-    grids = sorted(path for path in (job.folder / "samples").glob("*.png") if path.stem <= grid_of(job.step))
-    facts = checked({**training_facts(job), "step_of_training": job.step})
+    grids = sorted(path for path in (state.folder / "samples").glob("*.png") if path.stem <= grid_of(state.step))
+    facts = checked({**training_facts(state), "step_of_training": state.step})
 
     def write(folder: Path) -> None:
         pipeline.save_pretrained(folder)
@@ -165,72 +167,75 @@ def push_snapshot(job: Job) -> None:
         if grids:
             shutil.copyfile(grids[-1], folder / SAMPLES)
 
-    job.pusher.push_snapshot(job.step, write)
+    state.pusher.push_snapshot(state.step, write)
 
 
-def training_images(job: Job, limit: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Up to so many training images with their classes, the same on every process."""
-    train, size = job.data.train, job.training.train_batch_size
+def training_images(state: TrainState, limit: int) -> Iterator[tuple[Tensor, Columns]]:
+    """Up to so many training images with their columns, the same on every process."""
+    train, size = state.data.train, state.training.train_batch_size
     if not isinstance(train, ImageStream):
-        yield from train.labelled_batches(size, limit, job.skip_bad_images)
+        yield from train.batches_with_columns(size, limit, state.task.skip_bad_examples)
         return
-    count = -(-min(limit, job.images_per_epoch or limit) // size)
-    with contextlib.closing(iter(TrainingBatches(train, Share(size), 0, count, job.training.seed))) as batches:
+    count = -(-min(limit, state.images_per_epoch or limit) // size)
+    stream = TrainingBatches(train, BatchShard(size), 0, count, state.training.seed)
+    with contextlib.closing(iter(stream)) as batches:
         for batch in itertools.islice(batches, count):
-            yield batch.images, batch.labels
+            yield batch.x_0, batch.columns
 
 
-def finish(job: Job) -> None:
+def finish(state: TrainState) -> None:
     """Sample, score on the test images, and save: all with the averaged weights."""
-    training, accelerator = job.training, job.accelerator
-    gather_bad_images(job)
-    others = _scores_of_other_averages(job)
-    with evaluated(job, job.average):
-        _save_pipeline(job)  # what comes now may fail, and without checkpoints this is all there is
-        job.scheduler = _with_what_is_measured(job)
-        samples = draw(job, max(training.eval_batch_size, training.num_quality_samples))
+    training, accelerator = state.training, state.accelerator
+    gather_bad_images(state)
+    others = _scores_of_other_averages(state)
+    with evaluated(state, state.average):
+        _save_pipeline(state)  # what comes now may fail, and without checkpoints this is all there is
+        state.scheduler = _with_what_is_measured(state)
+        samples = draw(state, max(training.eval_batch_size, training.num_quality_samples))
         result, weighted = None, {}
-        if len(job.data.test):
-            result = _score(job, job.data.test, training.num_evaluations)
-            weighted = _score_by_paths(job)
+        if len(state.data.test):
+            result = _score(state, state.data.test, training.num_evaluations)
+            weighted = _score_by_paths(state)
         if accelerator.is_main_process:
-            report = metrics(job, result, weighted | _quality(job, samples)) | others
-            picture = save_grid(samples[: training.eval_batch_size], job.folder / SAMPLES)
-            write_json(job.folder / METRICS, checked(report))
-        _save_pipeline(job)
+            report = metrics(state, result, weighted | _quality(state, samples)) | others
+            picture = save_grid(samples[: training.eval_batch_size], state.folder / SAMPLES)
+            write_json(state.folder / METRICS, checked(report))
+        _save_pipeline(state)
     if accelerator.is_main_process:
-        job.trackers.log_picture("samples", picture, job.step)
-        job.trackers.log({f"test/{name}": value for name, value in _figures(report).items()}, job.step)
-        name = str(job.folder) if job.pusher is None else job.pusher.repo_id
-        write_file(job.folder / CARD, lambda partial: partial.write_text(fill_card(job.folder, name), "utf-8"))
+        state.trackers.log_picture("samples", picture, state.step)
+        state.trackers.log({f"test/{name}": value for name, value in _figures(report).items()}, state.step)
+        name = str(state.folder) if state.pusher is None else state.pusher.repo_id
+        write_file(state.folder / CARD, lambda partial: partial.write_text(fill_card(state.folder, name), "utf-8"))
         print(describe(report))
-        if job.pusher is not None:
-            job.pusher.push_run()
+        if state.pusher is not None:
+            state.pusher.push_run()
 
 
-def _with_what_is_measured(job: Job) -> DDPMPaperScheduler:
+def _with_what_is_measured(state: TrainState) -> DDPMPaperScheduler:
     """The scheduler with what is measured on training images and not learned: denoising errors, and the variance.
 
     Of several processes the main one's counts.
     """
-    scheduler, seed = job.scheduler, job.training.seed
-    most = job.training.max_measured_images
-    images, device = training_images(job, most), job.accelerator.device
-    count = min(job.images_per_epoch or most, most)
-    is_fixed = job.diffusion.variance_type.startswith("fixed")
-    per_element = False if is_fixed else job.diffusion.per_element
-    errors = measured_errors(job.unet, scheduler, images, count, seed, device, per_element=per_element)
+    scheduler, seed = state.scheduler, state.training.seed
+    most = state.training.max_measured_images
+    images, device = training_images(state, most), state.accelerator.device
+    count = min(state.images_per_epoch or most, most)
+    is_fixed = state.diffusion.variance_type.startswith("fixed")
+    per_element = False if is_fixed else state.diffusion.per_element
+    errors = measured_errors(
+        state.denoiser, scheduler, images, count, state.data.train.shape, seed, device, per_element=per_element
+    )
     return with_errors(scheduler, broadcast_object_list([errors])[0], keeps_variance=is_fixed)
 
 
-def _quality(job: Job, samples: Tensor) -> QualityFigures:
-    if not job.training.num_quality_samples:
+def _quality(state: TrainState, samples: Tensor) -> QualityFigures:
+    if not state.training.num_quality_samples:
         return {}
-    train = torch.cat([images for images, _ in training_images(job, IMAGES_OF_A_DATA_SET)])
+    train = torch.cat([images for images, _ in training_images(state, IMAGES_OF_A_DATA_SET)])
     if len(train) < 2:
         return {}  # one image has no covariance
-    test, _ = job.data.test.spread(IMAGES_OF_A_DATA_SET).batch(0, IMAGES_OF_A_DATA_SET)
-    return quality_of(samples, job.inference_steps, train, test)
+    test, _ = state.data.test.spread(IMAGES_OF_A_DATA_SET).batch(0, IMAGES_OF_A_DATA_SET)
+    return quality_of(samples, state.inference_steps, train, test)
 
 
 def _figures(report: Metrics) -> dict[str, float]:
@@ -244,16 +249,16 @@ def _figures(report: Metrics) -> dict[str, float]:
     return figures
 
 
-def _scores_of_other_averages(job: Job) -> Metrics:
+def _scores_of_other_averages(state: TrainState) -> Metrics:
     """Validation bits/dim of every decay, where there are several; the weights of the others are saved beside."""
-    if len(job.averages) < 2:
+    if len(state.averages) < 2:
         return {}
     scores = {}
-    for average in job.averages:
-        with evaluated(job, average):
-            if len(job.data.validation):
-                scores[f"{average.max_decay:g}"] = _score(job, job.data.validation).total
-            unet = _whole(job, average) if average is not job.average else None
-            if unet is not None and job.accelerator.is_main_process:
-                replace_folder(job.folder / f"unet_ema_{average.max_decay:g}", unet.save_pretrained)
+    for average in state.averages:
+        with evaluated(state, average):
+            if len(state.data.validation):
+                scores[f"{average.max_decay:g}"] = _score(state, state.data.validation).total
+            other = _whole(state, average) if average is not state.average else None
+            if other is not None and state.accelerator.is_main_process:
+                replace_folder(state.folder / f"unet_ema_{average.max_decay:g}", other.save_pretrained)
     return {"validation_bits_per_dim_by_ema_decay": scores}

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import math
 import os
@@ -15,36 +14,32 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
-from diffusers import UNet2DModel
+from diffusers import ModelMixin
 from diffusers.optimization import get_scheduler
 from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ..data.arguments import DataArguments
-from ..data.batches import Share
-from ..data.image_streams import ImageStream
+from ..conditioning.conditioner import Conditioners
+from ..data.batches import BatchShard
 from ..data.level_images import ImageData
-from ..data.loading import load_images
 from ..diffusion.timestep_sampling import ImportanceTimesteps
-from ..evaluation.scoring import check_labels
 from ..hub.arguments import HubArguments, check_hub_arguments
-from ..hub.model_card import number_of_classes
 from ..results import METRICS
 from ..runtime.distributed import processes_started
 from ..runtime.output_folder import claim_folder, clear_remains
 from ..runtime.threads import use_all_cores
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
-from ..tasks.arguments import DiffusionArguments, ModelArguments
-from ..tasks.building import build_scheduler, build_unet
+from ..tasks.arguments import DiffusionArguments
+from ..tasks.base import Task
 from .arguments import TrainingArguments, check_training_arguments
 from .checkpoint_contents import open_batches, restore, save_weights_as_diffusers_does
 from .checkpoints import find_checkpoint, remove_run
 from .facts import training_facts
-from .fingerprint import course_of, settings
+from .fingerprint import settings
 from .flat_weights import FlatWeights
 from .pushing import Pusher
-from .state import DIVIDED, Job
+from .state import DIVIDED, TrainState
 from .tracking import Trackers, check_logger, tell, tell_passed_over
 from .weight_averages import WeightAverage
 
@@ -53,17 +48,11 @@ STEPS_OF_A_SAMPLE = 100  # at most, if not given; a "learned" variance is of all
 LONGEST_WAIT = datetime.timedelta(hours=2)  # for a process that reads a large data set, or draws many samples
 
 
-def prepare(
-    model: ModelArguments,
-    data: DataArguments,
-    diffusion: DiffusionArguments,
-    training: TrainingArguments,
-    hub: HubArguments,
-) -> Job:
+def prepare(task: Task, diffusion: DiffusionArguments, training: TrainingArguments, hub: HubArguments) -> TrainState:
     """Check what was asked for and build it.
 
     Raises:
-        ValueError, OSError: for anything that cannot be trained, gone on with or pushed as asked.
+        ValueError, OSError: for anything that cannot be trained, resumed or pushed as asked.
     """
     check_training_arguments(training, diffusion)
     check_hub_arguments(hub)
@@ -71,67 +60,64 @@ def prepare(
     accelerator = _engine(training)
     use_all_cores(accelerator.device)
     set_seed(training.seed)
-    images = load_images(data)
-    scheduler = build_scheduler(diffusion, images.train.num_levels)
+    data = task.load_data()
+    scheduler = task.build_scheduler(data)
     inference_steps = _inference_steps(scheduler, diffusion.ddpm_num_inference_steps)
-    unet = build_unet(model, diffusion, images.train)
-    images = _with_classes(images, number_of_classes(unet.config))
-    if training.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
-    share = _share(training, accelerator)
-    steps = _steps(training, images, share)
+    model = task.build_model(data)
+    conditioners = task.conditioners(model)
+    _check_dropout(diffusion.conditioning_dropout_prob, conditioners)
+    data = data.reading(conditioners)
+    shard = _shard(training, accelerator)
+    steps = _steps(training, data, shard)
     folder, checkpoint = _claim(training, accelerator)
-    save_weights_as_diffusers_does(accelerator, unet)
-    _tell_deepspeed(accelerator, share, training)
-    prepared, flat = _prepare_to_step(unet, training, steps, accelerator)
-    unet = accelerator.unwrap_model(prepared[0], keep_torch_compile=False)
-    job = Job(
-        accelerator,
-        folder,
-        images,
-        unet,
-        *prepared,
-        parameters=list(prepared[0].parameters()) if flat is None else [flat.parameter],
-        flat=flat,
-        averages=_averages(unet, training, flat),
+    optimized = _prepare_to_step(model, training, steps, shard, accelerator)
+    state = TrainState(
+        *(task, diffusion, training, accelerator, folder, data),
+        model=accelerator.unwrap_model(optimized["prepared"], keep_torch_compile=False),
         scheduler=scheduler,
-        training_process=dataclasses.replace(scheduler.process, constrain=None),  # clipping would stop the gradient
+        conditioners=conditioners,
+        **optimized,
         importance=_importance(diffusion, scheduler, accelerator),
-        diffusion=diffusion,
-        training=training,
-        share=share,
+        shard=shard,
         steps=steps,
         inference_steps=inference_steps,
-        settings=settings(unet, model, data, diffusion, training),
-        course=course_of(unet, images, share, accelerator, data, diffusion, training),
         run_id=broadcast_object_list([secrets.token_hex(4)])[0],
-        skip_bad_images=data.skip_bad_images,
-        bad_images=set(images.bad_images),
+        bad_images=set(data.bad_images),
     )
-    _place(job, data, hub, checkpoint)
-    return job
+    _place(state, hub, checkpoint)
+    return state
 
 
-def _place(job: Job, data: DataArguments, hub: HubArguments, checkpoint: Path | None) -> None:
+def _place(state: TrainState, hub: HubArguments, checkpoint: Path | None) -> None:
     """Put the run at its beginning or where the checkpoint left it, with its batches, pushes and trackers."""
     if checkpoint is not None:
-        restore(job, checkpoint, data)
-        job.accelerator.print(f"Going on from {checkpoint}, after step {job.step} of {job.steps}.")
+        restore(state, checkpoint)
+        state.accelerator.print(f"Going on from {checkpoint}, after step {state.step} of {state.steps}.")
     else:
-        open_batches(job, data)
-        if job.training.resume_from_checkpoint is not None:
-            job.accelerator.print(f"There is no checkpoint in {job.folder} yet; starting from the beginning.")
-    if job.data.train.epoch_size is None and (job.training.save_images_epochs or job.training.save_model_epochs):
-        job.accelerator.print(
-            "Nobody has counted the images of this stream, and no epoch ends: pictures and the model come at the end."
+        open_batches(state)
+        if state.training.resume_from_checkpoint is not None:
+            state.accelerator.print(f"There is no checkpoint in {state.folder} yet; starting from the beginning.")
+    training = state.training
+    if state.data.train.epoch_size is None and (training.save_images_epochs or training.save_model_epochs):
+        state.accelerator.print(
+            "The number of images of this stream is not known, and no epoch ends: pictures and the model come at the"
+            " end."
         )
     if hub.push_to_hub:
-        job.is_pushed, job.push_steps = True, hub.hub_push_steps
-        job.pusher = Pusher(job.folder, hub) if job.accelerator.is_main_process else None
-    job.trackers = Trackers(job.accelerator, job.folder, _told(job), job.run_id, job.step)
-    if job.accelerator.is_main_process:
-        for count, sentence in enumerate(job.data.bad_images, 1):
+        state.is_pushed, state.push_steps = True, hub.hub_push_steps
+        state.pusher = Pusher(state.folder, hub) if state.accelerator.is_main_process else None
+    state.trackers = Trackers(state.accelerator, state.folder, _told(state), state.run_id, state.step)
+    if state.accelerator.is_main_process:
+        for count, sentence in enumerate(state.data.bad_images, 1):
             tell_passed_over(count, sentence)
+
+
+def _check_dropout(probability: float, conditioners: Conditioners) -> None:
+    if probability > 0 and not conditioners.has_null:
+        raise ValueError(
+            f"`conditioning_dropout_prob` must be 0 for a model without conditioning, but is {probability}; a"
+            " class-conditional model has `num_class_embeds`."
+        )
 
 
 def _engine(training: TrainingArguments) -> Accelerator:
@@ -174,12 +160,12 @@ def _engine(training: TrainingArguments) -> Accelerator:
     return accelerator
 
 
-def _tell_deepspeed(accelerator: Accelerator, share: Share, training: TrainingArguments) -> None:
+def _tell_deepspeed(accelerator: Accelerator, shard: BatchShard, training: TrainingArguments) -> None:
     """Tell DeepSpeed, if it is used, of batches, which it cannot see, and of steps, which it divides itself."""
     if accelerator.state.deepspeed_plugin is not None:
         accelerator.state.deepspeed_plugin.deepspeed_config |= {
-            "train_micro_batch_size_per_gpu": share.batch_size,
-            "gradient_accumulation_steps": share.accumulation,
+            "train_micro_batch_size_per_gpu": shard.batch_size,
+            "gradient_accumulation_steps": shard.accumulation,
             "gradient_clipping": training.max_grad_norm,
         }
 
@@ -187,24 +173,6 @@ def _tell_deepspeed(accelerator: Accelerator, share: Share, training: TrainingAr
 def _has_device() -> bool:
     """Whether there is anything but processor cores to compute on."""
     return torch.accelerator.is_available() if hasattr(torch, "accelerator") else torch.cuda.is_available()
-
-
-def _with_classes(images: ImageData, classes: int | None) -> ImageData:
-    """The images for a model of so many classes; a stream checks its labels as they come.
-
-    Raises:
-        ValueError: for a class-conditional model without the classes, or with fewer of them than the data have.
-    """
-    if classes is None:
-        return images
-    for part in (images.test, images.validation):
-        check_labels(part.labels, classes)
-    if not isinstance(images.train, ImageStream):
-        check_labels(images.train.labels, classes)
-        return images
-    if not images.train.has_labels:
-        check_labels(None, classes)
-    return dataclasses.replace(images, train=dataclasses.replace(images.train, num_classes=classes))
 
 
 def _inference_steps(scheduler: DDPMPaperScheduler, asked: int | None) -> int:
@@ -216,8 +184,8 @@ def _inference_steps(scheduler: DDPMPaperScheduler, asked: int | None) -> int:
     return steps
 
 
-def _share(training: TrainingArguments, accelerator: Accelerator) -> Share:
-    return Share(
+def _shard(training: TrainingArguments, accelerator: Accelerator) -> BatchShard:
+    return BatchShard(
         training.train_batch_size,
         accelerator.gradient_accumulation_steps,
         accelerator.process_index,
@@ -225,14 +193,14 @@ def _share(training: TrainingArguments, accelerator: Accelerator) -> Share:
     )
 
 
-def _steps(training: TrainingArguments, images: ImageData, share: Share) -> int:
+def _steps(training: TrainingArguments, data: ImageData, shard: BatchShard) -> int:
     """Optimisation steps in all."""
     if training.max_train_steps is not None:
         return training.max_train_steps
-    size = images.train.epoch_size
+    size = data.train.epoch_size
     if size is None:
-        raise ValueError("Nobody has counted the images of this stream; pass --max_train_steps.")
-    return math.ceil(training.num_epochs * size / share.total)
+        raise ValueError("The number of images of this stream is not known; pass --max_train_steps.")
+    return math.ceil(training.num_epochs * size / shard.total)
 
 
 def _claim(training: TrainingArguments, accelerator: Accelerator) -> tuple[Path, Path | None]:
@@ -255,14 +223,23 @@ def _claim(training: TrainingArguments, accelerator: Accelerator) -> tuple[Path,
 
 
 def _prepare_to_step(
-    unet: UNet2DModel, training: TrainingArguments, steps: int, accelerator: Accelerator
-) -> tuple[list[Any], FlatWeights | None]:
-    """What is trained, as Accelerate prepares it; on flat weights, unless an engine divides the model."""
+    model: ModelMixin, training: TrainingArguments, steps: int, shard: BatchShard, accelerator: Accelerator
+) -> dict[str, Any]:
+    """What Accelerate wraps to be trained, and the averages; by their names in `TrainState`."""
+    if training.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    save_weights_as_diffusers_does(accelerator, model)
+    _tell_deepspeed(accelerator, shard, training)
     if accelerator.distributed_type in DIVIDED:  # it wants all of them at once
-        return accelerator.prepare(unet, *_make_optimizer(unet.parameters(), training, steps)), None
-    model = accelerator.prepare(unet)
-    flat = FlatWeights(unet)  # now that nothing moves the weights any more
-    return [model, *accelerator.prepare(*_make_optimizer([flat.parameter], training, steps))], flat
+        flat = None
+        prepared = accelerator.prepare(model, *_make_optimizer(model.parameters(), training, steps))
+    else:
+        wrapped = accelerator.prepare(model)
+        flat = FlatWeights(model)  # now that nothing moves the weights any more
+        prepared = [wrapped, *accelerator.prepare(*_make_optimizer([flat.parameter], training, steps))]
+    names = ("prepared", "optimizer", "lr_scheduler")
+    averages = _averages(accelerator.unwrap_model(prepared[0], keep_torch_compile=False), training, flat)
+    return {**dict(zip(names, prepared, strict=True)), "flat": flat, "averages": averages}
 
 
 def _make_optimizer(
@@ -290,16 +267,16 @@ def _importance(
     return ImportanceTimesteps(len(scheduler), accelerator.device) if is_by_loss else None
 
 
-def _averages(unet: UNet2DModel, training: TrainingArguments, flat: FlatWeights | None) -> list[WeightAverage]:
+def _averages(model: ModelMixin, training: TrainingArguments, flat: FlatWeights | None) -> list[WeightAverage]:
     if not training.use_ema:
         return []
     return [
-        WeightAverage(unet, training.ema_inv_gamma, training.ema_power, decay, flat)
+        WeightAverage(model, training.ema_inv_gamma, training.ema_power, decay, flat)
         for decay in training.ema_max_decay
     ]
 
 
-def _told(job: Job) -> dict[str, Any]:
+def _told(state: TrainState) -> dict[str, Any]:
     """What the trackers are told of a run that begins."""
-    facts = training_facts(job) | {"images_in_a_step": job.share.total} | job.settings
+    facts = training_facts(state) | {"images_in_a_step": state.shard.total} | settings(state)
     return {name: value for name, value in facts.items() if value is not None and name != "settings"}

@@ -1,24 +1,31 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""A training run: everything it needs, and how far it is."""
+"""The state of a training run: everything it needs, and how far it is."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import gather_object
-from diffusers import UNet2DModel
+from diffusers import DiffusionPipeline, ModelMixin
+from torch import Tensor, nn
 
-from ..data.batches import Share, TrainingBatches
+from ..conditioning.conditioner import Conditioners
+from ..conditioning.denoiser import ConditionalDenoiser
+from ..conditioning.dropout import draw_dropped
+from ..data.batches import BatchShard, TrainingBatches
 from ..data.level_images import ImageData
+from ..diffusion.denoiser import Denoiser
 from ..diffusion.reverse_process import ReverseProcess
 from ..diffusion.timestep_sampling import ImportanceTimesteps
 from ..results import Validation
+from ..runtime.randomness import seed_dropout
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from ..tasks.arguments import DiffusionArguments
+from ..tasks.base import Task
 from .arguments import TrainingArguments
 from .flat_weights import FlatWeights
 from .pushing import Pusher
@@ -30,42 +37,98 @@ DIVIDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGA
 
 
 @dataclasses.dataclass
-class Job:
-    """Everything a run needs, made and checked before it starts; from `step` on how far it is."""
+class TrainState:
+    """Everything a run needs, made and checked before it starts.
 
+    Attributes:
+        task: the family of the model.
+        diffusion, training: as they were given.
+        accelerator: Accelerate, on all processes.
+        folder: where the run leaves its results.
+        data: the examples.
+        model: the model itself: sampled, scored, averaged and saved.
+        scheduler: the diffusion process; at the end of the run the one with the variance that was measured.
+        conditioners: make the model's conditioning.
+        prepared: the model as Accelerate wraps it: trained.
+        optimizer, lr_scheduler: as Accelerate wraps them.
+        flat: the weights in one tensor, unless an engine divides the model among processes.
+        averages: averaged weights, one for each decay.
+        importance: draws timesteps by their losses, if that is asked for.
+        shard: the part of each step's batch that this process reads.
+        steps: optimisation steps in all.
+        inference_steps: of the samples that are drawn along the way and at the end.
+        run_id: the same when the run is resumed.
+        step: optimisation steps made.
+        seconds: spent training.
+        skipped_steps: steps in a row whose gradient was not finite.
+        bad_images: sentences on the images that were passed over.
+        validation: bits/dim along the way.
+    """
+
+    task: Task
+    diffusion: DiffusionArguments
+    training: TrainingArguments
     accelerator: Accelerator
     folder: Path
     data: ImageData
-    unet: UNet2DModel  # the model itself: sampled, scored, averaged and saved
-    model: torch.nn.Module  # the same as Accelerate prepared it: trained
+    model: ModelMixin
+    scheduler: DDPMPaperScheduler
+    conditioners: Conditioners
+    prepared: nn.Module
     optimizer: Any
     lr_scheduler: Any
-    parameters: list[torch.nn.Parameter]  # that the optimiser steps: the one of `flat`, or the prepared model's
-    flat: FlatWeights | None  # unless an engine divides the model
+    flat: FlatWeights | None
     averages: list[WeightAverage]
-    scheduler: DDPMPaperScheduler
-    training_process: ReverseProcess
     importance: ImportanceTimesteps | None
-    diffusion: DiffusionArguments
-    training: TrainingArguments
-    share: Share
-    steps: int  # optimisation steps in all
+    shard: BatchShard
+    steps: int
     inference_steps: int
-    settings: dict[str, Any]  # as they were given, but for places and names of the user's own
-    course: dict[str, Any]  # the settings that decide what the run arrives at
     run_id: str
-    skip_bad_images: bool
     is_pushed: bool = False
     push_steps: int = 0
     pusher: Pusher | None = None  # of the main process, if the run is pushed
     batches: TrainingBatches | None = None
     trackers: Trackers | None = None
-    step: int = 0  # optimisation steps made
+    step: int = 0
     is_resumed: bool = False
-    left_out: int = 0  # steps in a row whose gradient was not finite
-    seconds: float = 0.0  # spent training
-    bad_images: set[str] = dataclasses.field(default_factory=set)  # sentences on those passed over
-    validation: list[Validation] = dataclasses.field(default_factory=list)  # bits/dim along the way
+    skipped_steps: int = 0
+    seconds: float = 0.0
+    bad_images: set[str] = dataclasses.field(default_factory=set)
+    validation: list[Validation] = dataclasses.field(default_factory=list)
+
+    # --- what a training step needs ---
+
+    @functools.cached_property
+    def denoise(self) -> Denoiser:
+        """The model that is trained, as a denoiser."""
+        return self.task.denoiser(self.prepared)
+
+    @functools.cached_property
+    def training_process(self) -> ReverseProcess:
+        """The reverse process over all timesteps, without clipping, which would stop the gradient."""
+        return dataclasses.replace(self.scheduler.process, constrain=None)
+
+    @functools.cached_property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that the optimiser steps: the one of `flat`, or those of the prepared model."""
+        return list(self.prepared.parameters()) if self.flat is None else [self.flat.parameter]
+
+    def draw_dropped(self) -> Tensor | None:
+        """Which examples of the step lose their conditioning, booleans, those of all processes; None for none."""
+        probability, device = self.diffusion.conditioning_dropout_prob, self.accelerator.device
+        return draw_dropped(probability, self.shard.total, self.training.seed, self.step, device)
+
+    def seed_dropout(self, window: int) -> None:
+        """Let the model's own dropout depend on the seed, the step and the place in its batch alone."""
+        seed_dropout(self.accelerator.device, self.training.seed, self.step, window, self.shard.rank)
+
+    def clip_gradients(self) -> Tensor | None:
+        """Scale the gradients of all processes down to `max_grad_norm`; returns the norm that they had."""
+        if self.flat is not None:
+            self.flat.take_gradients()
+        return self.accelerator.clip_grad_norm_(self.parameters, self.training.max_grad_norm)
+
+    # --- what is sampled, scored and saved ---
 
     @property
     def average(self) -> WeightAverage | None:
@@ -73,19 +136,31 @@ class Job:
         return self.averages[0] if self.averages else None
 
     @property
+    def denoiser(self) -> ConditionalDenoiser:
+        """The model itself, as it is scored."""
+        return ConditionalDenoiser(self.task.denoiser(self.model), self.conditioners)
+
+    def pipeline(self, model: ModelMixin | None = None) -> DiffusionPipeline:
+        """The pipeline of the model, or of another in its place, with a scheduler of its own."""
+        scheduler = DDPMPaperScheduler.from_config(self.scheduler.config)
+        return self.task.pipeline(self.model if model is None else model, scheduler)
+
+    @property
     def is_divided(self) -> bool:
         """Whether an engine divides the model itself among the processes."""
         return self.accelerator.distributed_type in DIVIDED
 
+    # --- when something is due ---
+
     @property
     def images_per_epoch(self) -> int | None:
-        """Training images, if they have been counted."""
+        """The number of training images; None if it is not known."""
         return self.data.train.size
 
     def epochs_made(self, step: int) -> int:
-        """Whole passes over the data after so many steps; 0 for data that nobody has counted."""
+        """Whole passes over the data after so many steps; 0 if the number of images is not known."""
         size = self.data.train.epoch_size
-        return step * self.share.total // size if size else 0
+        return step * self.shard.total // size if size else 0
 
     def ends_epoch(self, interval: int) -> bool:
         """Whether the last step ended an epoch after which something done every `interval` epochs is due."""
@@ -98,6 +173,6 @@ class Job:
         return interval > 0 and self.step % interval == 0
 
 
-def gather_bad_images(job: Job) -> None:
+def gather_bad_images(state: TrainState) -> None:
     """Let every process know of the images that any of them passed over."""
-    job.bad_images = set(gather_object(sorted(job.bad_images)))
+    state.bad_images = set(gather_object(sorted(state.bad_images)))

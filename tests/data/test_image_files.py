@@ -22,11 +22,12 @@ from script_server import ScriptServer
 from sklearn.datasets import load_digits
 from training_runs import TINY
 
+from ddpm_hf.conditioning.classes import LABELS
 from ddpm_hf.data.arguments import DataArguments
-from ddpm_hf.data.batches import Share, TrainingBatches
+from ddpm_hf.data.batches import BatchShard, TrainingBatches
 from ddpm_hf.data.image_files import BadImage, Header, ImageShape, header_of
 from ddpm_hf.data.level_images import LevelImages
-from ddpm_hf.data.loading import load_images
+from ddpm_hf.tasks.images import load_labelled_images as load_images
 
 
 RUN = [*TINY, *shlex.split("--train_batch_size 16 --max_train_steps 12 --num_validation_evaluations 2")]
@@ -85,7 +86,7 @@ def test_the_digits_are_scikit_learns_in_order() -> None:
     for images, levels in ((data.train, truth[:1500]), (data.test, truth[1500:])):
         batch = torch.cat(list(images.batches(400)))
         np.testing.assert_array_equal(((batch[:, 0] + 1) * 8).numpy(), levels)
-    assert data.train.labels.tolist() == load_digits().target[:1500].tolist()
+    assert data.train.columns[LABELS].tolist() == load_digits().target[:1500].tolist()
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3), ("RGBA", 4)])
@@ -304,7 +305,7 @@ def test_labels_stay_with_their_images_when_others_are_passed_over(tmp_path: Pat
     data = load_images(DataArguments(train_data_dir=str(tmp_path), skip_bad_images=True))
     assert len(data.bad_images) == 2 and len(data.train) + len(data.test) == 22
     for images in (data.train, data.test):
-        assert images.labels.tolist() == [int(levels.max()) // 10 for levels in levels_of(images)]
+        assert images.columns[LABELS].tolist() == [int(levels.max()) // 10 for levels in levels_of(images)]
 
 
 def test_a_column_of_classes_can_be_named(tmp_path: Path) -> None:
@@ -320,7 +321,7 @@ def test_a_column_of_classes_can_be_named(tmp_path: Path) -> None:
             images = load_images(DataArguments(**common, label_column=name)).test
             number = {noise(i).tobytes(): i for i in range(20)}
             shown = [number[levels.astype(np.uint8).tobytes()] for levels in levels_of(images)]
-            assert images.labels.tolist() == [columns[column][i] for i in shown]
+            assert images.columns[LABELS].tolist() == [columns[column][i] for i in shown]
 
 
 def test_images_in_a_table_are_named_by_their_row(tmp_path: Path) -> None:
@@ -402,8 +403,8 @@ def test_the_next_image_comes_where_one_broke_on_the_way(tmp_path: Path, resolut
 
     def row(**options: bool) -> list[bytes]:
         images = load_images(dataclasses.replace(arguments, center_crop=True, **options)).train
-        batches = list(TrainingBatches(images, Share(9), 0, 9, seed=3))
-        return [image.numpy().tobytes() for batch in batches for image in batch.images]
+        batches = list(TrainingBatches(images, BatchShard(9), 0, 9, seed=3))
+        return [image.numpy().tobytes() for batch in batches for image in batch.x_0]
 
     before = row()
     train = load_images(dataclasses.replace(arguments, center_crop=True)).train

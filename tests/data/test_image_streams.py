@@ -32,14 +32,16 @@ from safetensors.torch import load_file
 from script_server import ScriptServer
 from training_runs import LATEST, TINY, assert_same, ended, signal_at, start_together
 
+from ddpm_hf.conditioning.classes import LABELS, ClassConditioner
+from ddpm_hf.conditioning.conditioner import Conditioners
 from ddpm_hf.data import image_streams
 from ddpm_hf.data.arguments import DataArguments
-from ddpm_hf.data.batches import Batch, Share, TrainingBatches
+from ddpm_hf.data.batches import Batch, BatchShard, TrainingBatches
 from ddpm_hf.data.image_streams import ImageStream
 from ddpm_hf.data.level_images import ImageData
-from ddpm_hf.data.loading import load_images
 from ddpm_hf.data.stream_parts import PartsByTurns
 from ddpm_hf.runtime.errors import RunStopped
+from ddpm_hf.tasks.images import load_labelled_images as load_images
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
@@ -59,12 +61,16 @@ def png(number: int) -> bytes:
 
 
 def numbers_of(batch: Batch) -> list[int]:
-    levels = ((batch.images + 1) * 127.5).round().long()
+    levels = ((batch.x_0 + 1) * 127.5).round().long()
     return (levels[:, 0, 0, 0] * 256 + levels[:, 0, 0, 1]).tolist()
 
 
 def class_of(number: int) -> int:
     return number % 5
+
+
+def classes(count: int) -> Conditioners:
+    return Conditioners((ClassConditioner(count),))
 
 
 def numbered() -> Iterator[tuple[int, range]]:
@@ -135,13 +141,13 @@ def open_data(buffer: int = 32, **arguments: object) -> ImageData:
 
 
 def numbers_of_test(data: ImageData) -> list[int]:
-    return numbers_of(Batch(data.test.batch(0, len(data.test))[0], None, []))
+    return numbers_of(Batch(data.test.batch(0, len(data.test))[0], {}, []))
 
 
-def one_by_one(stream: ImageStream, share: Share, workers: int, epochs: int) -> list[list[int]]:
+def one_by_one(stream: ImageStream, shard: BatchShard, workers: int, epochs: int) -> list[list[int]]:
     """The images that a process reads in each epoch."""
     read: list[list[int]] = [[] for _ in range(epochs)]
-    batches = TrainingBatches(stream, share, 0, 0, seed=3, num_workers=workers)
+    batches = TrainingBatches(stream, shard, 0, 0, seed=3, num_workers=workers)
     with closing(iter(batches)) as iterator:
         for batch in iterator:
             if batches.state["epoch"] == epochs:
@@ -159,8 +165,8 @@ def test_every_image_is_read_once_in_an_epoch(source: dict[str, str], processes:
     held_out = numbers_of_test(data)
     expected = sorted(set(range(TOTAL)) - set(held_out))
     assert 5 <= len(held_out) < 40 and len(set(held_out)) == len(held_out)
-    shares = [Share(1, rank=rank, processes=processes) for rank in range(processes)]
-    epochs = list(zip(*(one_by_one(data.train, share, workers, 2) for share in shares), strict=True))
+    shards = [BatchShard(1, rank=rank, processes=processes) for rank in range(processes)]
+    epochs = list(zip(*(one_by_one(data.train, shard, workers, 2) for shard in shards), strict=True))
     for parts in epochs:
         assert sorted(number for part in parts for number in part) == expected
         assert min(len(part) for part in parts) > 0
@@ -171,7 +177,7 @@ def test_every_image_is_read_once_in_an_epoch(source: dict[str, str], processes:
 def test_batches_take_all_of_an_epoch_before_the_next_one(parquet: Path, workers: int) -> None:
     data = open_data(dataset_name=str(parquet))
     size = TOTAL - len(data.test)
-    with closing(iter(TrainingBatches(data.train, Share(16), 0, 0, seed=0, num_workers=workers))) as iterator:
+    with closing(iter(TrainingBatches(data.train, BatchShard(16), 0, 0, seed=0, num_workers=workers))) as iterator:
         read = [number for batch in islice(iterator, 3 * size // 16) for number in numbers_of(batch)]
     for epoch in range(2):
         assert len(set(read[epoch * size : (epoch + 1) * size])) == size
@@ -182,7 +188,7 @@ def test_files_are_mixed_and_the_order_is_the_seeds(parquet: Path, monkeypatch: 
     data = open_data(dataset_name=str(parquet))
 
     def first(seed: int) -> list[int]:
-        with closing(iter(TrainingBatches(data.train, Share(16), 0, 0, seed))) as iterator:
+        with closing(iter(TrainingBatches(data.train, BatchShard(16), 0, 0, seed))) as iterator:
             return [number for batch in islice(iterator, 5) for number in numbers_of(batch)]
 
     read = first(0)
@@ -199,7 +205,7 @@ def test_flips_and_crops_follow_the_seed(tmp_path: Path) -> None:
     stream = dataclasses.replace(stream, held_out=0.0, data=stream.data.shard(2, 0))
 
     def starts_and_ends(flip: bool) -> list[tuple[int, int]]:
-        with closing(iter(TrainingBatches(stream, Share(40), 0, 0, seed=0, random_flip=flip))) as iterator:
+        with closing(iter(TrainingBatches(stream, BatchShard(40), 0, 0, seed=0, random_flip=flip))) as iterator:
             images = ((next(iterator).images + 1) * 127.5).round()
         return [(int(image[0, 0, 0]), int(image[0, 0, -1])) for image in images]
 
@@ -212,22 +218,24 @@ def test_flips_and_crops_follow_the_seed(tmp_path: Path) -> None:
 
 def test_labels_arrive_with_their_images(source: dict[str, str]) -> None:
     data = open_data(**source)
-    assert data.train.has_labels
+    assert [column.name for column in data.train.columns] == [LABELS]
     held_out = numbers_of_test(data)
-    assert data.test.labels.tolist() == [class_of(number) for number in held_out]
-    stream = dataclasses.replace(data.train, num_classes=5)
-    with closing(iter(TrainingBatches(stream, Share(16), 0, 0, seed=0, num_workers=2))) as iterator:
+    assert data.test.columns[LABELS].tolist() == [class_of(number) for number in held_out]
+    stream = data.train.reading(classes(5))
+    with closing(iter(TrainingBatches(stream, BatchShard(16), 0, 0, seed=0, num_workers=2))) as iterator:
         for batch in islice(iterator, 15):
-            assert batch.labels.tolist() == [class_of(number) for number in numbers_of(batch)] and not batch.bad
-    with closing(iter(TrainingBatches(data.train, Share(16), 0, 0, seed=0))) as iterator:
-        assert next(iterator).labels is None  # nobody needs them
+            assert (
+                batch.columns[LABELS].tolist() == [class_of(number) for number in numbers_of(batch)] and not batch.bad
+            )
+    with closing(iter(TrainingBatches(data.train, BatchShard(16), 0, 0, seed=0))) as iterator:
+        assert next(iterator).columns == {}  # nobody needs them
 
 
 def test_a_class_that_the_model_does_not_know_is_told(parquet: Path) -> None:
-    stream = dataclasses.replace(open_data(dataset_name=str(parquet)).train, num_classes=4)
-    with closing(iter(TrainingBatches(stream, Share(64), 0, 0, seed=0))) as iterator:
+    stream = open_data(dataset_name=str(parquet)).train.reading(classes(4))
+    with closing(iter(TrainingBatches(stream, BatchShard(64), 0, 0, seed=0))) as iterator:
         batch = next(iterator)
-    assert set(batch.labels.tolist()) == {0, 1, 2, 3}
+    assert set(batch.columns[LABELS].tolist()) == {0, 1, 2, 3}
     assert all("is of class 4; the model knows 0 ... 3." in sentence for sentence in batch.bad) and batch.bad
 
 
@@ -239,7 +247,7 @@ def test_copies_of_an_image_are_all_on_one_side(tmp_path: Path) -> None:
     ):
         held_out = Counter(numbers_of_test(data))
         assert set(held_out.values()) == {3} and 5 < len(held_out) < 35
-        (read,) = one_by_one(data.train, Share(1), 0, 1)
+        (read,) = one_by_one(data.train, BatchShard(1), 0, 1)
         assert Counter(read) == {number: 3 for number in range(60) if number not in held_out}
 
 
@@ -253,8 +261,8 @@ def _copies_in_folders(folder: Path, contents: list[list[bytes]]) -> Path:
 
 def test_validation_images_are_others_than_test_images(parquet: Path) -> None:
     data = open_data(dataset_name=str(parquet), validation_fraction=0.2)
-    validation = numbers_of(Batch(data.validation.batch(0, 500)[0], None, []))
-    (read,) = one_by_one(data.train, Share(1), 0, 1)
+    validation = numbers_of(Batch(data.validation.batch(0, 500)[0], {}, []))
+    (read,) = one_by_one(data.train, BatchShard(1), 0, 1)
     assert sorted([*read, *validation, *numbers_of_test(data)]) == list(range(TOTAL))
     few = open_data(dataset_name=str(parquet), validation_fraction=0.2, max_held_out_images=3)
     assert len(few.test) == len(few.validation) == 3
@@ -265,7 +273,7 @@ def test_a_file_of_many_row_groups_is_as_good_as_many_files(tmp_path: Path) -> N
     contents = [[png(number) for number in range(100)]]
     stream = open_data(dataset_name=str(write_parquet(tmp_path / "data", contents, row_group_size=5))).train
     assert stream.num_parts == 20 and stream.num_workers(6, 4) == 5
-    with closing(iter(TrainingBatches(stream, Share(8), 0, 0, 0))) as iterator:
+    with closing(iter(TrainingBatches(stream, BatchShard(8), 0, 0, 0))) as iterator:
         read = numbers_of(next(iterator))
     assert len({number // 5 for number in read}) > 3 and max(read) - min(read) > 30
 
@@ -281,16 +289,16 @@ def test_a_worker_needs_a_part_of_its_own_or_a_listing(tars: Path, folder: Path)
 
 
 def read_with_states(stream: ImageStream, workers: int, count: int, size: int, **state: object) -> list[tuple]:
-    batches = TrainingBatches(stream, Share(size), 0, 0, 0, random_flip=True, num_workers=workers, **state)
+    batches = TrainingBatches(stream, BatchShard(size), 0, 0, 0, random_flip=True, num_workers=workers, **state)
     with closing(iter(batches)) as iterator:
         return [(batch, json.dumps(batches.state)) for batch in islice(iterator, count)]
 
 
 def assert_same_batches(batches: list[tuple], expected: list[tuple], where: str) -> None:
     for (one, _), (other, _) in zip(batches, expected, strict=True):
-        assert torch.equal(one.images, other.images), where
-        assert (one.labels is None) == (other.labels is None) and one.bad == other.bad, where
-        assert one.labels is None or torch.equal(one.labels, other.labels), where
+        assert torch.equal(one.x_0, other.x_0), where
+        assert one.columns.keys() == other.columns.keys() and one.bad == other.bad, where
+        assert all(torch.equal(one.columns[name], other.columns[name]) for name in one.columns), where
 
 
 def assert_goes_on(stream: ImageStream, workers: int, size: int, stops: list[int], count: int) -> None:
@@ -309,13 +317,13 @@ def assert_goes_on(stream: ImageStream, workers: int, size: int, stops: list[int
 
 def test_a_reader_goes_on_at_the_next_image_wherever_it_stopped(source: dict[str, str]) -> None:
     # 139 images or so in blocks of 32, in batches of 8: it stops within and between blocks, and between epochs.
-    stream = dataclasses.replace(open_data(**source).train, num_classes=5)
+    stream = open_data(**source).train.reading(classes(5))
     assert_goes_on(stream, 0, 8, [*range(1, 9), *range(14, 22), 35], 37)
 
 
 @pytest.mark.parametrize(("size", "other"), [(32, 8), (8, 32), (24, 7), (29, 11)])
 def test_a_reader_goes_on_in_batches_of_another_size(parquet: Path, size: int, other: int) -> None:
-    stream = dataclasses.replace(open_data(dataset_name=str(parquet)).train, num_classes=5)
+    stream = open_data(dataset_name=str(parquet)).train.reading(classes(5))
 
     def numbers(state: dict[str, Any] | None, size: int, count: int) -> tuple[list[int], dict[str, Any]]:
         found = read_with_states(stream, 0, count, size, state=state)
@@ -334,11 +342,11 @@ def test_workers_go_on_in_batches_of_the_same_size_alone(parquet: Path) -> None:
     stream = open_data(dataset_name=str(parquet)).train
     _, state = read_with_states(stream, 2, 3, 8)[-1]
     with pytest.raises(ValueError, match="by turns, in batches of 8; it goes on in such batches, not in those of"):
-        TrainingBatches(stream, Share(4), 0, 0, 0, num_workers=2, state=json.loads(state))
+        TrainingBatches(stream, BatchShard(4), 0, 0, 0, num_workers=2, state=json.loads(state))
 
 
 def test_workers_go_on_at_the_next_image_wherever_they_stopped(source: dict[str, str]) -> None:
-    stream = dataclasses.replace(open_data(**source).train, num_classes=5)
+    stream = open_data(**source).train.reading(classes(5))
     assert_goes_on(stream, 2, 8, [1, 4, 9, 17, 18], 22)
 
 
@@ -349,7 +357,7 @@ def test_three_workers_go_on_too_in_whole_files(parquet: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_larger_than_what_is_read_of_an_epoch_go_on_too(parquet: Path, workers: int) -> None:
-    stream = dataclasses.replace(open_data(dataset_name=str(parquet), test_fraction=0.5).train, num_classes=5)
+    stream = open_data(dataset_name=str(parquet), test_fraction=0.5).train.reading(classes(5))
     assert_goes_on(stream, workers, 50, [1, 2, 3], 4)
     assert_goes_on(stream, workers, 160, [1], 2)
 
@@ -357,13 +365,13 @@ def test_batches_larger_than_what_is_read_of_an_epoch_go_on_too(parquet: Path, w
 def test_one_process_of_several_goes_on(parquet: Path) -> None:
     stream = open_data(dataset_name=str(parquet)).train
     for processes, rank in ((2, 1), (5, 3)):
-        share = Share(4, rank=rank, processes=processes)
-        batches = TrainingBatches(stream, share, 0, 0, seed=0)
+        shard = BatchShard(4, rank=rank, processes=processes)
+        batches = TrainingBatches(stream, shard, 0, 0, seed=0)
         with closing(iter(batches)) as iterator:
             states = [(json.dumps(batches.state), numbers_of(batch)) for batch in islice(iterator, 30)]
         for stop in (2, 5, 11, 17, 24):
             state = json.loads(states[stop][0])
-            with closing(iter(TrainingBatches(stream, share, 0, 0, seed=0, state=state))) as iterator:
+            with closing(iter(TrainingBatches(stream, shard, 0, 0, seed=0, state=state))) as iterator:
                 assert [numbers_of(batch) for batch in islice(iterator, 5)] == [n for _, n in states[stop + 1 :][:5]]
 
 
@@ -372,9 +380,9 @@ def test_the_state_is_small_and_of_these_parts_and_workers(parquet: Path) -> Non
     _, state = read_with_states(stream, 2, 9, 8)[-1]
     assert len(state) < 4000
     with pytest.raises(ValueError, match="of a stream that 2 workers read, now there are 1; a stream goes on with"):
-        TrainingBatches(stream, Share(8), 0, 0, 0, state=json.loads(state))
+        TrainingBatches(stream, BatchShard(8), 0, 0, 0, state=json.loads(state))
     with pytest.raises(ValueError, match=f"of a stream of 7 parts, now there are {stream.num_parts}"):
-        TrainingBatches(stream, Share(8), 0, 0, 0, num_workers=2, state=json.loads(state) | {"parts": 7})
+        TrainingBatches(stream, BatchShard(8), 0, 0, 0, num_workers=2, state=json.loads(state) | {"parts": 7})
 
 
 def test_parts_by_turns_go_on_after_any_entry(parquet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -400,7 +408,7 @@ def test_parts_by_turns_go_on_after_any_entry(parquet: Path, monkeypatch: pytest
 def test_a_stream_can_be_sent_to_another_process(source: dict[str, str]) -> None:
     stream = open_data(**source).train
     sent = pickle.loads(pickle.dumps(stream))
-    assert one_by_one(sent, Share(1), 0, 1) == one_by_one(stream, Share(1), 0, 1)
+    assert one_by_one(sent, BatchShard(1), 0, 1) == one_by_one(stream, BatchShard(1), 0, 1)
 
 
 # --- what cannot be read --------------------------------------------------------------------------------------------
@@ -418,7 +426,7 @@ def test_bad_images_are_named_and_passed_over(tmp_path: Path, workers: int) -> N
     data = open_data(dataset_name=str(path), skip_bad_images=True)
     held_out = [sentence for sentence in data.bad_images if "is not an image that can be read" in sentence]
     stream = dataclasses.replace(data.train, held_out=0.0)
-    with closing(iter(TrainingBatches(stream, Share(29), 0, 0, seed=0, num_workers=workers))) as iterator:
+    with closing(iter(TrainingBatches(stream, BatchShard(29), 0, 0, seed=0, num_workers=workers))) as iterator:
         batches = list(islice(iterator, 6))
     assert sorted(number for batch in batches for number in numbers_of(batch)) == sorted(
         2 * [number for number in range(90) if number not in (7, 23, 41)]
@@ -444,7 +452,7 @@ def test_an_image_of_another_size_is_named(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((9, 8), dtype=np.uint8)).save(odd, "PNG")
     path = write_parquet(tmp_path / "data", [[*(png(number) for number in range(50)), odd.getvalue()]])
     stream = dataclasses.replace(open_data(dataset_name=str(path), skip_bad_images=True).train, held_out=0.0)
-    with closing(iter(TrainingBatches(stream, Share(50), 0, 0, seed=0))) as iterator:
+    with closing(iter(TrainingBatches(stream, BatchShard(50), 0, 0, seed=0))) as iterator:
         sentences = [sentence for batch in islice(iterator, 2) for sentence in batch.bad]
     file = f"{path / 'train-00000.parquet'}, row group 0"
     assert f"Image 50 of {file} has (8, 9) pixels, those before (8, 8); pass --resolution." in sentences
@@ -456,7 +464,7 @@ def test_a_process_that_finds_nothing_says_so(tmp_path: Path) -> None:
     told = []
     for rank in range(2):
         for workers in (0, 2):
-            batches = TrainingBatches(data.train, Share(4, rank=rank, processes=2), 0, 0, 0, num_workers=workers)
+            batches = TrainingBatches(data.train, BatchShard(4, rank=rank, processes=2), 0, 0, 0, num_workers=workers)
             with closing(iter(batches)) as iterator:
                 try:
                     next(iterator)
@@ -475,7 +483,7 @@ def test_a_file_that_breaks_off_is_told_in_a_sentence(tmp_path: Path, tars: Path
     last = sorted(tmp_path.iterdir())[-1]
     last.write_bytes(last.read_bytes()[:5000])
     with (
-        closing(iter(TrainingBatches(data.train, Share(8), 0, 0, 0, num_workers=workers))) as iterator,
+        closing(iter(TrainingBatches(data.train, BatchShard(8), 0, 0, 0, num_workers=workers))) as iterator,
         pytest.raises(RunStopped, match=rf"^The stream of images broke off: {last} cannot be read after \d+ images: "),
     ):
         list(islice(iterator, 40))
@@ -489,7 +497,7 @@ def test_a_file_that_is_gone_is_told_in_a_sentence(
     data = open_data(dataset_name=str(tmp_path / "data"))
     (tmp_path / "data" / "train-00002.parquet").write_bytes(b"PAR1 no more PAR1")
     with (
-        closing(iter(TrainingBatches(data.train, Share(8), 0, 0, 0))) as iterator,
+        closing(iter(TrainingBatches(data.train, BatchShard(8), 0, 0, 0))) as iterator,
         pytest.raises(
             RunStopped,
             match=r"^The stream of images broke off: .*/train-00002.parquet cannot be read after 0 images: ",

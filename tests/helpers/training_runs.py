@@ -107,7 +107,7 @@ from ddpm_hf.data import batches
 def broken(self, read=batches.TrainingBatches.__iter__):
     for k, batch in enumerate(read(self), 1):
         is_broken = k == {batch} and int(os.environ.get("RANK", 0)) == {rank}
-        yield batch._replace(images=batch.images * float("nan")) if is_broken else batch
+        yield batch._replace(x_0=batch.x_0 * float("nan")) if is_broken else batch
 batches.TrainingBatches.__iter__ = broken
 """
 

@@ -19,29 +19,29 @@ from ddpm_hf import DDPMPaperScheduler
 LOOK = """
 import json, sys
 sys.path.insert(0, {examples!r})
-import threads, torch
-from ddpm_hf.training import loop as train
-from stopping import Signals
+import ddpm_hf.runtime.threads, torch
+from ddpm_hf.cli.train import main
+from ddpm_hf.training import step
 
-seen, losses_of = {{"loss": []}}, train.losses_of
+seen, losses_of = {{"loss": []}}, step.losses_of
 
-def look(job, batch, t, first):
+def look(job, batch, t, first, dropped):
     def see(model, arguments, output):
         seen["input"], seen["output"] = str(arguments[0].dtype), str(output[0].dtype)
-        seen["noise"] = (arguments[0] - batch.images).abs().amax(dim=(1, 2, 3)).tolist()
-        seen["t"], seen["x_0"], seen["x_t"] = t.tolist(), batch.images.tolist(), arguments[0].tolist()
-    handles = [job.unet.register_forward_hook(see), job.unet.conv_in.register_forward_hook(
+        seen["noise"] = (arguments[0] - batch.x_0).abs().amax(dim=(1, 2, 3)).tolist()
+        seen["t"], seen["x_0"], seen["x_t"] = t.tolist(), batch.x_0.tolist(), arguments[0].tolist()
+    handles = [job.model.register_forward_hook(see), job.model.conv_in.register_forward_hook(
         lambda model, arguments, output: seen.__setitem__("convolution", str(output.dtype)))]
-    losses = losses_of(job, batch, t, first)
+    losses = losses_of(job, batch, t, first, dropped)
     for handle in handles:
         handle.remove()
     seen["loss"].append(str(losses.dtype))
-    seen["weights"] = sorted({{str(p.dtype) for p in job.unet.parameters()}})
+    seen["weights"] = sorted({{str(p.dtype) for p in job.model.parameters()}})
     seen["averages"] = sorted({{str(a.dtype) for average in job.averages for a in average.averages}})
     return losses
 
-train.losses_of = look
-train.main()
+step.losses_of = look
+main()
 json.dump(seen, open({result!r}, "w"))
 """
 TINY = shlex.split(

@@ -170,7 +170,7 @@ def test_a_finished_run_that_goes_on_just_finishes_again(scripts: ScriptServer, 
 def test_a_run_goes_on_on_other_terms_of_scoring(scripts: ScriptServer, finished: Path) -> None:
     record = finished / "checkpoint-20" / "training.json"
     state = json.loads(record.read_text())
-    state["course"]["num_paths"] = 0  # of a checkpoint that is older than its indifference
+    state["fingerprint"]["num_paths"] = 0  # of a checkpoint that is older than its indifference
     record.write_text(json.dumps(state))
     ended(start(scripts, finished, *EVERYTHING, *LATEST, "--num_paths", 2, "--max_measured_images", 32))
     assert json.loads((finished / "metrics.json").read_text())["importance_weighted"]["paths"] == 2
@@ -340,7 +340,7 @@ DAMAGES = {
     "optimizer empty": ("optimizer.bin", lambda path: path.write_bytes(b"")),
     "scheduler garbage": ("scheduler.bin", lambda path: path.write_bytes(b"garbage")),
     "state no JSON": ("training.json", lambda path: path.write_text('{"step": 20, "seco')),
-    "state another JSON": ("training.json", lambda path: path.write_text('{"course": [1]}')),
+    "state another JSON": ("training.json", lambda path: path.write_text('{"fingerprint": [1]}')),
     "state missing": ("training.json", Path.unlink),
 }
 

@@ -34,8 +34,9 @@ from torch.nn.functional import mse_loss
 from training_runs import after, ended, signal_at
 
 from ddpm_hf.cli.parsing import parse
+from ddpm_hf.cli.train import prepare_run, run_arguments
 from ddpm_hf.data.arguments import DataArguments
-from ddpm_hf.data.batches import Share, TrainingBatches
+from ddpm_hf.data.batches import BatchShard, TrainingBatches
 from ddpm_hf.data.level_images import LevelImages
 from ddpm_hf.data.loading import load_images
 from ddpm_hf.hub.arguments import check_hub_arguments
@@ -43,8 +44,9 @@ from ddpm_hf.runtime.randomness import noise_like
 from ddpm_hf.tasks.building import build_scheduler, build_unet
 from ddpm_hf.training import loop as train
 from ddpm_hf.training import setup as preparation
-from ddpm_hf.training.arguments import RUN, check_training_arguments
-from ddpm_hf.training.state import Job
+from ddpm_hf.training.arguments import check_training_arguments
+from ddpm_hf.training.state import TrainState
+from ddpm_hf.training.step import draw_timesteps
 from ddpm_hf.training.tracking import Progress
 from ddpm_hf.training.weight_averages import WeightAverage
 
@@ -138,7 +140,7 @@ OTHERS: dict[str, Any] = {
 
 
 def parsed(*argv: object) -> tuple[Any, ...]:
-    return parse("train.py", *RUN, argv=[str(argument) for argument in argv])
+    return parse("train.py", *run_arguments(), argv=[str(argument) for argument in argv])
 
 
 def values_of(*argv: object) -> dict[str, Any]:
@@ -198,9 +200,9 @@ def read(images: Path, *flags: str, epochs: int = 6) -> torch.Tensor:
     train_images = load_images(data).train
     steps = epochs * len(train_images) // 12
     batches = TrainingBatches(
-        train_images, Share(12), 0, steps, training.seed, data.random_flip, data.dataloader_num_workers
+        train_images, BatchShard(12), 0, steps, training.seed, data.random_flip, data.dataloader_num_workers
     )
-    return torch.stack([batch.images for batch in batches])
+    return torch.stack([batch.x_0 for batch in batches])
 
 
 def test_what_is_made_of_the_images(images: Path, tmp_path: Path) -> None:
@@ -311,8 +313,8 @@ def test_how_long_it_trains() -> None:
     data = load_images(DataArguments())  # 1500 images
     for flags, steps in ((["--num_epochs", 2], 32), (["--num_epochs", 2, "--train_batch_size", 100], 15)):
         training = parsed("--gradient_accumulation_steps", 2, "--train_batch_size", 48, *flags)[3]
-        share = Share(training.train_batch_size, training.gradient_accumulation_steps)
-        assert preparation._steps(training, data, share) == steps
+        shard = BatchShard(training.train_batch_size, training.gradient_accumulation_steps)
+        assert preparation._steps(training, data, shard) == steps
 
 
 def test_the_local_rank_of_old_launchers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,8 +344,8 @@ def test_what_is_written_and_gone_on_with(scripts: ScriptServer, images: Path, t
     assert [path.name for path in (run / "samples").iterdir()] == ["step_0000005.png"]
     assert len(list((run / "boards").rglob("*tfevents*"))) == 1
     assert DDPMPipeline.from_pretrained(run).unet.config.sample_size == 8  # saved after step 5
-    course = json.loads((run / "checkpoint-7" / "training.json").read_text())["course"]
-    assert course["precision"] == "bf16" and course["images in a step"] == 16
+    fingerprint = json.loads((run / "checkpoint-7" / "training.json").read_text())["fingerprint"]
+    assert fingerprint["precision"] == "bf16" and fingerprint["images in a step"] == 16
     assert not (run / "metrics.json").exists()
     refused = scripts.run("train.py", *common)
     assert refused.code == 2 and "already holds another run" in refused.output
@@ -434,11 +436,11 @@ def test_its_settings_are_its_defaults() -> None:
 def job(tmp_path: Path) -> Iterator[Any]:
     """Makes a run with stock's settings and others, prepared to take its first step."""
 
-    def make(*flags: object) -> Job:
+    def make(*flags: object) -> TrainState:
         argv = [STOCK, *TINY_MODEL, "--use_ema", "--logger", "none", "--output_dir", tmp_path / "run", *flags]
         images = save(tmp_path / "images", 40, (8, 8))
         argv += ["--train_data_dir", images, "--resolution", 8, "--cache_dir", tmp_path / "cache"]
-        prepared = preparation.prepare(*parsed(*argv, "--lr_warmup_steps", 2, "--learning_rate", 1e-3))
+        prepared = prepare_run(parsed(*argv, "--lr_warmup_steps", 2, "--learning_rate", 1e-3))
         torch.set_num_threads(1)
         return prepared
 
@@ -464,7 +466,7 @@ def test_its_average_is_reproduced() -> None:
 def test_its_recipe_is_reproduced(job: Any, prediction: str) -> None:
     flags = ["--prediction_type", "sample", "--snr_gamma", 1e9] if prediction == "sample" else []
     run = job(*flags)
-    model = copy.deepcopy(run.unet)
+    model = copy.deepcopy(run.model)
     # The recipe, in diffusers' and torch's own terms.
     scheduler = DDPMScheduler(1000, beta_schedule="linear", prediction_type=prediction)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
@@ -474,7 +476,7 @@ def test_its_recipe_is_reproduced(job: Any, prediction: str) -> None:
     with closing(iter(run.batches)) as batches:
         for _ in range(6):
             batch = next(batches)
-            t, x_0 = train.draw_timesteps(run)[0], batch.images
+            t, x_0 = draw_timesteps(run)[0], batch.x_0
             noise = noise_like(x_0, 0, run.training.seed, run.step)
             output = model(scheduler.add_noise(x_0, noise, t), t).sample
             if prediction == "epsilon":
@@ -490,7 +492,7 @@ def test_its_recipe_is_reproduced(job: Any, prediction: str) -> None:
             average.step(model.parameters())
             train.take_step(run, iter([batch]), progress)
             assert progress.losses[-1].item() == pytest.approx(loss.item(), rel=1e-4)
-    ours, theirs = run.unet.state_dict(), model.state_dict()
+    ours, theirs = run.model.state_dict(), model.state_dict()
     for name in ours:  # where Adam divides a small gradient by its own size, the last digits of the tables show
         torch.testing.assert_close(ours[name], theirs[name], atol=3e-4, rtol=0)
     for mine, its in zip(run.average.averages, average.shadow_params, strict=True):

@@ -46,7 +46,7 @@ def test_a_signal_before_the_training(
     scripts: ScriptServer, whole: Path, tmp_path: Path, name: str, code: int
 ) -> None:
     sentence = f"train.py: {name} stopped it before it trained; the same command starts it again."
-    run = start(scripts, tmp_path / "run", *TINY, prelude=signal_in("ddpm_hf.training.setup.load_images", name))
+    run = start(scripts, tmp_path / "run", *TINY, prelude=signal_in("ddpm_hf.tasks.images.load_images", name))
     assert last_line(ended(run, code)) == sentence
     folder = shutil.copytree(whole, tmp_path / "resumed")
     run = start(scripts, folder, *EVERYTHING, *LATEST, prelude=signal_in("ddpm_hf.training.setup.restore", name))

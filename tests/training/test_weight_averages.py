@@ -21,6 +21,7 @@ from torch import nn
 
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, NoiseSchedule
 from ddpm_hf.cli.parsing import parse
+from ddpm_hf.conditioning.classes import of_classes
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.level_images import LevelImages
 from ddpm_hf.evaluation.classification import bayes
@@ -193,8 +194,8 @@ def test_the_distance_of_pixels_needs_no_more_images_than_pixels() -> None:
 
 def digits(first: int, last: int, labelled: bool = True) -> LevelImages:
     data = load_digits()
-    labels = torch.from_numpy(data.target[first:last]) if labelled else None
-    return LevelImages.in_memory(torch.from_numpy(data.images[first:last, None]).to(torch.uint8), 17, labels)
+    columns = of_classes(data.target[first:last].tolist()) if labelled else {}
+    return LevelImages.in_memory(torch.from_numpy(data.images[first:last, None]).to(torch.uint8), 17, columns)
 
 
 def test_a_judge_knows_real_images_from_noise() -> None:

@@ -1,0 +1,183 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Class labels, for a `UNet2DModel` with `num_class_embeds`.
+
+A model that also works without a class has K + 1 embeddings for K classes. The last one, the null class, stands for no
+class. The model's configuration says so under a key that stock diffusers keeps as it is:
+
+    _ddpm_hf: {"null_class": K}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .columns import Columns
+from .conditioner import Conditioner, Conditioners
+
+
+LABELS = "class_labels"  # the column, the argument of a pipeline, and that of UNet2DModel
+OWN_CONFIG_KEY = "_ddpm_hf"
+
+ClassLabels = int | Sequence[int] | Tensor | None
+
+
+# --- what a configuration says ---------------------------------------------------------------------------------------
+
+
+def embeds_classes(unet_config: Mapping[str, Any]) -> bool:
+    """Whether a `UNet2DModel` of this configuration is class-conditional, and needs `class_labels` in every call."""
+    kind = unet_config.get("class_embed_type")
+    return kind in ("timestep", "identity") or number_of_classes(unet_config) is not None
+
+
+def number_of_classes(unet_config: Mapping[str, Any]) -> int | None:
+    """The number of classes K that a `UNet2DModel` of this configuration embeds by number, without the null class.
+
+    None if it embeds none.
+    """
+    if unet_config.get("class_embed_type") is not None:
+        return None
+    null, embeddings = null_class(unet_config), unet_config.get("num_class_embeds")
+    return embeddings if null is None else null
+
+
+def null_class(unet_config: Mapping[str, Any]) -> int | None:
+    """The label that stands for no class, which is the last one; None if the model needs a class.
+
+    Raises:
+        ValueError: if the configuration names another label.
+    """
+    stored = unet_config.get(OWN_CONFIG_KEY)
+    if stored is None:
+        return None
+    embeddings = unet_config.get("num_class_embeds")
+    if not isinstance(embeddings, int) or embeddings < 2 or stored != {"null_class": embeddings - 1}:
+        raise ValueError(
+            f"`{OWN_CONFIG_KEY}` of a model with `num_class_embeds` {embeddings} must be a null class after at least"
+            f" one other, the last, but is {stored!r}; a later version of ddpm_hf may know more."
+        )
+    return embeddings - 1
+
+
+def with_null_class(num_classes: int) -> dict[str, Any]:
+    """What the configuration of a `UNet2DModel` says of so many classes and a null class."""
+    return {"num_class_embeds": num_classes + 1, OWN_CONFIG_KEY: {"null_class": num_classes}}
+
+
+def conditioners_of(unet_config: Mapping[str, Any]) -> Conditioners:
+    """The conditioners of a `UNet2DModel` of this configuration: one of classes by number, or none."""
+    classes = number_of_classes(unet_config)
+    return Conditioners(() if classes is None else (ClassConditioner(classes, null_class(unet_config)),))
+
+
+# --- the conditioner -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ClassConditioner(Conditioner):
+    """Class labels, int64 `[B]`.
+
+    Attributes:
+        num_classes: K; labels are 0 … K − 1.
+        null_class: the label that stands for no class, K; None if the model needs a class.
+    """
+
+    num_classes: int
+    null_class: int | None = None
+    columns: ClassVar[tuple[str, ...]] = (LABELS,)
+    arguments: ClassVar[tuple[str, ...]] = (LABELS,)
+
+    @property
+    def has_null(self) -> bool:
+        return self.null_class is not None
+
+    def fault(self, column: str, value: Any) -> str | None:
+        if is_class(value) and value < self.num_classes:
+            return None
+        return f"is of class {value}; the model knows 0 ... {self.num_classes - 1}"
+
+    def check(self, columns: Columns) -> None:
+        known, labels = self.num_classes, columns.get(LABELS)
+        if labels is None:
+            raise ValueError(f"The model knows {known} classes, but the data have none; name a `label_column`.")
+        if labels.device.type == "cpu" and labels.numel() and int(labels.max()) >= known:
+            raise ValueError(
+                f"The data have a class {int(labels.max())}, but the model knows {known}, counted from 0."
+            )
+
+    def make(self, columns: Columns, device: torch.device) -> dict[str, Tensor]:
+        self.check(columns)
+        return {LABELS: columns[LABELS].to(device)}
+
+    def null(self, count: int, device: torch.device) -> dict[str, Tensor]:
+        if self.null_class is None:
+            raise ValueError("The model has no null class; train it with --conditioning_dropout_prob above 0.")
+        return {LABELS: torch.full((count,), self.null_class, device=device)}
+
+    def variety(self) -> Columns:
+        return of_classes(range(self.num_classes))
+
+
+def is_class(label: Any) -> bool:
+    """Whether a label is the number of a class; data sets say −1 where they do not know it."""
+    return isinstance(label, int) and not isinstance(label, bool) and label >= 0
+
+
+def classes_of(columns: Columns) -> Tensor | None:
+    """The class of every example, int64 `[N]`; None if it is not known."""
+    return columns.get(LABELS)
+
+
+def of_classes(labels: Iterable[int]) -> Columns:
+    """Columns of examples of these classes."""
+    return {LABELS: torch.tensor(list(labels), device="cpu")}
+
+
+# --- what a user asks for --------------------------------------------------------------------------------------------
+
+
+def requested_classes(unet_config: Mapping[str, Any], class_labels: ClassLabels, batch_size: int) -> Columns | None:
+    """A pipeline's `class_labels` as a column of one class per image; None for images of no class.
+
+    Raises:
+        ValueError: naming `class_labels`, if they do not fit the model or the batch.
+    """
+    if not embeds_classes(unet_config):
+        if class_labels is not None:
+            raise ValueError("`class_labels` must be None: the model is not class-conditional.")
+        return {}
+    num_classes = number_of_classes(unet_config)
+    if num_classes is None:
+        raise ValueError(
+            "`class_labels` are for a model that embeds its classes by their numbers, but this one has"
+            f" `class_embed_type` {unet_config['class_embed_type']!r}; call `unet` yourself."
+        )
+    if class_labels is not None:
+        return of_classes(_checked(class_labels, batch_size, num_classes))
+    if null_class(unet_config) is None:
+        raise ValueError(
+            f"`class_labels` must be given: the model is conditional on one of {num_classes} classes; pass one for"
+            " all images or one per image."
+        )
+    return None
+
+
+def _checked(class_labels: ClassLabels, batch_size: int, num_classes: int) -> list[int]:
+    given = class_labels.tolist() if isinstance(class_labels, (Tensor, np.ndarray)) else class_labels
+    labels = given if isinstance(given, Sequence) else [given] * batch_size
+    if isinstance(given, str) or any(isinstance(k, bool) or not isinstance(k, Integral) for k in labels):
+        raise ValueError(f"`class_labels` must be an int or a list of ints, but is {class_labels!r}.")
+    if len(labels) != batch_size:
+        raise ValueError(
+            f"`class_labels` must be one for all images or one per image: {batch_size}, but there are {len(labels)}."
+        )
+    if not 0 <= min(labels) <= max(labels) < num_classes:
+        raise ValueError(f"`class_labels` must lie in 0 ... {num_classes - 1}, but is {class_labels!r}.")
+    return [int(k) for k in labels]

@@ -1,0 +1,61 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Columns: values of N examples by name, such as class labels, captions or images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+Values = Tensor | list[Any]
+"""A tensor `[N, …]`, or a list of N."""
+
+Columns = Mapping[str, Values]
+
+
+def count_of(columns: Columns) -> int:
+    """How many examples the columns are of; 0 for no columns."""
+    return len(next(iter(columns.values()), ()))
+
+
+def stacked(values: Sequence[Any]) -> Values:
+    """The values of one column, one for each example: numbers and tensors of one shape as a tensor, others as a list.
+
+    Args:
+        values: at least one.
+    """
+    if all(isinstance(value, Tensor) for value in values):
+        return torch.stack(list(values))
+    is_number = all(isinstance(value, (int, float)) for value in values)
+    return torch.tensor(values) if is_number else list(values)
+
+
+def chosen(columns: Columns, index: slice | list[int] | Tensor) -> dict[str, Values]:
+    """The columns of some of the examples, in the order of `index`."""
+    return {name: _chosen(values, index) for name, values in columns.items()}
+
+
+def _chosen(values: Values, index: slice | list[int] | Tensor) -> Values:
+    if isinstance(values, Tensor) or isinstance(index, slice):
+        return values[index]
+    return [values[i] for i in (index.tolist() if isinstance(index, Tensor) else index)]
+
+
+def joined(parts: Sequence[Columns]) -> dict[str, Values]:
+    """The columns of several batches, one after the other."""
+    return {name: _joined([part[name] for part in parts]) for name in parts[0]}
+
+
+def _joined(parts: list[Values]) -> Values:
+    return torch.cat(parts) if isinstance(parts[0], Tensor) else [value for part in parts for value in part]
+
+
+def on_device(columns: Columns, device: torch.device) -> dict[str, Values]:
+    """The columns with their tensors on the device."""
+    return {
+        name: values.to(device, non_blocking=True) if isinstance(values, Tensor) else values
+        for name, values in columns.items()
+    }

@@ -1,0 +1,129 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""The interface between the trainer and a family of models."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from diffusers import DiffusionPipeline, ModelMixin
+from torch import nn
+
+from ..conditioning.conditioner import Conditioners
+from ..data.batches import BatchShard, TrainingBatches
+from ..data.level_images import ImageData
+from ..diffusion.denoiser import Denoiser
+from ..likelihood.batches import Batches
+from ..likelihood.importance_weighting import ImportanceWeightedBits, importance_weighted_bits_per_dim
+from ..likelihood.variational import BitsPerDim, bits_per_dim
+from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
+from .arguments import DiffusionArguments
+
+
+class Task(ABC):
+    """One family of models: what x_0 is, and everything that follows from it. The trainer knows nothing else of it.
+
+    A new family is a new subclass, a pipeline that saves its models, and a script that calls `ddpm_hf.cli.train.main`
+    with the subclass.
+
+    Attributes:
+        arguments: dataclasses that the command line fills for the task: of the model, and of the data.
+
+    Args:
+        model_arguments, data_arguments: instances of these.
+        diffusion: the diffusion process.
+    """
+
+    arguments: ClassVar[tuple[type, type]]
+
+    def __init__(self, model_arguments: Any, data_arguments: Any, diffusion: DiffusionArguments):
+        self.model_arguments, self.data_arguments, self.diffusion = model_arguments, data_arguments, diffusion
+
+    @property
+    @abstractmethod
+    def skip_bad_examples(self) -> bool:
+        """Whether training goes on without examples that cannot be read."""
+
+    @abstractmethod
+    def load_data(self) -> ImageData:
+        """The examples x_0 to train on, to validate and to test with, and their columns.
+
+        Raises:
+            ValueError, OSError: for data that cannot be trained on.
+        """
+
+    @abstractmethod
+    def open_batches(
+        self,
+        data: ImageData,
+        shard: BatchShard,
+        steps: tuple[int, int],
+        seed: int,
+        device: torch.device,
+        position: dict[str, Any] | None,
+    ) -> TrainingBatches:
+        """The batches of one process from the first to before the last of `steps`.
+
+        Args:
+            position: where a stream goes on, as `TrainingBatches.state` gave it.
+
+        Raises:
+            ValueError: if the stream cannot go on from there.
+        """
+
+    @abstractmethod
+    def build_scheduler(self, data: ImageData) -> DDPMPaperScheduler:
+        """The scheduler to train with."""
+
+    @abstractmethod
+    def build_model(self, data: ImageData) -> ModelMixin:
+        """The model to train.
+
+        Raises:
+            ValueError: for a configuration that does not fit the data.
+        """
+
+    @abstractmethod
+    def model_settings(self, model: ModelMixin) -> dict[str, Any]:
+        """The values of `model_arguments` that make this model."""
+
+    @abstractmethod
+    def conditioners(self, model: ModelMixin) -> Conditioners:
+        """What make the model's conditioning."""
+
+    @abstractmethod
+    def denoiser(self, model: nn.Module) -> Denoiser:
+        """The model, or the model as it is wrapped for training, as a denoiser with float32 output."""
+
+    @abstractmethod
+    def pipeline(self, model: ModelMixin, scheduler: DDPMPaperScheduler) -> DiffusionPipeline:
+        """The pipeline that samples and saves the model.
+
+        It has `denoiser`, `conditioners` and `example_shape` as `DDPMPaperPipeline` has them, and takes the columns
+        of its conditioners as arguments.
+        """
+
+    def bits_per_dim(
+        self,
+        denoise: Denoiser,
+        scheduler: DDPMPaperScheduler,
+        batches: Batches,
+        *,
+        num_evaluations: int | None,
+        generator: torch.Generator,
+    ) -> BitsPerDim:
+        """The bound of the examples; override it where x_0 is not the data themselves, such as for latents."""
+        return bits_per_dim(denoise, scheduler, batches, num_evaluations=num_evaluations, generator=generator)
+
+    def importance_weighted_bits_per_dim(
+        self,
+        denoise: Denoiser,
+        scheduler: DDPMPaperScheduler,
+        batches: Batches,
+        *,
+        num_paths: int,
+        generator: torch.Generator,
+    ) -> ImportanceWeightedBits:
+        """The importance-weighted bound of the examples; override it where `bits_per_dim` is overridden."""
+        return importance_weighted_bits_per_dim(denoise, scheduler, batches, num_paths=num_paths, generator=generator)

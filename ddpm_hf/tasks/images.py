@@ -1,0 +1,76 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""The family of DDPM (Ho et al. 2020): x_0 is an image of pixels; the model may be conditional on its class."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+from torch import nn
+
+from ..conditioning.classes import conditioners_of, number_of_classes
+from ..conditioning.conditioner import Conditioners
+from ..data.arguments import DataArguments
+from ..data.batches import BatchShard, TrainingBatches
+from ..data.level_images import ImageData
+from ..data.loading import load_images
+from ..diffusion.denoiser import Denoiser
+from ..pipelines.denoisers import denoiser_of
+from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
+from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
+from .arguments import ModelArguments
+from .base import Task
+from .building import build_scheduler, build_unet
+from .class_columns import class_column
+
+
+class ImageTask(Task):
+    """Pixels as x_0, a `UNet2DModel`, and a `DDPMPaperPipeline` that saves it."""
+
+    arguments = (ModelArguments, DataArguments)
+
+    @property
+    def skip_bad_examples(self) -> bool:
+        return self.data_arguments.skip_bad_images
+
+    def load_data(self) -> ImageData:
+        return load_labelled_images(self.data_arguments)
+
+    def open_batches(
+        self,
+        data: ImageData,
+        shard: BatchShard,
+        steps: tuple[int, int],
+        seed: int,
+        device: torch.device,
+        position: dict[str, Any] | None,
+    ) -> TrainingBatches:
+        flip, workers = self.data_arguments.random_flip, self.data_arguments.dataloader_num_workers
+        return TrainingBatches(data.train, shard, *steps, seed, flip, workers, device, position)
+
+    def build_scheduler(self, data: ImageData) -> DDPMPaperScheduler:
+        return build_scheduler(self.diffusion, data.train.num_levels)
+
+    def build_model(self, data: ImageData) -> UNet2DModel:
+        return build_unet(self.model_arguments, self.diffusion, data.train)
+
+    def model_settings(self, model: UNet2DModel) -> dict[str, Any]:
+        names = dataclasses.asdict(self.model_arguments)
+        known = {name: model.config[name] for name in names if name in model.config}
+        return names | known | {"num_class_embeds": number_of_classes(model.config)}
+
+    def conditioners(self, model: UNet2DModel) -> Conditioners:
+        return conditioners_of(model.config)
+
+    def denoiser(self, model: nn.Module) -> Denoiser:
+        return denoiser_of(model)
+
+    def pipeline(self, model: UNet2DModel, scheduler: DDPMPaperScheduler) -> DDPMPaperPipeline:
+        return DDPMPaperPipeline(model, scheduler)
+
+
+def load_labelled_images(arguments: DataArguments) -> ImageData:
+    """The images that the arguments name, with their classes where these are known."""
+    return load_images(arguments, class_column(arguments.label_column))

@@ -1,0 +1,64 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Losses read and told, and the run stopped where they are not finite."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import torch
+from tqdm.auto import tqdm
+
+from ..runtime.errors import RunStopped
+from .state import TrainState
+from .tracking import Progress
+
+
+MOST_SKIPPED = 50  # steps in a row, in which the scale of fp16 has been halved 50 times
+START_ANEW = "The checkpoints before it are good, but lead to it again; start anew with a lower learning rate, say."
+
+
+def report(state: TrainState, progress: Progress, bar: tqdm, since: float) -> float:
+    """Tell of the steps since the last report; returns the time.
+
+    Raises:
+        RunStopped: if a loss or a gradient is not finite.
+    """
+    count, now = len(progress), time.monotonic()
+    losses, norms, levels = progress.read()
+    _check_finite(state, losses, norms)
+    state.seconds += now - since
+    speed = count * state.shard.total / (now - since)
+    loss = sum(losses) / count
+    bar.set_postfix_str(f"loss {loss:.4f}, {speed:.0f} images/s")
+    state.trackers.log(_figures(state, loss, norms[-1], speed) | levels, state.step)
+    return time.monotonic()
+
+
+def _check_finite(state: TrainState, losses: list[float], norms: list[float]) -> None:
+    """Raise RunStopped at the first step that went wrong."""
+    is_scaled = state.accelerator.scaler is not None  # for fp16, which skips steps whose gradient overflows
+    first = state.step - len(losses) + 1
+    for step, (loss, norm) in enumerate(zip(losses, norms, strict=True), first):
+        state.skipped_steps = 0 if math.isfinite(norm) else state.skipped_steps + 1
+        if state.skipped_steps == MOST_SKIPPED:
+            what = f"The gradients of the last {state.skipped_steps} steps are not finite, at any scale."
+            raise RunStopped(f"{what} {START_ANEW}")
+        if not math.isfinite(loss) or not (is_scaled or math.isfinite(norm)):
+            what = f"The loss of step {step} is {loss}, the norm of its gradient {norm}."
+            raise RunStopped(f"{what} {START_ANEW}")
+
+
+def _figures(state: TrainState, loss: float, norm: float, speed: float) -> dict[str, float]:
+    figures = {
+        "loss": loss,
+        "gradient_norm": norm,
+        "learning_rate": state.lr_scheduler.get_last_lr()[0],
+        "images_per_second": speed,
+        "epoch": state.epochs_made(state.step),
+    }
+    if state.average is not None:
+        figures["ema_decay"] = state.average.decay
+    if state.accelerator.device.type == "cuda":
+        figures["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    return figures
