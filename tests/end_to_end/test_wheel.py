@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""A machine with diffusers alone, and one where ddpm_hf was installed from a wheel, away from any checkout."""
+"""A machine with diffusers alone, and one where ddpm_hf was installed from a wheel: no checkout is near."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from clients import environment
 from loopback_hub import LoopbackHub
+from training_runs import TINY
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,11 +70,23 @@ class Machine:
         # The folder that a .pth file names is searched, but not the .pth files in it, as that of an editable install.
         (folder / "lib" / version / "site-packages" / "theirs.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
-    def run(self, code: str, hub: LoopbackHub, home: str) -> str:
-        env = environment(hub, self.folder / home, token=None)
-        done = subprocess.run(
-            [self.python, "-c", code], env=env, cwd=self.folder, capture_output=True, text=True, timeout=300
-        )
+    def install(self, wheel: Path) -> None:
+        command = [sys.executable, "-m", "pip", "--python", self.python, "install", "--no-deps", "--no-index", wheel]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    def start(
+        self, *command: object, hub: LoopbackHub, folder: Path | None = None, token: str | None = None
+    ) -> subprocess.CompletedProcess:
+        """A command of this machine's, which names no folder of the checkout."""
+        env = environment(hub, self.folder / "home", token)
+        env.pop("PYTHONPATH", None)
+        words = [str(self.folder / "bin" / str(command[0])), *map(str, command[1:])]
+        return subprocess.run(words, env=env, cwd=folder or self.folder, capture_output=True, text=True, timeout=300)
+
+    def run(self, code: str, hub: LoopbackHub) -> str:
+        """The last line that the code prints."""
+        done = self.start("python", "-c", code, hub=hub)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip().splitlines()[-1]
 
@@ -110,6 +123,14 @@ def hub() -> Iterator[LoopbackHub]:
         yield hub
 
 
+@pytest.fixture(scope="module")
+def machine(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    """One with the wheel."""
+    machine = Machine(tmp_path_factory.mktemp("with"))
+    machine.install(wheel)
+    return machine
+
+
 def test_the_wheel_holds_the_package_its_template_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "ddpm_hf").rglob("*.py")}
@@ -118,17 +139,47 @@ def test_the_wheel_holds_the_package_its_template_and_nothing_else(wheel: Path) 
 
 
 def test_what_an_installed_wheel_pushes_stock_alone_loads(
-    wheel: Path, hub: LoopbackHub, tmp_path_factory: pytest.TempPathFactory
+    machine: Machine, hub: LoopbackHub, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    machine = Machine(tmp_path_factory.mktemp("with"))
-    install = [sys.executable, "-m", "pip", "--python", machine.python, "install", "--no-deps", "--no-index", wheel]
-    done = subprocess.run(install, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    where, total = machine.run(PUSH, hub, "home").split()
+    where, total = machine.run(PUSH, hub).split()
     assert Path(where).is_relative_to(machine.folder)
     card = hub.repos["owner/wheel"].files()["README.md"].decode()
     assert "# owner/wheel" in card and 'DDPMPaperPipeline.from_pretrained("owner/wheel")' in card
 
-    report = json.loads(Machine(tmp_path_factory.mktemp("without")).run(STOCK, hub, "home"))
+    report = json.loads(Machine(tmp_path_factory.mktemp("without")).run(STOCK, hub))
     assert report["complaints"] == []
     assert report["sums"] == pytest.approx([float(total)] * 2, abs=1e-3)
+
+
+def test_the_command_tells_its_verbs_and_refuses_others(machine: Machine, hub: LoopbackHub) -> None:
+    told = machine.start("ddpm-hf", "--help", hub=hub)
+    assert told.returncode == 0 and told.stdout == machine.start("python", "-m", "ddpm_hf", "--help", hub=hub).stdout
+    for verb in ("train", "sample", "evaluate", "measure", "classify", "push"):
+        assert f"  {verb} " in told.stdout
+    refused = machine.start("ddpm-hf", "nonsense", hub=hub)
+    assert (refused.returncode, refused.stdout) == (2, "") and len(refused.stderr.splitlines()) == 1
+    assert "'nonsense'" in refused.stderr and "train, sample, evaluate, measure, classify, push" in refused.stderr
+
+
+COMMANDS = {
+    "train": [*TINY, "--max_train_steps", 20, "--output_dir", "run"],
+    "sample": ["--model_name_or_path", "run", "--num_images", 4, "--num_inference_steps", 2, "--output", "drawn.png"],
+    "evaluate": ["--model_name_or_path", "run", "--max_images", 16, "--num_evaluations", 2, "--output_dir", "scored"],
+    "measure": ["--model_name_or_path", "run", "--max_images", 16, "--output_dir", "measured"],
+    "push": ["--output_dir", "run", "--hub_model_id", "owner/installed"],
+}
+
+
+@pytest.mark.slow
+def test_every_command_works_in_an_empty_folder(machine: Machine, hub: LoopbackHub, tmp_path: Path) -> None:
+    for verb, arguments in COMMANDS.items():
+        done = machine.start("ddpm-hf", verb, *arguments, hub=hub, folder=tmp_path, token="hf_owner")
+        assert done.returncode == 0, (verb, done.stderr)
+        assert "Traceback" not in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "drawn.png", "scored", "measured"}
+    report = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert report["bits_per_dim"] > 0 and report["train_steps"] == 20 and report["train_seconds"] > 0
+    assert json.loads((tmp_path / "scored" / "evaluation.json").read_text())["num_examples"] == 16
+    pushed = hub.repos["owner/installed"].files()
+    assert {"README.md", "metrics.json", "samples.png", "model_index.json"} <= pushed.keys()
+    assert f"{report['bits_per_dim']:.4f}" in pushed["README.md"].decode()
