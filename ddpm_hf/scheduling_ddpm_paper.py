@@ -27,6 +27,7 @@ from typing_extensions import Self
 
 from .denoising_errors import DenoisingErrors, chain_costs, step_costs
 from .gaussian_process import (
+    check_eta,
     convert_prediction,
     ddim_coefficients,
     linear_combination,
@@ -502,9 +503,11 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         sample: Tensor,
         generator: torch.Generator | list[torch.Generator] | None = None,
         return_dict: bool = True,
-        eta: float | None = None,
     ) -> DDPMSchedulerOutput | tuple[Tensor, Tensor]:
         """One reverse step x_t → x_s (Ho et al. 2020, Algorithm 2); at the last visited timestep, the mean.
+
+        The parameters are those of stock's `step` and no others: pipelines look names such as `eta` up in the
+        signature and pass values for those that they find. DDIM's step is `ddim_step`.
 
         Args:
             model_output: `[B, C, …]`, or `[B, 2C, …]` for a learned variance.
@@ -512,12 +515,51 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
             sample: x_t, `[B, C, …]`.
             generator: for the noise; a list has one per example.
             return_dict: whether to return a `DDPMSchedulerOutput` or the tuple of its two fields.
-            eta: in [0, 1], DDIM's η (Song et al. 2021, Eq. 12 and 16), in the place of `variance_type`: 0 adds no
-                noise, 1 that of "fixed_small". x̂_0 is constrained as ever, and ε̂ follows from it.
 
         Returns:
             x_s and the predicted x_0, in the shape and dtype of `sample`.
+
+        Raises:
+            ValueError: for channels that do not fit the variance type, shapes that do not fit, timesteps not visited.
         """
+        return self._reverse_step(model_output, timestep, sample, None, generator, return_dict)
+
+    def ddim_step(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        return_dict: bool = True,
+    ) -> DDPMSchedulerOutput | tuple[Tensor, Tensor]:
+        """One step of DDIM x_t → x_s (Song et al. 2021, Eq. 12 and 16), whatever the `variance_type`.
+
+        x̂_0 is constrained as in `step`, and ε̂ follows from the constrained one.
+
+        Args:
+            eta: DDIM's η in [0, 1]: 0 adds no noise, 1 adds the noise of "fixed_small".
+            model_output, timestep, sample, generator, return_dict: as in `step`.
+
+        Returns:
+            As `step`.
+
+        Raises:
+            ValueError: for an `eta` outside [0, 1], and as `step`.
+        """
+        check_eta(eta)
+        return self._reverse_step(model_output, timestep, sample, eta, generator, return_dict)
+
+    def _reverse_step(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        eta: float | None,
+        generator: torch.Generator | list[torch.Generator] | None,
+        return_dict: bool,
+    ) -> DDPMSchedulerOutput | tuple[Tensor, Tensor]:
+        """The step with the variance of `variance_type`, or of DDIM where `eta` is not None."""
         if isinstance(timestep, Tensor) and timestep.ndim > 0:
             check_arguments(timestep, sample=sample)
         index = self._index(timestep, determined=True)
@@ -542,8 +584,8 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
     def encode_step(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor) -> Tensor:
         """DDIM's step without noise, backwards: x_s at a visited timestep → x_t at the one visited before it.
 
-        Repeated from the last visited timestep to the first it leads from data to the latents that `step` with
-        `eta=0` leads back to the data, the better the more timesteps are visited (Song et al. 2021, section 4.3).
+        Repeated from the last visited timestep to the first it leads from data to the latents that `ddim_step` leads
+        back to the data, the better the more timesteps are visited (Song et al. 2021, section 4.3).
 
         Args:
             model_output, sample: as for `step`, at x_s.
