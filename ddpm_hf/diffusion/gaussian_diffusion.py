@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -158,26 +158,27 @@ class GaussianDiffusion(ReverseProcess):
         kind = self.prediction_type
         return convert_prediction(promote(prediction), promote(x_t), kind, "score", self.schedule, t)
 
-    def adds_noise(self, index: Index, eta: float | None = None) -> bool:
-        """Whether a step from this pair needs noise: not one to the data, nor one of DDIM with η = 0."""
-        return eta != 0 and (isinstance(index, Tensor) or index > 0)
-
     def step(
-        self, model_output: Tensor, x_t: Tensor, index: Index, noise: Tensor | None, eta: float | None = None
+        self,
+        model_output: Tensor,
+        x_t: Tensor,
+        index: Index,
+        draw_noise: Callable[[], Tensor],
+        eta: float | None = None,
     ) -> tuple[Tensor, Tensor]:
         """x_s ~ p_θ(x_s | x_t) and the predicted x̂_0, at least float32 (Ho et al. 2020, Algorithm 2).
 
-        The step to the data is the mean, without noise.
+        The step to the data is the mean, and draws no noise.
 
         Args:
             model_output, x_t: as in `p_mean_variance`.
             index: the pair of the whole batch, or of each example.
-            noise: standard normal, like `x_t`; not needed where `adds_noise` says so.
+            draw_noise: gives standard normal noise like `x_t`; called only where the step adds noise.
             eta: DDIM's η in [0, 1] in place of the variance type (Song et al. 2021, Eq. 12 and 16).
         """
         row = self.coefficients(index, eta)
         mean, x_0, log_variance = self.predict(model_output, x_t, row)
-        if not self.adds_noise(index, eta):
+        if eta == 0 or (not isinstance(index, Tensor) and index == 0):
             return mean, x_0
         if eta is not None:
             log_variance = row.log_variance
@@ -186,7 +187,9 @@ class GaussianDiffusion(ReverseProcess):
         std = cast_variance(_standard_deviation(log_variance), mean)
         if isinstance(index, Tensor):
             std = std * expand_like(index > 0, mean)
-        return torch.addcmul(mean, std, noise) if isinstance(std, Tensor) else torch.add(mean, noise, alpha=std), x_0
+        noise = draw_noise()
+        x_s = torch.addcmul(mean, std, noise) if isinstance(std, Tensor) else torch.add(mean, noise, alpha=std)
+        return x_s, x_0
 
     def encode_step(self, model_output: Tensor, x_s: Tensor, index: int) -> Tensor:
         """DDIM's step without noise, backwards: from the visited time of pair `index` to the next later one.

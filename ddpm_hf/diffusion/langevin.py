@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -96,8 +97,8 @@ def predictor_corrector(
     log_alphas_cumprod = [0.0, *(diffusion.schedule.log_alpha_cumprod(t).item() for t in diffusion.times)]
     for index in reversed(range(len(diffusion.times))):
         output = diffusion.model_output(denoise, x, diffusion.times[index], conditioning)
-        noise = randn_like(x, generator) if diffusion.adds_noise(index) else None
-        x = demote(diffusion.step(output, x, index, noise)[0], x_T.dtype)
+        x_s, _ = diffusion.step(output, x, index, partial(randn_like, x, generator))
+        x = demote(x_s, x_T.dtype)
         if index == 0:
             break
         arrived, alpha = (

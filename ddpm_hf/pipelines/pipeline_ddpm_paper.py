@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -339,9 +340,10 @@ class DDPMPaperPipeline(DiffusionPipeline):
             x_t = latents.to(device, dtype)
         # The scheduler looks its tables up on the CPU, the model wants the timestep on its device: one copy for all.
         on_device = timesteps.to(device)
+        step = self.scheduler.step if eta is None else partial(self.scheduler.ddim_step, eta=eta)
         for k, t in enumerate(self.progress_bar(timesteps.tolist())):
             model_output = self.unet(x_t, on_device[k], **conditioning, return_dict=False)[0]
-            x_s, x_0 = self.scheduler.step(model_output, t, x_t, generator=generator, return_dict=False, eta=eta)
+            x_s, x_0 = step(model_output, t, x_t, generator=generator, return_dict=False)
             yield DenoisingStep(timestep=t, sample=x_t, prev_sample=x_s, pred_original_sample=x_0)
             x_t = x_s
         self.maybe_free_model_hooks()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 
 import mpmath
 import numpy as np
@@ -431,6 +432,7 @@ def test_samples_have_the_covariance_of_the_linear_recursion(
     x_t = torch.randn(n, 3, generator=generator, dtype=torch.float64)
     mean, covariance, identity = torch.zeros(3).double(), torch.eye(3).double(), torch.eye(3).double()
     times = [*(scheduler.timesteps + 1).tolist(), 0]
+    step = scheduler.step if eta is None else partial(scheduler.ddim_step, eta=eta)
     for t, s in itertools.pairwise(times):
         log_abar_t, log_abar_s = scheduler.schedule.log_alphas_cumprod[[t, s]]
         gain, offset = data.denoiser(log_abar_t)  # E[x_0 | x_t] = gain x_t + offset
@@ -445,7 +447,7 @@ def test_samples_have_the_covariance_of_the_linear_recursion(
             output = (abar_n.sqrt() * (1 - alpha_n) * x_0 + alpha_n.sqrt() * (1 - abar_n) * x_t) / (1 - abar_t)
         else:
             output = model_output(prediction_type, x_0, x_t, log_abar_t)
-        x_t = scheduler.step(output, t - 1, x_t, generator=generator, eta=eta).prev_sample
+        x_t = step(output, t - 1, x_t, generator=generator).prev_sample
         sigma2 = 0.0 if s == 0 else (posterior if variance_type == "fixed_small" else beta)
         if eta is not None:  # (Song et al. 2021, Eq. 12)
             sigma2 = eta**2 * sigma2

@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -39,9 +40,16 @@ def optimal_model(data: Mixture, scheduler: DDPMPaperScheduler) -> Callable[[Ten
     return denoise
 
 
-def walk(denoise: Callable[[Tensor, int], Tensor], scheduler: DDPMPaperScheduler, x: Tensor, **options: object):
+def walk(
+    denoise: Callable[[Tensor, int], Tensor],
+    scheduler: DDPMPaperScheduler,
+    x: Tensor,
+    eta: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    step = scheduler.step if eta is None else partial(scheduler.ddim_step, eta=eta)
     for t in scheduler.timesteps.tolist():
-        x = scheduler.step(denoise(x, t), t, x, return_dict=False, **options)[0]
+        x = step(denoise(x, t), t, x, generator=generator, return_dict=False)[0]
     return x
 
 
@@ -91,7 +99,7 @@ def test_a_step_is_that_of_stocks_ddim(eta: float, clip: bool, prediction_type: 
         seeded = [torch.Generator().manual_seed(1) for _ in range(2)]
         # With its clipped x̂_0, stock's own default keeps the ε̂ of the one that is not clipped.
         theirs = stock.step(output, t, x, eta, use_clipped_model_output=True, generator=seeded[0])
-        found = ours.step(output, t, x, seeded[1], eta=eta)
+        found = ours.ddim_step(output, t, x, eta, seeded[1])
         torch.testing.assert_close(found.prev_sample, theirs.prev_sample, rtol=1e-6, atol=1e-7)
         torch.testing.assert_close(found.pred_original_sample, theirs.pred_original_sample, rtol=1e-6, atol=1e-7)
 
@@ -100,7 +108,7 @@ def test_no_noise_is_drawn_without_any():
     scheduler, x = scheduler_of(), torch.ones(2, 1, 4, 4)
     generator = torch.Generator().manual_seed(0)
     before = generator.get_state()
-    scheduler.step(x, 500, x, generator, eta=0.0)
+    scheduler.ddim_step(x, 500, x, generator=generator)
     assert torch.equal(generator.get_state(), before)
 
 
@@ -109,18 +117,18 @@ def test_a_learned_or_measured_variance_is_left_aside():
     learned, fixed = scheduler_of(variance_type="learned_range"), scheduler_of()
     for eta in (0.0, 0.5):
         seeded = [torch.Generator().manual_seed(1) for _ in range(2)]
-        found = learned.step(output, 500, x, seeded[0], eta=eta).prev_sample
-        assert torch.equal(found, fixed.step(output[:, :1], 500, x, seeded[1], eta=eta).prev_sample)
+        found = learned.ddim_step(output, 500, x, eta, seeded[0]).prev_sample
+        assert torch.equal(found, fixed.ddim_step(output[:, :1], 500, x, eta, seeded[1]).prev_sample)
 
 
 def test_examples_may_be_at_different_timesteps(generator: torch.Generator):
     scheduler = scheduler_of()
     x, output = torch.randn(2, 3, 5, generator=generator, dtype=torch.float64)
     times = torch.tensor([0, 400, 999])
-    together = scheduler.step(output, times, x, torch.Generator().manual_seed(1), eta=0.5).prev_sample
+    together = scheduler.ddim_step(output, times, x, 0.5, torch.Generator().manual_seed(1)).prev_sample
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     for k, t in enumerate(times.tolist()):
-        mean = scheduler.step(output[k : k + 1], t, x[k : k + 1], eta=0.0).prev_sample
+        mean = scheduler.ddim_step(output[k : k + 1], t, x[k : k + 1]).prev_sample
         a, b, log_variance = ddim_coefficients(scheduler.schedule, t + 1, t, 0.5)
         x_0 = scheduler.p_mean_variance(output[k : k + 1], x[k : k + 1], t).pred_original_sample
         expected = a * x_0 + b * x[k : k + 1] + (log_variance / 2).exp() * noise[k : k + 1]
@@ -208,7 +216,7 @@ def pipeline_of(classes: int | None = None) -> DDPMPaperPipeline:
 
 def test_a_pipeline_encodes_images_and_draws_them_again(generator: torch.Generator):
     pipeline = pipeline_of()
-    shape = pipeline._image_shape(2)
+    shape = (2, *pipeline.example_shape)
     images = torch.rand(shape, generator=generator) - 0.5
     errors = []
     for K in (10, 50):
@@ -223,7 +231,7 @@ def test_a_pipeline_encodes_images_and_draws_them_again(generator: torch.Generat
 
 def test_a_pipeline_encodes_with_classes(generator: torch.Generator):
     pipeline = pipeline_of(3)
-    images = torch.rand(pipeline._image_shape(2), generator=generator) - 0.5
+    images = torch.rand((2, *pipeline.example_shape), generator=generator) - 0.5
     first, second = (pipeline.encode(images, 5, class_labels=[0, label]) for label in (1, 2))
     torch.testing.assert_close(first[0], second[0])
     assert not torch.equal(first[1], second[1])
@@ -275,7 +283,7 @@ def test_what_is_no_batch_of_images_is_not_encoded(images: object):
 def test_an_eta_that_is_no_number_in_the_range_is_refused(eta: object):
     x = torch.zeros(1, 1, 4, 4)
     with pytest.raises(ValueError, match=r"`eta` must lie in \[0, 1\]"):
-        scheduler_of().step(x, 500, x, eta=eta)
+        scheduler_of().ddim_step(x, 500, x, eta)
     with pytest.raises(ValueError, match=r"`eta` must lie in \[0, 1\]"):
         pipeline_of()(num_inference_steps=2, eta=eta)
 
@@ -289,7 +297,7 @@ def test_what_cannot_be_encoded_is_refused():
     with pytest.raises(ValueError, match="`images` must be of shape"):
         pipeline.encode(torch.zeros(1, 1, 3, 3))
     with pytest.raises(ValueError, match="`images` must be a floating-point tensor"):
-        pipeline.encode(torch.zeros(pipeline._image_shape(1), dtype=torch.long))
+        pipeline.encode(torch.zeros((1, *pipeline.example_shape), dtype=torch.long))
     with pytest.raises(ValueError, match="`latents` must be of shape"):
         pipeline(latents=torch.zeros(2, 1, 3, 3))
     with pytest.raises(ValueError, match="s < t"):
