@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""A tighter bound of the same model: several noisy paths of an example, weighted by importance (Burda et al. 2016).
+"""A tighter bound of the same chain: several noisy paths of an example, weighted by importance (Burda et al. 2016).
 
 A model's likelihood is an expectation over the paths x_1 … x_T that the forward process takes,
 
@@ -175,10 +175,10 @@ def importance_weighted_bits_per_dim(
     generator: torch.Generator | None = None,
     progress: Callable[[Iterable[Tensor]], Iterable[Tensor]] | None = None,
 ) -> ImportanceWeightedBits:
-    """A bound on the negative log-likelihood that is tighter than `bits_per_dim`'s, of the same model and chain.
+    """A bound on the negative log-likelihood that is tighter than `bits_per_dim`'s of the same chain.
 
-    Follows the scheduler's visited timesteps: K of them take K · M model calls per example. A hundred timesteps and
-    eight paths take fewer than the variational bound of all thousand, and bound better.
+    Follows the scheduler's visited timesteps: K of them take K · M model calls per example. A chain of fewer timesteps
+    is another model with the same network: compare it with its own bound, which `by_num_paths[1]` estimates.
 
     Args:
         denoise: `denoise(x_t, timesteps, **conditioning)`, the model in evaluation mode.

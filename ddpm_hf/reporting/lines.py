@@ -31,10 +31,11 @@ def describe(report: Metrics) -> str:
 
 
 def weighted_line(figures: WeightedBound) -> str:
-    """The importance-weighted bound, from its report, as a line for the screen."""
+    """The importance-weighted bound, from its report, as a line for the screen, beside the bound of the same chain."""
+    of_one_path, *_ = figures["bits_per_dim_by_number_of_paths"].values()
     return (
         f"{figures['bits_per_dim']:.4f} ± {figures['bits_per_dim_standard_error']:.4f} bits/dim by {figures['paths']}"
-        f" weighted paths of {figures['steps']} steps, a tighter bound of the same model"
+        f" weighted paths of {figures['steps']} steps, a chain whose bound with one path is {of_one_path:.4f}"
     )
 
 

@@ -63,7 +63,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert "bits/dim on 297 test images" in done.stdout
     # The best times for the bound may be fewer than the 20 that there are.
-    assert re.search(r"bits/dim by 4 weighted paths of \d+ steps, a tighter bound of the same model", done.stdout)
+    by_paths = r"bits/dim by 4 weighted paths of \d+ steps, a chain whose bound with one path is (\d\.\d{4})\n"
+    weighted = json.loads((folder / "metrics.json").read_text())["importance_weighted"]
+    bounds = weighted["bits_per_dim_by_number_of_paths"]
+    assert re.search(by_paths, done.stdout)[1] == f"{bounds['1']:.4f}" and bounds["1"] > weighted["bits_per_dim"]
     return folder
 
 

@@ -13,8 +13,10 @@ import torch
 from diffusers import DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
+from oracles import Mixture, double
 from torch import Tensor
 
+from ddpm_hf.diffusion.denoising_errors import DenoisingErrors, step_costs
 from ddpm_hf.diffusion.gaussian_process import StepCoefficients
 from ddpm_hf.diffusion.noise_schedule import NoiseSchedule
 from ddpm_hf.diffusion.timestep_spacing import (
@@ -289,6 +291,34 @@ def test_more_steps_may_cost_more():
     assert totals[-1] > least + 0.01
     best = optimal_times(costs, 20, at_most=True)
     assert len(best) < 20 and total(costs, [0, *best]) == pytest.approx(least, abs=1e-12)
+
+
+SHAPES = {
+    "Gaussian": Mixture.gaussian(0.3, 0.25),
+    "two components": Mixture.of((0.3, -0.6, 0.1), (0.7, 0.5, 0.2)),
+    "levels": Mixture.of_levels(double([0, 1, 4]), double([0.4, 0.4, 0.2]), 5),
+}
+
+
+def totals_with_the_optimal_variance(errors: Tensor, schedule: NoiseSchedule) -> list[float]:
+    """The least costs of 1 … T steps by these errors at the times 1 … T."""
+    costs = step_costs(schedule, DenoisingErrors(schedule.log_snr[1:].tolist(), errors.tolist()))
+    return [total(costs, [0, *optimal_times(costs, K)]) for K in range(1, schedule.T + 1)]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_more_steps_of_the_optimal_denoiser_with_the_optimal_variance_never_cost_more(name: str):
+    schedule = NoiseSchedule.linear(20, 0.005, 0.5)
+    totals = totals_with_the_optimal_variance(SHAPES[name].mmse(schedule.log_alphas_cumprod[1:]), schedule)
+    assert all(more <= fewer + 1e-12 for fewer, more in itertools.pairwise(totals))
+
+
+def test_more_steps_of_another_denoiser_may_cost_more_even_with_the_optimal_variance():
+    # One that errs by as much at every noise level: (1 + a e)(1 + b e) > 1 + (a + b) e.
+    schedule = NoiseSchedule.linear(20, 0.005, 0.5)
+    totals = totals_with_the_optimal_variance(torch.full((20,), 0.1, dtype=torch.float64), schedule)
+    assert totals[0] == pytest.approx(0.5 * math.log(2 * math.pi * math.e * 0.1), rel=1e-12)
+    assert all(more > fewer for fewer, more in itertools.pairwise(totals))
 
 
 @pytest.mark.parametrize(("K", "excess"), [(200, 0.013603), (1000, 0.658372)])

@@ -266,12 +266,17 @@ def test_other_line_ends_are_no_edit(folder: Path) -> None:
 
 def test_the_tighter_bound_is_told_with_what_it_is_of(folder: Path) -> None:
     weighted = {"bits_per_dim": 1.71234, "bits_per_dim_standard_error": 0.0123, "paths": 8, "steps": 100}
+    weighted["bits_per_dim_by_number_of_paths"] = {"1": 1.74567, "8": 1.71234}
     (folder / "metrics.json").write_text(json.dumps({**METRICS, "importance_weighted": weighted}))
     card = ModelCard(fill_card(folder, "me/digits"))
     values = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert values["bits_per_dim_importance_weighted"] == 1.7123
     assert "8 paths of 100 steps for every image" in card.text and "1.7123 ± 0.0123 bits/dim" in card.text
+    assert "With one path its bound is\n1.7457." in card.text
     assert check_card(str(card)) == ([], [])
+    del weighted["bits_per_dim_by_number_of_paths"]  # an older run's
+    (folder / "metrics.json").write_text(json.dumps({**METRICS, "importance_weighted": weighted}))
+    assert "With one path" not in ModelCard(fill_card(folder, "me/digits")).text
 
 
 def test_somebodys_own_card_is_kept_whole_and_gets_the_sections_after_it(folder: Path) -> None:
