@@ -40,7 +40,7 @@ def diffusion_from(
     schedule = _build_schedule(config)
     diffusion = GaussianDiffusion(
         schedule=schedule,
-        times=_times_of(chosen_times, schedule.T),
+        times=_kept_times(chosen_times, schedule.T),
         prediction_type=config.prediction_type,
         variance_type=config.variance_type,
         first_variance=own["first_variance"],
@@ -72,7 +72,7 @@ def _check_names(config: Any) -> None:
         raise ValueError(f"`steps_offset` must be an int, but is {config.steps_offset!r}.")
 
 
-def _times_of(chosen: list[int] | None, T: int) -> Sequence[int]:
+def _kept_times(chosen: list[int] | None, T: int) -> Sequence[int]:
     """The visited times: those chosen, or all of 1 … T.
 
     Raises:

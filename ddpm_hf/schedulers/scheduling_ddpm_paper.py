@@ -35,7 +35,6 @@ from ..diffusion.numerics import demote
 from ..diffusion.reverse_process import ReverseStep
 from ..diffusion.timestep_spacing import (
     TIMESTEP_SPACINGS,
-    custom_times,
     log_snr_times,
     optimal_times,
     quadratic_times,
@@ -57,7 +56,7 @@ from .configuration import (
 )
 from .construction import check_neighbours, diffusion_from
 from .noise import noise_like
-from .visited_chain import VisitedChain, as_int, check_arguments
+from .visited_chain import VisitedChain, as_int, check_arguments, times_of, timesteps_of
 
 
 CHOSEN_SPACINGS = ("quadratic", "log_snr", "optimal")  # for `set_timesteps`; stock schedulers do not know them
@@ -207,11 +206,16 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         self.register_to_config(**{OWN_CONFIG_KEY: own})
 
     def _up_to_date(self) -> _Derived:
-        """What follows from the configuration as it is now."""
+        """What follows from the configuration and the timesteps as they are now."""
+        self._follow_config()
+        if self._timesteps._version:  # changed in place: counts from 0 in a tensor of our own
+            self.timesteps = self._timesteps
+        return self._derived
+
+    def _follow_config(self) -> None:
         if not self._seen.is_current(self._internal_dict):
             self.register_to_config(**self._seen.changed_in(self._internal_dict))
             self._derive()
-        return self._derived
 
     def _derive(self) -> None:
         """Check the configuration, put its values into their normal form, and make what follows from them."""
@@ -222,7 +226,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         self._derived = _Derived(VisitedChain(diffusion))
         self._seen = SeenConfig.of(config)
         if self._chosen_times is None:
-            self.timesteps = torch.arange(diffusion.schedule.T - 1, -1, -1, device="cpu")
+            self._timesteps = timesteps_of(diffusion.times)
 
     @property
     def _chain(self) -> VisitedChain:
@@ -311,54 +315,78 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(
                 "`timestep_spacing` spaces `num_inference_steps`; with `timesteps` there is no use for it."
             )
-        diffusion = self.diffusion
+        self._follow_config()
         if timesteps is not None:
-            if not isinstance(timesteps, (Sequence, np.ndarray, Tensor)):
-                raise ValueError(f"`timesteps` must be a list of timesteps, but is {timesteps!r}.")
-            times = custom_times([as_int(t) + 1 for t in timesteps], diffusion.schedule.T)
+            times = times_of(timesteps, self._derived.chain.diffusion.schedule.T)
         else:
             times = self._spaced_times(timestep_spacing, as_int(num_inference_steps, "num_inference_steps"))
-        diffusion = diffusion.visiting(times)
+        self._visit(times, num_inference_steps)
+        self._timesteps = timesteps_of(times, device)
+
+    @property
+    def timesteps(self) -> Tensor:
+        """The visited timesteps, int64 `[K]`, descending.
+
+        Posterior, reverse steps and the bound follow what is assigned here, or changed in place, as `set_timesteps`
+        follows its argument `timesteps`; the device is that of the assigned tensor. It is copied.
+
+        Raises:
+            ValueError: as `set_timesteps`, where something else is assigned, or, if it was changed in place, at use.
+        """
+        self._follow_config()
+        return self._timesteps
+
+    @timesteps.setter
+    def timesteps(self, timesteps: Sequence[int] | Tensor) -> None:
+        self._follow_config()
+        times = times_of(timesteps, self._derived.chain.diffusion.schedule.T)
+        if times != list(self._derived.chain.diffusion.times):
+            self._visit(times, None)
+        self._timesteps = timesteps_of(times, timesteps.device if isinstance(timesteps, Tensor) else None)
+
+    def _visit(self, times: list[int], num_inference_steps: int | None) -> None:
+        """Walk another chain: so many timesteps, or, if None, timesteps that were given."""
+        diffusion = self._derived.chain.diffusion.visiting(times)
         diffusion.require_determined()
         check_neighbours(diffusion)
-        self.custom_timesteps = timesteps is not None
-        self.num_inference_steps = num_inference_steps
-        self._chosen_times = times
         self._derived = replace(self._derived, chain=VisitedChain(diffusion))
-        self.timesteps = torch.tensor([t - 1 for t in reversed(times)], device="cpu" if device is None else device)
+        self._chosen_times = times
+        self.num_inference_steps = num_inference_steps
+        self.custom_timesteps = num_inference_steps is None
 
     def _spaced_times(self, spacing: str | None, num_inference_steps: int) -> list[int]:
         """K times by the name of their spacing."""
+        schedule = self._derived.chain.diffusion.schedule
         if spacing == "quadratic":
-            return quadratic_times(num_inference_steps, self.schedule.T)
+            return quadratic_times(num_inference_steps, schedule.T)
         if spacing == "log_snr":
-            return log_snr_times(num_inference_steps, self.schedule)
+            return log_snr_times(num_inference_steps, schedule)
         if spacing == "optimal":
             return self._optimal_times(num_inference_steps)
         if spacing is not None and spacing not in TIMESTEP_SPACINGS:
             raise ValueError(unknown("timestep_spacing", spacing, (*TIMESTEP_SPACINGS, *CHOSEN_SPACINGS)))
         spacing = self.config.timestep_spacing if spacing is None else spacing
-        return spaced_times(spacing, num_inference_steps, self.schedule.T, self.config.steps_offset)
+        return spaced_times(spacing, num_inference_steps, schedule.T, self.config.steps_offset)
 
     def _optimal_times(self, num_inference_steps: int) -> list[int]:
         """At most K times that cost the bound least, found once: a pipeline asks again for every batch."""
-        errors = self.denoising_errors
+        errors = self._derived.chain.process.denoising_errors
         if errors is None:
             raise ValueError(
                 "`timestep_spacing` 'optimal' needs the scheduler's `denoising_errors`, which"
                 " `measure_denoising_errors` takes on training data."
             )
-        chains = self._up_to_date().optimal_chains
+        chains = self._derived.optimal_chains
         if num_inference_steps not in chains:
-            costs = step_costs(self.schedule, errors)
+            costs = step_costs(self._derived.chain.diffusion.schedule, errors)
             chains[num_inference_steps] = optimal_times(costs, num_inference_steps, at_most=True)
         return chains[num_inference_steps]
 
     def previous_timestep(self, timestep: int | Tensor) -> int | Tensor:
         """The timestep visited after the given one, −1 for the data."""
+        chain = self._chain
         if self.num_inference_steps is None and not self.custom_timesteps:
             return timestep - 1
-        chain = self._chain
         return chain.diffusion.pair(chain.index(timestep))[0] - 1
 
     def scale_model_input(self, sample: Tensor, timestep: int | None = None) -> Tensor:
