@@ -10,6 +10,7 @@ looked at whenever they are used, and what follows from them is made anew only w
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -59,10 +60,12 @@ from .scheduler_config import (
     SeenConfig,
     in_todays_names,
     names_at_default,
+    noise_schedule,
     normal_own_arguments,
     own_arguments,
     own_defaults,
 )
+from .scheduler_conversion import betas_unlike, in_our_terms
 from .timesteps import (
     TIMESTEP_SPACINGS,
     custom_times,
@@ -75,8 +78,6 @@ from .visited_chain import VisitedChain, as_int
 
 
 CHOSEN_SPACINGS = ("quadratic", "log_snr", "optimal")  # for `set_timesteps`; stock schedulers do not know them
-
-BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace")
 
 # diffusers' "score" is another thing; the scheduler takes stock's three and the paper's other parameterisation.
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "mean")
@@ -202,7 +203,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         if isinstance(config, dict):
             stored = own_arguments(config.get(OWN_CONFIG_KEY, {}))
             own |= {name: value for name, value in stored.items() if name in OWN_ARGUMENTS}
-            config = in_todays_names(config, stored.get("variance_type"))
+            config = in_our_terms(in_todays_names(config, stored.get("variance_type")))
         own |= {name: kwargs.pop(name) for name in OWN_ARGUMENTS if name in kwargs}
         scheduler, unused = super().from_config(config, return_unused_kwargs=True, **kwargs)
         scheduler._register_own(**own)
@@ -211,9 +212,26 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
 
     @classmethod
     def from_scheduler(cls, scheduler: SchedulerMixin) -> Self:
-        """A scheduler in the place of a compatible one of another class; its arguments are kept, however given."""
+        """A scheduler in the place of one of another class.
+
+        Its arguments are kept, those at the defaults of its class included, and so is ᾱ, which it may have changed by
+        itself. What its class has no argument for is at the defaults of this class.
+
+        Raises:
+            ValueError: for what is no scheduler.
+        """
+        if not isinstance(scheduler, SchedulerMixin) or not isinstance(scheduler, ConfigMixin):
+            raise ValueError(f"`scheduler` must be a scheduler of diffusers, but is {type(scheduler).__name__}.")
         config = dict(scheduler.config)
-        return cls.from_config({**config, DEFAULTS_KEY: names_at_default(config, type(scheduler))})
+        at_default = names_at_default(config, type(scheduler))
+        config = in_todays_names({**config, DEFAULTS_KEY: at_default}, None)
+        parameters = inspect.signature(cls.__init__).parameters
+        converted = cls.from_config({**config, DEFAULTS_KEY: [name for name in at_default if name not in parameters]})
+        table = getattr(scheduler, "alphas_cumprod", None)
+        betas = None if table is None else betas_unlike(table, converted.alphas_cumprod)
+        if betas is not None:
+            converted.register_to_config(trained_betas=betas, rescale_betas_zero_snr=False)
+        return converted
 
     def to_stock(self) -> DDPMScheduler:
         """The nearest `diffusers.DDPMScheduler`, whose configuration holds all that makes this one again.
@@ -248,7 +266,8 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         self.register_to_config(**{OWN_CONFIG_KEY: own}, **_normal_values(self.config))
         config = self.config
         _check_names(config)
-        schedule = _build_schedule(config)
+        schedule = noise_schedule(config)
+        schedule = schedule.rescale_zero_terminal_snr() if config.rescale_betas_zero_snr else schedule
         process = ReverseProcess(
             schedule=schedule,
             times=_kept_times(self._chosen_times, schedule.T),
@@ -785,24 +804,6 @@ def _check_neighbours(process: ReverseProcess) -> None:
             f"`variance_type` 'learned' is a variance of neighbouring timesteps: all {T} must be visited, but"
             f" {visited} were asked for; 'learned_range' is of any."
         )
-
-
-def _build_schedule(config: Any) -> NoiseSchedule:
-    schedule = _named_schedule(config)
-    return schedule.rescale_zero_terminal_snr() if config.rescale_betas_zero_snr else schedule
-
-
-def _named_schedule(config: Any) -> NoiseSchedule:
-    T, name = config.num_train_timesteps, config.beta_schedule
-    if name not in BETA_SCHEDULES:
-        raise ValueError(unknown("beta_schedule", name, BETA_SCHEDULES))
-    if config.trained_betas is not None:
-        return NoiseSchedule.from_betas(config.trained_betas, argument="trained_betas")
-    if name == "squaredcos_cap_v2":
-        return NoiseSchedule.cosine(T)
-    if name == "laplace":
-        return NoiseSchedule.laplace(T)
-    return getattr(NoiseSchedule, name)(T, config.beta_start, config.beta_end)
 
 
 def _build_constraint(config: Any) -> Callable[[Tensor], Tensor] | None:

@@ -34,6 +34,7 @@ ORDER = [
     *CORE,
     "hub_errors",
     "scheduler_config",
+    "scheduler_conversion",
     "visited_chain",
     "scheduling_ddpm_paper",
     "model_card",
