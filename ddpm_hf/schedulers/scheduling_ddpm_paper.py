@@ -10,6 +10,7 @@ looked at whenever they are used, and what follows from them is made anew only w
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -55,6 +56,7 @@ from .configuration import (
     own_defaults,
 )
 from .construction import check_neighbours, diffusion_from
+from .conversion import betas_unlike, in_our_terms
 from .noise import noise_like
 from .visited_chain import VisitedChain, as_int, check_arguments, times_of, timesteps_of
 
@@ -177,7 +179,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         if isinstance(config, dict):
             stored = own_arguments(config.get(OWN_CONFIG_KEY, {}))
             own |= {name: value for name, value in stored.items() if name in OWN_ARGUMENTS}
-            config = in_todays_names(config, stored.get("variance_type"))
+            config = in_our_terms(in_todays_names(config, stored.get("variance_type")))
         own |= {name: kwargs.pop(name) for name in OWN_ARGUMENTS if name in kwargs}
         scheduler, unused = super().from_config(config, return_unused_kwargs=True, **kwargs)
         scheduler._register_own(**own)
@@ -186,9 +188,26 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
 
     @classmethod
     def from_scheduler(cls, scheduler: SchedulerMixin) -> Self:
-        """A scheduler in the place of a compatible one of another class; its arguments are kept, however given."""
+        """A scheduler in the place of one of another class.
+
+        Its arguments are kept, those at the defaults of its class included, and so is ᾱ, which it may have changed by
+        itself. What its class has no argument for is at the defaults of this class.
+
+        Raises:
+            ValueError: for what is no scheduler.
+        """
+        if not isinstance(scheduler, SchedulerMixin) or not isinstance(scheduler, ConfigMixin):
+            raise ValueError(f"`scheduler` must be a scheduler of diffusers, but is {type(scheduler).__name__}.")
         config = dict(scheduler.config)
-        return cls.from_config({**config, DEFAULTS_KEY: names_at_default(config, type(scheduler))})
+        at_default = names_at_default(config, type(scheduler))
+        config = in_todays_names({**config, DEFAULTS_KEY: at_default}, None)
+        parameters = inspect.signature(cls.__init__).parameters
+        converted = cls.from_config({**config, DEFAULTS_KEY: [name for name in at_default if name not in parameters]})
+        table = getattr(scheduler, "alphas_cumprod", None)
+        betas = None if table is None else betas_unlike(table, converted.alphas_cumprod)
+        if betas is not None:
+            converted.register_to_config(trained_betas=betas, rescale_betas_zero_snr=False)
+        return converted
 
     def to_stock(self) -> DDPMScheduler:
         """The nearest `diffusers.DDPMScheduler`, whose configuration holds all that makes this one again.
