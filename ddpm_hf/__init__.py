@@ -10,6 +10,7 @@ __getattr__, __dir__, _names = lazy_names(
     __name__,
     {
         "diffusion.denoising_errors": ("DenoisingErrors",),
+        "diffusion.guidance": ("autoguidance", "classifier_free_guidance", "timestep_interval"),
         "diffusion.langevin": ("predictor_corrector",),
         "diffusion.noise_schedule": ("NoiseSchedule",),
         "diffusion.numerics": ("spherical_interpolation",),

@@ -31,6 +31,7 @@ CORE = (
     "diffusion.constraints",
     "diffusion.discretized_likelihood",
     "diffusion.bound_terms",
+    "diffusion.guidance",
     "diffusion.losses",
     "diffusion.timestep_sampling",
     "diffusion.timestep_spacing",

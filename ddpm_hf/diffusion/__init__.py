@@ -12,6 +12,7 @@ Read the modules in this order:
     losses                   training losses per example
     timestep_sampling        the times that losses are taken at
     timestep_spacing         the times that a chain visits
+    guidance                 a denoiser made of two: classifier-free guidance, autoguidance
     probability_flow         the ODE with the same marginals: samples and latents
     langevin                 predictor-corrector sampling
 """
@@ -24,6 +25,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     {
         "denoiser": ("Denoiser",),
         "denoising_errors": ("DenoisingErrors",),
+        "guidance": ("autoguidance", "classifier_free_guidance", "timestep_interval"),
         "langevin": ("predictor_corrector",),
         "noise_schedule": ("ContinuousSchedule", "NoiseSchedule"),
         "probability_flow": ("flow_encode", "flow_sample"),
