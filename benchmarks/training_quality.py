@@ -78,12 +78,12 @@ class UntilTimeIsUp(InPlaceOfBatches):
 
     def __init__(self, state: TrainState, clock: Clock):
         super().__init__(state.batches)
-        self.state, self.clock = state, clock
+        self.run, self.clock = state, clock  # `state` is an attribute of the batches
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self.batches:
-            if self.clock.is_over_after(self.state.step):
-                self.state.steps = self.state.step + 1
+            if self.clock.is_over_after(self.run.step):
+                self.run.steps = self.run.step + 1
             yield batch
 
 

@@ -113,6 +113,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         ValueError: for any argument outside its range, naming it.
     """
 
+    __module__ = "ddpm_hf.scheduling_ddpm_paper"  # as stock pipelines have always saved it: see `_moved`
     _compatibles = [e.name for e in KarrasDiffusionSchedulers]
     ignore_for_config = list(OWN_ARGUMENTS)
     order = 1
