@@ -36,7 +36,12 @@ MOVED: dict[str, tuple[str, ...]] = {
         "diffusion.constraints",
     ),
     "scheduler_config": ("schedulers.configuration",),
-    "scheduling_ddpm_paper": ("schedulers.scheduling_ddpm_paper", "schedulers.construction"),
+    "scheduling_ddpm_paper": (
+        "schedulers.scheduling_ddpm_paper",
+        "schedulers.configured_chain",
+        "schedulers.configuration",
+        "schedulers.construction",
+    ),
     "timesteps": ("diffusion.timestep_spacing",),
 }
 NAMED_IN_SAVED_FILES = {"scheduling_ddpm_paper"}  # by model_index.json of stock pipelines: these stay, and do not warn

@@ -1,0 +1,234 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""The chain of a scheduler, which follows from its configuration and its timesteps whenever these are used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..diffusion.denoising_errors import DenoisingErrors, step_costs
+from ..diffusion.gaussian_diffusion import GaussianDiffusion
+from ..diffusion.gaussian_process import unknown
+from ..diffusion.noise_schedule import NoiseSchedule
+from ..diffusion.timestep_spacing import (
+    TIMESTEP_SPACINGS,
+    log_snr_times,
+    optimal_times,
+    quadratic_times,
+    spaced_times,
+)
+from .configuration import (
+    OWN_CONFIG_KEY,
+    SeenConfig,
+    normal_own_arguments,
+    normal_values,
+    own_defaults,
+)
+from .construction import check_neighbours, diffusion_from
+from .visited_chain import VisitedChain, as_int, times_of, timesteps_of
+
+
+CHOSEN_SPACINGS = ("quadratic", "log_snr", "optimal")  # for `set_timesteps`; stock schedulers do not know them
+
+
+@dataclass(frozen=True, eq=False)
+class _Derived:
+    """What follows from a scheduler's configuration."""
+
+    chain: VisitedChain
+    optimal_chains: dict[int, list[int]] = field(default_factory=dict)  # by K; they do not depend on the chain
+
+
+class ConfiguredChain:
+    """The part of a scheduler that keeps the diffusion up to date; the rest of it has a configuration of diffusers."""
+
+    def _register_own(self, **own: Any) -> None:
+        self.register_to_config(**{OWN_CONFIG_KEY: own})
+
+    def _up_to_date(self) -> _Derived:
+        """What follows from the configuration and the timesteps as they are now."""
+        self._follow_config()
+        if self._timesteps._version:  # changed in place: counts from 0 in a tensor of our own
+            self.timesteps = self._timesteps
+        return self._derived
+
+    def _follow_config(self) -> None:
+        if not self._seen.is_current(self._internal_dict):
+            self.register_to_config(**self._seen.changed_in(self._internal_dict))
+            self._derive()
+
+    def _derive(self) -> None:
+        """Check the configuration, put its values into their normal form, and make what follows from them."""
+        own, errors = normal_own_arguments(self.config[OWN_CONFIG_KEY], own_defaults(type(self)))
+        self.register_to_config(**{OWN_CONFIG_KEY: own}, **normal_values(self.config))
+        config = self.config
+        diffusion = diffusion_from(config, own, errors, self._chosen_times)
+        self._derived = _Derived(VisitedChain(diffusion))
+        self._seen = SeenConfig.of(config)
+        if self._chosen_times is None:
+            self._timesteps = timesteps_of(diffusion.times)
+
+    @property
+    def _chain(self) -> VisitedChain:
+        return self._up_to_date().chain
+
+    @property
+    def diffusion(self) -> GaussianDiffusion:
+        """The mathematics of the visited chain, in the paper's clock, as the configuration has it now."""
+        return self._chain.diffusion
+
+    @property
+    def process(self) -> GaussianDiffusion:
+        """The same object, under the name that it had before version 0.2."""
+        return self.diffusion
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule, as the configuration has it now."""
+        return self.diffusion.schedule
+
+    @property
+    def num_levels(self) -> int | None:
+        """Levels of the data, None for continuous data."""
+        return self.diffusion.num_levels
+
+    @property
+    def first_variance(self) -> str | float | None:
+        """The choice of the decoder's variance."""
+        return self.diffusion.first_variance
+
+    @property
+    def denoising_errors(self) -> DenoisingErrors | None:
+        """The model's mean squared errors, if they have been measured."""
+        return self.diffusion.denoising_errors
+
+    @property
+    def variance_type(self) -> str:
+        return self.diffusion.variance_type
+
+    @property
+    def betas(self) -> Tensor:
+        """β of every training timestep, float64 `[T]`."""
+        return self.schedule.betas
+
+    @property
+    def alphas(self) -> Tensor:
+        """1 − β of every training timestep, float64 `[T]`."""
+        return torch.exp(self.schedule.log_alphas_cumprod.diff())
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """ᾱ of every training timestep, float64 `[T]`."""
+        return self.schedule.alphas_cumprod[1:]
+
+    def __len__(self) -> int:
+        return self.schedule.T
+
+    # --- the chain ---
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        timesteps: Sequence[int] | None = None,
+        timestep_spacing: str | None = None,
+    ) -> None:
+        """Choose the timesteps that the chain visits; posterior, reverse steps and the bound all follow them.
+
+        Args:
+            num_inference_steps: K in 1 … T; or
+            timesteps: descending timesteps, each in 0 … T − 1.
+            device: where `self.timesteps` is put.
+            timestep_spacing: how K timesteps are spaced: as the scheduler's own argument of that name, which it is if
+                not given; "quadratic", even in √t; "log_snr", even in the log-SNR; or "optimal", which cost the bound
+                least for the model's `denoising_errors` with the variance "optimal" (Watson et al. 2021).
+
+        Raises:
+            ValueError: for both or none of the first two, for values out of range, for "optimal" without
+                `denoising_errors`, where the chain visits a timestep with signal-to-noise ratio 0 with epsilon
+                prediction, which says nothing about x_0 there, and for fewer than all T timesteps where the variance
+                is "learned", one of neighbouring times.
+        """
+        if (num_inference_steps is None) == (timesteps is None):
+            raise ValueError("Pass one of `num_inference_steps` and `timesteps`, and only one.")
+        if timesteps is not None and timestep_spacing is not None:
+            raise ValueError(
+                "`timestep_spacing` spaces `num_inference_steps`; with `timesteps` there is no use for it."
+            )
+        self._follow_config()
+        if timesteps is not None:
+            times = times_of(timesteps, self._derived.chain.diffusion.schedule.T)
+        else:
+            times = self._spaced_times(timestep_spacing, as_int(num_inference_steps, "num_inference_steps"))
+        self._visit(times, num_inference_steps)
+        self._timesteps = timesteps_of(times, device)
+
+    @property
+    def timesteps(self) -> Tensor:
+        """The visited timesteps, int64 `[K]`, descending.
+
+        Posterior, reverse steps and the bound follow what is assigned here, or changed in place, as `set_timesteps`
+        follows its argument `timesteps`; the device is that of the assigned tensor. It is copied.
+
+        Raises:
+            ValueError: as `set_timesteps`, where something else is assigned, or, if it was changed in place, at use.
+        """
+        self._follow_config()
+        return self._timesteps
+
+    @timesteps.setter
+    def timesteps(self, timesteps: Sequence[int] | Tensor) -> None:
+        self._follow_config()
+        times = times_of(timesteps, self._derived.chain.diffusion.schedule.T)
+        if times != list(self._derived.chain.diffusion.times):
+            self._visit(times, None)
+        self._timesteps = timesteps_of(times, timesteps.device if isinstance(timesteps, Tensor) else None)
+
+    def _visit(self, times: list[int], num_inference_steps: int | None) -> None:
+        """Walk another chain: so many timesteps, or, if None, timesteps that were given."""
+        diffusion = self._derived.chain.diffusion.visiting(times)
+        diffusion.require_determined()
+        check_neighbours(diffusion)
+        self._derived = replace(self._derived, chain=VisitedChain(diffusion))
+        self._chosen_times = times
+        self.num_inference_steps = num_inference_steps
+        self.custom_timesteps = num_inference_steps is None
+
+    def _spaced_times(self, spacing: str | None, num_inference_steps: int) -> list[int]:
+        """K times by the name of their spacing."""
+        schedule = self._derived.chain.diffusion.schedule
+        if spacing == "quadratic":
+            return quadratic_times(num_inference_steps, schedule.T)
+        if spacing == "log_snr":
+            return log_snr_times(num_inference_steps, schedule)
+        if spacing == "optimal":
+            return self._optimal_times(num_inference_steps)
+        if spacing is not None and spacing not in TIMESTEP_SPACINGS:
+            raise ValueError(unknown("timestep_spacing", spacing, (*TIMESTEP_SPACINGS, *CHOSEN_SPACINGS)))
+        spacing = self.config.timestep_spacing if spacing is None else spacing
+        return spaced_times(spacing, num_inference_steps, schedule.T, self.config.steps_offset)
+
+    def _optimal_times(self, num_inference_steps: int) -> list[int]:
+        """At most K times that cost the bound least, found once: a pipeline asks again for every batch."""
+        errors = self._derived.chain.process.denoising_errors
+        if errors is None:
+            raise ValueError(
+                "`timestep_spacing` 'optimal' needs the scheduler's `denoising_errors`, which"
+                " `measure_denoising_errors` takes on training data."
+            )
+        chains = self._derived.optimal_chains
+        if num_inference_steps not in chains:
+            costs = step_costs(self._derived.chain.diffusion.schedule, errors)
+            chains[num_inference_steps] = optimal_times(costs, num_inference_steps, at_most=True)
+        return chains[num_inference_steps]
+
+    def previous_timestep(self, timestep: int | Tensor) -> int | Tensor:
+        """The timestep visited after the given one, −1 for the data."""
+        chain = self._chain
+        if self.num_inference_steps is None and not self.custom_timesteps:
+            return timestep - 1
+        return chain.diffusion.pair(chain.index(timestep))[0] - 1
