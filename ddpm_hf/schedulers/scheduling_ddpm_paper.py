@@ -607,7 +607,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         return t + 1
 
     def _index(self, timestep: int | Tensor, determined: bool = False) -> int | Tensor:
-        """The chain's index of visited timesteps: an int for one in main memory, else a tensor `[B]`.
+        """The chain's index of visited timesteps: an int for one on the CPU, else a tensor `[B]`.
 
         Raises:
             ValueError: for timesteps that are not visited, and, if they are to determine x_0, for those that do not.
