@@ -2,7 +2,7 @@
 """ddpm_hf: the exact mathematics of DDPM (Ho et al. 2020), with likelihoods, inside the classes of diffusers."""
 
 from ._lazy import lazy_names
-from ._moved import find_moved_modules
+from ._moved import register_moved_modules
 from .version import __version__
 
 
@@ -10,6 +10,7 @@ __getattr__, __dir__, _names = lazy_names(
     __name__,
     {
         "diffusion.denoising_errors": ("DenoisingErrors",),
+        "diffusion.gaussian_diffusion": ("GaussianDiffusion",),
         "diffusion.guidance": ("autoguidance", "classifier_free_guidance", "timestep_interval"),
         "diffusion.langevin": ("predictor_corrector",),
         "diffusion.noise_schedule": ("NoiseSchedule",),
@@ -31,4 +32,4 @@ __getattr__, __dir__, _names = lazy_names(
 )
 __all__ = ["__version__", *_names]
 
-find_moved_modules()
+register_moved_modules()

@@ -1,9 +1,10 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Public names that load when they are first used (PEP 562), so that importing a package costs only what is used."""
+"""Public names and modules that load when they are first used (PEP 562), so that a package costs only what is used."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,9 +21,11 @@ def lazy_names(
     module_of = {name: module for module, names in modules.items() for name in names}
 
     def get(name: str) -> Any:
-        if name not in module_of:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f".{module_of[name]}", package), name)
+        if name in module_of:
+            return getattr(importlib.import_module(f".{module_of[name]}", package), name)
+        if not name.startswith("_") and importlib.util.find_spec(f"{package}.{name}") is not None:
+            return importlib.import_module(f"{package}.{name}")
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     names = sorted(module_of)
     return get, lambda: names, names

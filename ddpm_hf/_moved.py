@@ -1,17 +1,17 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Modules under the names that they had before version 0.2: each is found where it is now, with a warning.
+"""Modules under the names that they had before version 0.2: each looks its names up where they are now.
 
-Saved configurations name such modules, and so does code that was written against version 0.1. They go in version 0.3.
+The modules are in `sys.modules` from the start: stock pipelines look there, and nowhere else, for the module that a
+saved model_index.json names. They import nothing until a name is used.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.abc
 import importlib.machinery
 import sys
 import warnings
-from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -28,45 +28,45 @@ MOVED: dict[str, tuple[str, ...]] = {
     "numerics": ("diffusion.numerics",),
     "objectives": ("diffusion.losses", "diffusion.timestep_sampling"),
     "pipeline_ddpm_paper": ("pipelines.pipeline_ddpm_paper",),
-    "probability_flow": ("diffusion.probability_flow", "likelihood.ode"),
-    "reverse_process": ("diffusion.reverse_process", "diffusion.constraints"),
+    "probability_flow": ("diffusion.probability_flow", "likelihood.ode", "diffusion.ode_solver"),
+    "reverse_process": (
+        "diffusion.reverse_process",
+        "diffusion.reverse_coefficients",
+        "diffusion.reverse_variances",
+        "diffusion.constraints",
+    ),
     "scheduler_config": ("schedulers.configuration",),
-    "scheduling_ddpm_paper": ("schedulers.scheduling_ddpm_paper",),
+    "scheduling_ddpm_paper": ("schedulers.scheduling_ddpm_paper", "schedulers.construction"),
     "timesteps": ("diffusion.timestep_spacing",),
 }
+NAMED_IN_SAVED_FILES = {"scheduling_ddpm_paper"}  # by model_index.json of stock pipelines: these stay, and do not warn
 
 
-class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds `ddpm_hf.<old name>`: an empty module that looks its names up in the new ones."""
+class _MovedModule(ModuleType):
+    """A module without content. Its names come from other modules, with a warning."""
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        package, _, name = fullname.rpartition(".")
-        return importlib.machinery.ModuleSpec(fullname, self) if package == "ddpm_hf" and name in MOVED else None
+    def __init__(self, old: str, new: tuple[str, ...]):
+        super().__init__(f"ddpm_hf.{old}", f"Now {' and '.join(f'ddpm_hf.{each}' for each in new)}.")
+        self.__spec__ = importlib.machinery.ModuleSpec(self.__name__, None)
+        self.__package__, self.__file__ = "ddpm_hf", str(Path(__file__).parent / f"{new[0].replace('.', '/')}.py")
+        self._new, self._warns = new, old not in NAMED_IN_SAVED_FILES
 
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
-        return None
-
-    def exec_module(self, module: ModuleType) -> None:
-        new = MOVED[module.__name__.rpartition(".")[2]]
-        warnings.warn(
-            f"`{module.__name__}` is now `ddpm_hf.{'` and `ddpm_hf.'.join(new)}`; the old name goes in version 0.3.",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-
-        def look_up(name: str) -> Any:
-            for each in new:
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("__"):  # for those that tools ask of every module, nothing is imported
+            for each in self._new:
                 found = importlib.import_module(f"ddpm_hf.{each}")
                 if hasattr(found, name):
+                    self._warn(name, each)
                     return getattr(found, name)
-            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
-        module.__getattr__ = look_up
+    def _warn(self, name: str, new: str) -> None:
+        if self._warns:
+            sentence = f"`{self.__name__}.{name}` is now `ddpm_hf.{new}.{name}`; the old name goes in version 0.3."
+            warnings.warn(sentence, DeprecationWarning, stacklevel=3)
 
 
-def find_moved_modules() -> None:
+def register_moved_modules() -> None:
     """From now on `import ddpm_hf.<old name>` works."""
-    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.append(_Finder())
+    for old, new in MOVED.items():
+        sys.modules.setdefault(f"ddpm_hf.{old}", _MovedModule(old, new))

@@ -31,7 +31,7 @@ ROOMS = [  # each may import itself and those before it
     "training",
     "cli",
 ]
-GROUND = {"_lazy", "_moved", "hub_errors", "version"}  # modules that every room may import
+GROUND = {"_lazy", "_moved", "hub_errors", "results", "version"}  # modules that every room may import
 MATHEMATICS = ("diffusion", "likelihood")
 EXTRAS = {"torchdiffeq", "trackio"}  # imported by the functions that need it, since not everyone has it
 INSTALLED = {"torch", "diffusers", "huggingface_hub", "numpy", "PIL", "safetensors", "typing_extensions", "yaml"}
@@ -131,16 +131,27 @@ def test_nothing_is_imported_but_what_is_declared(path: Path) -> None:
     assert foreign_packages(path) <= INSTALLED | EXTRAS | (set() if needs_no_extra else TRAINING)
 
 
-@pytest.mark.parametrize("module", ["ddpm_hf", "ddpm_hf.diffusion", "ddpm_hf.likelihood"])
-def test_importing_the_mathematics_loads_torch_alone(module: str) -> None:
-    heavy = ("diffusers", "transformers", "huggingface_hub", "numpy.f2py", "datasets", "accelerate", "torchdiffeq")
-    code = f"import sys, importlib; importlib.import_module({module!r})\n"
-    if module != "ddpm_hf":
-        code += f"for name in {module}.__all__: getattr({module}, name)\n".replace(module, "m")
-        code = code.replace(f"importlib.import_module({module!r})", f"m = importlib.import_module({module!r})", 1)
-    code += f"print([name for name in {heavy!r} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+def loaded(code: str, after: str = "") -> set[str]:
+    """The packages of others that this code loads in a fresh interpreter, beyond those of the code that runs first."""
+    program = f"import sys\n{after}\nbefore = set(sys.modules)\n{code}\nprint(*(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in done.stdout.split()} - set(sys.stdlib_module_names) - {"ddpm_hf"}
+
+
+def test_importing_the_package_loads_nothing() -> None:
+    assert loaded("import ddpm_hf, ddpm_hf.diffusion, ddpm_hf.likelihood, ddpm_hf.results") <= {"typing_extensions"}
+
+
+@pytest.mark.parametrize("module", ["ddpm_hf.diffusion", "ddpm_hf.likelihood"])
+def test_all_of_the_mathematics_loads_torch_alone(module: str) -> None:
+    assert loaded(f"from {module} import *", after="import torch") <= {"torch", "typing_extensions"}
+
+
+def test_the_mathematics_of_the_package_itself_loads_torch_alone() -> None:
+    others = ["DDPMPaperPipeline", "DDPMPaperScheduler", "HubError", "push_folder"]
+    assert set(others) < set(ddpm_hf.__all__)
+    names = ", ".join(sorted(set(ddpm_hf.__all__) - {*others, "__version__"}))
+    assert loaded(f"from ddpm_hf import {names}", after="import torch") <= {"torch", "typing_extensions"}
 
 
 def test_no_room_has_a_name_that_diffusers_takes_for_one_of_its_pipelines() -> None:

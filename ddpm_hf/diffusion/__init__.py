@@ -6,9 +6,11 @@ Read the modules in this order:
     noise_schedule           log ᾱ_t, from which all else follows
     gaussian_process         q(x_t | x_0), q(x_t | x_s), q(x_s | x_t, x_0), and the five predictions
     denoising_errors         a model's error by noise level; the optimal variance, and what each step costs
+    reverse_variances        σ² of every visited pair of times
     reverse_process          p_θ(x_s | x_t) from a model's output
     discretized_likelihood   p_θ(x_0 | x_1) of levels and of continuous data
     bound_terms              L_T, L_{t−1} and L_0 of one example
+    gaussian_diffusion       the chain, which owns all of the above
     losses                   training losses per example
     timestep_sampling        the times that losses are taken at
     timestep_spacing         the times that a chain visits
@@ -24,6 +26,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "denoiser": ("Denoiser",),
+        "gaussian_diffusion": ("GaussianDiffusion",),
         "denoising_errors": ("DenoisingErrors",),
         "guidance": ("autoguidance", "classifier_free_guidance", "timestep_interval"),
         "langevin": ("predictor_corrector",),

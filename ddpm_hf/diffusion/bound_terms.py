@@ -24,7 +24,8 @@ from torch import Tensor
 from .discretized_likelihood import decoder_nll
 from .noise_schedule import NoiseSchedule
 from .numerics import expand_like, mean_flat, nats_to_bits, promote, require_samples, to_float64
-from .reverse_process import ReverseCoefficients, ReverseProcess, ReverseStep
+from .reverse_coefficients import ReverseCoefficients
+from .reverse_process import ReverseProcess, ReverseStep
 
 
 def prior_kl(schedule: NoiseSchedule, x_0: Tensor, t: int) -> Tensor:

@@ -29,12 +29,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .denoiser import Denoiser
 from .noise_schedule import NoiseSchedule
 from .numerics import demote, expand_like, promote
 
-
-Denoiser = Callable[..., Tensor]
-"""denoise(x_t, timesteps, **conditioning) -> model output, `[B, C, …]` like x_t, or `[B, 2C, …]`."""
 
 Null = Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """The null values of the conditioning by argument, or a function from the conditioning to that without information."""

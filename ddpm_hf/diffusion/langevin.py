@@ -9,31 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .denoiser import Denoiser, randn_like
-from .noise_schedule import NoiseSchedule
+from .gaussian_diffusion import DiffusionSource, diffusion_of
 from .numerics import Coefficient, demote, expand_like, mean_flat, promote, require_positive, require_samples
-
-
-class SteppingScheduler(Protocol):
-    """What `predictor_corrector` asks of a scheduler; `DDPMPaperScheduler` has it all."""
-
-    timesteps: Tensor
-    schedule: NoiseSchedule
-
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: int,
-        sample: Tensor,
-        generator: torch.Generator | None = None,
-        return_dict: bool = True,
-    ) -> tuple[Tensor, Tensor]: ...
-    def score(self, model_output: Tensor, noisy_samples: Tensor, timesteps: int) -> Tensor: ...
 
 
 def corrector_step(
@@ -74,7 +58,7 @@ def corrector_step(
 @torch.no_grad()
 def predictor_corrector(
     denoise: Denoiser,
-    scheduler: SteppingScheduler,
+    scheduler: DiffusionSource,
     x_T: Tensor,
     conditioning: Mapping[str, Any] | None = None,
     *,
@@ -84,12 +68,12 @@ def predictor_corrector(
 ) -> Tensor:
     """Samples by reverse steps, each followed by Langevin steps where it has led (Song et al. 2021, Algorithm 3).
 
-    The predictor is the scheduler's `step`, ancestral sampling, over its visited timesteps; the data that the last one
+    The predictor is ancestral sampling over the visited times; the data that the last one
     leads to stay as they are. K visited timesteps with M corrections take K + (K − 1) M model calls.
 
     Args:
         denoise: `denoise(x_t, timesteps, **conditioning)`, the model in evaluation mode.
-        scheduler: a `DDPMPaperScheduler`.
+        scheduler: a `DDPMPaperScheduler` or a `GaussianDiffusion`.
         x_T: standard normal, `[B, *anything]`.
         conditioning: more arguments of `denoise`.
         num_corrector_steps: M ≥ 0; with 0 this is ancestral sampling, number for number.
@@ -108,20 +92,20 @@ def predictor_corrector(
     if isinstance(M, bool) or not isinstance(M, int) or M < 0:
         raise ValueError(f"`num_corrector_steps` must be an int >= 0, but is {M!r}.")
 
-    def model(x_t: Tensor, timestep: int) -> Tensor:
-        timesteps = torch.full((len(x_t),), timestep, dtype=torch.int64, device=x_t.device)
-        return denoise(x_t, timesteps, **(conditioning or {}))
-
-    timesteps = scheduler.timesteps.tolist()
-    log_alphas_cumprod = [0.0, *(scheduler.schedule.log_alpha_cumprod(t + 1).item() for t in reversed(timesteps))]
-    log_alphas_cumprod.reverse()  # at the visited timesteps in their order, then at the data
-    x = x_T
-    for k, timestep in enumerate(timesteps):
-        x, _ = scheduler.step(model(x, timestep), timestep, x, generator=generator, return_dict=False)
-        if k + 1 == len(timesteps):
+    diffusion, x = diffusion_of(scheduler), x_T
+    diffusion.require_determined()
+    log_alphas_cumprod = [0.0, *(diffusion.schedule.log_alpha_cumprod(t).item() for t in diffusion.times)]
+    for index in reversed(range(len(diffusion.times))):
+        output = diffusion.model_output(denoise, x, diffusion.times[index], conditioning)
+        x_s, _ = diffusion.step(output, x, index, partial(randn_like, x, generator))
+        x = demote(x_s, x_T.dtype)
+        if index == 0:
             break
-        arrived, alpha = timesteps[k + 1], math.exp(log_alphas_cumprod[k + 1] - log_alphas_cumprod[k + 2])
+        arrived, alpha = (
+            diffusion.times[index - 1],
+            math.exp(log_alphas_cumprod[index] - log_alphas_cumprod[index - 1]),
+        )
         for _ in range(M):
-            score = scheduler.score(model(x, arrived), x, arrived)
+            score = diffusion.score(diffusion.model_output(denoise, x, arrived, conditioning), x, arrived)
             x = corrector_step(score, x, alpha, snr, generator)
     return x

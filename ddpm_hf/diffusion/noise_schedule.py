@@ -220,12 +220,14 @@ class NoiseSchedule:
         Raises:
             ValueError: if a time is outside 0 … T (of tensors, only those on the CPU are looked at).
         """
-        return self._at(self.log_alphas_cumprod, t)
+        schedule = self._on(t.device) if isinstance(t, Tensor) else self
+        return schedule._at(schedule.log_alphas_cumprod, t)
 
     def marginal_coefficients(self, t: Times) -> tuple[Tensor, Tensor]:
         """√ᾱ_t and √(1 − ᾱ_t) at the given times, as `log_alpha_cumprod` takes them."""
-        alphas, sigmas = self._marginals
-        return self._at(alphas, t), self._at(sigmas, t)
+        schedule = self._on(t.device) if isinstance(t, Tensor) else self
+        alphas, sigmas = schedule._marginals
+        return schedule._at(alphas, t), schedule._at(sigmas, t)
 
     @cached_property
     def continuous(self) -> ContinuousSchedule:
@@ -236,6 +238,18 @@ class NoiseSchedule:
     def _marginals(self) -> tuple[Tensor, Tensor]:
         return torch.exp(0.5 * self.log_alphas_cumprod), torch.sqrt(-torch.expm1(self.log_alphas_cumprod))
 
+    def _on(self, device: torch.device) -> NoiseSchedule:
+        """The schedule with its tables on a device, where they are moved once."""
+        if device == self.log_alphas_cumprod.device:
+            return self
+        if device not in self._moved:
+            self._moved[device] = self.to(device)
+        return self._moved[device]
+
+    @cached_property
+    def _moved(self) -> dict[torch.device, NoiseSchedule]:
+        return {}
+
     def _at(self, table: Tensor, t: Times) -> Tensor:
         if isinstance(t, Tensor):
             if t.is_floating_point() or t.dtype == torch.bool:
@@ -244,7 +258,7 @@ class NoiseSchedule:
                 low, high = map(int, torch.aminmax(t))
                 if not 0 <= low <= high <= self.T:
                     raise ValueError(f"Times must lie in 0 ... {self.T}, but {low} ... {high} was given.")
-            return table.to(t.device).take(t.long())  # indexing by a single one would read it back
+            return table.take(t.long())  # indexing by a single one would read it back
         if isinstance(t, bool) or not isinstance(t, int) or not 0 <= t <= self.T:
             raise ValueError(f"A time must be an int in 0 ... {self.T}, but is {t!r}.")
         return table[t].clone()

@@ -21,25 +21,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from numbers import Real
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .denoiser import Denoiser
+from .gaussian_diffusion import DiffusionSource, diffusion_of
 from .gaussian_process import MarginalCoefficients, conversion, linear_combination
-from .noise_schedule import NoiseSchedule
-from .numerics import mean_flat, promote, require_samples, to_float64
+from .numerics import mean_flat, require_samples, to_float64
 from .ode_solver import grid, require_finite, solve_adaptively, solve_on
-from .reverse_process import ReverseProcess
-
-
-class FlowScheduler(Protocol):
-    """What the flow asks of a scheduler, whatever times it visits; `DDPMPaperScheduler` has it all."""
-
-    schedule: NoiseSchedule
-    process: ReverseProcess
-    num_levels: int | None
 
 
 class FlowResult(NamedTuple):
@@ -55,7 +46,7 @@ class FlowResult(NamedTuple):
 @torch.no_grad()
 def flow_sample(
     denoise: Denoiser,
-    scheduler: FlowScheduler,
+    scheduler: DiffusionSource,
     x_T: Tensor,
     conditioning: Mapping[str, Any] | None = None,
     *,
@@ -91,7 +82,7 @@ def flow_sample(
 @torch.no_grad()
 def flow_encode(
     denoise: Denoiser,
-    scheduler: FlowScheduler,
+    scheduler: DiffusionSource,
     x: Tensor,
     conditioning: Mapping[str, Any] | None = None,
     *,
@@ -125,7 +116,7 @@ class ProbabilityFlow:
     def __init__(
         self,
         denoise: Denoiser,
-        scheduler: FlowScheduler,
+        scheduler: DiffusionSource,
         like: Tensor,
         conditioning: Mapping[str, Any] | None,
         first_time: float,
@@ -133,8 +124,9 @@ class ProbabilityFlow:
         require_samples(x=like)
         if len(like) == 0 or like[0].numel() == 0:
             raise ValueError(f"`x` must hold at least one example, but its shape is {list(like.shape)}.")
-        self.process, self.continuous = scheduler.process, scheduler.schedule.continuous
-        if self.process.prediction_type == "mean":
+        self.diffusion = diffusion_of(scheduler)
+        self.continuous = self.diffusion.schedule.continuous
+        if self.diffusion.prediction_type == "mean":
             raise ValueError(
                 "`prediction_type` 'mean' refers to a pair of times, and the flow has one at a time; it needs"
                 " 'epsilon', 'sample' or 'v_prediction'."
@@ -174,15 +166,14 @@ class ProbabilityFlow:
         step = MarginalCoefficients(alpha_t=math.exp(log_alpha), sigma_t=math.exp(log_sigma))
         exact_x_t = step.alpha_t * x_bar
         prediction = to_float64(self._predict(exact_x_t.to(self.dtype), self.continuous.time_at(log_snr).item()))
-        c, d = conversion(self.process.prediction_type, "epsilon", step)
+        c, d = conversion(self.diffusion.prediction_type, "epsilon", step)
         # What is added is not the rounded x_t that the model saw: ε divides it by σ_t.
         return math.exp(log_s) * linear_combination(c, prediction, d, exact_x_t)
 
     def _predict(self, x_t: Tensor, time: float) -> Tensor:
-        timesteps = torch.full((len(x_t),), max(time - 1, 0.0), dtype=promote(x_t).dtype, device=x_t.device)
-        output = self.denoise(x_t, timesteps, **self.conditioning)
+        output = self.diffusion.model_output(self.denoise, x_t, float(time), self.conditioning)
         self.num_calls += 1
-        prediction, _ = self.process.split_output(output, x_t)
+        prediction, _ = self.diffusion.split_output(output, x_t)
         if x_t.requires_grad and not prediction.requires_grad:
             raise ValueError(
                 "`denoise` must be differentiable with respect to x_t, but its output carries no gradient; do not run"

@@ -31,20 +31,17 @@ first pair β̃ is 0, and a Gaussian of variance 0 gives data no likelihood, so 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from numbers import Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .denoising_errors import DenoisingErrors, optimal_log_variances
+from .denoising_errors import DenoisingErrors
 from .gaussian_process import (
     PREDICTION_TYPES,
-    Coefficients,
     StepCoefficients,
     check_eta,
     ddim_coefficients,
@@ -54,11 +51,9 @@ from .gaussian_process import (
 )
 from .noise_schedule import NoiseSchedule
 from .numerics import Coefficient, expand_like, move_coefficients, promote, require_count, require_samples
+from .reverse_coefficients import CoefficientTable, ReverseCoefficients
+from .reverse_variances import VARIANCE_TYPES, ReverseVariances, check_first_variance
 
-
-FIXED_VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
-VARIANCE_TYPES = (*FIXED_VARIANCE_TYPES, "learned", "learned_range", "optimal")
-FIRST_VARIANCES = ("posterior", "beta", "measured")
 
 UNDETERMINED = (
     "`prediction_type` 'epsilon' says nothing about x_0 at a timestep whose signal-to-noise ratio is 0"
@@ -78,48 +73,6 @@ class ReverseStep(NamedTuple):
         """That of some examples of the batch, by their numbers."""
         size = len(self.mean)
         return ReverseStep(*(each[rows] if each.ndim and len(each) == size else each for each in self))
-
-
-@dataclass(frozen=True)
-class ReverseCoefficients(Coefficients):
-    """What a reverse step needs of its pair of times."""
-
-    x0_coef_output: Coefficient  # x̂_0 = x0_coef_output · model output + x0_coef_xt · x_t
-    x0_coef_xt: Coefficient
-    mean_coef_x0: Coefficient  # μ_θ = mean_coef_x0 · x̂_0 + mean_coef_xt · x_t
-    mean_coef_xt: Coefficient
-    posterior_log_variance: Coefficient  # log β̃, −inf for the first pair
-    log_variance_small: Coefficient  # log β̃, the first entry chosen
-    log_variance_large: Coefficient  # log β, the first entry chosen
-    log_variance: Coefficient  # log σ² of the variance type, of one by element its mean; of one learned, that of β
-    snr_drop: Coefficient  # SNR_s − SNR_t, for the first pair by a log-SNR that goes on in equal steps
-
-
-@dataclass(frozen=True, eq=False)
-class _Table:
-    """The coefficients of a chain, looked up by pair."""
-
-    columns: ReverseCoefficients  # float64 `[K]`
-
-    @cached_property
-    def rows(self) -> list[ReverseCoefficients]:
-        """The table as Python numbers, one set per pair: steps at one time for the whole batch read no tensor."""
-        columns = [getattr(self.columns, field.name).tolist() for field in fields(ReverseCoefficients)]
-        return [ReverseCoefficients(*row) for row in zip(*columns, strict=True)]
-
-    @cached_property
-    def _on_devices(self) -> dict[torch.device, ReverseCoefficients]:
-        return {}
-
-    def at(self, index: int | Tensor) -> ReverseCoefficients:
-        if not isinstance(index, Tensor):
-            if not 0 <= index < len(self.rows):
-                raise ValueError(f"`index` must lie in 0 ... {len(self.rows) - 1}, but is {index}.")
-            return self.rows[index]
-        device, index = index.device, index.long()
-        if device not in self._on_devices:
-            self._on_devices[device] = self.columns.map(lambda column: move_coefficients(column, device))
-        return self._on_devices[device].map(lambda column: column.take(index))
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +155,7 @@ class ReverseProcess:
         _, t = self._pairs
         neighbours = StepCoefficients.between(self.schedule, t - 1, t)
         x0_coef_output, x0_coef_xt = x0_from_prediction(self.prediction_type, neighbours)
-        log_small, log_large = self._log_variances
+        log_small, log_large = self._variances.log_small_and_large
         return ReverseCoefficients(
             x0_coef_output=x0_coef_output,
             x0_coef_xt=x0_coef_xt,
@@ -211,7 +164,7 @@ class ReverseProcess:
             posterior_log_variance=steps.posterior_log_variance,
             log_variance_small=log_small,
             log_variance_large=log_large,
-            log_variance=self._log_variance,
+            log_variance=self._variances.log_variance,
             snr_drop=self._snr_drops(),
         )
 
@@ -235,9 +188,9 @@ class ReverseProcess:
         return {}
 
     @cached_property
-    def _tables(self) -> dict[float | None, _Table]:
+    def _tables(self) -> dict[float | None, CoefficientTable]:
         """The chain's coefficients by η of DDIM, None for the variance type's."""
-        return {None: _Table(self.table)}
+        return {None: CoefficientTable(self.table)}
 
     def coefficients(self, index: int | Tensor, eta: float | None = None) -> ReverseCoefficients:
         """Those of one pair as numbers, or of one pair per example as `[B]` tensors on the device of `index`.
@@ -249,7 +202,7 @@ class ReverseProcess:
         if eta is not None:
             check_eta(eta)
         if eta not in self._tables:
-            self._tables[eta] = _Table(self._ddim_table(eta))
+            self._tables[eta] = CoefficientTable(self._ddim_table(eta))
         return self._tables[eta].at(index)
 
     def _ddim_table(self, eta: float) -> ReverseCoefficients:
@@ -258,53 +211,15 @@ class ReverseProcess:
         return replace(self.table, mean_coef_x0=coef_x0, mean_coef_xt=coef_xt, log_variance=log_variance)
 
     @cached_property
-    def _log_variances(self) -> tuple[Tensor, Tensor]:
-        """log β̃ and log β of the chain, with the first entries that `first_variance` chooses."""
-        steps = self._steps
-        # A chain of one pair has no second pair to take β̃ from; its β is the only other scale there is.
-        posterior = steps.posterior_log_variance[1:2] if len(self.times) > 1 else steps.log_beta[:1]
-        beta = steps.log_beta[:1]
-        if self.measures_decoder:
-            first_small = first_large = _mean_of_elements(self._measured_decoder)
-        elif isinstance(self.first_variance, Real):
-            first_small = first_large = torch.full_like(beta, math.log(self.first_variance))
-        else:
-            first_small = beta if self.first_variance == "beta" else posterior
-            first_large = posterior if self.first_variance == "posterior" else beta
-        return (
-            torch.cat([first_small, steps.posterior_log_variance[1:]]),
-            torch.cat([first_large, steps.log_beta[1:]]),
+    def _variances(self) -> ReverseVariances:
+        return ReverseVariances(
+            self.variance_type,
+            self.first_variance,
+            self.measures_decoder,
+            self.denoising_errors,
+            self._steps,
+            self.schedule.log_snr[list(self.times)],
         )
-
-    @property
-    def _log_variance(self) -> Tensor:
-        """log σ² of the chain by its variance type, `[K]`; of one by element the mean of σ²."""
-        if self.variance_type != "optimal":
-            log_small, log_large = self._log_variances
-            return log_small if self.variance_type.startswith("fixed_small") else log_large
-        return _mean_of_elements(self._optimal_log_variance)
-
-    @cached_property
-    def _optimal_log_variance(self) -> Tensor:
-        """log σ*² of the chain, `[K, *shape]`, `shape` being that of the errors at a level."""
-        log_snr = self.schedule.log_snr[list(self.times)]
-        log_variance = optimal_log_variances(self._measured, self._steps, log_snr)
-        log_variance[0] = self._measured_decoder[0] if self.measures_decoder else self._log_variances[1][0]
-        return log_variance
-
-    @property
-    def _measured(self) -> DenoisingErrors:
-        if self.denoising_errors is None:
-            what = "`variance_type` 'optimal'" if self.variance_type == "optimal" else "`first_variance` 'measured'"
-            raise ValueError(
-                f"{what} needs `denoising_errors`, which `measure_denoising_errors` takes on training data."
-            )
-        return self.denoising_errors
-
-    @property
-    def _measured_decoder(self) -> Tensor:
-        """log of the variance under which L_0 was least at the first time, `[1]`; of continuous data `[1, *shape]`."""
-        return self._measured.log_decoder_variance(self.schedule.log_snr[list(self.times[:1])])
 
     def _snr_drops(self) -> Tensor:
         """SNR_s − SNR_t of the chain; for the first pair, SNR_0 being infinite, by a log-SNR that goes on."""
@@ -393,7 +308,7 @@ class ReverseProcess:
             )
         device = mean.device
         if device not in self._element_tables:
-            self._element_tables[device] = move_coefficients(self._optimal_log_variance, device)
+            self._element_tables[device] = move_coefficients(self._variances.optimal_log_variance, device)
         index = index.reshape(-1) if isinstance(index, Tensor) else slice(index, index + 1)
         return self._element_tables[device][index]  # [1 or B, *shape]
 
@@ -432,12 +347,6 @@ class ReverseProcess:
         return model_output, channels
 
 
-def _mean_of_elements(log_variance: Tensor) -> Tensor:
-    """log of the mean over elements of variances `[K, *shape]`, `[K]`."""
-    of_elements = log_variance.reshape(len(log_variance), -1)
-    return torch.logsumexp(of_elements, dim=1) - math.log(of_elements.shape[1])
-
-
 @dataclass(frozen=True, eq=False)
 class _PairsApart(ReverseProcess):
     """What `ReverseProcess.pairs_apart` gives."""
@@ -455,15 +364,6 @@ def cast_variance(variance: Coefficient, mean: Tensor) -> Coefficient:
     if isinstance(variance, Tensor) and variance.ndim > 1:
         return variance.to(mean.dtype)
     return expand_like(variance, mean)
-
-
-def check_first_variance(value: str | float | None) -> None:
-    """Raise ValueError unless `first_variance` is a name, a positive number or None."""
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if is_number and not 0 < value < math.inf:
-        raise ValueError(f"`first_variance` must be a positive number, but is {value}.")
-    if not is_number and value is not None and value not in FIRST_VARIANCES:
-        raise ValueError(unknown("first_variance", value, FIRST_VARIANCES) + " A number or None is allowed too.")
 
 
 def check_times(times: Sequence[int], T: int) -> None:

@@ -75,7 +75,8 @@ def log_snr_times(num_inference_steps: int, schedule: NoiseSchedule) -> list[int
 def optimal_times(costs: Tensor, num_inference_steps: int, at_most: bool = False) -> list[int]:
     """The chain from T to the data in K steps whose costs add up to the least (Watson et al. 2021, Algorithm 1).
 
-    Exact, by dynamic programming in O(K T²). More steps need not cost less, other than with the variance σ*.
+    Exact, by dynamic programming in O(K T²). More steps may cost more. They do not with the variance σ* of the optimal
+    denoiser; for any other denoiser there is no such guarantee, whatever its variance.
 
     Args:
         costs: `[T + 1, T + 1]`, of a step t → s at `[s, t]` for 0 ≤ s < t ≤ T, the last one, to the data, at s = 0;

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from ..data.level_images import LevelImages
+from ..results import InvalidResult, QualityFigures
 
 
 LARGEST_SIDE = 16  # larger images are averaged down: a covariance of D values needs more than D images
@@ -52,8 +51,14 @@ def compared_pixels(images: Tensor) -> Tensor:
     return adaptive_avg_pool2d(images.float(), compared_size(*images.shape[-2:])).flatten(1)
 
 
-def quality_of(samples: Tensor, steps: int, train: Tensor, test: Tensor) -> dict[str, Any]:
-    """How far samples `[N, C, H, W]` in [0, 1] are from training images in [−1, 1], and how far test images are."""
+def quality_of(samples: Tensor, steps: int, train: Tensor, test: Tensor) -> QualityFigures:
+    """How far samples `[N, C, H, W]` in [0, 1] are from training images in [−1, 1], and how far test images are.
+
+    Raises:
+        InvalidResult: for samples that are not finite.
+    """
+    if not bool(samples.isfinite().all()):
+        raise InvalidResult("The samples are not finite, so their Fréchet distance is not defined.")
     size, compared = tuple(samples.shape[-2:]), compared_size(*samples.shape[-2:])
     return {
         "frechet_distance_pixels": pixel_frechet_distance(samples * 2 - 1, train),

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -17,6 +17,7 @@ from ..likelihood.batches import Batches
 from ..likelihood.importance_weighting import ImportanceWeightedBits, importance_weighted_bits_per_dim
 from ..likelihood.variational import BitsPerDim, bits_per_dim
 from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
+from ..results import WeightedBound
 from ..runtime.distributed import shared
 from ..runtime.randomness import Use, generator_of
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
@@ -145,7 +146,7 @@ def check_fit(pipeline: DDPMPaperPipeline, images: LevelImages) -> None:
     pipeline.conditioners.check(images.columns)
 
 
-def paths_report(result: ImportanceWeightedBits) -> dict[str, Any]:
+def paths_report(result: ImportanceWeightedBits) -> WeightedBound:
     """The importance-weighted bound, for metrics.json and for an evaluation."""
     return {
         "bits_per_dim": result.total,

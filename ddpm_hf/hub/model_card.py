@@ -23,20 +23,12 @@ from huggingface_hub.repocard_data import eval_results_to_model_index, model_ind
 from safetensors import SafetensorError, safe_open
 
 from ..conditioning.classes import embeds_classes, number_of_classes
+from ..results import MEASURES, METRICS, Metrics, measured, understood
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
-CARD, SAMPLES, METRICS = "README.md", "samples.png", "metrics.json"
-
-# What `metrics.json` may hold of a model's quality: the key (with a dot, inside another), the Hub's name of the
-# metric, and ours.
-MEASURES = (
-    ("bits_per_dim", "bits_per_dim", "bits/dim (variational bound)"),
-    ("importance_weighted.bits_per_dim", "bits_per_dim_importance_weighted", "bits/dim (importance-weighted bound)"),
-    ("frechet_distance_pixels", "frechet_distance_pixels", "Fréchet distance of pixels to the training images"),
-)
-
+CARD, SAMPLES = "README.md", "samples.png"
 
 _SECTION = re.compile(r"<!-- ddpm_hf: (\w+)(?: (\w+))? -->\n(.*?)\n?<!-- /ddpm_hf: \1 -->", re.DOTALL)
 
@@ -47,7 +39,7 @@ def fill_card(folder: Path, name: str, metrics: dict[str, Any] | None = None, be
     Args:
         folder: the saved pipeline.
         name: a name on the Hub, or the folder's path.
-        metrics: the figures, as examples/train.py writes them; those of the folder's metrics.json if None.
+        metrics: what a metrics.json says; if None, what the folder's says. Unknown keys are left out.
         beside: files that lie in the same repository without being in the folder, such as another variant's weights.
 
     Raises:
@@ -55,6 +47,7 @@ def fill_card(folder: Path, name: str, metrics: dict[str, Any] | None = None, be
     """
     if metrics is None:
         metrics = read_json(folder / METRICS) if (folder / METRICS).is_file() else {}
+    metrics = understood(metrics)
     has_samples = SAMPLES in beside or (folder / SAMPLES).is_file()
     facts = {**_facts(folder, beside), "metrics": metrics, "name": name, "has_samples": has_samples}
     card = ModelCard.from_template(_metadata(name, metrics), template_str=TEMPLATE.read_text("utf-8"), **facts)
@@ -114,7 +107,7 @@ def _parse(card: str) -> RepoCard:
         raise ValueError(f"the metadata of the model card cannot be read: {problem}") from error
 
 
-def _metadata(name: str, metrics: dict[str, Any]) -> ModelCardData:
+def _metadata(name: str, metrics: Metrics) -> ModelCardData:
     data = metrics.get("data", "unknown")
     results = [
         EvalResult(
@@ -123,12 +116,11 @@ def _metadata(name: str, metrics: dict[str, Any]) -> ModelCardData:
             dataset_type=metrics.get("dataset_name") or re.sub(r"\W+", "-", data).strip("-").lower(),
             dataset_name=data,
             dataset_split="test",
-            metric_type=metric,
-            metric_name=label,
+            metric_type=measure.metric,
+            metric_name=measure.label,
             metric_value=round(value, 4),
         )
-        for key, metric, label in MEASURES
-        if isinstance(value := _value(metrics, key), (int, float)) and math.isfinite(value)
+        for measure, value in measured(metrics)
     ]
     return ModelCardData(
         license="apache-2.0",
@@ -139,13 +131,6 @@ def _metadata(name: str, metrics: dict[str, Any]) -> ModelCardData:
         model_name=name.rstrip("/").split("/")[-1] if results else None,
         eval_results=results or None,
     )
-
-
-def _value(metrics: dict[str, Any], key: str) -> Any:
-    """What stands at a key of `MEASURES`, None if there is nothing."""
-    outer, _, inner = key.rpartition(".")
-    holder = metrics.get(outer) if outer else metrics
-    return holder.get(inner) if isinstance(holder, dict) else None
 
 
 def _merged_metadata(key: str, old: Any, new: Any) -> Any:
@@ -172,7 +157,7 @@ def _merged_results(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> lis
 def _without_measures(index: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
     """A model index without what this package measures; None, which is not written, if nothing is left."""
     name, results = _results(index)
-    ours = {metric for _, metric, _ in MEASURES}
+    ours = {measure.metric for measure in MEASURES}
     kept = [result for result in results if result.metric_type not in ours]
     return eval_results_to_model_index(name, kept) if kept else None
 

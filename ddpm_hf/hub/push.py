@@ -15,7 +15,8 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import ModelInfo
 
 from ..hub_errors import HubError, hub_errors
-from .model_card import CARD, METRICS, SAMPLES, count_parameters, fill_card, merge_cards, read_json, weights_of
+from ..results import METRICS
+from .model_card import CARD, SAMPLES, count_parameters, fill_card, merge_cards, read_json, weights_of
 
 
 INDEX = "model_index.json"

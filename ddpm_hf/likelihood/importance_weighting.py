@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""A tighter bound of the same model: several noisy paths of an example, weighted by importance (Burda et al. 2016).
+"""A tighter bound of the same chain: several noisy paths of an example, weighted by importance (Burda et al. 2016).
 
 A model's likelihood is an expectation over the paths x_1 … x_T that the forward process takes,
 
@@ -23,14 +23,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..diffusion.denoiser import Denoiser, randn_like
 from ..diffusion.discretized_likelihood import decoder_nll
-from ..diffusion.gaussian_process import linear_combination, q_sample
+from ..diffusion.gaussian_diffusion import DiffusionSource, GaussianDiffusion, diffusion_of
+from ..diffusion.gaussian_process import linear_combination
 from ..diffusion.numerics import (
     demote,
     log1mexp,
@@ -41,21 +42,15 @@ from ..diffusion.numerics import (
     standard_error,
     to_float64,
 )
-from ..diffusion.reverse_process import UNDETERMINED, ReverseCoefficients, ReverseProcess, ReverseStep
+from ..diffusion.reverse_coefficients import ReverseCoefficients
+from ..diffusion.reverse_process import ReverseStep
 from .batches import Batches, checked_batches
-
-
-class WeightedScheduler(Protocol):
-    """What the functions here ask of a scheduler; `DDPMPaperScheduler` has it all."""
-
-    process: ReverseProcess
-    num_levels: int | None
 
 
 @torch.no_grad()
 def log_path_weights(
     denoise: Denoiser,
-    scheduler: WeightedScheduler,
+    scheduler: DiffusionSource,
     x_0: Tensor,
     conditioning: Mapping[str, Any] | None = None,
     *,
@@ -65,7 +60,7 @@ def log_path_weights(
 
     Args:
         denoise: `denoise(x_t, timesteps, **conditioning)`, the model in evaluation mode; called once per timestep.
-        scheduler: a `DDPMPaperScheduler`.
+        scheduler: a `DDPMPaperScheduler` or a `GaussianDiffusion`.
         x_0: `[B, *anything]`, in [−1, 1] on the model's device.
         conditioning: more arguments of `denoise`.
         generator: for the noise; on the device of `x_0`, or the CPU.
@@ -74,30 +69,27 @@ def log_path_weights(
         ValueError: for a chain that visits a time at which the model's prediction says nothing about x_0.
     """
     require_samples(x_0=x_0)
-    process = scheduler.process
-    if process.is_undetermined:
-        raise ValueError(UNDETERMINED)
+    diffusion = diffusion_of(scheduler)
+    diffusion.require_determined()
     data = to_float64(x_0)
 
     def reverse_step(x_t: Tensor, k: int) -> ReverseStep:
-        timesteps = torch.full((len(data),), process.times[k] - 1, dtype=torch.int64, device=data.device)
-        output = denoise(demote(x_t, x_0.dtype), timesteps, **(conditioning or {}))
-        return process.p_mean_variance(to_float64(output), x_t, k)
+        output = diffusion.model_output(denoise, demote(x_t, x_0.dtype), diffusion.times[k], conditioning)
+        return diffusion.p_mean_variance(to_float64(output), x_t, k)
 
-    x_t, log_w = _noisy_end(process, data, generator)  # per dimension, up to the end
-    for k in range(len(process.times) - 1, 0, -1):
-        x_t, log_ratio = _step(process.coefficients(k), reverse_step(x_t, k), data, x_t, randn_like(data, generator))
+    x_t, log_w = _noisy_end(diffusion, data, generator)  # per dimension, up to the end
+    for k in range(len(diffusion.times) - 1, 0, -1):
+        x_t, log_ratio = _step(diffusion.coefficients(k), reverse_step(x_t, k), data, x_t, randn_like(data, generator))
         log_w = log_w + log_ratio
-    costs = decoder_nll(reverse_step(x_t, 0), data, scheduler.num_levels, process.measures_decoder)
+    costs = decoder_nll(reverse_step(x_t, 0), data, diffusion.num_levels, diffusion.measures_decoder)
     return data[0].numel() * (log_w - to_float64(costs))
 
 
-def _noisy_end(process: ReverseProcess, x_0: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+def _noisy_end(diffusion: GaussianDiffusion, x_0: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """x_T ~ q(x_T | x_0), and log N(x_T; 0, I)/q(x_T | x_0), nats/dim, `[B]`."""
-    schedule, T = process.schedule, process.times[-1]
-    noise = randn_like(x_0, generator)
-    x_T = q_sample(schedule, x_0, noise, T)
-    log_variance = log1mexp(schedule.log_alpha_cumprod(T)).item()
+    T, noise = diffusion.times[-1], randn_like(x_0, generator)
+    x_T = diffusion.q_sample(x_0, noise, T)
+    log_variance = log1mexp(diffusion.schedule.log_alpha_cumprod(T)).item()
     return x_T, 0.5 * mean_flat(log_variance + noise**2 - x_T**2)
 
 
@@ -176,21 +168,21 @@ class ImportanceWeightedBits:
 @torch.no_grad()
 def importance_weighted_bits_per_dim(
     denoise: Denoiser,
-    scheduler: WeightedScheduler,
+    scheduler: DiffusionSource,
     batches: Batches,
     *,
     num_paths: int = 8,
     generator: torch.Generator | None = None,
     progress: Callable[[Iterable[Tensor]], Iterable[Tensor]] | None = None,
 ) -> ImportanceWeightedBits:
-    """A bound on the negative log-likelihood that is tighter than `bits_per_dim`'s, of the same model and chain.
+    """A bound on the negative log-likelihood that is tighter than `bits_per_dim`'s of the same chain.
 
-    Follows the scheduler's visited timesteps: K of them take K · M model calls per example. A hundred timesteps and
-    eight paths take fewer than the variational bound of all thousand, and bound better.
+    Follows the scheduler's visited timesteps: K of them take K · M model calls per example. A chain of fewer timesteps
+    is another model with the same network: compare it with its own bound, which `by_num_paths[1]` estimates.
 
     Args:
         denoise: `denoise(x_t, timesteps, **conditioning)`, the model in evaluation mode.
-        scheduler: a `DDPMPaperScheduler`.
+        scheduler: a `DDPMPaperScheduler` or a `GaussianDiffusion`.
         batches: as for `bits_per_dim`.
         num_paths: M ≥ 1, the paths of every example.
         generator: for the noise; on the device of the batches, or the CPU.
@@ -200,12 +192,12 @@ def importance_weighted_bits_per_dim(
         ValueError: for no examples, a `num_paths` below 1, or values that are not levels of the data.
     """
     require_count(num_paths=num_paths)
-    parts, num_timesteps = [], len(scheduler.process.times)
-    for x_0, conditioning in checked_batches(batches, scheduler.num_levels, progress):
+    diffusion, parts = diffusion_of(scheduler), []
+    for x_0, conditioning in checked_batches(batches, diffusion.num_levels, progress):
         paths = [
-            log_path_weights(denoise, scheduler, x_0, conditioning, generator=generator) for _ in range(num_paths)
+            log_path_weights(denoise, diffusion, x_0, conditioning, generator=generator) for _ in range(num_paths)
         ]
-        evaluations = len(x_0) * num_paths * num_timesteps
+        evaluations = len(x_0) * num_paths * len(diffusion.times)
         parts.append(ImportanceWeightedBits.of(torch.stack(paths).cpu(), x_0[0].numel(), evaluations))
     if not parts:
         raise ValueError("`batches` holds no examples.")

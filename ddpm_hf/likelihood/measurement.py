@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +14,9 @@ from torch import Tensor
 from ..diffusion.denoiser import Denoiser, randn_like
 from ..diffusion.denoising_errors import DenoisingErrors
 from ..diffusion.discretized_likelihood import discrete_normal_log_likelihood
+from ..diffusion.gaussian_diffusion import DiffusionSource, GaussianDiffusion, diffusion_of
 from ..diffusion.noise_schedule import NoiseSchedule
 from ..diffusion.numerics import require_count, to_float64
-from ..diffusion.reverse_process import ReverseProcess
 from ..diffusion.timestep_spacing import log_snr_times
 from .batches import Batches, checked_batches
 
@@ -35,20 +35,10 @@ NEARBY = 1.2  # in log-SNR: a level's cost of the decoder is smoothed with those
 EXAMPLES_OF_THE_MEAN = 10  # an element's own error is uncertain; a pixel never seen to change may change after all
 
 
-class MeasuredScheduler(Protocol):
-    """What `measure_denoising_errors` asks of a scheduler; `DDPMPaperScheduler` has it all."""
-
-    schedule: NoiseSchedule
-    process: ReverseProcess
-    num_levels: int | None
-
-    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
-
-
 @torch.no_grad()
 def measure_denoising_errors(
     denoise: Denoiser,
-    scheduler: MeasuredScheduler,
+    scheduler: DiffusionSource,
     batches: Batches,
     *,
     num_noise_levels: int = 64,
@@ -63,7 +53,7 @@ def measure_denoising_errors(
 
     Args:
         denoise: `denoise(x_t, timesteps, **conditioning)`, the model in evaluation mode.
-        scheduler: a `DDPMPaperScheduler`, whatever times it visits.
+        scheduler: a `DDPMPaperScheduler` or a `GaussianDiffusion`, whatever times it visits.
         batches: as for `bits_per_dim`.
         num_noise_levels: at most so many, evenly spaced in log-SNR over the schedule's times.
         num_evaluations: model calls per example, each at another level; examples take the levels by turns.
@@ -76,17 +66,18 @@ def measure_denoising_errors(
             are not levels of the data.
     """
     require_count(num_noise_levels=num_noise_levels, num_evaluations=num_evaluations)
-    times, process = _times_and_process(scheduler, num_noise_levels)
+    diffusion = _along_all_times(diffusion_of(scheduler))
+    times = _times_to_measure_at(diffusion.schedule, num_noise_levels)
     count, seen = len(times), 0
-    seen_by_level = [_Seen(per_element, scheduler.num_levels) for _ in range(count)]
-    for x_0, conditioning in checked_batches(batches, scheduler.num_levels):
+    seen_by_level = [_Seen(per_element, diffusion.num_levels) for _ in range(count)]
+    for x_0, conditioning in checked_batches(batches, diffusion.num_levels):
         known = x_0.cpu()
         for turn in range(num_evaluations):
             level = (torch.arange(seen, seen + len(x_0)) + turn * count // num_evaluations) % count
-            t = times[level] - 1
-            x_t = scheduler.add_noise(x_0, randn_like(x_0, generator), t)
-            output = denoise(x_t, t.to(x_0.device, non_blocking=True), **conditioning)
-            _, predicted, _ = process.predict(output, x_t, process.coefficients(t))
+            t = times[level]
+            x_t = diffusion.q_sample(x_0, randn_like(x_0, generator), t)
+            output = diffusion.model_output(denoise, x_t, t, conditioning)
+            _, predicted, _ = diffusion.predict(output, x_t, diffusion.coefficients(t - 1))
             predicted = predicted.cpu()
             for k in level.unique().tolist():
                 seen_by_level[k].add(known[level == k], predicted[level == k])
@@ -96,23 +87,26 @@ def measure_denoising_errors(
             f"`batches` must hold at least {math.ceil(count / num_evaluations)} examples to visit {count} noise levels"
             f" with `num_evaluations` {num_evaluations}, but there are {seen}."
         )
-    log_snr = scheduler.schedule.log_snr[times].tolist()
+    log_snr = diffusion.schedule.log_snr[times].tolist()
     columns = zip(*(seen.summary(level) for seen, level in zip(seen_by_level, log_snr, strict=True)), strict=True)
     errors, *of_decoder = columns
     if of_decoder:
         of_decoder[1] = _smoothed(log_snr, of_decoder[1])
-    return DenoisingErrors(log_snr, errors, *of_decoder, num_levels=scheduler.num_levels)
+    return DenoisingErrors(log_snr, errors, *of_decoder, num_levels=diffusion.num_levels)
 
 
-def _times_and_process(scheduler: MeasuredScheduler, count: int) -> tuple[Tensor, ReverseProcess]:
-    """The times to measure at, and the process that visits all times, whose variance is of no account."""
-    schedule = scheduler.schedule
+def _times_to_measure_at(schedule: NoiseSchedule, count: int) -> Tensor:
+    """At most so many times, even in log-SNR, at which anything is left of the data."""
     times = torch.tensor(log_snr_times(min(count, schedule.T), schedule), device="cpu")
-    variance_type = scheduler.process.variance_type if scheduler.process.learns_variance else "fixed_small"
-    process = dataclasses.replace(
-        scheduler.process, times=range(1, schedule.T + 1), variance_type=variance_type, first_variance=None
+    return times[schedule.log_snr[times].isfinite()]
+
+
+def _along_all_times(diffusion: GaussianDiffusion) -> GaussianDiffusion:
+    """The same diffusion, visiting all times; its variance does not matter here, and needs no errors."""
+    variance_type = diffusion.variance_type if diffusion.learns_variance else "fixed_small"
+    return dataclasses.replace(
+        diffusion, times=range(1, diffusion.schedule.T + 1), variance_type=variance_type, first_variance=None
     )
-    return times[schedule.log_snr[times].isfinite()], process
 
 
 class _Seen:

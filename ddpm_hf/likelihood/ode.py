@@ -28,10 +28,11 @@ from torch import Tensor
 
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.discretized_likelihood import gaussian_log_density
+from ..diffusion.gaussian_diffusion import DiffusionSource, diffusion_of
 from ..diffusion.gaussian_process import unknown
 from ..diffusion.numerics import mean_flat, nats_to_bits, promote, require_count, standard_error, to_float64
 from ..diffusion.ode_solver import State, grid, solve_adaptively, solve_on
-from ..diffusion.probability_flow import FlowScheduler, ProbabilityFlow
+from ..diffusion.probability_flow import ProbabilityFlow
 from .batches import Batches, checked_batches
 
 
@@ -96,7 +97,7 @@ class FlowBitsPerDim:
 @torch.no_grad()
 def flow_log_likelihood(
     denoise: Denoiser,
-    scheduler: FlowScheduler,
+    scheduler: DiffusionSource,
     x: Tensor,
     conditioning: Mapping[str, Any] | None = None,
     *,
@@ -120,8 +121,8 @@ def flow_log_likelihood(
         denoise: `denoise(x_t, timesteps, **conditioning)`, the model in evaluation mode, differentiable with respect
             to x_t, each example by itself. Its timesteps are diffusers' but real, t − 1, or 0 where t < 1; floating
             `[B]`.
-        scheduler: a `DDPMPaperScheduler`, whatever times it visits; the flow ends at T, or at T − 1 with zero terminal
-            SNR.
+        scheduler: a `DDPMPaperScheduler` or a `GaussianDiffusion`, whatever times it visits; the flow ends at T, or at
+            T − 1 with zero terminal SNR.
         x: the examples, `[B, *anything]`: x̄ at `first_time`.
         conditioning: more arguments of `denoise`.
         first_time: the paper's time at which the flow starts, a real number > 0; the model was trained from 1 on.
@@ -166,7 +167,7 @@ def flow_log_likelihood(
 @torch.no_grad()
 def flow_bits_per_dim(
     denoise: Denoiser,
-    scheduler: FlowScheduler,
+    scheduler: DiffusionSource,
     batches: Batches,
     *,
     num_dequantizations: int = 1,
@@ -201,7 +202,7 @@ def flow_bits_per_dim(
     Raises:
         ValueError: for no examples, and for values that are not levels of the data.
     """
-    num_levels = scheduler.num_levels
+    num_levels = diffusion_of(scheduler).num_levels
     require_count(num_dequantizations=num_dequantizations)
     if num_levels is None and num_dequantizations != 1:
         raise ValueError(

@@ -7,28 +7,17 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..diffusion.denoiser import Denoiser, randn_like
+from ..diffusion.gaussian_diffusion import DiffusionSource, diffusion_of
 from ..diffusion.numerics import mean_flat, standard_error, to_float64
 from .batches import Batches, checked_batches
 
 
-class BoundedScheduler(Protocol):
-    """What `bits_per_dim` asks of a scheduler; `DDPMPaperScheduler` has it all."""
-
-    timesteps: Tensor
-    num_levels: int | None
-    expected_terms: Tensor
-
-    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
-    def vlb_loss(
-        self, model_output: Tensor, original_samples: Tensor, noisy_samples: Tensor, timesteps: Tensor
-    ) -> Tensor: ...
-    def prior_loss(self, original_samples: Tensor) -> Tensor: ...
+SMALL_BATCH = 16  # with fewer examples no control variate is fitted, and each draws its place in a stratum by itself
 
 
 @dataclass(frozen=True)
@@ -41,11 +30,13 @@ class BitsPerDim:
         rate: Σ L_{t−1} over the visited times but the first.
         decoder: L_0.
         standard_error: of `total` as an estimate for the population that the examples were drawn from; it contains the
-            spread of the examples, of the noise, and, in an estimate from few model calls, of the times drawn; of
-            those it sees each example's own and not that a batch covers them evenly, so that it then errs on the
-            large side.
+            spread of the examples, of the noise, and, in an estimate from few model calls, of the times drawn. It
+            treats the times of different examples as independent. A batch covers them evenly, so that the estimate
+            varies less than that, and the figure errs on the large side.
         estimation_error: the standard error of `total` as an estimate of the bound of these very examples, which the
-            noise and the times drawn leave open; on the large side, since neighbouring strata count as one.
+            noise and the times drawn leave open. It errs on the large side: the variance of each stratum's term over
+            a batch includes the differences between the examples. For a batch of one example it compares neighbouring
+            strata, and includes their differences.
         per_example: the bound of each example, in order; their mean is `total`.
         per_timestep: the term of each of `timesteps`; in an estimate each is the mean over its stratum.
         timesteps: the visited timesteps (diffusers' indices, ascending).
@@ -98,7 +89,7 @@ class BitsPerDim:
 @torch.no_grad()
 def bits_per_dim(
     denoise: Denoiser,
-    scheduler: BoundedScheduler,
+    scheduler: DiffusionSource,
     batches: Batches,
     *,
     num_evaluations: int | None = None,
@@ -111,7 +102,7 @@ def bits_per_dim(
 
     Args:
         denoise: `denoise(x_t, timesteps, **conditioning)`, the model in evaluation mode.
-        scheduler: a `DDPMPaperScheduler`.
+        scheduler: a `DDPMPaperScheduler` or a `GaussianDiffusion`.
         batches: tensors `[B, *anything]` in [−1, 1] on the model's device, or pairs of one and its conditioning.
         num_evaluations: None for the full sum, K model calls per example; or M in 2 … K for an unbiased estimate from
             M calls: L_0 always, the other terms cut into M − 1 strata of which each example draws one time, spread
@@ -124,35 +115,36 @@ def bits_per_dim(
     Raises:
         ValueError: for no examples, a `num_evaluations` outside 2 … K, or values that are not levels of the data.
     """
-    timesteps = torch.sort(scheduler.timesteps.cpu()).values
+    diffusion = diffusion_of(scheduler)
+    diffusion.require_determined()
+    times = torch.tensor(diffusion.times, device="cpu")
     times_generator = _host_generator(generator)
-    strata, worth = _strata(len(timesteps), num_evaluations, scheduler.expected_terms)
+    strata = _strata(len(times), num_evaluations, diffusion.expected_terms)
     sums = torch.zeros(len(strata), dtype=torch.float64)
-    priors, totals, spreads = [], [], []
-    for x_0, conditioning in checked_batches(batches, scheduler.num_levels, progress):
+    priors, totals, variances = [], [], []
+    for x_0, conditioning in checked_batches(batches, diffusion.num_levels, progress):
         terms = []
         for stratum in strata:
             index, weights = stratum.draw(len(x_0), times_generator)
-            t = timesteps[index]
             noise = randn_like(x_0, generator)
-            x_t = scheduler.add_noise(x_0, noise, t)
-            model_output = denoise(x_t, t.to(x_0.device, non_blocking=True), **conditioning)
-            term = to_float64(scheduler.vlb_loss(model_output, x_0, x_t, t))
+            x_t = diffusion.q_sample(x_0, noise, times[index])
+            model_output = diffusion.model_output(denoise, x_t, times[index], conditioning)
+            term = to_float64(diffusion.vlb_terms(model_output, x_0, x_t, index))
             terms.append(
                 _controlled(term * weights.to(term, non_blocking=True), mean_flat(to_float64(noise) ** 2) - 1)
             )
-        terms, prior = torch.stack(terms), to_float64(scheduler.prior_loss(x_0))  # [M, B], [B]
+        terms, prior = torch.stack(terms), to_float64(diffusion.prior_bits(x_0))  # [M, B], [B]
         sums += terms.sum(dim=1).cpu()
         priors.append(prior.cpu())
         totals.append((terms.sum(dim=0) + prior).cpu())
-        spreads.append(_spread(terms, worth).cpu())
+        variances.append(_estimation_variance(terms).cpu())
     if not totals:
         raise ValueError("`batches` holds no examples.")
-    return _summary(sums, torch.cat(priors), torch.cat(totals), torch.cat(spreads), strata, timesteps)
+    return _summary(sums, torch.cat(priors), torch.cat(totals), torch.stack(variances), strata, times - 1)
 
 
 def _summary(
-    sums: Tensor, priors: Tensor, totals: Tensor, spreads: Tensor, strata: list[_Stratum], timesteps: Tensor
+    sums: Tensor, priors: Tensor, totals: Tensor, variances: Tensor, strata: list[_Stratum], timesteps: Tensor
 ) -> BitsPerDim:
     n = len(totals)
     means = (sums / n).tolist()
@@ -162,7 +154,7 @@ def _summary(
         rate=sum(means[1:]),
         decoder=means[0],
         standard_error=standard_error(totals),
-        estimation_error=math.sqrt(spreads.sum().item()) / n,
+        estimation_error=math.sqrt(variances.sum().item()) / n,
         per_example=totals.tolist(),
         per_timestep=[mean / len(each.terms) for mean, each in zip(means, strata, strict=True) for _ in each.terms],
         timesteps=timesteps.tolist(),
@@ -178,32 +170,38 @@ def _controlled(values: Tensor, control: Tensor) -> Tensor:
     the other, whose noise has nothing to do with its own: that leaves the mean exactly what it is.
     """
     half = len(values) // 2
-    if half < 8:  # too few to tell
+    if len(values) < SMALL_BATCH:
         return values
     parts = [(values[:half], control[:half]), (values[half:], control[half:])]
     slopes = [((x - x.mean()) * (c - c.mean())).sum() / (c - c.mean()).square().sum() for x, c in parts]
     return torch.cat([x - slope * c for (x, c), slope in zip(parts, reversed(slopes), strict=True)])
 
 
-def _spread(terms: Tensor, worth: Tensor) -> Tensor:
-    """The variance of each example's sum over strata `[M, B]`, of which each was seen once; `[B]`, on the large side.
+def _estimation_variance(terms: Tensor) -> Tensor:
+    """The variance that noise and times give the sum of all `terms`, `[M, B]`, one per stratum and example; `[]`.
 
-    Neighbouring strata are collapsed into one, as if they differed by what they are `worth` alone, `[M]` (Cochran
-    1977, section 5A.12). The decoder has no neighbour: how it differs between the examples of the batch stands for
-    what the noise does to it.
+    Its expectation is at least that variance, whatever the model and the examples: noise and times of one stratum are
+    independent of those of any other, and the variance over a batch adds that between the examples.
     """
-    decoder, rate, worth = terms[0], terms[1:], worth[1:, None].to(terms)
-    rate = rate - worth * (rate.sum(0) / worth.sum(0))
-    pairs = rate[: len(rate) // 2 * 2].reshape(-1, 2, terms.shape[1])
-    spread = (pairs[:, 0] - pairs[:, 1]).square().sum(0)
-    if len(rate) % 2:  # the last by itself
-        spread = spread + ((rate[-1] - rate[-2]).square() / 2 if len(rate) > 1 else _variance(terms[-1]))
-    return spread + _variance(decoder)
+    if terms.shape[1] > 1:
+        return len(terms[0]) * terms.var(dim=1).sum()
+    return _variance_by_neighbours(terms[:, 0])
 
 
-def _variance(values: Tensor) -> Tensor:
-    """Over the batch; of one example nothing is known but its size."""
-    return values.var() if len(values) > 1 else values.square()
+def _variance_by_neighbours(terms: Tensor) -> Tensor:
+    """The same of one example's terms `[M]`, by pairs of neighbouring strata (Cochran 1977, section 5A.12); `[]`.
+
+    E (a − b)² is the sum of both variances and of the squared difference of the means. The decoder's term has no
+    neighbour like it, nor has a single stratum: their squares stand for their variances.
+    """
+    decoder, rate = terms[0], terms[1:]
+    if len(rate) < 2:
+        return terms.square().sum()
+    differences = rate.diff()
+    pairs = differences[::2].square().sum()
+    # Of an odd number the last stratum is compared with the one before it, which is in a pair already.
+    last = differences[-1].square() if len(rate) % 2 else 0.0
+    return decoder.square() + pairs + last
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,29 +218,31 @@ class _Stratum:
         return cls(terms, 0.1 / len(terms) + 0.9 * of_terms / of_terms.sum())
 
     def draw(self, batch_size: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """A term for each example, the batch as a whole covering the stratum evenly, and 1/probability, `[B]`."""
+        """A term for each example, the batch as a whole covering the stratum evenly, and 1/probability, `[B]`.
+
+        Each example has its own B-th part of the stratum. In a large batch all share the place within their parts. In
+        a batch of few, whose parts are wide, each has a place of its own: with one for all, terms that alternate from
+        time to time would be large for all examples or small for all, which no spread between the examples shows.
+        """
         n = len(self.terms)
         if n == 1:
             return torch.full((batch_size,), self.terms.start), torch.ones(batch_size, dtype=torch.float64)
-        u = (torch.randperm(batch_size, generator=generator) + torch.rand((), generator=generator)) / batch_size
+        parts = torch.randperm(batch_size, generator=generator)
+        places = torch.rand(batch_size if batch_size < SMALL_BATCH else 1, generator=generator)
+        u = (parts + places) / batch_size
         cumulative = torch.cumsum(self.probabilities, dim=0)
         place = torch.searchsorted(cumulative, u.double() * cumulative[-1], right=True).clamp(max=n - 1)
         return self.terms.start + place, 1 / self.probabilities[place]
 
 
-def _strata(num_terms: int, num_evaluations: int | None, costs: Tensor) -> tuple[list[_Stratum], Tensor]:
+def _strata(num_terms: int, num_evaluations: int | None, costs: Tensor) -> list[_Stratum]:
     """The terms 0 … K − 1 cut into contiguous strata: the first alone, the others into M − 1 that cost about the same.
 
     Args:
         costs: what to expect of each term, `[K]`.
-
-    Returns:
-        The strata, and what to expect of each, `[M]`.
     """
-    strata = [
-        _Stratum.of(range(*ends), costs) for ends in itertools.pairwise(_ends(num_terms, num_evaluations, costs))
-    ]
-    return strata, torch.stack([costs[each.terms.start : each.terms.stop].sum() for each in strata])
+    ends = _ends(num_terms, num_evaluations, costs)
+    return [_Stratum.of(range(*each), costs) for each in itertools.pairwise(ends)]
 
 
 def _ends(num_terms: int, num_evaluations: int | None, costs: Tensor) -> list[int]:

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -350,9 +351,10 @@ class DDPMPaperPipeline(DiffusionPipeline):
             x_t = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
         else:
             x_t = latents.to(device, dtype)
+        step = self.scheduler.step if eta is None else partial(self.scheduler.ddim_step, eta=eta)
         for t in self.progress_bar(self.scheduler.timesteps.tolist()):
             model_output = denoise(x_t, t, **conditioning)
-            x_s, x_0 = self.scheduler.step(model_output, t, x_t, generator=generator, return_dict=False, eta=eta)
+            x_s, x_0 = step(model_output, t, x_t, generator=generator, return_dict=False)
             yield DenoisingStep(timestep=t, sample=x_t, prev_sample=x_s, pred_original_sample=x_0)
             x_t = x_s
         self.maybe_free_model_hooks()

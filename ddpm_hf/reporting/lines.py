@@ -7,9 +7,10 @@ import dataclasses
 from typing import Any
 
 from ..likelihood.variational import BitsPerDim
+from ..results import Metrics, WeightedBound
 
 
-def describe(report: dict[str, Any]) -> str:
+def describe(report: Metrics) -> str:
     """What a run ends with on the screen."""
     weighted = f"{weighted_line(report['importance_weighted'])}\n" if "importance_weighted" in report else ""
     quality = ""
@@ -29,11 +30,12 @@ def describe(report: dict[str, Any]) -> str:
     return f"{score}{weighted}{quality}trained {report['train_steps']} steps in {report['train_seconds']:.0f} s"
 
 
-def weighted_line(figures: dict[str, Any]) -> str:
-    """The importance-weighted bound, from its report, as a line for the screen."""
+def weighted_line(figures: WeightedBound) -> str:
+    """The importance-weighted bound, from its report, as a line for the screen, beside the bound of the same chain."""
+    of_one_path, *_ = figures["bits_per_dim_by_number_of_paths"].values()
     return (
         f"{figures['bits_per_dim']:.4f} ± {figures['bits_per_dim_standard_error']:.4f} bits/dim by {figures['paths']}"
-        f" weighted paths of {figures['steps']} steps, a tighter bound of the same model"
+        f" weighted paths of {figures['steps']} steps, a chain whose bound with one path is {of_one_path:.4f}"
     )
 
 

@@ -12,6 +12,7 @@ from typing import NoReturn
 import torch
 from torch import distributed
 
+from ..results import InvalidResult
 from .signals import Interrupted
 
 
@@ -41,7 +42,7 @@ def run_errors(script: str) -> Iterator[None]:
         _leave(stop.status, f"{script}: {stop}")
     except Interrupted as stop:
         _leave(stop.status, f"{script}: {stop} before it trained; the same command starts it again.")
-    except OSError as error:
+    except (OSError, InvalidResult) as error:
         _leave(1, f"{script}: error: {' '.join(str(error).split())}")
     except SystemExit as end:
         _leave(end.code)

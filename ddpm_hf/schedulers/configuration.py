@@ -4,14 +4,48 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Real
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import numpy as np
+from typing_extensions import Self
 
+from ..diffusion.denoising_errors import DenoisingErrors
+from ..diffusion.gaussian_process import unknown
+from ..diffusion.noise_schedule import NoiseSchedule
+from ..diffusion.numerics import check_num_levels
+from ..diffusion.reverse_variances import check_first_variance
+
+
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace")
 
 # What stock schedulers have no argument for: it travels in their configuration under one private key.
 OWN_CONFIG_KEY = "_ddpm_hf"
 OWN_ARGUMENTS = ("num_levels", "first_variance", "denoising_errors")
+
+# The arguments that `DDPMPaperScheduler` shares with stock's scheduler, but `trained_betas`, an array.
+_SCALARS = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "variance_type",
+    "clip_sample",
+    "prediction_type",
+    "thresholding",
+    "dynamic_thresholding_ratio",
+    "clip_sample_range",
+    "sample_max_value",
+    "timestep_spacing",
+    "steps_offset",
+    "rescale_betas_zero_snr",
+    OWN_CONFIG_KEY,
+)
+_ATTRIBUTES, _ITEMS = attrgetter(*_SCALARS), itemgetter(*_SCALARS)
+_BETAS = "trained_betas"
 
 # Variance types with which stock's `step` fails or gives NaN, and the nearest with which it does not. The first pair
 # is one variance under two names; stock puts "learned", a log-variance, under a square root, and of what it offers
@@ -20,6 +54,91 @@ NEAREST_IN_STOCK = {"fixed_large_log": "fixed_large", "learned": "learned_range"
 
 # Arguments not given: diffusers leaves them to the defaults of the class that a configuration is turned into.
 DEFAULTS_KEY = "_use_default_values"
+
+
+@dataclass(frozen=True)
+class SeenConfig:
+    """The values of a configuration when it was last looked at.
+
+    diffusers keeps each value twice, as an item and as an attribute, and either can be replaced by itself.
+    """
+
+    attributes: tuple[Any, ...]
+    items: tuple[Any, ...]
+    betas: tuple[Any, Any]  # arrays, which are compared by identity alone
+
+    @classmethod
+    def of(cls, config: Any) -> Self:
+        return cls(_ATTRIBUTES(config), _ITEMS(config), (config.trained_betas, config[_BETAS]))
+
+    def is_current(self, config: Any) -> bool:
+        """Whether the configuration, the same or one that has replaced it, has these values; takes a microsecond."""
+        return (
+            _ATTRIBUTES(config) == self.attributes
+            and _ITEMS(config) == self.items
+            and config.trained_betas is self.betas[0]
+            and config[_BETAS] is self.betas[1]
+        )
+
+    def changed_in(self, config: Any) -> dict[str, Any]:
+        """The arguments that have another value now, by whichever of item and attribute has changed."""
+        now = SeenConfig.of(config)
+        rows = zip(_SCALARS, self.attributes, now.attributes, self.items, now.items, strict=True)
+        changed = {
+            name: item if item != old_item else attribute
+            for name, old_attribute, attribute, old_item, item in rows
+            if item != old_item or attribute != old_attribute
+        }
+        for old, new in zip(reversed(self.betas), reversed(now.betas), strict=True):
+            if new is not old:
+                return {**changed, _BETAS: new}
+        return changed
+
+
+def noise_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
+    """The schedule that a configuration names, before it is rescaled to zero terminal SNR.
+
+    Raises:
+        ValueError: for an unknown `beta_schedule`, or values out of range.
+    """
+    T, name, betas = config["num_train_timesteps"], config["beta_schedule"], config["trained_betas"]
+    if name not in BETA_SCHEDULES:
+        raise ValueError(unknown("beta_schedule", name, BETA_SCHEDULES))
+    if betas is not None:
+        return NoiseSchedule.from_betas(betas, argument="trained_betas")
+    if name == "squaredcos_cap_v2":
+        return NoiseSchedule.cosine(T)
+    if name == "laplace":
+        return NoiseSchedule.laplace(T)
+    return getattr(NoiseSchedule, name)(T, config["beta_start"], config["beta_end"])
+
+
+def own_defaults(cls: type) -> dict[str, Any]:
+    """The defaults of the arguments that stock has no name for."""
+    parameters = inspect.signature(cls.__init__).parameters
+    return {name: parameters[name].default for name in OWN_ARGUMENTS}
+
+
+def normal_own_arguments(stored: Any, defaults: dict[str, Any]) -> tuple[dict[str, Any], DenoisingErrors | None]:
+    """What is registered under our key, checked and as JSON has it, and the denoising errors that it holds.
+
+    Raises:
+        ValueError: for values out of range, or errors that were measured on data of another number of levels.
+    """
+    own = defaults | own_arguments(stored)
+    num_levels, first_variance, errors = (own[name] for name in OWN_ARGUMENTS)
+    check_num_levels(num_levels)
+    check_first_variance(first_variance)
+    normal = {
+        "num_levels": num_levels,
+        "first_variance": float(first_variance) if isinstance(first_variance, Real) else first_variance,
+    }
+    if errors is None:
+        return normal, None
+    if not isinstance(errors, DenoisingErrors):
+        errors = DenoisingErrors.from_dict(errors)
+    errors.check_levels(num_levels)
+    return {**normal, "denoising_errors": errors.to_dict()}, errors
 
 
 def own_arguments(stored: Any) -> dict[str, Any]:
@@ -56,3 +175,14 @@ def names_at_default(config: dict[str, Any], cls: type) -> list[str]:
         return name not in parameters or (not isinstance(value, np.ndarray) and value == parameters[name].default)
 
     return [name for name in config.get(DEFAULTS_KEY, []) if is_default(name)]
+
+
+def normal_values(config: Any) -> dict[str, Any]:
+    """Values of a configuration in their normal form: JSON knows lists alone, and the number of betas is T."""
+    normal: dict[str, Any] = {}
+    if config.variance_type is None:  # as some classes of diffusers write it, meaning stock's default
+        normal["variance_type"] = "fixed_small"
+    if config.trained_betas is not None:
+        betas = np.asarray(config.trained_betas, dtype=np.float64).tolist()
+        normal |= {"trained_betas": betas, "num_train_timesteps": len(betas)}
+    return normal

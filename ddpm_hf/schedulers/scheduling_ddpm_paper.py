@@ -1,9 +1,11 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
 """`DDPMPaperScheduler`: the mathematics of this package as a diffusers scheduler.
 
-Two clocks meet here. diffusers counts timesteps 0 … T − 1, the paper t = 1 … T; this module is the only one that
-converts. The chain of visited timesteps has an index too, 0 … K − 1, ascending: entry k leads from the (k + 1)-th
-visited time to the k-th, entry 0 to the data.
+Two clocks meet here: diffusers counts timesteps 0 … T − 1, the paper t = 1 … T. `visited_chain` converts.
+
+Everything follows from the configuration, which may change at any time: training scripts switch the prediction type by
+`register_to_config`, and stock's pipelines replace the whole configuration to turn `clip_sample` off. Its values are
+looked at whenever they are used, and what follows from them is made anew only where they have changed.
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ from __future__ import annotations
 import inspect
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from numbers import Real
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,30 +24,18 @@ from diffusers import DDPMScheduler
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from typing_extensions import Self
 
-from ..diffusion.bound_terms import prior_kl, vlb_terms
-from ..diffusion.constraints import clip_sample, dynamic_threshold
-from ..diffusion.denoising_errors import DenoisingErrors, chain_costs, step_costs
-from ..diffusion.gaussian_process import (
-    convert_prediction,
-    ddim_coefficients,
-    linear_combination,
-    q_mean_variance,
-    q_posterior_mean_variance,
-    q_sample,
-    unknown,
-    velocity,
-)
+from ..diffusion.denoising_errors import DenoisingErrors, step_costs
+from ..diffusion.gaussian_diffusion import GaussianDiffusion
+from ..diffusion.gaussian_process import check_eta, unknown
 from ..diffusion.losses import min_snr_weights
 from ..diffusion.noise_schedule import NoiseSchedule
-from ..diffusion.numerics import check_num_levels, demote, expand_like, nats_to_bits, promote, require_samples
-from ..diffusion.reverse_process import UNDETERMINED, ReverseProcess, ReverseStep, cast_variance, check_first_variance
+from ..diffusion.numerics import demote
+from ..diffusion.reverse_process import ReverseStep
 from ..diffusion.timestep_spacing import (
     TIMESTEP_SPACINGS,
-    custom_times,
     log_snr_times,
     optimal_times,
     quadratic_times,
@@ -56,18 +47,29 @@ from .configuration import (
     NEAREST_IN_STOCK,
     OWN_ARGUMENTS,
     OWN_CONFIG_KEY,
+    SeenConfig,
     in_todays_names,
     names_at_default,
+    normal_own_arguments,
+    normal_values,
     own_arguments,
+    own_defaults,
 )
+from .construction import check_neighbours, diffusion_from
+from .conversion import betas_unlike, in_our_terms
+from .noise import noise_like
+from .visited_chain import VisitedChain, as_int, check_arguments, times_of, timesteps_of
 
 
 CHOSEN_SPACINGS = ("quadratic", "log_snr", "optimal")  # for `set_timesteps`; stock schedulers do not know them
 
-BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace")
 
-# diffusers' "score" is another thing; the scheduler takes stock's three and the paper's other parameterisation.
-PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "mean")
+@dataclass(frozen=True, eq=False)
+class _Derived:
+    """What follows from a scheduler's configuration."""
+
+    chain: VisitedChain
+    optimal_chains: dict[int, list[int]] = field(default_factory=dict)  # by K; they do not depend on the chain
 
 
 class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
@@ -111,6 +113,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         ValueError: for any argument outside its range, naming it.
     """
 
+    __module__ = "ddpm_hf.scheduling_ddpm_paper"  # as stock pipelines have always saved it: see `_moved`
     _compatibles = [e.name for e in KarrasDiffusionSchedulers]
     ignore_for_config = list(OWN_ARGUMENTS)
     order = 1
@@ -137,29 +140,14 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         first_variance: str | float | None = None,
         denoising_errors: DenoisingErrors | Mapping[str, Any] | None = None,
     ):
-        if timestep_spacing not in TIMESTEP_SPACINGS:
-            raise ValueError(unknown("timestep_spacing", timestep_spacing, TIMESTEP_SPACINGS))
-        if prediction_type not in PREDICTION_TYPES:
-            raise ValueError(unknown("prediction_type", prediction_type, PREDICTION_TYPES))
-        if isinstance(steps_offset, bool) or not isinstance(steps_offset, int):
-            raise ValueError(f"`steps_offset` must be an int, but is {steps_offset!r}.")
-        schedule = _build_schedule(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas)
-        self.schedule = schedule.rescale_zero_terminal_snr() if rescale_betas_zero_snr else schedule
-        self._schedules: dict[torch.device, NoiseSchedule] = {}
-        self._constrain = _build_constraint(self.config)
         self._register_own(num_levels=num_levels, first_variance=first_variance, denoising_errors=denoising_errors)
-        if variance_type is None:  # as some classes of diffusers write it, meaning stock's default
-            self.register_to_config(variance_type="fixed_small")
-        if trained_betas is not None:  # the number of betas says what T is; JSON knows lists alone
-            betas = np.asarray(trained_betas, dtype=np.float64).tolist()
-            self.register_to_config(num_train_timesteps=len(betas), trained_betas=betas)
-        if DEFAULTS_KEY in self.config:
-            self.register_to_config(**{DEFAULTS_KEY: names_at_default(self.config, type(self))})
-
         self.init_noise_sigma = 1.0
         self.custom_timesteps = False
         self.num_inference_steps: int | None = None
-        self._visit(range(1, self.schedule.T + 1))
+        self._chosen_times: list[int] | None = None  # all of them
+        self._derive()
+        if DEFAULTS_KEY in self.config:
+            self.register_to_config(**{DEFAULTS_KEY: names_at_default(self.config, type(self))})
 
     # --- configuration ---
 
@@ -188,23 +176,39 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
     @classmethod
     def from_config(cls, config: dict[str, Any] | None = None, return_unused_kwargs: bool = False, **kwargs: Any):
         """As in diffusers; from the configuration of any compatible scheduler, ours and stock's."""
-        parameters = inspect.signature(cls.__init__).parameters
-        own = {name: parameters[name].default for name in OWN_ARGUMENTS}
+        own = own_defaults(cls)
         if isinstance(config, dict):
             stored = own_arguments(config.get(OWN_CONFIG_KEY, {}))
             own |= {name: value for name, value in stored.items() if name in OWN_ARGUMENTS}
-            config = in_todays_names(config, stored.get("variance_type"))
+            config = in_our_terms(in_todays_names(config, stored.get("variance_type")))
         own |= {name: kwargs.pop(name) for name in OWN_ARGUMENTS if name in kwargs}
         scheduler, unused = super().from_config(config, return_unused_kwargs=True, **kwargs)
         scheduler._register_own(**own)
-        scheduler._visit(range(1, scheduler.schedule.T + 1))
+        scheduler._derive()
         return (scheduler, unused) if return_unused_kwargs else scheduler
 
     @classmethod
     def from_scheduler(cls, scheduler: SchedulerMixin) -> Self:
-        """A scheduler in the place of a compatible one of another class; its arguments are kept, however given."""
+        """A scheduler in the place of one of another class.
+
+        Its arguments are kept, those at the defaults of its class included, and so is ᾱ, which it may have changed by
+        itself. What its class has no argument for is at the defaults of this class.
+
+        Raises:
+            ValueError: for what is no scheduler.
+        """
+        if not isinstance(scheduler, SchedulerMixin) or not isinstance(scheduler, ConfigMixin):
+            raise ValueError(f"`scheduler` must be a scheduler of diffusers, but is {type(scheduler).__name__}.")
         config = dict(scheduler.config)
-        return cls.from_config({**config, DEFAULTS_KEY: names_at_default(config, type(scheduler))})
+        at_default = names_at_default(config, type(scheduler))
+        config = in_todays_names({**config, DEFAULTS_KEY: at_default}, None)
+        parameters = inspect.signature(cls.__init__).parameters
+        converted = cls.from_config({**config, DEFAULTS_KEY: [name for name in at_default if name not in parameters]})
+        table = getattr(scheduler, "alphas_cumprod", None)
+        betas = None if table is None else betas_unlike(table, converted.alphas_cumprod)
+        if betas is not None:
+            converted.register_to_config(trained_betas=betas, rescale_betas_zero_snr=False)
+        return converted
 
     def to_stock(self) -> DDPMScheduler:
         """The nearest `diffusers.DDPMScheduler`, whose configuration holds all that makes this one again.
@@ -212,44 +216,75 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         Stock's "fixed_large_log" and "learned" give NaN: they become "fixed_large", the same variance, and
         "learned_range". The prediction type "mean" has nothing near it in stock, whose `step` then says so.
         """
-        config = dict(self.config)
-        if self.variance_type in NEAREST_IN_STOCK:
-            config["variance_type"] = NEAREST_IN_STOCK[self.variance_type]
-            config[OWN_CONFIG_KEY] = {**config[OWN_CONFIG_KEY], "variance_type": self.variance_type}
+        variance_type, config = self.variance_type, dict(self.config)
+        if variance_type in NEAREST_IN_STOCK:
+            config["variance_type"] = NEAREST_IN_STOCK[variance_type]
+            config[OWN_CONFIG_KEY] = {**config[OWN_CONFIG_KEY], "variance_type": variance_type}
         return DDPMScheduler.from_config(config)
 
     def _register_own(self, **own: Any) -> None:
-        check_num_levels(own["num_levels"])
-        check_first_variance(own["first_variance"])
-        if isinstance(own["first_variance"], Real):
-            own["first_variance"] = float(own["first_variance"])
-        errors = own.pop("denoising_errors")
-        if errors is not None:
-            errors = errors if isinstance(errors, DenoisingErrors) else DenoisingErrors.from_dict(errors)
-            errors.check_levels(own["num_levels"])
-            own["denoising_errors"] = errors.to_dict()
-        self._denoising_errors = errors
         self.register_to_config(**{OWN_CONFIG_KEY: own})
-        self._optimal_chains: dict[int, list[int]] = {}  # by K
+
+    def _up_to_date(self) -> _Derived:
+        """What follows from the configuration and the timesteps as they are now."""
+        self._follow_config()
+        if self._timesteps._version:  # changed in place: counts from 0 in a tensor of our own
+            self.timesteps = self._timesteps
+        return self._derived
+
+    def _follow_config(self) -> None:
+        if not self._seen.is_current(self._internal_dict):
+            self.register_to_config(**self._seen.changed_in(self._internal_dict))
+            self._derive()
+
+    def _derive(self) -> None:
+        """Check the configuration, put its values into their normal form, and make what follows from them."""
+        own, errors = normal_own_arguments(self.config[OWN_CONFIG_KEY], own_defaults(type(self)))
+        self.register_to_config(**{OWN_CONFIG_KEY: own}, **normal_values(self.config))
+        config = self.config
+        diffusion = diffusion_from(config, own, errors, self._chosen_times)
+        self._derived = _Derived(VisitedChain(diffusion))
+        self._seen = SeenConfig.of(config)
+        if self._chosen_times is None:
+            self._timesteps = timesteps_of(diffusion.times)
+
+    @property
+    def _chain(self) -> VisitedChain:
+        return self._up_to_date().chain
+
+    @property
+    def diffusion(self) -> GaussianDiffusion:
+        """The mathematics of the visited chain, in the paper's clock, as the configuration has it now."""
+        return self._chain.diffusion
+
+    @property
+    def process(self) -> GaussianDiffusion:
+        """The same object, under the name that it had before version 0.2."""
+        return self.diffusion
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule, as the configuration has it now."""
+        return self.diffusion.schedule
 
     @property
     def num_levels(self) -> int | None:
         """Levels of the data, None for continuous data."""
-        return self.config[OWN_CONFIG_KEY]["num_levels"]
+        return self.diffusion.num_levels
 
     @property
     def first_variance(self) -> str | float | None:
         """The choice of the decoder's variance."""
-        return self.config[OWN_CONFIG_KEY]["first_variance"]
+        return self.diffusion.first_variance
 
     @property
     def denoising_errors(self) -> DenoisingErrors | None:
         """The model's mean squared errors, if they have been measured."""
-        return self._denoising_errors
+        return self.diffusion.denoising_errors
 
     @property
     def variance_type(self) -> str:
-        return self.config.variance_type
+        return self.diffusion.variance_type
 
     @property
     def betas(self) -> Tensor:
@@ -300,81 +335,79 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(
                 "`timestep_spacing` spaces `num_inference_steps`; with `timesteps` there is no use for it."
             )
-        T = self.schedule.T
+        self._follow_config()
         if timesteps is not None:
-            if not isinstance(timesteps, (Sequence, np.ndarray, Tensor)):
-                raise ValueError(f"`timesteps` must be a list of timesteps, but is {timesteps!r}.")
-            times = custom_times([_as_int(t) + 1 for t in timesteps], T)
+            times = times_of(timesteps, self._derived.chain.diffusion.schedule.T)
         else:
-            times = self._spaced_times(timestep_spacing, _as_int(num_inference_steps, "num_inference_steps"))
-        process = self._build_process(times)
-        if process.is_undetermined:
-            raise ValueError(UNDETERMINED)
-        if process.learns_of_neighbours and len(times) < T:
-            raise ValueError(
-                f"`variance_type` 'learned' is a variance of neighbouring timesteps: all {T} must be visited, but"
-                f" {len(times)} were asked for; 'learned_range' is of any."
-            )
-        self.custom_timesteps = timesteps is not None
+            times = self._spaced_times(timestep_spacing, as_int(num_inference_steps, "num_inference_steps"))
+        self._visit(times, num_inference_steps)
+        self._timesteps = timesteps_of(times, device)
+
+    @property
+    def timesteps(self) -> Tensor:
+        """The visited timesteps, int64 `[K]`, descending.
+
+        Posterior, reverse steps and the bound follow what is assigned here, or changed in place, as `set_timesteps`
+        follows its argument `timesteps`; the device is that of the assigned tensor. It is copied.
+
+        Raises:
+            ValueError: as `set_timesteps`, where something else is assigned, or, if it was changed in place, at use.
+        """
+        self._follow_config()
+        return self._timesteps
+
+    @timesteps.setter
+    def timesteps(self, timesteps: Sequence[int] | Tensor) -> None:
+        self._follow_config()
+        times = times_of(timesteps, self._derived.chain.diffusion.schedule.T)
+        if times != list(self._derived.chain.diffusion.times):
+            self._visit(times, None)
+        self._timesteps = timesteps_of(times, timesteps.device if isinstance(timesteps, Tensor) else None)
+
+    def _visit(self, times: list[int], num_inference_steps: int | None) -> None:
+        """Walk another chain: so many timesteps, or, if None, timesteps that were given."""
+        diffusion = self._derived.chain.diffusion.visiting(times)
+        diffusion.require_determined()
+        check_neighbours(diffusion)
+        self._derived = replace(self._derived, chain=VisitedChain(diffusion))
+        self._chosen_times = times
         self.num_inference_steps = num_inference_steps
-        self._visit(times, process, device)
+        self.custom_timesteps = num_inference_steps is None
 
     def _spaced_times(self, spacing: str | None, num_inference_steps: int) -> list[int]:
         """K times by the name of their spacing."""
+        schedule = self._derived.chain.diffusion.schedule
         if spacing == "quadratic":
-            return quadratic_times(num_inference_steps, self.schedule.T)
+            return quadratic_times(num_inference_steps, schedule.T)
         if spacing == "log_snr":
-            return log_snr_times(num_inference_steps, self.schedule)
+            return log_snr_times(num_inference_steps, schedule)
         if spacing == "optimal":
             return self._optimal_times(num_inference_steps)
         if spacing is not None and spacing not in TIMESTEP_SPACINGS:
             raise ValueError(unknown("timestep_spacing", spacing, (*TIMESTEP_SPACINGS, *CHOSEN_SPACINGS)))
         spacing = self.config.timestep_spacing if spacing is None else spacing
-        return spaced_times(spacing, num_inference_steps, self.schedule.T, self.config.steps_offset)
+        return spaced_times(spacing, num_inference_steps, schedule.T, self.config.steps_offset)
 
     def _optimal_times(self, num_inference_steps: int) -> list[int]:
         """At most K times that cost the bound least, found once: a pipeline asks again for every batch."""
-        errors = self.denoising_errors
+        errors = self._derived.chain.process.denoising_errors
         if errors is None:
             raise ValueError(
                 "`timestep_spacing` 'optimal' needs the scheduler's `denoising_errors`, which"
                 " `measure_denoising_errors` takes on training data."
             )
-        if num_inference_steps not in self._optimal_chains:
-            costs = step_costs(self.schedule, errors)
-            self._optimal_chains[num_inference_steps] = optimal_times(costs, num_inference_steps, at_most=True)
-        return self._optimal_chains[num_inference_steps]
-
-    def _visit(
-        self, times: Sequence[int], process: ReverseProcess | None = None, device: str | torch.device | None = None
-    ) -> None:
-        self.process = self._build_process(times) if process is None else process
-        self.timesteps = torch.tensor([t - 1 for t in reversed(times)], device="cpu" if device is None else device)
-        self._undetermined = self.process.is_undetermined
-        # Index of every training timestep in the chain; K, which no table has, for those not visited.
-        self._index_list = [len(times)] * self.schedule.T
-        for k, t in enumerate(times):
-            self._index_list[t - 1] = k
-        self._index_tables: dict[torch.device, Tensor] = {}
-        self._times_table = torch.tensor([0, *times], device="cpu")
-
-    def _build_process(self, times: Sequence[int]) -> ReverseProcess:
-        return ReverseProcess(
-            schedule=self.schedule,
-            times=times,
-            prediction_type=self.config.prediction_type,
-            variance_type=self.config.variance_type,
-            first_variance=self.first_variance,
-            constrain=self._constrain,
-            denoising_errors=self.denoising_errors,
-        )
+        chains = self._derived.optimal_chains
+        if num_inference_steps not in chains:
+            costs = step_costs(self._derived.chain.diffusion.schedule, errors)
+            chains[num_inference_steps] = optimal_times(costs, num_inference_steps, at_most=True)
+        return chains[num_inference_steps]
 
     def previous_timestep(self, timestep: int | Tensor) -> int | Tensor:
         """The timestep visited after the given one, −1 for the data."""
+        chain = self._chain
         if self.num_inference_steps is None and not self.custom_timesteps:
             return timestep - 1
-        index = self._index(timestep)
-        return self._visited_times(index)[0] - 1
+        return chain.diffusion.pair(chain.index(timestep))[0] - 1
 
     def scale_model_input(self, sample: Tensor, timestep: int | None = None) -> Tensor:
         """The sample itself; other schedulers scale it."""
@@ -393,14 +426,14 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
             ValueError: for samples that are not floating, shapes that do not fit, timesteps out of range.
         """
         check_arguments(timesteps, original_samples=original_samples, noise=noise)
-        t = self._times(timesteps)
-        return q_sample(self._schedule_for(t), original_samples, noise, t)
+        chain = self._chain
+        return chain.diffusion.q_sample(original_samples, noise, chain.times(timesteps))
 
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: int | Tensor) -> Tensor:
         """v = √ᾱ_t ε − √(1 − ᾱ_t) x_0 (Salimans & Ho 2022, appendix D); arguments as in `add_noise`."""
         check_arguments(timesteps, sample=sample, noise=noise)
-        t = self._times(timesteps)
-        return velocity(self._schedule_for(t), sample, noise, t)
+        chain = self._chain
+        return chain.diffusion.velocity(sample, noise, chain.times(timesteps))
 
     def q_mean_variance(self, original_samples: Tensor, timesteps: int | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, variance and log-variance of q(x_t | x_0) (Ho et al. 2020, Eq. 4), at least float32.
@@ -409,8 +442,8 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         in (0, 1].
         """
         check_arguments(timesteps, original_samples=original_samples)
-        t = self._times(timesteps)
-        return q_mean_variance(self._schedule_for(t), original_samples, t)
+        chain = self._chain
+        return chain.diffusion.q_mean_variance(original_samples, chain.times(timesteps))
 
     def q_posterior_mean_variance(
         self, original_samples: Tensor, noisy_samples: Tensor, timesteps: int | Tensor
@@ -420,23 +453,16 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         At the last visited timestep s is the data: variance 0, log-variance −inf. Shapes as in `q_mean_variance`.
         """
         check_arguments(timesteps, original_samples=original_samples, noisy_samples=noisy_samples)
-        index = self._index(timesteps)
-        s, t = self._visited_times(index)
-        return q_posterior_mean_variance(self._schedule_for(t), original_samples, noisy_samples, s, t)
+        chain = self._chain
+        return chain.diffusion.q_posterior_mean_variance(original_samples, noisy_samples, chain.index(timesteps))
 
     def training_target(self, original_samples: Tensor, noise: Tensor, timesteps: int | Tensor) -> Tensor:
         """What the model should predict, by `prediction_type`: the noise, x_0, v or the posterior mean; like x_0."""
-        kind = self.config.prediction_type
-        if kind == "epsilon":
-            return noise
-        if kind == "sample":
-            return original_samples
-        if kind == "v_prediction":
-            return self.get_velocity(original_samples, noise, timesteps)
-        x_0 = promote(original_samples)
-        x_t, t = self.add_noise(x_0, promote(noise), timesteps), self._times(timesteps)
-        mean, _, _ = q_posterior_mean_variance(self._schedule_for(t), x_0, x_t, t - 1, t)
-        return mean.to(original_samples.dtype)
+        if self.diffusion.prediction_type in ("epsilon", "sample"):
+            return self.diffusion.training_target(original_samples, noise, 1)
+        check_arguments(timesteps, original_samples=original_samples, noise=noise)
+        chain = self._chain
+        return chain.diffusion.training_target(original_samples, noise, chain.times(timesteps))
 
     def min_snr_weights(self, timesteps: int | Tensor, gamma: float = 5.0) -> Tensor:
         """The weight of each example's squared error to its `training_target` under min-SNR-γ (Hang et al. 2023).
@@ -450,8 +476,9 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         Returns:
             float64, `[]` for an int, otherwise `[B]`.
         """
-        t = self._times(timesteps)
-        return min_snr_weights(self._schedule_for(t), t, self.config.prediction_type, gamma)
+        chain = self._chain
+        t = chain.times(timesteps)
+        return min_snr_weights(chain.diffusion.schedule, t, chain.diffusion.prediction_type, gamma)
 
     # --- the reverse process ---
 
@@ -467,7 +494,8 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
             ValueError: for channels that do not fit the variance type, shapes that do not fit, timesteps not visited.
         """
         check_arguments(timesteps, noisy_samples=noisy_samples)
-        return self.process.p_mean_variance(model_output, noisy_samples, self._index(timesteps, determined=True))
+        chain = self._chain
+        return chain.diffusion.p_mean_variance(model_output, noisy_samples, chain.index(timesteps, determined=True))
 
     def score(self, model_output: Tensor, noisy_samples: Tensor, timesteps: int | Tensor) -> Tensor:
         """∇ log p_t(x_t) as the model has it, in the shape of `noisy_samples`, at least float32.
@@ -483,10 +511,8 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
             ValueError: for channels that do not fit the variance type, shapes that do not fit, timesteps out of range.
         """
         check_arguments(timesteps, noisy_samples=noisy_samples)
-        prediction, _ = self.process.split_output(model_output, noisy_samples)
-        t, kind = self._times(timesteps), self.config.prediction_type
-        schedule = self._schedule_for(t)
-        return convert_prediction(promote(prediction), promote(noisy_samples), kind, "score", schedule, t)
+        chain = self._chain
+        return chain.diffusion.score(model_output, noisy_samples, chain.times(timesteps))
 
     def step(
         self,
@@ -495,9 +521,11 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         sample: Tensor,
         generator: torch.Generator | list[torch.Generator] | None = None,
         return_dict: bool = True,
-        eta: float | None = None,
     ) -> DDPMSchedulerOutput | tuple[Tensor, Tensor]:
         """One reverse step x_t → x_s (Ho et al. 2020, Algorithm 2); at the last visited timestep, the mean.
+
+        The parameters are those of stock's `step` and no others: pipelines look names such as `eta` up in the
+        signature and pass values for those that they find. DDIM's step is `ddim_step`.
 
         Args:
             model_output: `[B, C, …]`, or `[B, 2C, …]` for a learned variance.
@@ -505,29 +533,58 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
             sample: x_t, `[B, C, …]`.
             generator: for the noise; a list has one per example.
             return_dict: whether to return a `DDPMSchedulerOutput` or the tuple of its two fields.
-            eta: in [0, 1], DDIM's η (Song et al. 2021, Eq. 12 and 16), in the place of `variance_type`: 0 adds no
-                noise, 1 that of "fixed_small". x̂_0 is constrained as ever, and ε̂ follows from it.
 
         Returns:
             x_s and the predicted x_0, in the shape and dtype of `sample`.
+
+        Raises:
+            ValueError: for channels that do not fit the variance type, shapes that do not fit, timesteps not visited.
         """
+        return self._reverse_step(model_output, timestep, sample, None, generator, return_dict)
+
+    def ddim_step(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        return_dict: bool = True,
+    ) -> DDPMSchedulerOutput | tuple[Tensor, Tensor]:
+        """One step of DDIM x_t → x_s (Song et al. 2021, Eq. 12 and 16), whatever the `variance_type`.
+
+        x̂_0 is constrained as in `step`, and ε̂ follows from the constrained one.
+
+        Args:
+            eta: DDIM's η in [0, 1]: 0 adds no noise, 1 adds the noise of "fixed_small".
+            model_output, timestep, sample, generator, return_dict: as in `step`.
+
+        Returns:
+            As `step`.
+
+        Raises:
+            ValueError: for an `eta` outside [0, 1], and as `step`.
+        """
+        check_eta(eta)
+        return self._reverse_step(model_output, timestep, sample, eta, generator, return_dict)
+
+    def _reverse_step(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        eta: float | None,
+        generator: torch.Generator | list[torch.Generator] | None,
+        return_dict: bool,
+    ) -> DDPMSchedulerOutput | tuple[Tensor, Tensor]:
+        """The step with the variance of `variance_type`, or of DDIM where `eta` is not None."""
         if isinstance(timestep, Tensor) and timestep.ndim > 0:
             check_arguments(timestep, sample=sample)
-        index = self._index(timestep, determined=True)
-        process = self.process
-        row = process.coefficients(index, eta)
-        mean, x_0, log_variance = process.predict(model_output, sample, row)
-        if eta != 0 and (isinstance(index, Tensor) or index > 0):
-            noise = _noise_like(sample, model_output.dtype, generator)
-            if eta is not None:
-                log_variance = row.log_variance
-            elif log_variance is None:
-                log_variance = process.log_variance(index, row, mean)
-            std = cast_variance(_standard_deviation(log_variance), mean)
-            if isinstance(index, Tensor):
-                std = std * expand_like(index > 0, mean)  # no noise is added on the way to the data
-            mean = torch.addcmul(mean, std, noise) if isinstance(std, Tensor) else torch.add(mean, noise, alpha=std)
-        previous, x_0 = demote(mean, sample.dtype), demote(x_0, sample.dtype)
+        chain = self._chain
+        diffusion, index = chain.diffusion, chain.index(timestep, determined=True)
+        draw_noise = partial(noise_like, sample, model_output.dtype, generator)
+        x_s, x_0 = diffusion.step(model_output, sample, index, draw_noise, eta)
+        previous, x_0 = demote(x_s, sample.dtype), demote(x_0, sample.dtype)
         if not return_dict:
             return previous, x_0
         return DDPMSchedulerOutput(prev_sample=previous, pred_original_sample=x_0)
@@ -535,8 +592,8 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
     def encode_step(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor) -> Tensor:
         """DDIM's step without noise, backwards: x_s at a visited timestep → x_t at the one visited before it.
 
-        Repeated from the last visited timestep to the first it leads from data to the latents that `step` with
-        `eta=0` leads back to the data, the better the more timesteps are visited (Song et al. 2021, section 4.3).
+        Repeated from the last visited timestep to the first it leads from data to the latents that `ddim_step` leads
+        back to the data, the better the more timesteps are visited (Song et al. 2021, section 4.3).
 
         Args:
             model_output, sample: as for `step`, at x_s.
@@ -545,18 +602,17 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: for the first, after which there is none, and as `step`.
         """
-        index = self._index(timestep, determined=True)
-        if isinstance(index, Tensor) or index == len(self.process.times) - 1:
+        chain = self._chain
+        diffusion, index = chain.diffusion, chain.index(timestep, determined=True)
+        if isinstance(index, Tensor) or index == len(diffusion.times) - 1:
             raise ValueError(f"`timestep` must be one for the batch, and not the first visited, but is {timestep}.")
-        _, x_0, _ = self.process.predict(model_output, sample, self.process.coefficients(index))
-        s, t = self.process.times[index : index + 2]
-        coef_x0, coef_xs, _ = ddim_coefficients(self.schedule, s, t)
-        return demote(linear_combination(float(coef_x0), x_0, float(coef_xs), promote(sample)), sample.dtype)
+        return demote(diffusion.encode_step(model_output, sample, index), sample.dtype)
 
     def _get_variance(self, t: int) -> Tensor:
         """The variance of the noise that `step` adds at a timestep, for fixed variance types; 0 at the last one."""
-        index = self._index(t)
-        log_variance = self.process.coefficients(index).log_variance
+        chain = self._chain
+        index = chain.index(t)
+        log_variance = chain.diffusion.coefficients(index).log_variance
         return torch.tensor(math.exp(log_variance) if index > 0 else 0.0, dtype=torch.float64, device="cpu")
 
     # --- the bound ---
@@ -576,12 +632,13 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
             original_samples: x_0, `[B, C, …]`.
         """
         check_arguments(timesteps, original_samples=original_samples, noisy_samples=noisy_samples)
-        index = torch.as_tensor(self._index(timesteps, determined=True))
-        return vlb_terms(self.process, model_output, original_samples, noisy_samples, index, self.num_levels)
+        chain = self._chain
+        index = torch.as_tensor(chain.index(timesteps, determined=True))
+        return chain.diffusion.vlb_terms(model_output, original_samples, noisy_samples, index)
 
     def prior_loss(self, original_samples: Tensor) -> Tensor:
         """L_T = KL(q(x_T | x_0) ‖ N(0, I)) at the first visited timestep, bits/dim, `[B]` (Ho et al. 2020, Eq. 5)."""
-        return nats_to_bits(prior_kl(self.schedule, original_samples, self.process.times[-1]))
+        return self.diffusion.prior_bits(original_samples)
 
     @property
     def expected_terms(self) -> Tensor:
@@ -590,144 +647,4 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         Exact on average for data like those that the `denoising_errors` were measured on and the variance "optimal";
         without them what it would be for data N(0, I).
         """
-        return chain_costs(self.schedule, self.denoising_errors, self.process.times)
-
-    # --- the clocks ---
-
-    def _times(self, timesteps: int | Tensor) -> int | Tensor:
-        """The paper's times of diffusers' timesteps, validated where that needs no look at another device."""
-        t = timesteps.reshape(-1) if isinstance(timesteps, Tensor) else _as_int(timesteps)
-        in_reach = not isinstance(t, Tensor) or (t.device.type == "cpu" and t.numel() > 0)
-        if in_reach:
-            low, high = (int(t.min()), int(t.max())) if isinstance(t, Tensor) else (t, t)
-            if not 0 <= low <= high < self.schedule.T:
-                raise ValueError(
-                    f"`timesteps` must lie in 0 ... {self.schedule.T - 1}, but {low if low < 0 else high} was given."
-                )
-        return t + 1
-
-    def _index(self, timestep: int | Tensor, determined: bool = False) -> int | Tensor:
-        """The chain's index of visited timesteps: an int for one on the CPU, else a tensor `[B]`.
-
-        Raises:
-            ValueError: for timesteps that are not visited, and, if they are to determine x_0, for those that do not.
-        """
-        if isinstance(timestep, Tensor) and (timestep.device.type != "cpu" or timestep.numel() != 1):
-            return self._index_tensor(timestep, determined)
-        t = _as_int(timestep)
-        index = self._index_list[t] if 0 <= t < len(self._index_list) else len(self.process.times)
-        self._check_index(index, t, determined)
-        return index
-
-    def _index_tensor(self, timesteps: Tensor, determined: bool) -> Tensor:
-        device = timesteps.device
-        if device not in self._index_tables:
-            self._index_tables[device] = torch.tensor(self._index_list, device="cpu").to(device, non_blocking=True)
-        if timesteps.numel() == 0:
-            return timesteps.long()
-        if device.type == "cpu":
-            for t in {int(timesteps.min()), int(timesteps.max())}:
-                if not 0 <= t < self.schedule.T:
-                    self._check_index(len(self.process.times), t, determined)
-            index = self._index_tables[device].take(timesteps.long())
-            last = int(index.argmax())
-            self._check_index(int(index[last]), int(timesteps[last]), determined)
-            return index
-        if determined and self._undetermined:  # which timesteps these are is not known without waiting for the device
-            raise ValueError(UNDETERMINED)
-        return self._index_tables[device].take(timesteps.reshape(-1).long())
-
-    def _check_index(self, index: int, timestep: int, determined: bool) -> None:
-        K = len(self.process.times)
-        if index == K:
-            raise ValueError(
-                f"Timestep {timestep} is not among the {K} that the chain visits, within 0 ... {self.schedule.T - 1};"
-                " see `set_timesteps`."
-            )
-        if determined and self._undetermined and index == K - 1:
-            raise ValueError(UNDETERMINED)
-
-    def _schedule_for(self, t: int | Tensor) -> NoiseSchedule:
-        """The schedule with its table on the device of `t`, moved there once."""
-        if not isinstance(t, Tensor) or t.device.type == "cpu":
-            return self.schedule
-        if t.device not in self._schedules:
-            self._schedules[t.device] = self.schedule.to(t.device)
-        return self._schedules[t.device]
-
-    def _visited_times(self, index: int | Tensor) -> tuple[Tensor, Tensor]:
-        """The pair (s, t) of each index, on its device."""
-        index = torch.as_tensor(index)
-        times = self._times_table.to(index.device, non_blocking=True)
-        return times.take(index), times.take(index + 1)
-
-
-def check_arguments(timesteps: Any, **samples: Tensor) -> None:
-    """Raise ValueError unless the named samples are floating and of one shape, with one timestep or one for each."""
-    require_samples(**samples)
-    batch_size = len(next(iter(samples.values())))
-    if not isinstance(timesteps, Tensor):
-        return
-    is_integer = not (timesteps.is_floating_point() or timesteps.is_complex() or timesteps.dtype == torch.bool)
-    if not is_integer or timesteps.ndim > 1 or timesteps.numel() not in (1, batch_size):
-        raise ValueError(
-            f"`timesteps` must be integers, one for all or one for each of the {batch_size} examples, but are"
-            f" {timesteps.dtype} {list(timesteps.shape)}."
-        )
-
-
-def _noise_like(
-    sample: Tensor, dtype: torch.dtype, generator: torch.Generator | list[torch.Generator] | None
-) -> Tensor:
-    """Standard normal noise, the numbers that stock diffusers draws for the same generator."""
-    if generator is None or (isinstance(generator, torch.Generator) and generator.device == sample.device):
-        return torch.empty_like(sample, dtype=dtype, memory_format=torch.contiguous_format).normal_(
-            generator=generator
-        )
-    if isinstance(generator, list) and len(generator) not in (1, len(sample)):
-        raise ValueError(f"`generator` must hold one per example: {len(sample)}, but there are {len(generator)}.")
-    return randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=dtype)
-
-
-def _standard_deviation(log_variance: float | Tensor) -> float | Tensor:
-    return torch.exp(0.5 * log_variance) if isinstance(log_variance, Tensor) else math.exp(0.5 * log_variance)
-
-
-def _as_int(value: Any, argument: str = "timesteps") -> int:
-    """A Python int of anything integral.
-
-    Raises:
-        ValueError: for anything else, naming the argument.
-    """
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise ValueError(f"`{argument}` must be an int, but is {value!r}.")
-    return int(value)
-
-
-def _build_schedule(
-    T: int, beta_start: float, beta_end: float, beta_schedule: str, trained_betas: Sequence[float] | None
-) -> NoiseSchedule:
-    if beta_schedule not in BETA_SCHEDULES:
-        raise ValueError(unknown("beta_schedule", beta_schedule, BETA_SCHEDULES))
-    if trained_betas is not None:
-        return NoiseSchedule.from_betas(trained_betas, argument="trained_betas")
-    if beta_schedule == "squaredcos_cap_v2":
-        return NoiseSchedule.cosine(T)
-    if beta_schedule == "laplace":
-        return NoiseSchedule.laplace(T)
-    return getattr(NoiseSchedule, beta_schedule)(T, beta_start, beta_end)
-
-
-def _build_constraint(config: Any) -> Callable[[Tensor], Tensor] | None:
-    for name in ("clip_sample_range", "sample_max_value"):
-        if not config[name] > 0:
-            raise ValueError(f"`{name}` must be positive, but is {config[name]}.")
-    if not 0 < config.dynamic_thresholding_ratio <= 1:
-        raise ValueError(
-            f"`dynamic_thresholding_ratio` must be in (0, 1], but is {config.dynamic_thresholding_ratio}."
-        )
-    if config.thresholding:
-        return dynamic_threshold(config.dynamic_thresholding_ratio, config.sample_max_value)
-    return clip_sample(config.clip_sample_range) if config.clip_sample else None
+        return self.diffusion.expected_terms

@@ -87,8 +87,8 @@ class TrainingArguments:
     num_paths: int | None = field(
         default=None,
         metadata=help_text(
-            "Paths per test image, of at most 50 steps, by which the bound is tightened (importance weighted); 8 if"
-            " unset, there are at most 512 test images and the variance is not `learned`, else 0 for none."
+            "Paths per test image along a chain of at most 50 steps, whose bound they tighten (importance weighted); 8"
+            " if unset, there are at most 512 test images and the variance is not `learned`, else 0 for none."
         ),
     )
     num_quality_samples: int = field(

@@ -26,8 +26,9 @@ from typing import Any
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from ..hub.model_card import CARD, METRICS, SAMPLES
+from ..hub.model_card import CARD, SAMPLES
 from ..hub.push import INDEX
+from ..results import METRICS
 from ..runtime.distributed import on_all
 from ..runtime.errors import RunStopped, told
 from ..runtime.output_folder import disk_errors, flush, partial_of, put, remove_folder

@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from ..likelihood.variational import BitsPerDim
+from ..results import BoundFigures, Metrics, RunFacts
 from .fingerprint import settings
 from .state import TrainState
 
 
-def training_facts(state: TrainState) -> dict[str, Any]:
+def training_facts(state: TrainState) -> RunFacts:
     """What there is to tell of a run before it is scored."""
     scheduler = state.scheduler
     return {
@@ -35,7 +34,7 @@ def training_facts(state: TrainState) -> dict[str, Any]:
     }
 
 
-def metrics(state: TrainState, result: BitsPerDim | None, more: dict[str, Any]) -> dict[str, Any]:
+def metrics(state: TrainState, result: BitsPerDim | None, more: Metrics) -> Metrics:
     """The figures of a run, for metrics.json; without a result if there are no test images."""
     return {
         **({} if result is None else _score_report(result)),
@@ -46,7 +45,7 @@ def metrics(state: TrainState, result: BitsPerDim | None, more: dict[str, Any]) 
     }
 
 
-def _score_report(result: BitsPerDim) -> dict[str, Any]:
+def _score_report(result: BitsPerDim) -> BoundFigures:
     return {
         "bits_per_dim": result.total,
         "bits_per_dim_standard_error": result.standard_error,

@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -29,11 +28,12 @@ from ..evaluation.frechet_distance import IMAGES_OF_A_DATA_SET, quality_of
 from ..evaluation.measuring import measured_errors, with_errors
 from ..evaluation.sampling import draw_images
 from ..evaluation.scoring import paths_report, score, score_by_paths
-from ..hub.model_card import CARD, METRICS, SAMPLES, fill_card
+from ..hub.model_card import CARD, SAMPLES, fill_card
 from ..hub.push import INDEX
 from ..likelihood.variational import BitsPerDim
 from ..reporting.figures import save_grid
 from ..reporting.lines import describe
+from ..results import METRICS, Metrics, QualityFigures, Validation, checked
 from ..runtime.output_folder import replace_folder, write_file, write_folder, write_json
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .facts import metrics, training_facts
@@ -86,11 +86,12 @@ def validate(state: TrainState) -> None:
         return
     with evaluated(state, state.average):
         result = _score(state, state.data.validation.spread(state.training.max_validation_images))
-    figures = {
+    figures: Validation = {
         "step": state.step,
         "bits_per_dim": result.total,
         "bits_per_dim_standard_error": result.standard_error,
     }
+    checked({"validation": [figures]})
     state.validation.append(figures)
     state.trackers.log({f"validation/{name}": value for name, value in figures.items() if name != "step"}, state.step)
 
@@ -101,7 +102,7 @@ def _score(state: TrainState, images: LevelImages, num_evaluations: int | None =
     return score(state.denoiser, state.scheduler, images, *chosen, count=state.task.bits_per_dim)
 
 
-def _score_by_paths(state: TrainState) -> dict[str, Any]:
+def _score_by_paths(state: TrainState) -> Metrics:
     """The importance-weighted bound of a short chain, its times chosen for the bound if they can be."""
     images, count = state.data.test, state.training.num_paths
     visits_all = state.scheduler.process.learns_of_neighbours  # and would take long
@@ -158,7 +159,7 @@ def push_snapshot(state: TrainState) -> None:
     if not is_main:
         return
     grids = sorted(path for path in (state.folder / "samples").glob("*.png") if path.stem <= grid_of(state.step))
-    facts = {**training_facts(state), "step_of_training": state.step}
+    facts = checked({**training_facts(state), "step_of_training": state.step})
 
     def write(folder: Path) -> None:
         pipeline.save_pretrained(folder)
@@ -198,7 +199,7 @@ def finish(state: TrainState) -> None:
         if accelerator.is_main_process:
             report = metrics(state, result, weighted | _quality(state, samples)) | others
             picture = save_grid(samples[: training.eval_batch_size], state.folder / SAMPLES)
-            write_json(state.folder / METRICS, report)
+            write_json(state.folder / METRICS, checked(report))
         _save_pipeline(state)
     if accelerator.is_main_process:
         state.trackers.log_picture("samples", picture, state.step)
@@ -227,7 +228,7 @@ def _with_what_is_measured(state: TrainState) -> DDPMPaperScheduler:
     return with_errors(scheduler, broadcast_object_list([errors])[0], keeps_variance=is_fixed)
 
 
-def _quality(state: TrainState, samples: Tensor) -> dict[str, object]:
+def _quality(state: TrainState, samples: Tensor) -> QualityFigures:
     if not state.training.num_quality_samples:
         return {}
     train = torch.cat([images for images, _ in training_images(state, IMAGES_OF_A_DATA_SET)])
@@ -237,7 +238,7 @@ def _quality(state: TrainState, samples: Tensor) -> dict[str, object]:
     return quality_of(samples, state.inference_steps, train, test)
 
 
-def _figures(report: dict[str, object]) -> dict[str, float]:
+def _figures(report: Metrics) -> dict[str, float]:
     names = ["frechet_distance_pixels", "bits_per_dim", "bits_per_dim_standard_error"]
     names += [f"bits_per_dim_{part}" for part in ("prior", "rate", "decoder")]
     figures = {name: report[name] for name in names if report.get(name) is not None}
@@ -248,7 +249,7 @@ def _figures(report: dict[str, object]) -> dict[str, float]:
     return figures
 
 
-def _scores_of_other_averages(state: TrainState) -> dict[str, object]:
+def _scores_of_other_averages(state: TrainState) -> Metrics:
     """Validation bits/dim of every decay, where there are several; the weights of the others are saved beside."""
     if len(state.averages) < 2:
         return {}

@@ -25,7 +25,7 @@ from ..data.batches import BatchShard
 from ..data.level_images import ImageData
 from ..diffusion.timestep_sampling import ImportanceTimesteps
 from ..hub.arguments import HubArguments, check_hub_arguments
-from ..hub.model_card import METRICS
+from ..results import METRICS
 from ..runtime.distributed import processes_started
 from ..runtime.output_folder import claim_folder, clear_remains
 from ..runtime.threads import use_all_cores

@@ -21,6 +21,7 @@ from ..data.level_images import ImageData
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.reverse_process import ReverseProcess
 from ..diffusion.timestep_sampling import ImportanceTimesteps
+from ..results import Validation
 from ..runtime.randomness import seed_dropout
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from ..tasks.arguments import DiffusionArguments
@@ -93,7 +94,7 @@ class TrainState:
     skipped_steps: int = 0
     seconds: float = 0.0
     bad_images: set[str] = dataclasses.field(default_factory=set)
-    validation: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    validation: list[Validation] = dataclasses.field(default_factory=list)
 
     # --- what a training step needs ---
 

@@ -1,0 +1,252 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+r"""`GaussianDiffusion`: a chain of visited times with everything that the mathematics says of one batch.
+
+It owns the noise schedule, the visited times, the meaning of the model's output, the variance and the levels of the
+data. Sampling, likelihoods and training ask it; it asks nobody but the model, through `model_output`. Two clocks:
+
+    t = 0 … T           the paper's times, where t = 0 is the data
+    index = 0 … K − 1   the pairs of neighbouring visited times, ascending: pair k leads from the (k + 1)-th visited
+                        time to the k-th, and pair 0 leads to the data
+
+A model counts its timesteps from 0, as diffusers does, so that it sees x_t with the timestep t − 1. `model_output` is
+the one place that knows this. A family whose models scale their input, or whose time is no index, overrides it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from .bound_terms import prior_kl, vlb_terms
+from .denoiser import Denoiser
+from .denoising_errors import chain_costs
+from .gaussian_process import (
+    convert_prediction,
+    ddim_coefficients,
+    linear_combination,
+    q_mean_variance,
+    q_posterior_mean_variance,
+    q_sample,
+    velocity,
+)
+from .numerics import Coefficient, Times, check_num_levels, expand_like, nats_to_bits, promote
+from .reverse_process import UNDETERMINED, ReverseProcess, cast_variance
+
+
+Index = int | Tensor
+"""A pair of visited times, 0 … K − 1: an int for the whole batch, or an integer tensor `[]` or `[B]`."""
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianDiffusion(ReverseProcess):
+    """A diffusion over a chain of visited times: forward process, posterior, reverse process and bound.
+
+    Args:
+        num_levels: evenly spaced levels of the data in [−1, 1], for L_0: 256 for 8-bit images; None for continuous
+            data, whose L_0 is a density.
+
+    The other arguments are those of `ReverseProcess`.
+
+    Raises:
+        ValueError: as `ReverseProcess`, and for a `num_levels` that is neither an int ≥ 2 nor None, or not that of the
+            data that the `denoising_errors` were measured on.
+    """
+
+    num_levels: int | None = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_num_levels(self.num_levels)
+        if self.denoising_errors is not None:
+            self.denoising_errors.check_levels(self.num_levels)
+
+    def visiting(self, times: Sequence[int]) -> Self:
+        """The same diffusion over another chain of times, ascending within 1 … T."""
+        return dataclasses.replace(self, times=times)
+
+    def require_determined(self) -> None:
+        """Raise ValueError if the chain visits a time at which the model's output says nothing about x_0."""
+        if self.is_undetermined:
+            raise ValueError(UNDETERMINED)
+
+    def pair(self, index: Index) -> tuple[Tensor, Tensor]:
+        """The times (s, t) of each pair, int64 in the shape of `index` and on its device."""
+        index = torch.as_tensor(index)
+        times = self._times_on(index.device)
+        return times.take(index), times.take(index + 1)
+
+    def _times_on(self, device: torch.device) -> Tensor:
+        if device not in self._times_tables:
+            times = torch.tensor([0, *self.times], device="cpu")
+            self._times_tables[device] = times.to(device, non_blocking=True)
+        return self._times_tables[device]
+
+    @cached_property
+    def _times_tables(self) -> dict[torch.device, Tensor]:
+        return {}
+
+    # --- the model --------------------------------------------------------------------------------------------------
+
+    def model_output(
+        self, denoise: Denoiser, x_t: Tensor, t: float | Tensor, conditioning: Mapping[str, Any] | None = None
+    ) -> Tensor:
+        """The model's output for x_t, `[B, *anything]`.
+
+        Args:
+            denoise: `denoise(x_t, timesteps, **conditioning)`.
+            t: times ≥ 1, an int, or an integer tensor `[B]`; or a real time > 0 of the probability-flow ODE, for which
+                the model sees the real timestep t − 1, or 0 where t < 1.
+            conditioning: more arguments of `denoise`.
+        """
+        return denoise(x_t, _timesteps(t, x_t), **(conditioning or {}))
+
+    # --- the forward process ----------------------------------------------------------------------------------------
+
+    def q_sample(self, x_0: Tensor, noise: Tensor, t: Times) -> Tensor:
+        """x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε (Ho et al. 2020, Eq. 4), like `x_0`; any times, visited or not."""
+        return q_sample(self.schedule, x_0, noise, t)
+
+    def velocity(self, x_0: Tensor, noise: Tensor, t: Times) -> Tensor:
+        """v = √ᾱ_t ε − √(1 − ᾱ_t) x_0 (Salimans & Ho 2022, appendix D), like `x_0`."""
+        return velocity(self.schedule, x_0, noise, t)
+
+    def q_mean_variance(self, x_0: Tensor, t: Times) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, variance and log-variance of q(x_t | x_0) (Ho et al. 2020, Eq. 4), at least float32."""
+        return q_mean_variance(self.schedule, x_0, t)
+
+    def q_posterior_mean_variance(self, x_0: Tensor, x_t: Tensor, index: Index) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean, variance and log-variance of q(x_s | x_t, x_0) for visited pairs (Ho et al. 2020, Eq. 6 and 7)."""
+        s, t = self.pair(index)
+        return q_posterior_mean_variance(self.schedule, x_0, x_t, s, t)
+
+    def training_target(self, x_0: Tensor, noise: Tensor, t: Times) -> Tensor:
+        """What the model should predict at times t, by `prediction_type`; like `x_0`.
+
+        A "mean" is that of q(x_{t−1} | x_t, x_0), whichever times are visited.
+        """
+        if self.prediction_type == "epsilon":
+            return noise
+        if self.prediction_type == "sample":
+            return x_0
+        if self.prediction_type == "v_prediction":
+            return self.velocity(x_0, noise, t)
+        if self.prediction_type == "score":
+            return self.noise_score(noise, t)
+        exact_x_0 = promote(x_0)
+        x_t = self.q_sample(exact_x_0, promote(noise), t)
+        mean, _, _ = q_posterior_mean_variance(self.schedule, exact_x_0, x_t, t - 1, t)
+        return mean.to(x_0.dtype)
+
+    def noise_score(self, noise: Tensor, t: Times) -> Tensor:
+        """∇ log q(x_t | x_0) = −ε/σ_t (Vincent 2011), like `noise`."""
+        _, sigma = self.schedule.marginal_coefficients(t)
+        return (-promote(noise) / expand_like(sigma, promote(noise))).to(noise.dtype)
+
+    # --- the reverse process ----------------------------------------------------------------------------------------
+
+    def score(self, model_output: Tensor, x_t: Tensor, t: Times) -> Tensor:
+        """The model's ∇ log p_t(x_t), −ε_θ/σ_t, unconstrained and at least float32 (Song et al. 2021, Eq. 7)."""
+        prediction, _ = self.split_output(model_output, x_t)
+        kind = self.prediction_type
+        return convert_prediction(promote(prediction), promote(x_t), kind, "score", self.schedule, t)
+
+    def step(
+        self,
+        model_output: Tensor,
+        x_t: Tensor,
+        index: Index,
+        draw_noise: Callable[[], Tensor],
+        eta: float | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """x_s ~ p_θ(x_s | x_t) and the predicted x̂_0, at least float32 (Ho et al. 2020, Algorithm 2).
+
+        The step to the data is the mean, and draws no noise.
+
+        Args:
+            model_output, x_t: as in `p_mean_variance`.
+            index: the pair of the whole batch, or of each example.
+            draw_noise: gives standard normal noise like `x_t`; called only where the step adds noise.
+            eta: DDIM's η in [0, 1] in place of the variance type (Song et al. 2021, Eq. 12 and 16).
+        """
+        row = self.coefficients(index, eta)
+        mean, x_0, log_variance = self.predict(model_output, x_t, row)
+        if eta == 0 or (not isinstance(index, Tensor) and index == 0):
+            return mean, x_0
+        if eta is not None:
+            log_variance = row.log_variance
+        elif log_variance is None:
+            log_variance = self.log_variance(index, row, mean)
+        std = cast_variance(_standard_deviation(log_variance), mean)
+        if isinstance(index, Tensor):
+            std = std * expand_like(index > 0, mean)
+        noise = draw_noise()
+        x_s = torch.addcmul(mean, std, noise) if isinstance(std, Tensor) else torch.add(mean, noise, alpha=std)
+        return x_s, x_0
+
+    def encode_step(self, model_output: Tensor, x_s: Tensor, index: int) -> Tensor:
+        """DDIM's step without noise, backwards: from the visited time of pair `index` to the next later one.
+
+        At least float32 (Song et al. 2021, section 4.3).
+        """
+        _, x_0, _ = self.predict(model_output, x_s, self.coefficients(index))
+        s, t = self.times[index : index + 2]
+        coef_x0, coef_xs, _ = ddim_coefficients(self.schedule, s, t)
+        return linear_combination(float(coef_x0), x_0, float(coef_xs), promote(x_s))
+
+    # --- the bound --------------------------------------------------------------------------------------------------
+
+    def vlb_terms(self, model_output: Tensor, x_0: Tensor, x_t: Tensor, index: Tensor) -> Tensor:
+        """The term of the bound that belongs to each example's pair, L_{t−1} or L_0, bits/dim, `[B]`.
+
+        Arguments as in `bound_terms.vlb_terms`.
+        """
+        return vlb_terms(self, model_output, x_0, x_t, index, self.num_levels)
+
+    def prior_bits(self, x_0: Tensor) -> Tensor:
+        """L_T = KL(q(x_T | x_0) ‖ N(0, I)) at the last visited time, bits/dim, `[B]` (Ho et al. 2020, Eq. 5)."""
+        return nats_to_bits(prior_kl(self.schedule, x_0, self.times[-1]))
+
+    @property
+    def expected_terms(self) -> Tensor:
+        """What each term of the bound will be about, nats/dim, float64 `[K]`, the decoder's first.
+
+        Exact on average for data like those that the `denoising_errors` were measured on and the variance "optimal";
+        without them what it would be for data N(0, I).
+        """
+        return chain_costs(self.schedule, self.denoising_errors, self.times)
+
+
+class HasDiffusion(Protocol):
+    """What owns a diffusion, such as a `DDPMPaperScheduler`."""
+
+    @property
+    def diffusion(self) -> GaussianDiffusion: ...
+
+
+DiffusionSource = GaussianDiffusion | HasDiffusion
+
+
+def diffusion_of(source: DiffusionSource) -> GaussianDiffusion:
+    """The diffusion itself, or the one that a scheduler owns."""
+    return source if isinstance(source, GaussianDiffusion) else source.diffusion
+
+
+def _timesteps(t: float | Tensor, x_t: Tensor) -> Tensor:
+    """The model's timesteps of times t, `[B]` on the device of x_t."""
+    if isinstance(t, Tensor):
+        return (t - 1).to(x_t.device, non_blocking=True)
+    if isinstance(t, int):
+        return torch.full((len(x_t),), t - 1, dtype=torch.int64, device=x_t.device)
+    return torch.full((len(x_t),), max(t - 1, 0.0), dtype=promote(x_t).dtype, device=x_t.device)
+
+
+def _standard_deviation(log_variance: Coefficient) -> Coefficient:
+    return torch.exp(0.5 * log_variance) if isinstance(log_variance, Tensor) else math.exp(0.5 * log_variance)

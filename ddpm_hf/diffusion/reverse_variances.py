@@ -1,0 +1,104 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""σ² of every pair of visited times, as far as the model does not decide it; see `reverse_process` for the types."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from .denoising_errors import DenoisingErrors, optimal_log_variances
+from .gaussian_process import StepCoefficients, unknown
+
+
+FIXED_VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
+VARIANCE_TYPES = (*FIXED_VARIANCE_TYPES, "learned", "learned_range", "optimal")
+FIRST_VARIANCES = ("posterior", "beta", "measured")
+
+
+@dataclass(frozen=True, eq=False)
+class ReverseVariances:
+    """The variances of a chain.
+
+    Args:
+        variance_type: one of `VARIANCE_TYPES`.
+        first_variance: the variance of the decoder, the first pair's; see `ReverseProcess`.
+        measures_decoder: whether the first variance is the one under which L_0 was least.
+        denoising_errors: the model's, if they have been measured.
+        steps: the coefficients of the visited pairs, `[K]`.
+        log_snr: of the later time of each pair, `[K]`.
+    """
+
+    variance_type: str
+    first_variance: str | float | None
+    measures_decoder: bool
+    denoising_errors: DenoisingErrors | None
+    steps: StepCoefficients
+    log_snr: Tensor
+
+    @cached_property
+    def log_small_and_large(self) -> tuple[Tensor, Tensor]:
+        """log β̃ and log β of the chain, with the first entries that `first_variance` chooses."""
+        steps = self.steps
+        # A chain of one pair has no second pair to take β̃ from; its β is the only other scale there is.
+        posterior = steps.posterior_log_variance[1:2] if len(self.log_snr) > 1 else steps.log_beta[:1]
+        beta = steps.log_beta[:1]
+        if self.measures_decoder:
+            first_small = first_large = _mean_of_elements(self._measured_decoder)
+        elif isinstance(self.first_variance, Real):
+            first_small = first_large = torch.full_like(beta, math.log(self.first_variance))
+        else:
+            first_small = beta if self.first_variance == "beta" else posterior
+            first_large = posterior if self.first_variance == "posterior" else beta
+        return (
+            torch.cat([first_small, steps.posterior_log_variance[1:]]),
+            torch.cat([first_large, steps.log_beta[1:]]),
+        )
+
+    @property
+    def log_variance(self) -> Tensor:
+        """log σ² of the chain by its variance type, `[K]`; of one by element the mean of σ²."""
+        if self.variance_type != "optimal":
+            log_small, log_large = self.log_small_and_large
+            return log_small if self.variance_type.startswith("fixed_small") else log_large
+        return _mean_of_elements(self.optimal_log_variance)
+
+    @cached_property
+    def optimal_log_variance(self) -> Tensor:
+        """log σ*² of the chain, `[K, *shape]`, `shape` being that of the errors at a level."""
+        log_variance = optimal_log_variances(self._measured, self.steps, self.log_snr)
+        log_variance[0] = self._measured_decoder[0] if self.measures_decoder else self.log_small_and_large[1][0]
+        return log_variance
+
+    @property
+    def _measured(self) -> DenoisingErrors:
+        if self.denoising_errors is None:
+            what = "`variance_type` 'optimal'" if self.variance_type == "optimal" else "`first_variance` 'measured'"
+            raise ValueError(
+                f"{what} needs `denoising_errors`, which `measure_denoising_errors` takes on training data."
+            )
+        return self.denoising_errors
+
+    @property
+    def _measured_decoder(self) -> Tensor:
+        """log of the variance under which L_0 was least at the first time, `[1]`; of continuous data `[1, *shape]`."""
+        return self._measured.log_decoder_variance(self.log_snr[:1])
+
+
+def check_first_variance(value: str | float | None) -> None:
+    """Raise ValueError unless `first_variance` is a name, a positive number or None."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if is_number and not 0 < value < math.inf:
+        raise ValueError(f"`first_variance` must be a positive number, but is {value}.")
+    if not is_number and value is not None and value not in FIRST_VARIANCES:
+        raise ValueError(unknown("first_variance", value, FIRST_VARIANCES) + " A number or None is allowed too.")
+
+
+def _mean_of_elements(log_variance: Tensor) -> Tensor:
+    """log of the mean over elements of variances `[K, *shape]`, `[K]`."""
+    of_elements = log_variance.reshape(len(log_variance), -1)
+    return torch.logsumexp(of_elements, dim=1) - math.log(of_elements.shape[1])

@@ -1,0 +1,177 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""The schema of `metrics.json`: training writes the file, the model card and the screen's last lines read it.
+
+Every key of `Metrics` may be absent: a run without test images has no bound, and a snapshot has no figures. A key is
+added here first, then written and read. A reader leaves out the keys that it does not know, so a file of a later
+version is read too. Bits/dim are bits per dimension (per pixel and channel of an image).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from types import NoneType, UnionType
+from typing import Any, NamedTuple, Union, get_args, get_origin
+
+from typing_extensions import TypedDict, get_type_hints, is_typeddict
+
+
+METRICS = "metrics.json"  # in the folder of a run, and in its repository on the Hub
+
+
+class InvalidResult(ValueError):
+    """A figure that must not be written, such as a NaN."""
+
+
+class BoundFigures(TypedDict, total=False):
+    """The variational bound on the test images."""
+
+    bits_per_dim: float
+    bits_per_dim_standard_error: float | None  # None for a single image
+    bits_per_dim_estimation_error: float | None
+    bits_per_dim_prior: float
+    bits_per_dim_rate: float
+    bits_per_dim_decoder: float
+    test_images: int
+    model_evaluations_per_test_image: int
+
+
+class WeightedBound(TypedDict, total=False):
+    """The importance-weighted bound on the test images."""
+
+    bits_per_dim: float
+    bits_per_dim_standard_error: float | None
+    bits_per_dim_by_number_of_paths: dict[int, float]  # JSON has the numbers as strings
+    paths: int
+    steps: int
+    images: int
+
+
+class QualityFigures(TypedDict, total=False):
+    """How close the samples are to the training images."""
+
+    frechet_distance_pixels: float
+    frechet_distance_pixels_of_test_images: float | None  # None for fewer than two test images
+    quality_resolution: str | None  # "16×16" if larger images were averaged down
+    quality_samples: int
+    quality_inference_steps: int
+
+
+class Validation(TypedDict, total=False):
+    """The bound on validation images after a training step."""
+
+    step: int
+    bits_per_dim: float
+    bits_per_dim_standard_error: float | None
+
+
+class RunFacts(TypedDict, total=False):
+    """What is known of a run before it is scored."""
+
+    data: str
+    dataset_name: str | None  # on the Hub
+    train_images: int | None  # None for a stream of unknown length
+    bad_images_passed_over: int
+    train_steps: int
+    train_batch_size: int
+    cpu_threads: int
+    image_shape: list[int]
+    num_levels: int | None
+    parameters: int
+    prediction_type: str
+    variance_type: str
+    timesteps: int
+    objective: str
+    seed: int
+    settings: dict[str, Any]
+
+
+class Metrics(BoundFigures, QualityFigures, RunFacts, total=False):
+    """All of `metrics.json`."""
+
+    importance_weighted: WeightedBound
+    validation: list[Validation]
+    validation_bits_per_dim_by_ema_decay: dict[str, float]
+    train_seconds: float
+    step_of_training: int  # of a snapshot
+
+
+class Measure(NamedTuple):
+    """A figure that the model card claims in its metadata."""
+
+    key: str  # in `Metrics`; "outer.inner" for a key of an inner dictionary
+    metric: str  # the name of the metric on the Hub
+    label: str
+
+
+MEASURES = (
+    Measure("bits_per_dim", "bits_per_dim", "bits/dim (variational bound)"),
+    Measure(
+        "importance_weighted.bits_per_dim",
+        "bits_per_dim_importance_weighted",
+        "bits/dim (importance-weighted bound)",
+    ),
+    Measure("frechet_distance_pixels", "frechet_distance_pixels", "Fréchet distance of pixels to the training images"),
+)
+
+
+def checked(metrics: Metrics) -> Metrics:
+    """The same figures, which may be written.
+
+    Raises:
+        InvalidResult: for a key that is not in the schema, or a value that does not fit its key. A NaN fits no key; an
+            infinite number fits where None does, and is written as null.
+    """
+    kinds = get_type_hints(Metrics)
+    for key, value in metrics.items():
+        if key not in kinds:
+            raise InvalidResult(f"`{key}` is not a key of {METRICS}; its keys are in ddpm_hf/results.py.")
+        for name, misfit in _misfits(key, value, kinds[key]):
+            raise InvalidResult(f"`{name}` of {METRICS} is {misfit!r}, which is not a valid result.")
+    return metrics
+
+
+def understood(content: Mapping[str, Any]) -> Metrics:
+    """What a file says to this version: without unknown keys, and without values that do not fit their keys."""
+    kinds = get_type_hints(Metrics)
+    known = {key: value for key, value in content.items() if key in kinds}
+    return {key: value for key, value in known.items() if not any(_misfits(key, value, kinds[key]))}
+
+
+def measured(metrics: Metrics) -> Iterator[tuple[Measure, float]]:
+    """Each of `MEASURES` that there is, with its value."""
+    for measure in MEASURES:
+        outer, _, inner = measure.key.rpartition(".")
+        holder = metrics.get(outer, {}) if outer else metrics
+        if inner in holder:
+            yield measure, holder[inner]
+
+
+def _misfits(name: str, value: Any, kind: Any) -> Iterator[tuple[str, Any]]:
+    """Names and values of the parts of a value that are not of the kind that its annotation says."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if is_typeddict(kind) and isinstance(value, dict):
+        kinds = get_type_hints(kind)
+        parts = [(f"{name}.{key}", each, kinds[key]) for key, each in value.items() if key in kinds]
+    elif origin is dict and isinstance(value, dict):
+        parts = [(f"{name}.{key}", each, inner[1]) for key, each in value.items()]
+    elif origin is list and isinstance(value, list):
+        parts = [(f"{name}[{i}]", each, inner[0]) for i, each in enumerate(value)]
+    else:
+        alternatives = inner if origin in (Union, UnionType) else (kind,)
+        parts = []
+        if not any(_is_plain(value, each) for each in alternatives):
+            yield name, value
+    for part in parts:
+        yield from _misfits(*part)
+
+
+def _is_plain(value: Any, kind: Any) -> bool:
+    if kind is Any:
+        return True
+    if kind is NoneType:  # an infinite number stands for "not known", and JSON has only null for it
+        return value is None or value in (math.inf, -math.inf)
+    if kind is str:
+        return isinstance(value, str)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return is_number and (kind is float or (kind is int and isinstance(value, int)))

@@ -1,0 +1,140 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Small trainings for tests: what they are told, and what they leave compared byte by byte."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import shlex
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import in_process
+from hooks import few_digits
+from script_server import EXAMPLES, Script, ScriptServer
+
+
+# Without attention, with few digits and a chain of six steps, a run is done in a second.
+TINY_MODEL = shlex.split(
+    "--block_out_channels 8 8 --down_block_types DownBlock2D DownBlock2D --up_block_types UpBlock2D UpBlock2D"
+    " --layers_per_block 1 --norm_num_groups 4"
+)
+TINY = [
+    *TINY_MODEL,
+    *shlex.split(
+        "--ddpm_num_steps 6 --train_batch_size 16 --eval_batch_size 4 --num_quality_samples 4 --num_paths 0"
+        " --num_evaluations 2 --save_images_epochs 0 --max_measured_images 16"
+    ),
+]
+# Of 150 images, 15 steps make an epoch. Checkpoints, validations and the ends of epochs come at steps of their own.
+EVERYTHING = [
+    *TINY,
+    *shlex.split(
+        "--max_train_steps 20 --train_batch_size 5 --gradient_accumulation_steps 2 --dropout 0.1 --random_flip"
+        " --ema_max_decay 0.99 0.9 --checkpointing_steps 8 --validation_steps 6 --max_validation_images 16"
+        " --num_validation_evaluations 2 --save_images_epochs 1"
+    ),
+]
+LATEST = ["--resume_from_checkpoint", "latest"]
+GOES_ON = "The same command with --resume_from_checkpoint latest goes on from there."
+TIMES = {"seconds", "train_seconds"}
+_numbers = itertools.count()
+
+
+# --- in the test's own process ---------------------------------------------------------------------------------------
+
+
+def train(
+    folder: Path,
+    *arguments: object,
+    code: int = 0,
+    during: tuple[AbstractContextManager, ...] = (),
+    digits: AbstractContextManager | None = None,
+) -> str:
+    """Train into the folder, with hooks, to an end with this code; what it printed.
+
+    Unless there are other data, on `digits`: few of them.
+    """
+    with contextlib.ExitStack() as stack:
+        for hook in (digits or few_digits(), *during):
+            stack.enter_context(hook)
+        done = in_process.run("train.py", *arguments, "--output_dir", folder)
+    assert done.code == code, done.output
+    return done.output
+
+
+def refused(folder: Path, *arguments: object) -> str:
+    """The sentence with which a training is refused."""
+    sentence = last_line(train(folder, *arguments, code=2))
+    assert sentence.startswith("train.py: error: "), sentence
+    return sentence
+
+
+# --- in processes of their own ---------------------------------------------------------------------------------------
+
+
+def start(scripts: ScriptServer, folder: Path, *arguments: object, hooks: str = "", **options: Any) -> Script:
+    """A training into the folder, with one process."""
+    return scripts.start(_hooked(folder, hooks), *arguments, "--output_dir", folder, **options)
+
+
+def start_together(
+    scripts: ScriptServer, processes: int, folder: Path, *arguments: object, hooks: str = ""
+) -> list[Script]:
+    """A training into the folder, with several processes."""
+    return scripts.start_together(processes, _hooked(folder, hooks), *arguments, "--output_dir", folder)
+
+
+def _hooked(folder: Path, hooks: str) -> str | Path:
+    return after(folder.parent, f"import hooks\nhooks.install({hooks})\n") if hooks else "train.py"
+
+
+def after(folder: Path, prelude: str, script: str | Path = "train.py") -> Path:
+    """A script that does what one of the examples does, after the prelude, which may import the helpers of tests."""
+    path = folder / f"after-{next(_numbers)}.py"
+    first = f"import os, runpy, signal, sys\nsys.path.append({str(Path(__file__).parent)!r})\n"
+    last = f"\nsys.argv[0] = {str(EXAMPLES / script)!r}\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
+    path.write_text(first + prelude + last)
+    return path
+
+
+def ended(run: Script, code: int = 0) -> str:
+    """What a run printed, when it has ended with this code and without a traceback."""
+    assert run.wait() == code, run.output
+    assert "Traceback" not in run.output, run.output
+    return run.output
+
+
+# --- what they leave -------------------------------------------------------------------------------------------------
+
+
+def last_line(output: str) -> str:
+    return output.rstrip().splitlines()[-1]
+
+
+def left(folder: Path) -> dict[str, Any]:
+    """What a run left: JSON without times and names by chance, all else byte by byte.
+
+    Not the card, which is made of the rest, nor what was told to trackers.
+    """
+    files = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(name): json_without_times(path) if path.suffix == ".json" else path.read_bytes()
+        for name, path in files.items()
+        if name.name != "README.md" and name.parts[0] != "logs"
+    }
+
+
+def json_without_times(path: Path) -> Any:
+    content = json.loads(path.read_text())
+    return {name: value for name, value in content.items() if name not in TIMES | {"run_id"}}
+
+
+def assert_same(folder: Path, other: Path) -> None:
+    """Assert that two runs, or checkpoints, left the same."""
+    one, two = left(folder), left(other)
+    assert sorted(one) == sorted(two), sorted(one.keys() ^ two.keys())
+    others = [name for name in one if one[name] != two[name]]
+    assert not others, others

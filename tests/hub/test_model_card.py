@@ -1,0 +1,355 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""The model card: what it says of a saved pipeline, its metadata, and what becomes of what somebody wrote into it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DModel
+from huggingface_hub import ModelCard
+from loopback_hub import check_card
+from tiny_models import tiny_unet
+
+from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, NoiseSchedule
+from ddpm_hf.hub.model_card import fill_card, in_stock, merge_cards
+
+
+METRICS = {
+    "bits_per_dim": 1.75214,
+    "bits_per_dim_standard_error": 0.0161,
+    "bits_per_dim_prior": 0.0001,
+    "bits_per_dim_rate": 1.402,
+    "bits_per_dim_decoder": 0.35,
+    "test_images": 297,
+    "model_evaluations_per_test_image": 100,
+    "frechet_distance_pixels": 0.29871,
+    "frechet_distance_pixels_of_test_images": 1.354,
+    "quality_samples": 500,
+    "quality_inference_steps": 100,
+    "data": "uoft-cs/cifar10",
+    "dataset_name": "uoft-cs/cifar10",
+    "train_images": 1500,
+    "train_seconds": 254.2,
+    "train_steps": 2070,
+    "train_batch_size": 64,
+    "objective": "rate",
+    "settings": {"learning_rate": 0.004, "lr_scheduler": "cosine"},
+}
+
+
+def saved(folder: Path, metrics: dict[str, Any] | None = None, **options: Any) -> Path:
+    """A pipeline in a folder, with figures if given."""
+    DDPMPaperPipeline(tiny_unet(), DDPMPaperScheduler(**options)).save_pretrained(folder)
+    if metrics is not None:
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return saved(tmp_path / "run", METRICS, num_levels=17)
+
+
+# --- what it says ---------------------------------------------------------------------------------------------------
+
+
+def test_the_figures_stand_in_the_table_and_in_the_metadata(folder: Path) -> None:
+    card = ModelCard(fill_card(folder, "me/digits"))
+    assert "| total | 1.7521 ± 0.0161 (standard error) |" in card.text
+    assert "| samples to training images | 0.2987 |" in card.text
+    measured = {result.metric_type: result for result in card.data.eval_results}
+    assert measured["bits_per_dim"].metric_value == 1.7521
+    assert measured["frechet_distance_pixels"].metric_value == 0.2987
+    for result in measured.values():
+        assert (result.dataset_type, result.dataset_split) == ("uoft-cs/cifar10", "test")
+        assert result.task_type == card.data.pipeline_tag == "unconditional-image-generation"
+    assert (card.data.license, card.data.library_name, card.data.model_name) == ("apache-2.0", "diffusers", "digits")
+    assert card.data.datasets == ["uoft-cs/cifar10"]
+    assert {"ddpm_hf", "ddpm", "diffusion"} <= set(card.data.tags)
+
+
+def test_the_metadata_are_what_the_hub_documents(tmp_path: Path, folder: Path) -> None:
+    for card in (fill_card(folder, "me/digits"), fill_card(saved(tmp_path / "bare"), "me/bare")):
+        assert check_card(card) == ([], [])
+        assert str(ModelCard(card)) == card  # the client reads them as it would have written them
+
+
+def test_the_data_and_settings_of_the_training_are_told(folder: Path) -> None:
+    card = fill_card(folder, "me/digits")
+    assert "On 1500 images of uoft-cs/cifar10" in card and "2070 steps of 64 images" in card
+    assert "| learning_rate | 0.004 |" in card
+    weights = sum(parameter.numel() for parameter in tiny_unet().parameters())
+    assert f"{weights:,} parameters" in card and "17 levels" in card and "4×4 pixels" in card
+    assert "inproceedings{ho2020denoising" in card and "license: apache-2.0" in card
+
+
+def test_both_ways_to_use_it_run_as_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", fill_card(folder, str(folder)), re.DOTALL)
+    assert len(blocks) == 2 and "DDPMPaperPipeline" in blocks[0] and "import DDPMPipeline" in blocks[1]
+    monkeypatch.chdir(folder.parent)
+    for block in blocks:
+        assert len(block.strip().splitlines()) == 3
+        exec(block.replace("batch_size=4", "batch_size=4, num_inference_steps=2"), {})
+        (folder.parent / "sample.png").unlink()
+
+
+def of_classes(num_class_embeds: int | None, class_embed_type: str | None = None) -> UNet2DModel:
+    config = {key: value for key, value in tiny_unet().config.items() if not key.startswith("_")}
+    config |= {"num_class_embeds": num_class_embeds, "class_embed_type": class_embed_type}
+    return UNet2DModel(**config)
+
+
+@pytest.mark.parametrize(("num_classes", "labels"), [(10, "0, 1, 2, 3"), (3, "0, 1, 2, 0"), (1, "0, 0, 0, 0")])
+def test_the_way_to_use_a_class_conditional_model_passes_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_classes: int, labels: str
+) -> None:
+    DDPMPaperPipeline(of_classes(num_classes), DDPMPaperScheduler()).save_pretrained(tmp_path / "run")
+    card = fill_card(tmp_path / "run", str(tmp_path / "run"))
+    assert check_card(card) == ([], [])
+    assert f"class-conditional: it draws an image of a class, numbered from 0 to {num_classes - 1}." in card
+    (block,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)  # and none for stock's pipeline
+    assert f"pipeline(batch_size=4, class_labels=[{labels}])" in block and "DDPMPaperPipeline" in block
+    monkeypatch.chdir(tmp_path)
+    assert len(block.strip().splitlines()) == 3
+    exec(block.replace("batch_size=4", "batch_size=4, num_inference_steps=2"), {})
+    assert (tmp_path / "sample.png").is_file()
+    assert "With diffusers alone" not in card and "cannot sample from it, since it passes no class labels" in card
+    for leftover in ("{{", "{%", "None", "Undefined", "So it is with ddpm_hf"):
+        assert leftover not in card
+
+
+@pytest.mark.parametrize("class_embed_type", ["timestep", "identity"])
+def test_no_way_to_sample_is_claimed_of_a_model_that_no_pipeline_samples(
+    tmp_path: Path, class_embed_type: str
+) -> None:
+    DDPMPaperPipeline(of_classes(5, class_embed_type), DDPMPaperScheduler()).save_pretrained(tmp_path)
+    card = fill_card(tmp_path, "me/model")
+    assert "batch_size" not in card and "So it is with ddpm_hf" in card and "numbered" not in card
+    assert len(re.findall(r"```python\n", card)) == 1 and check_card(card) == ([], [])
+
+
+def test_a_model_without_classes_says_nothing_of_them(folder: Path) -> None:
+    assert "class" not in fill_card(folder, "me/digits").split("## Figures")[0]
+
+
+def test_weights_of_a_variant_alone_are_loaded_as_that_variant(tmp_path: Path) -> None:
+    pipeline = DDPMPaperPipeline(tiny_unet(), DDPMPaperScheduler()).to(torch.float16)
+    pipeline.save_pretrained(tmp_path, variant="fp16")
+    card = fill_card(tmp_path, "me/half")
+    assert card.count('from_pretrained("me/half", variant="fp16")') == 2
+
+
+def test_parameters_are_counted_once_over_shards_and_variants(tmp_path: Path) -> None:
+    pipeline = DDPMPaperPipeline(tiny_unet(), DDPMPaperScheduler())
+    pipeline.save_pretrained(tmp_path, max_shard_size="10KB")
+    assert len(list((tmp_path / "unet").glob("*.safetensors"))) > 1
+    pipeline.to(torch.float16).save_pretrained(tmp_path, variant="fp16")
+    count = sum(parameter.numel() for parameter in pipeline.unet.parameters())
+    assert f"{count:,} parameters" in fill_card(tmp_path, "me/model")
+
+
+def test_what_stock_does_otherwise_is_told(tmp_path: Path) -> None:
+    assert in_stock(DDPMPaperScheduler(variance_type="learned_range")) == []
+    variances = ("learned", "fixed_large_log", "optimal")
+    for options in ({"prediction_type": "mean"}, *({"variance_type": name} for name in variances)):
+        (sentence,) = in_stock(DDPMPaperScheduler(**options))
+        assert sentence in fill_card(saved(tmp_path / "run", **options), "me/model")
+    scheduler = DDPMPaperScheduler.from_schedule(NoiseSchedule.linear_log_snr(20, 6.5, -9.0))
+    (sentence,) = in_stock(scheduler)
+    DDPMPaperPipeline(tiny_unet(), scheduler).save_pretrained(tmp_path / "betas")
+    card = fill_card(tmp_path / "betas", "me/model")
+    assert sentence in card and "from 6.50 to -9.00" in card
+
+
+def test_a_bare_pipeline_has_a_card_without_figures(tmp_path: Path) -> None:
+    card = fill_card(saved(tmp_path), "me/bare")
+    assert "Not measured yet." in card and "Nothing is recorded about the training" in card
+    assert "model-index" not in card and "samples.png" not in card
+    for leftover in ("{{", "{%", "None", "Undefined", "nan"):
+        assert leftover not in card
+
+
+@pytest.mark.parametrize("key", ["bits_per_dim", "frechet_distance_pixels", "train_steps", "train_seconds", "data"])
+def test_some_figures_alone_make_a_card_too(tmp_path: Path, key: str) -> None:
+    card = fill_card(saved(tmp_path, {key: METRICS[key]}), "me/model")
+    assert check_card(card) == ([], [])
+    shown = {"bits_per_dim": "| total | 1.7521 |", "frechet_distance_pixels": "0.2987", "train_steps": "2070 steps."}
+    assert shown.get(key, "") in card
+    assert ("Not measured yet." in card) == (key not in ("bits_per_dim", "frechet_distance_pixels"))
+    for leftover in ("{{", "{%", "None", "Undefined"):
+        assert leftover not in card
+
+
+def test_a_figure_without_decimals_is_claimed_as_it_is_shown(tmp_path: Path) -> None:
+    card = ModelCard(fill_card(saved(tmp_path, {"bits_per_dim": 2}), "me/model"))
+    assert "| total | 2.0000 |" in card.text and card.data.eval_results[0].metric_value == 2
+
+
+def test_figures_that_are_no_numbers_are_not_claimed(tmp_path: Path) -> None:
+    card = fill_card(saved(tmp_path, {"bits_per_dim": float("nan")}), "me/model")
+    assert "model-index" not in card and check_card(card) == ([], [])
+
+
+def test_a_model_of_any_size(tmp_path: Path) -> None:
+    DDPMPaperPipeline(tiny_unet(sample_size=None), DDPMPaperScheduler()).save_pretrained(tmp_path)
+    assert "new images of\n1 channel and 256 levels" in fill_card(tmp_path, "me/model")
+
+
+def test_a_snapshot_says_how_far_the_training_is(tmp_path: Path) -> None:
+    facts = {key: METRICS[key] for key in ("data", "train_images", "train_steps", "train_batch_size", "objective")}
+    card = fill_card(saved(tmp_path, {**facts, "step_of_training": 500}), "me/run")
+    assert "after 500 of 2070 steps" in card and "500 steps of 64 images" in card and "Not measured yet." in card
+
+
+def test_samples_are_shown_if_there_are_some(folder: Path) -> None:
+    assert "![samples](samples.png)" not in fill_card(folder, "me/digits")
+    (folder / "samples.png").write_bytes(b"PNG")
+    assert "![samples](samples.png)" in fill_card(folder, "me/digits")
+
+
+@pytest.mark.parametrize("broken", ["metrics.json", "unet/diffusion_pytorch_model.safetensors", "unet/config.json"])
+def test_a_file_that_is_not_whole_is_named(folder: Path, broken: str) -> None:
+    whole = (folder / broken).read_bytes()
+    (folder / broken).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=re.escape(str(folder / broken))):
+        fill_card(folder, "me/digits")
+
+
+# --- what is there already ------------------------------------------------------------------------------------------
+
+
+def test_new_figures_take_the_place_of_old_ones_and_nothing_else_changes(folder: Path) -> None:
+    old = fill_card(folder, "me/digits")
+    assert merge_cards(old, old) == old
+    (folder / "metrics.json").write_text(json.dumps({**METRICS, "bits_per_dim": 1.5}))
+    new = fill_card(folder, "me/digits")
+    assert new != old
+    assert merge_cards(old, new) == new
+
+
+def test_words_between_and_around_the_sections_are_kept(folder: Path) -> None:
+    old = fill_card(folder, "me/digits")
+    old = old.replace("<!-- ddpm_hf: figures", "Between.\n\n<!-- ddpm_hf: figures") + "\n## Limits\n\nNone known.\n"
+    (folder / "metrics.json").write_text(json.dumps({**METRICS, "bits_per_dim": 1.5}))
+    merged = merge_cards(old, fill_card(folder, "me/digits"))
+    assert "Between.\n\n<!-- ddpm_hf: figures" in merged and merged.endswith("\n## Limits\n\nNone known.\n")
+    assert "| total | 1.5000 " in merged and "1.7521" not in merged
+
+
+def test_an_edited_section_is_kept_and_the_others_are_renewed(folder: Path) -> None:
+    old = fill_card(folder, "me/digits").replace("## Use\n", "## How I use it\n")
+    (folder / "metrics.json").write_text(json.dumps({**METRICS, "bits_per_dim": 1.5}))
+    merged = merge_cards(old, fill_card(folder, "me/digits"))
+    assert "## How I use it" in merged and "## Use\n" not in merged and "| total | 1.5000 " in merged
+    again = merge_cards(merged, fill_card(folder, "me/digits"))
+    assert again == merged
+
+
+def test_a_section_that_was_taken_out_stays_out(folder: Path) -> None:
+    new = fill_card(folder, "me/digits")
+    old = re.sub(r"<!-- ddpm_hf: training .*?<!-- /ddpm_hf: training -->\n", "", new, flags=re.DOTALL)
+    assert "## Training" not in old
+    assert merge_cards(old, new) == old
+
+
+def test_other_line_ends_are_no_edit(folder: Path) -> None:
+    old = fill_card(folder, "me/digits").replace("\n", "\r\n")
+    (folder / "metrics.json").write_text(json.dumps({**METRICS, "bits_per_dim": 1.5}))
+    merged = merge_cards(old, fill_card(folder, "me/digits"))
+    assert "| total | 1.5000 " in merged and "1.7521" not in merged
+
+
+def test_the_tighter_bound_is_told_with_what_it_is_of(folder: Path) -> None:
+    weighted = {"bits_per_dim": 1.71234, "bits_per_dim_standard_error": 0.0123, "paths": 8, "steps": 100}
+    weighted["bits_per_dim_by_number_of_paths"] = {"1": 1.74567, "8": 1.71234}
+    (folder / "metrics.json").write_text(json.dumps({**METRICS, "importance_weighted": weighted}))
+    card = ModelCard(fill_card(folder, "me/digits"))
+    values = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert values["bits_per_dim_importance_weighted"] == 1.7123
+    assert "8 paths of 100 steps for every image" in card.text and "1.7123 ± 0.0123 bits/dim" in card.text
+    assert "With one path its bound is\n1.7457." in card.text
+    assert check_card(str(card)) == ([], [])
+    del weighted["bits_per_dim_by_number_of_paths"]  # an older run's
+    (folder / "metrics.json").write_text(json.dumps({**METRICS, "importance_weighted": weighted}))
+    assert "With one path" not in ModelCard(fill_card(folder, "me/digits")).text
+
+
+def test_somebodys_own_card_is_kept_whole_and_gets_the_sections_after_it(folder: Path) -> None:
+    own = "---\nlicense: mit\nlanguage: en\ntags:\n- mine\n---\n# My model\n\nMy words.\n"
+    merged = ModelCard(merge_cards(own, fill_card(folder, "me/digits")))
+    assert merged.text.startswith("# My model\n\nMy words.\n\n<!-- ddpm_hf: description")
+    assert (merged.data.license, merged.data.language) == ("mit", "en")
+    assert merged.data.tags[0] == "mine" and "ddpm_hf" in merged.data.tags
+    assert check_card(str(merged)) == ([], [])
+
+
+def test_a_card_without_metadata_gets_them(folder: Path) -> None:
+    merged = ModelCard(merge_cards("Just words.\n", fill_card(folder, "me/digits")))
+    assert merged.text.startswith("Just words.") and merged.data.license == "apache-2.0"
+
+
+def test_results_of_others_stay_and_ours_are_replaced(folder: Path) -> None:
+    old = ModelCard(fill_card(folder, "me/digits"))
+    index = old.data.to_dict()["model-index"]
+    index[0]["results"].append(
+        {
+            "task": {"type": "unconditional-image-generation"},
+            "dataset": {"type": "celeba", "name": "CelebA"},
+            "metrics": [{"type": "fid", "value": 3.17}],
+        }
+    )
+    yaml_block = json.dumps({"license": "mit", "model-index": index})  # JSON is YAML
+    (folder / "metrics.json").write_text(json.dumps({**METRICS, "bits_per_dim": 1.5}))
+    merged = ModelCard(merge_cards(f"---\n{yaml_block}\n---\n{old.text}", fill_card(folder, "me/digits")))
+    values = [(result.dataset_type, result.metric_type, result.metric_value) for result in merged.data.eval_results]
+    assert sorted(values) == [
+        ("celeba", "fid", 3.17),
+        ("uoft-cs/cifar10", "bits_per_dim", 1.5),
+        ("uoft-cs/cifar10", "frechet_distance_pixels", 0.2987),
+    ]
+
+
+def test_figures_that_hold_no_more_are_taken_out_and_those_of_others_stay(tmp_path: Path, folder: Path) -> None:
+    old, bare = fill_card(folder, "me/digits"), fill_card(saved(tmp_path / "bare"), "me/digits")
+    merged = merge_cards(old, bare, are_figures_gone=True)
+    assert "model-index" not in merged and "Not measured yet." in merged and "1.7521" not in merged
+    assert "value: 1.7521" in merge_cards(old, bare)  # the same weights, without their figures at hand
+    other = old.replace("type: bits_per_dim", "type: fid")
+    (result,) = ModelCard(merge_cards(other, bare, are_figures_gone=True)).data.eval_results
+    assert (result.metric_type, result.metric_value) == ("fid", 1.7521)
+
+
+@pytest.mark.parametrize(
+    "head", ["license: [", "- just\n- a list", "model-index: nothing", "model-index:\n- name: x\n  results: [{}]"]
+)
+def test_metadata_that_cannot_be_read_are_said_to_be_so(folder: Path, head: str) -> None:
+    with pytest.raises(ValueError, match="model card"):
+        merge_cards(f"---\n{head}\n---\nWords.\n", fill_card(folder, "me/digits"))
+
+
+def test_a_template_value_is_not_a_template(tmp_path: Path) -> None:
+    card = fill_card(saved(tmp_path, {**METRICS, "data": "{{ 7 * 6 }} [x](y)"}), "me/run")
+    assert "{{ 7 * 6 }}" in card and "42 [x]" not in card
+
+
+def test_a_model_of_rectangles_in_colour(tmp_path: Path) -> None:
+    unet: UNet2DModel = tiny_unet(channels=3, sample_size=(4, 8))
+    DDPMPaperPipeline(unet, DDPMPaperScheduler()).save_pretrained(tmp_path)
+    assert "4×8 pixels, 3 channels" in fill_card(tmp_path, "me/model")
+
+
+def test_figures_of_a_later_version_do_not_break_the_card(tmp_path: Path, folder: Path) -> None:
+    later = {"caption_information_bits": {"mean": 3.5}, "bits_per_dim_unconditional": "unknown", "data": ["a", "b"]}
+    nothing = dict.fromkeys(("bits_per_dim_rate", "train_steps", "frechet_distance_pixels", "importance_weighted"))
+    (folder / "metrics.json").write_text(json.dumps({**METRICS, **later, **nothing}))
+    card = fill_card(folder, "me/model")
+    assert check_card(card) == ([], []) and "| total | 1.7521 ± 0.0161" in card
+    for leftover in ("{{", "{%", "None", "Undefined", "caption"):
+        assert leftover not in card
+    null = fill_card(saved(tmp_path / "null", {"bits_per_dim": None}), "me/model")  # as a NaN was once written
+    assert "Not measured yet." in null and "model-index" not in null
