@@ -218,7 +218,7 @@ class NoiseSchedule:
         """log ᾱ_t at the given times: `[]` for an int, the shape of `t` for an integer tensor.
 
         Raises:
-            ValueError: if a time is outside 0 … T (of tensors, only those in main memory are looked at).
+            ValueError: if a time is outside 0 … T (of tensors, only those on the CPU are looked at).
         """
         schedule = self._on(t.device) if isinstance(t, Tensor) else self
         return schedule._at(schedule.log_alphas_cumprod, t)
@@ -290,7 +290,7 @@ class ContinuousSchedule:
             t: a number or a tensor of any shape, in the units of the chain's times.
 
         Raises:
-            ValueError: for times outside 0 … `last_time` (of tensors, only those in main memory are looked at).
+            ValueError: for times outside 0 … `last_time` (of tensors, only those on the CPU are looked at).
         """
         t, end = self._piece(t)
         table = self._table_on(t.device)
@@ -314,7 +314,7 @@ class ContinuousSchedule:
         """The real time of a log-SNR: the inverse of `log_snr`.
 
         Raises:
-            ValueError: for a log-SNR below that of `last_time` (of tensors, only those in main memory are looked at).
+            ValueError: for a log-SNR below that of `last_time` (of tensors, only those on the CPU are looked at).
         """
         log_snr = _real("log_snr", log_snr)
         log_alpha_cumprod = torch.nn.functional.logsigmoid(log_snr)

@@ -268,7 +268,7 @@ def _ends(num_terms: int, num_evaluations: int | None, costs: Tensor) -> list[in
 
 
 def _host_generator(generator: torch.Generator | None) -> torch.Generator | None:
-    """A generator in main memory that follows from the given one: times are drawn where tables are looked up."""
+    """A generator on the CPU that follows from the given one: times are drawn where tables are looked up."""
     if generator is None or generator.device.type == "cpu":
         return generator
     seed = torch.randint(2**62, (), generator=generator, device=generator.device)

@@ -239,7 +239,7 @@ def test_marginal_coefficients_are_those_of_q():
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_tables_are_built_in_main_memory_whatever_the_default_device(name: str):
+def test_tables_are_built_on_the_cpu_whatever_the_default_device(name: str):
     with torch.device("meta"):
         schedule = SCHEDULES[name][0](10)
     assert schedule.log_alphas_cumprod.device.type == "cpu"

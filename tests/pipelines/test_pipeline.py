@@ -437,7 +437,7 @@ def test_a_class_conditional_pipeline_is_saved_in_stocks_layout_and_comes_back(t
 
 
 @needs_cuda
-def test_images_of_classes_on_a_cuda_device_are_those_of_main_memory():
+def test_images_of_classes_on_a_cuda_device_are_those_of_the_cpu():
     pipe = ours(of_classes())
     expected = pipe(2, [seeded(0), seeded(1)], output_type="pt", class_labels=[2, 1]).images
     pipe.to("cuda")
@@ -596,7 +596,7 @@ def test_offloading_is_prepared_and_ended(monkeypatch: pytest.MonkeyPatch):
 
 
 @needs_cuda
-def test_offloaded_model_goes_back_to_main_memory():
+def test_offloaded_model_goes_back_to_the_cpu():
     pipe = ours(T=5)
     expected = pipe(2, [seeded(0), seeded(1)], output_type="pt").images
     pipe.enable_model_cpu_offload()
@@ -607,7 +607,7 @@ def test_offloaded_model_goes_back_to_main_memory():
 
 
 @needs_cuda
-def test_images_on_a_cuda_device_are_those_of_main_memory():
+def test_images_on_a_cuda_device_are_those_of_the_cpu():
     pipe = ours(T=20)
     expected = pipe(2, seeded(), output_type="pt").images
     images = pipe.to("cuda")(2, seeded(), output_type="pt").images
