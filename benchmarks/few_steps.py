@@ -37,11 +37,12 @@ from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.level_images import ImageData, LevelImages
 from ddpm_hf.diffusion.numerics import standard_error
 from ddpm_hf.evaluation.arguments import EvaluationArguments, ModelPathArguments
-from ddpm_hf.evaluation.few_steps import LEAST_CALLS_OF_FLOW, score_by_flow
+from ddpm_hf.evaluation.few_steps import LEAST_CALLS_OF_FLOW
 from ddpm_hf.evaluation.measuring import measured_errors, with_errors
 from ddpm_hf.evaluation.sample_quality import Judge
 from ddpm_hf.evaluation.sampling import by_number, draw_images, draw_images_by_flow
 from ddpm_hf.evaluation.scoring import load_pipeline, score
+from ddpm_hf.evaluation.subject import Subject
 from ddpm_hf.reporting.figures import FIGURES, save_by_calls
 from ddpm_hf.runtime.threads import use_all_cores
 from ddpm_hf.tasks.images import load_labelled_images
@@ -102,7 +103,7 @@ class Trial:
         def bits(K: int) -> dict[str, float]:
             if K < LEAST_CALLS_OF_FLOW:
                 return {}
-            found = score_by_flow(alone, self.images.test, options, self.machine, K)
+            found = Subject(alone, self.images.test, options, self.machine).likelihood_by_flow(K)
             return {name.removeprefix("flow_"): value for name, value in found.items() if name.startswith("flow_")}
 
         def samples(K: int, count: int, seed: int) -> Tensor:
@@ -260,7 +261,8 @@ def main() -> None:
     facts = {"test images": references, "threads": torch.get_num_threads()}
     if arguments.flow_images:
         options = EvaluationArguments(num_flow_images=arguments.flow_images, batch_size=BATCH, seed=arguments.seed)
-        facts["likelihood by the ODE"] = score_by_flow(pipeline, images.test, options, accelerate.Accelerator())
+        subject = Subject(pipeline, images.test, options, accelerate.Accelerator())
+        facts["likelihood by the ODE"] = subject.likelihood_by_flow()
         print(facts["likelihood by the ODE"])
     known = known_results(arguments)
     results = {name: known.get(name, {}) for name in methods}

@@ -1,18 +1,28 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What all tests share: one thread, and examples drawn by hypothesis that are the same on every run."""
+"""What all tests share: one thread, no Hub and no cache of this machine's, and the same examples on every run."""
 
 from __future__ import annotations
 
+import atexit
+import os
 import shutil
-import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import hypothesis
-import pytest
-import torch
-from script_server import ScriptServer
-from training_runs import EVERYTHING, ended, start
+
+# Before anything reads them; processes that speak to a Hub on loopback are given settings of their own.
+_home = tempfile.mkdtemp(prefix="hf-home-")
+atexit.register(shutil.rmtree, _home, ignore_errors=True)
+os.environ.update(HF_HOME=_home, HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", MPLBACKEND="Agg")
+os.environ.pop("HF_DATASETS_CACHE", None)
+
+import hypothesis  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from in_process import a_process  # noqa: E402
+from script_server import ScriptServer  # noqa: E402
+from training_runs import EVERYTHING, train  # noqa: E402
 
 
 hypothesis.settings.register_profile("same_every_run", derandomize=True, deadline=None, database=None, max_examples=50)
@@ -24,13 +34,9 @@ torch.set_num_threads(1)  # small tensors run faster on one thread, and sums com
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
-    """Scripts that a test runs in this process take all cores and catch signals: the next test finds neither."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    handlers = [signal.getsignal(number) for number in numbers]
-    yield
-    torch.set_num_threads(1)
-    for number, handler in zip(numbers, handlers, strict=True):
-        signal.signal(number, handler)
+    """What a test did to signals, threads and Accelerate's shared state is put back for the next one."""
+    with a_process():
+        yield
 
 
 @pytest.fixture
@@ -46,10 +52,10 @@ def scripts() -> Iterator[ScriptServer]:
 
 
 @pytest.fixture(scope="session")
-def whole(scripts: ScriptServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was never stopped."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    ended(start(scripts, folder, *EVERYTHING))
+    train(folder, *EVERYTHING)
     return folder
 
 

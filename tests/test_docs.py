@@ -32,6 +32,7 @@ CORE = (
     "diffusion.guidance",
     "diffusion.discretized_likelihood",
     "diffusion.bound_terms",
+    "diffusion.guidance",
     "diffusion.losses",
     "diffusion.timestep_sampling",
     "diffusion.timestep_spacing",

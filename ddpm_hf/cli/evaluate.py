@@ -13,12 +13,13 @@ from tqdm.auto import tqdm
 
 from ..data.arguments import DataArguments
 from ..data.level_images import LevelImages
-from ..evaluation.arguments import EvaluationArguments, ModelPathArguments, check_scoring
-from ..evaluation.few_steps import score_by_flow, score_chain, score_chain_by_paths, score_few_steps
+from ..evaluation.arguments import EvaluationArguments, GuidanceArguments, ModelPathArguments, check_scoring
+from ..evaluation.few_steps import score_few_steps
+from ..evaluation.guiding import guidance_report, load_guidance
 from ..evaluation.sample_quality import Judge
 from ..evaluation.scoring import check_fit, follow, images_as_they_are, load_pipeline
+from ..evaluation.subject import Subject
 from ..likelihood.variational import BitsPerDim
-from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
 from ..reporting.figures import save_evaluation, save_few_steps
 from ..reporting.lines import evaluation_report, weighted_line
 from ..reporting.tables import few_steps_table
@@ -30,64 +31,78 @@ from .running import run_script
 
 
 def main() -> None:
-    run_script(evaluate, ModelPathArguments, DataArguments, EvaluationArguments)
+    run_script(evaluate, ModelPathArguments, DataArguments, EvaluationArguments, GuidanceArguments)
 
 
-def evaluate(script: str, model: ModelPathArguments, data: DataArguments, evaluation: EvaluationArguments) -> None:
+def evaluate(
+    script: str,
+    model: ModelPathArguments,
+    data: DataArguments,
+    evaluation: EvaluationArguments,
+    guiding: GuidanceArguments,
+) -> None:
     """Score, with all processes together; the main one writes."""
     with user_errors(script):
-        accelerator = Accelerator()
-        images = choose_images(data, evaluation).spread(evaluation.max_images)
-        pipeline = load_pipeline(model, accelerator.device)
-        check_fit(pipeline, images)
-        if evaluation.num_flow_images and pipeline.scheduler.config.prediction_type == "mean":
-            raise ValueError("`num_flow_images` asks for the ODE, which a model that predicts the 'mean' has not.")
-        pipeline.scheduler = follow(pipeline.scheduler, images.num_levels, evaluation)
-        for steps in evaluation.few_steps:  # that there are so many is found out now
-            DDPMPaperScheduler.from_config(pipeline.scheduler.config).set_timesteps(steps)
+        subject = choose_subject(model, data, evaluation, guiding)
+        accelerator = subject.accelerator
         train = images_as_they_are(data, "train") if evaluation.num_quality_samples else None
         folder = claim_folder(evaluation.output_dir, evaluation.overwrite_output_dir)
         accelerator.wait_for_everyone()  # all have looked before anything is written
     use_all_cores(accelerator.device)
     progress = functools.partial(tqdm, desc="scoring", unit="batch", disable=not accelerator.is_main_process)
-    result = score_chain(pipeline, images, evaluation, accelerator, progress)
-    weighted = score_chain_by_paths(pipeline, images, evaluation, accelerator, progress)
-    judge = Judge(train, images) if train is not None and accelerator.is_main_process else None
-    chains = score_few_steps(pipeline, images, judge, evaluation, accelerator)
-    flow = score_by_flow(pipeline, images, evaluation, accelerator) if evaluation.num_flow_images else None
+    result, weighted = subject.bound(progress), subject.bound_by_paths(progress)
+    judge = Judge(train, subject.images) if train is not None and accelerator.is_main_process else None
+    chains = score_few_steps(subject, judge)
+    flow = subject.likelihood_by_flow() if evaluation.num_flow_images else None
     if accelerator.is_main_process:
-        references = {} if judge is None else judge.references(images, evaluation.num_quality_samples)
+        references = {} if judge is None else judge.references(subject.images, evaluation.num_quality_samples)
         more = {
+            **guidance_report(guiding),
             "importance_weighted": weighted,
             "few_steps": chains,
             "test_images_as_samples": references,
             "flow": flow,
         }
-        write_evaluation(result, pipeline, images, folder, model, evaluation, more)
+        write_evaluation(result, subject, folder, model.model_name_or_path, more)
 
 
-def write_evaluation(
-    result: BitsPerDim,
-    pipeline: DDPMPaperPipeline,
-    images: LevelImages,
-    folder: Path,
-    model: ModelPathArguments,
-    evaluation: EvaluationArguments,
-    more: dict[str, Any],
-) -> None:
+def choose_subject(
+    model: ModelPathArguments, data: DataArguments, evaluation: EvaluationArguments, guiding: GuidanceArguments
+) -> Subject:
+    """What is evaluated, checked.
+
+    Raises:
+        ValueError, OSError: for anything that cannot be evaluated as asked.
+    """
+    accelerator = Accelerator()
+    images = choose_images(data, evaluation).spread(evaluation.max_images)
+    pipeline = load_pipeline(model, accelerator.device)
+    check_fit(pipeline, images)
+    if evaluation.num_flow_images and pipeline.scheduler.config.prediction_type == "mean":
+        raise ValueError("`num_flow_images` asks for the ODE, which a model that predicts the 'mean' has not.")
+    guidance = load_guidance(guiding, pipeline)
+    pipeline.scheduler = follow(pipeline.scheduler, images.num_levels, evaluation)
+    for steps in evaluation.few_steps:  # that there are so many is found out now
+        DDPMPaperScheduler.from_config(pipeline.scheduler.config).set_timesteps(steps)
+    return Subject(pipeline, images, evaluation, accelerator, guidance)
+
+
+def write_evaluation(result: BitsPerDim, subject: Subject, folder: Path, model: str, more: dict[str, Any]) -> None:
     """The figures, the pictures, and a line on the screen."""
+    scheduler, images, seed = subject.pipeline.scheduler, subject.images, subject.evaluation.seed
     report = evaluation_report(
         result,
-        model=model.model_name_or_path,
-        split=evaluation.split,
+        model=model,
+        split=subject.evaluation.split,
         num_levels=images.num_levels,
-        variance_type=pipeline.scheduler.variance_type,
-        first_variance=pipeline.scheduler.first_variance,
-        clip_sample=pipeline.scheduler.config.clip_sample,
+        variance_type=scheduler.variance_type,
+        first_variance=scheduler.first_variance,
+        clip_sample=scheduler.config.clip_sample,
         **more,
     )
     write_json(folder / "evaluation.json", report)
-    save_evaluation(result, pipeline, *images.batch(0, 3), folder / "evaluation.png", evaluation.seed)
+    picture = folder / "evaluation.png"
+    save_evaluation(result, subject.pipeline, *images.batch(0, 3), picture, seed, subject.guidance)
     if more["few_steps"]:
         references = {"bits_per_dim": result.total} | more["test_images_as_samples"]
         save_few_steps(more["few_steps"], references, folder / "few_steps.png")

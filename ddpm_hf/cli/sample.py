@@ -8,7 +8,8 @@ from accelerate import Accelerator
 from ..conditioning.classes import number_of_classes, of_classes
 from ..conditioning.columns import Columns
 from ..diffusion.gaussian_process import check_eta
-from ..evaluation.arguments import ModelPathArguments, SampleArguments
+from ..evaluation.arguments import GuidanceArguments, ModelPathArguments, SampleArguments
+from ..evaluation.guiding import load_guidance
 from ..evaluation.sampling import draw_images
 from ..evaluation.scoring import load_pipeline
 from ..reporting.figures import save_grid
@@ -19,10 +20,10 @@ from .running import run_script
 
 
 def main() -> None:
-    run_script(sample, ModelPathArguments, SampleArguments)
+    run_script(sample, ModelPathArguments, SampleArguments, GuidanceArguments)
 
 
-def sample(script: str, model: ModelPathArguments, sampling: SampleArguments) -> None:
+def sample(script: str, model: ModelPathArguments, sampling: SampleArguments, guiding: GuidanceArguments) -> None:
     """Draw, with all processes together; the main one writes."""
     with user_errors(script):
         for name in ("num_images", "batch_size"):
@@ -36,6 +37,7 @@ def sample(script: str, model: ModelPathArguments, sampling: SampleArguments) ->
         steps = len(pipeline.scheduler) if sampling.num_inference_steps is None else sampling.num_inference_steps
         pipeline.scheduler.set_timesteps(steps, timestep_spacing=sampling.timestep_spacing)
         pipeline.set_progress_bar_config(disable=not accelerator.is_main_process)
+        guidance = load_guidance(guiding, pipeline)
         turns = asked_by_turns(number_of_classes(pipeline.unet.config), sampling.class_labels)
     use_all_cores(accelerator.device)
     images = draw_images(
@@ -48,6 +50,7 @@ def sample(script: str, model: ModelPathArguments, sampling: SampleArguments) ->
         turns,
         sampling.timestep_spacing,
         sampling.eta,
+        guidance,
     )
     if accelerator.is_main_process:
         save_grid(images, output)

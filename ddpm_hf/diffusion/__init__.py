@@ -14,7 +14,7 @@ Read the modules in this order:
     losses                   training losses per example
     timestep_sampling        the times that losses are taken at
     timestep_spacing         the times that a chain visits
-    guidance                 a denoiser made of two
+    guidance                 a denoiser made of two: classifier-free guidance, autoguidance
     probability_flow         the ODE with the same marginals: samples and latents
     langevin                 predictor-corrector sampling
 """

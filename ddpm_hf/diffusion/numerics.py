@@ -18,6 +18,8 @@ Times = int | Tensor
 
 LOG_2 = math.log(2.0)
 
+OPPOSITE = 1e-3  # from π, in radians: nearer, the way from one vector to the other hangs on their last digits
+
 
 def log1mexp(x: Tensor) -> Tensor:
     """log(1 − eˣ) for x ≤ 0, to full relative precision (Mächler 2012, "Accurately computing log(1 − exp(−|a|))").
@@ -102,7 +104,8 @@ def spherical_interpolation(a: Tensor, b: Tensor, share: float | Tensor) -> Tens
 
         sin((1 − share) θ)/sin θ · a + sin(share θ)/sin θ · b,    θ the angle between a and b
 
-    Straight where they point the same way; DDIM's latents are interpolated so (Song et al. 2021, Eq. 67).
+    Straight where they point the same way; DDIM's latents are interpolated so (Song et al. 2021, Eq. 67). Between
+    opposite directions no great circle is shorter than any other.
 
     Args:
         a, b: `[B, *anything]`.
@@ -112,7 +115,8 @@ def spherical_interpolation(a: Tensor, b: Tensor, share: float | Tensor) -> Tens
         In the shape and dtype of `a`.
 
     Raises:
-        ValueError: for samples of other shapes than each other's, or a `share` that is not so.
+        ValueError: for samples of other shapes than each other's, with values that are not finite, or in opposite
+            directions (within `OPPOSITE` of π), and for a `share` that is not so.
     """
     require_samples(a=a, b=b)
     x, y = to_float64(a), to_float64(b)
@@ -121,14 +125,26 @@ def spherical_interpolation(a: Tensor, b: Tensor, share: float | Tensor) -> Tens
         raise ValueError(f"`share` must be a number, or one for each of {len(a)} pairs, but is {list(share.shape)}.")
     if not bool(((share >= 0) & (share <= 1)).all()):  # NaN included
         raise ValueError(f"`share` must lie in [0, 1], but is {share.tolist()}.")
-    lengths = x.flatten(1).norm(dim=1) * y.flatten(1).norm(dim=1)
-    cosine = (x.flatten(1) * y.flatten(1)).sum(1) / lengths.clamp(min=1e-300)
-    angle = torch.arccos(cosine.clamp(-1, 1))
+    angle = _angle(x, y)
     share = share.expand_as(angle)
-    # sinc keeps the weights finite where the angle is 0. At π every great circle would do: there is no answer.
+    if not bool(angle.isfinite().all()):
+        raise ValueError("`a` and `b` must be finite, but hold NaN or infinite values.")
+    if bool(((angle > math.pi - OPPOSITE) & (share > 0) & (share < 1)).any()):
+        raise ValueError("`a` and `b` must not point in opposite directions, between which there is no shortest way.")
+    # sinc keeps the weights finite where the angle is 0.
     whole = torch.sinc(angle / math.pi)
     weights = [part * torch.sinc(part * angle / math.pi) / whole for part in (1 - share, share)]
     return (expand_like(weights[0], x) * x + expand_like(weights[1], y) * y).to(a.dtype)
+
+
+def _angle(x: Tensor, y: Tensor) -> Tensor:
+    """The angle between the examples of x and y, in [0, π], `[B]`; π/2 where one is 0.
+
+    By Kahan's formula, which keeps its digits where arccos of the cosine loses half of them, next to 0 and π.
+    """
+    flat = (v.reshape(len(v), -1) for v in (x, y))
+    u, v = (each / each.norm(dim=1, keepdim=True).clamp(min=torch.finfo(each.dtype).tiny) for each in flat)
+    return 2 * torch.atan2((u - v).norm(dim=1), (u + v).norm(dim=1))
 
 
 def standard_error(values: Tensor) -> float:

@@ -33,6 +33,32 @@ class ChainArguments:
 
 
 @dataclass
+class GuidanceArguments:
+    """Guidance of a conditional model, or by a weaker one; without any of these the model is followed as it is."""
+
+    guidance_scale: float = field(
+        default=1.0,
+        metadata=help_text(
+            "Above 0; 1 follows the conditional model, 0 the unconditional one (classifier-free guidance)."
+        ),
+    )
+    guidance_interval: list[float] | None = field(
+        default=None, metadata=help_text("The lowest and the highest timestep that are guided; all if unset.")
+    )
+    guidance_rescale: float = field(
+        default=0.0,
+        metadata=help_text("From 0 to 1: how far guided predictions keep the standard deviation of conditional ones."),
+    )
+    guidance_model_name_or_path: str | None = field(
+        default=None,
+        metadata=help_text(
+            "A weaker model of the same data in the place of the unconditional one (autoguidance): a folder, or a name"
+            " on the Hub."
+        ),
+    )
+
+
+@dataclass
 class SampleArguments(ChainArguments):
     """How many images, drawn how."""
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..conditioning.columns import Columns, chosen, count_of
 from ..diffusion.probability_flow import flow_sample
+from ..pipelines.guidance import Guidance
 from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
 from ..runtime.distributed import shared
 from ..runtime.randomness import Use, generator_of
@@ -30,6 +31,7 @@ def draw_images(
     turns: Columns | None = None,
     timestep_spacing: str | None = None,
     eta: float | None = None,
+    guidance: Guidance | None = None,
 ) -> Tensor:
     """Images `[count, C, H, W]` in [0, 1], on the CPU, drawn by all processes together.
 
@@ -38,10 +40,12 @@ def draw_images(
         turns: arguments of a conditional pipeline, by turns of its examples; the variety that it knows if None.
         timestep_spacing: of the steps; the scheduler's own if None.
         eta: of DDIM; the scheduler's variance if None.
+        guidance: none if None.
     """
+    guided = (guidance or Guidance()).options
 
     def draw(generators: list[torch.Generator], columns: Columns) -> Tensor:
-        options = {**columns, "timestep_spacing": timestep_spacing, "eta": eta}
+        options = {**columns, **guided, "timestep_spacing": timestep_spacing, "eta": eta}
         return pipeline(len(generators), generators, steps, output_type="pt", **options).images
 
     turns = pipeline.conditioners.variety() if turns is None else turns
@@ -49,14 +53,20 @@ def draw_images(
 
 
 def draw_images_by_flow(
-    pipeline: DDPMPaperPipeline, count: int, batch_size: int, calls: int, seed: int, accelerator: Accelerator
+    pipeline: DDPMPaperPipeline,
+    count: int,
+    batch_size: int,
+    calls: int,
+    seed: int,
+    accelerator: Accelerator,
+    guidance: Guidance | None = None,
 ) -> Tensor:
     """The same along the probability-flow ODE, in at most so many model calls, from the same noise.
 
     Args:
         calls: at least 2, one of which is the last.
     """
-    denoiser, device = pipeline.denoiser(), accelerator.device
+    denoiser, device = pipeline.denoiser(guidance), accelerator.device
 
     def draw(generators: list[torch.Generator], columns: Columns) -> Tensor:
         x_T = randn_tensor((len(generators), *pipeline.example_shape), generators, device)

@@ -28,8 +28,13 @@ from .arguments import ChainArguments, ModelPathArguments
 Part = TypeVar("Part")
 
 
-def load_pipeline(model: ModelPathArguments, device: torch.device) -> DDPMPaperPipeline:
+def load_pipeline(
+    model: ModelPathArguments, device: torch.device, argument: str = "model_name_or_path"
+) -> DDPMPaperPipeline:
     """A pipeline from a folder or the Hub, in evaluation mode.
+
+    Args:
+        argument: what the user calls it.
 
     Raises:
         ValueError, OSError: if there is none, or it is not an unconditional diffusers pipeline.
@@ -40,7 +45,7 @@ def load_pipeline(model: ModelPathArguments, device: torch.device) -> DDPMPaperP
     except HubError:
         raise
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"`model_name_or_path` {name} cannot be loaded: {error}") from error
+        raise ValueError(f"`{argument}` {name} cannot be loaded: {error}") from error
     pipeline.unet.eval()
     return pipeline.to(device)
 

@@ -17,23 +17,21 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from huggingface_hub import CommitInfo
 from huggingface_hub.errors import EntryNotFoundError
-from PIL import Image
 from torch import Tensor
 from typing_extensions import Self
 
 from ..conditioning.classes import ClassLabels, conditioners_of, requested_classes
 from ..conditioning.conditioner import Conditioners
 from ..conditioning.denoiser import ConditionalDenoiser
-from ..diffusion.gaussian_process import check_eta, unknown
-from ..diffusion.numerics import require_count, require_samples
+from ..diffusion.denoiser import Denoiser
+from ..diffusion.gaussian_process import check_eta
+from ..diffusion.numerics import require_count
 from ..hub.push import INDEX, push_folder
 from ..hub_errors import hub_errors
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
-from .denoisers import denoiser_of
+from .guidance import Guidance
+from .images import check_images, check_output_type, to_output
 
-
-OUTPUT_TYPES = ("pil", "np", "pt")
-PIL_CHANNELS = (1, 3, 4)  # modes "L", "RGB" and "RGBA"
 
 Generators = torch.Generator | list[torch.Generator] | None
 
@@ -182,9 +180,13 @@ class DDPMPaperPipeline(DiffusionPipeline):
         height, width = (size, size) if isinstance(size, int) else size
         return self.unet.config.in_channels, height, width
 
-    def denoiser(self) -> ConditionalDenoiser:
-        """The model as `bits_per_dim` takes it: float32 output, in the model's precision inside."""
-        return ConditionalDenoiser(denoiser_of(self.unet), self.conditioners)
+    def denoiser(self, guidance: Guidance | None = None) -> ConditionalDenoiser:
+        """The model, guided or not, as `bits_per_dim` takes it: in its own precision inside, with float32 output.
+
+        Raises:
+            ValueError: for guidance that does not fit the model.
+        """
+        return (guidance or Guidance()).denoiser(self.unet)
 
     # --- sampling ---
 
@@ -201,6 +203,10 @@ class DDPMPaperPipeline(DiffusionPipeline):
         timestep_spacing: str | None = None,
         eta: float | None = None,
         latents: Tensor | None = None,
+        guidance_scale: float = 1.0,
+        guidance_interval: tuple[float, float] | None = None,
+        guidance_rescale: float = 0.0,
+        guidance_model: UNet2DModel | None = None,
     ) -> ImagePipelineOutput | tuple:
         """Draw images.
 
@@ -213,27 +219,25 @@ class DDPMPaperPipeline(DiffusionPipeline):
                 an array `[B, H, W, C]`, or "pt", a tensor `[B, C, H, W]`, both in [0, 1], of any number of channels.
             return_dict: whether to return an `ImagePipelineOutput` or a tuple.
             timesteps: the timesteps to visit, descending, in place of `num_inference_steps`.
-            class_labels: of a class-conditional model, and of no other: the class, 0 … `num_class_embeds` − 1, of all
-                images, or a list or tensor of one per image.
+            class_labels: of a class-conditional model, and of no other: the class, from 0, of all images, or a list or
+                tensor of one per image. None draws images of no class from a model with a null class.
             timestep_spacing: of `num_inference_steps`, by name, such as "optimal"; see
                 `DDPMPaperScheduler.set_timesteps`.
             eta: DDIM's η in [0, 1] in the place of the scheduler's variance (Song et al. 2021); 0 adds no noise, so
                 that the images follow from `latents` alone.
             latents: x_T, `[B, C, H, W]`, such as `encode` gives it; noise if not given.
+            guidance_scale, guidance_interval, guidance_rescale, guidance_model: see `Guidance`. A scale other than 1
+                needs a model with a null class and `class_labels`, or a `guidance_model`.
 
         Raises:
             ValueError: for any of these that is out of range, before any image is drawn.
         """
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(unknown("output_type", output_type, OUTPUT_TYPES))
-        channels = self.unet.config.in_channels
-        if output_type == "pil" and channels not in PIL_CHANNELS:
-            raise ValueError(f"`output_type` 'pil' has no image mode for {channels} channels; use 'np' or 'pt'.")
-        for step in self.iterate(
-            batch_size, generator, num_inference_steps, timesteps, class_labels, timestep_spacing, eta, latents
-        ):
+        check_output_type(output_type, self.unet.config.in_channels)
+        guidance = (guidance_scale, guidance_interval, guidance_rescale, guidance_model)
+        chain = (num_inference_steps, timesteps, class_labels, timestep_spacing, eta, latents)
+        for step in self.iterate(batch_size, generator, *chain, *guidance):
             sample = step.prev_sample
-        images = _to_output(sample, output_type)
+        images = to_output(sample, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def iterate(
@@ -246,6 +250,10 @@ class DDPMPaperPipeline(DiffusionPipeline):
         timestep_spacing: str | None = None,
         eta: float | None = None,
         latents: Tensor | None = None,
+        guidance_scale: float = 1.0,
+        guidance_interval: tuple[float, float] | None = None,
+        guidance_rescale: float = 0.0,
+        guidance_model: UNet2DModel | None = None,
     ) -> Iterator[DenoisingStep]:
         """The chain as it runs: one `DenoisingStep` per visited timestep. Arguments and errors as in a call."""
         self._check_batch(batch_size, generator)
@@ -253,10 +261,11 @@ class DDPMPaperPipeline(DiffusionPipeline):
             check_eta(eta)
         shape = (batch_size, *self.example_shape)
         if latents is not None:
-            _check_images("latents", latents, shape)
-        conditioning = self._conditioning(class_labels, batch_size)
+            check_images("latents", latents, shape)
+        guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
+        conditioning = self._conditioning(class_labels, batch_size, guidance)
         self._set_timesteps(num_inference_steps, timesteps, timestep_spacing)
-        return self._denoise(shape, generator, conditioning, eta, latents)
+        return self._denoise(shape, generator, conditioning, eta, latents, guidance)
 
     @torch.no_grad()
     def encode(
@@ -266,15 +275,20 @@ class DDPMPaperPipeline(DiffusionPipeline):
         timesteps: Sequence[int] | None = None,
         class_labels: ClassLabels = None,
         timestep_spacing: str | None = None,
+        guidance_scale: float = 1.0,
+        guidance_interval: tuple[float, float] | None = None,
+        guidance_rescale: float = 0.0,
+        guidance_model: UNet2DModel | None = None,
     ) -> Tensor:
-        """The latents of images, from which a call with `latents`, `eta=0` and the same timesteps makes them again.
+        """The latents of images, from which a call with `latents`, `eta=0` and the same chain makes them again.
 
         DDIM's step without noise, backwards (Song et al. 2021, section 4.3). The images are taken as they are at the
         noise of the last timestep; what is lost falls with the number of steps.
 
         Args:
             images: `[B, C, H, W]` in [−1, 1], floating.
-            num_inference_steps, timesteps, class_labels, timestep_spacing: as in a call.
+            num_inference_steps, timesteps, class_labels, timestep_spacing, guidance_scale, guidance_interval,
+                guidance_rescale, guidance_model: as in a call.
 
         Returns:
             x_T, like `images` on the pipeline's device, in the model's dtype.
@@ -286,16 +300,15 @@ class DDPMPaperPipeline(DiffusionPipeline):
             raise ValueError(f"`images` must be a tensor of at least one image, but are {type(images).__name__}.")
         batch_size = len(images)
         self._check_batch(batch_size, None)
-        _check_images("images", images, (batch_size, *self.example_shape))
-        conditioning = self._conditioning(class_labels, batch_size)
+        check_images("images", images, (batch_size, *self.example_shape))
+        guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
+        conditioning = self._conditioning(class_labels, batch_size, guidance)
         self._set_timesteps(num_inference_steps, timesteps, timestep_spacing)
-        scheduler, visited = self.scheduler, self.scheduler.timesteps.flip(0)
-        on_device = visited.to(self._execution_device)
+        scheduler, visited, denoise = self.scheduler, self.scheduler.timesteps.flip(0), self._step_denoiser(guidance)
         alpha, _ = scheduler.schedule.marginal_coefficients(int(visited[0]) + 1)
         x = images.to(self._execution_device, self.unet.dtype) * float(alpha)
-        for k, t in enumerate(self.progress_bar(visited[:-1].tolist())):
-            model_output = self.unet(x, on_device[k], **conditioning, return_dict=False)[0]
-            x = scheduler.encode_step(model_output, t, x)
+        for t in self.progress_bar(visited[:-1].tolist()):
+            x = scheduler.encode_step(denoise(x, t, **conditioning), t, x)
         self.maybe_free_model_hooks()
         return x
 
@@ -331,26 +344,43 @@ class DDPMPaperPipeline(DiffusionPipeline):
         conditioning: dict[str, Tensor],
         eta: float | None,
         latents: Tensor | None,
+        guidance: Guidance,
     ) -> Iterator[DenoisingStep]:
-        device, dtype = self._execution_device, self.unet.dtype
-        timesteps = self.scheduler.timesteps
+        device, dtype, denoise = self._execution_device, self.unet.dtype, self._step_denoiser(guidance)
         if latents is None:
             x_t = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
         else:
             x_t = latents.to(device, dtype)
-        # The scheduler looks its tables up on the CPU, the model wants the timestep on its device: one copy for all.
-        on_device = timesteps.to(device)
         step = self.scheduler.step if eta is None else partial(self.scheduler.ddim_step, eta=eta)
-        for k, t in enumerate(self.progress_bar(timesteps.tolist())):
-            model_output = self.unet(x_t, on_device[k], **conditioning, return_dict=False)[0]
+        for t in self.progress_bar(self.scheduler.timesteps.tolist()):
+            model_output = denoise(x_t, t, **conditioning)
             x_s, x_0 = step(model_output, t, x_t, generator=generator, return_dict=False)
             yield DenoisingStep(timestep=t, sample=x_t, prev_sample=x_s, pred_original_sample=x_0)
             x_t = x_s
         self.maybe_free_model_hooks()
 
-    def _conditioning(self, class_labels: ClassLabels, batch_size: int) -> dict[str, Tensor]:
-        """The model's arguments beside the sample and the timestep; ValueError if the labels do not fit."""
+    def _step_denoiser(self, guidance: Guidance) -> Denoiser:
+        """The model as it is guided, of timesteps that the scheduler visits, as ints.
+
+        The scheduler looks its tables up on the CPU, the model wants the timestep on its device: one copy for all.
+        """
+        timesteps = self.scheduler.timesteps
+        on_device = dict(zip(timesteps.tolist(), timesteps.to(self._execution_device), strict=True))
+
+        def call(unet: UNet2DModel) -> Denoiser:
+            return lambda x_t, t, **conditioning: unet(x_t, on_device[t], **conditioning, return_dict=False)[0]
+
+        return guidance.denoiser(self.unet, call)
+
+    def _conditioning(self, class_labels: ClassLabels, batch_size: int, guidance: Guidance) -> dict[str, Tensor]:
+        """The model's arguments beside the sample and the timestep; ValueError if labels or guidance do not fit."""
+        guidance.check(self.unet)
         columns = requested_classes(self.unet.config, class_labels, batch_size)
+        if columns is None and guidance.is_classifier_free:
+            raise ValueError(
+                f"`guidance_scale` must be 1 for images of no class, but is {guidance.guidance_scale}; pass"
+                " `class_labels`."
+            )
         conditioners, device = self.conditioners, self._execution_device
         return conditioners.null(batch_size, device) if columns is None else conditioners.make(columns, device)
 
@@ -366,22 +396,3 @@ def _lacks_index(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
-
-
-def _check_images(name: str, images: Any, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless the argument is floating and of this shape."""
-    require_samples(**{name: images})
-    if tuple(images.shape) != shape:
-        raise ValueError(f"`{name}` must be of shape {list(shape)}, but is {list(images.shape)}.")
-
-
-def _to_output(sample: Tensor, output_type: str) -> Tensor | Any:
-    """Samples in [−1, 1] as images: tensor, array or PIL."""
-    images = (sample / 2 + 0.5).clamp(0, 1)
-    if output_type == "pt":
-        return images
-    images = images.float().permute(0, 2, 3, 1).cpu().numpy()
-    if output_type == "np":
-        return images
-    levels = (images * 255).round().astype("uint8")
-    return [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image) for image in levels]

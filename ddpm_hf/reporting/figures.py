@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..conditioning.columns import Columns, chosen
 from ..likelihood.variational import BitsPerDim
+from ..pipelines.guidance import Guidance
 from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
 from ..runtime.output_folder import write_file
 from ..runtime.randomness import Use, generator_of
@@ -57,6 +58,7 @@ def save_evaluation(
     columns: Columns,
     path: Path,
     seed: int,
+    guidance: Guidance | None = None,
 ) -> None:
     """Bits per visited timestep, and below it x_t on the way to noise next to x_t on the way back.
 
@@ -64,16 +66,16 @@ def save_evaluation(
         originals: images `[N, C, H, W]` in [−1, 1] for the forward process.
         columns: theirs, with what the samples are conditional on.
     """
-    rows, columns = min(3, len(originals)), 10
+    rows, states_shown = min(3, len(originals)), 10
     timesteps = sorted(pipeline.scheduler.timesteps.tolist())
-    shown = [timesteps[round(k * (len(timesteps) - 1) / (columns - 1))] for k in range(columns)]
+    shown = [timesteps[round(k * (len(timesteps) - 1) / (states_shown - 1))] for k in range(states_shown)]
     generator = torch.Generator().manual_seed(seed)
     x_0 = originals[:rows].cpu()
     noise = torch.randn(x_0.shape, generator=generator)
     forward = [x_0] + [pipeline.scheduler.add_noise(x_0, noise, t) for t in shown]
     generators = [generator_of(Use.SAMPLING, seed, k) for k in range(rows)]  # the first that `draw_images` has
     states = {}
-    asked = chosen(pipeline.conditioners.read(columns), slice(rows))
+    asked = chosen(pipeline.conditioners.read(columns), slice(rows)) | (guidance or Guidance()).options
     for step in pipeline.iterate(rows, generators, timesteps=timesteps[::-1], **asked):
         if step.timestep in shown:
             states[step.timestep] = step.sample

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
 from operator import attrgetter, itemgetter
@@ -13,9 +14,13 @@ import numpy as np
 from typing_extensions import Self
 
 from ..diffusion.denoising_errors import DenoisingErrors
+from ..diffusion.gaussian_process import unknown
+from ..diffusion.noise_schedule import NoiseSchedule
 from ..diffusion.numerics import check_num_levels
 from ..diffusion.reverse_variances import check_first_variance
 
+
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace")
 
 # What stock schedulers have no argument for: it travels in their configuration under one private key.
 OWN_CONFIG_KEY = "_ddpm_hf"
@@ -88,6 +93,24 @@ class SeenConfig:
             if new is not old:
                 return {**changed, _BETAS: new}
         return changed
+
+
+def noise_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
+    """The schedule that a configuration names, before it is rescaled to zero terminal SNR.
+
+    Raises:
+        ValueError: for an unknown `beta_schedule`, or values out of range.
+    """
+    T, name, betas = config["num_train_timesteps"], config["beta_schedule"], config["trained_betas"]
+    if name not in BETA_SCHEDULES:
+        raise ValueError(unknown("beta_schedule", name, BETA_SCHEDULES))
+    if betas is not None:
+        return NoiseSchedule.from_betas(betas, argument="trained_betas")
+    if name == "squaredcos_cap_v2":
+        return NoiseSchedule.cosine(T)
+    if name == "laplace":
+        return NoiseSchedule.laplace(T)
+    return getattr(NoiseSchedule, name)(T, config["beta_start"], config["beta_end"])
 
 
 def own_defaults(cls: type) -> dict[str, Any]:

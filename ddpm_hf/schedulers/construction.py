@@ -12,11 +12,9 @@ from ..diffusion.constraints import clip_sample, dynamic_threshold
 from ..diffusion.denoising_errors import DenoisingErrors
 from ..diffusion.gaussian_diffusion import GaussianDiffusion
 from ..diffusion.gaussian_process import unknown
-from ..diffusion.noise_schedule import NoiseSchedule
 from ..diffusion.timestep_spacing import TIMESTEP_SPACINGS
+from .configuration import noise_schedule
 
-
-BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace")
 
 # diffusers' "score" is another thing; the scheduler takes stock's three and the paper's other parameterisation.
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "mean")
@@ -37,10 +35,11 @@ def diffusion_from(
         ValueError: for values out of range, naming them.
     """
     _check_names(config)
-    schedule = _build_schedule(config)
+    schedule = noise_schedule(config)
+    schedule = schedule.rescale_zero_terminal_snr() if config.rescale_betas_zero_snr else schedule
     diffusion = GaussianDiffusion(
         schedule=schedule,
-        times=_times_of(chosen_times, schedule.T),
+        times=_kept_times(chosen_times, schedule.T),
         prediction_type=config.prediction_type,
         variance_type=config.variance_type,
         first_variance=own["first_variance"],
@@ -72,7 +71,7 @@ def _check_names(config: Any) -> None:
         raise ValueError(f"`steps_offset` must be an int, but is {config.steps_offset!r}.")
 
 
-def _times_of(chosen: list[int] | None, T: int) -> Sequence[int]:
+def _kept_times(chosen: list[int] | None, T: int) -> Sequence[int]:
     """The visited times: those chosen, or all of 1 … T.
 
     Raises:
@@ -86,24 +85,6 @@ def _times_of(chosen: list[int] | None, T: int) -> Sequence[int]:
             " anew by `set_timesteps`."
         )
     return chosen
-
-
-def _build_schedule(config: Any) -> NoiseSchedule:
-    schedule = _named_schedule(config)
-    return schedule.rescale_zero_terminal_snr() if config.rescale_betas_zero_snr else schedule
-
-
-def _named_schedule(config: Any) -> NoiseSchedule:
-    T, name = config.num_train_timesteps, config.beta_schedule
-    if name not in BETA_SCHEDULES:
-        raise ValueError(unknown("beta_schedule", name, BETA_SCHEDULES))
-    if config.trained_betas is not None:
-        return NoiseSchedule.from_betas(config.trained_betas, argument="trained_betas")
-    if name == "squaredcos_cap_v2":
-        return NoiseSchedule.cosine(T)
-    if name == "laplace":
-        return NoiseSchedule.laplace(T)
-    return getattr(NoiseSchedule, name)(T, config.beta_start, config.beta_end)
 
 
 def _build_constraint(config: Any) -> Callable[[Tensor], Tensor] | None:

@@ -10,6 +10,7 @@ looked at whenever they are used, and what follows from them is made anew only w
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -35,7 +36,6 @@ from ..diffusion.numerics import demote
 from ..diffusion.reverse_process import ReverseStep
 from ..diffusion.timestep_spacing import (
     TIMESTEP_SPACINGS,
-    custom_times,
     log_snr_times,
     optimal_times,
     quadratic_times,
@@ -56,8 +56,9 @@ from .configuration import (
     own_defaults,
 )
 from .construction import check_neighbours, diffusion_from
+from .conversion import betas_unlike, in_our_terms
 from .noise import noise_like
-from .visited_chain import VisitedChain, as_int, check_arguments
+from .visited_chain import VisitedChain, as_int, check_arguments, times_of, timesteps_of
 
 
 CHOSEN_SPACINGS = ("quadratic", "log_snr", "optimal")  # for `set_timesteps`; stock schedulers do not know them
@@ -179,7 +180,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         if isinstance(config, dict):
             stored = own_arguments(config.get(OWN_CONFIG_KEY, {}))
             own |= {name: value for name, value in stored.items() if name in OWN_ARGUMENTS}
-            config = in_todays_names(config, stored.get("variance_type"))
+            config = in_our_terms(in_todays_names(config, stored.get("variance_type")))
         own |= {name: kwargs.pop(name) for name in OWN_ARGUMENTS if name in kwargs}
         scheduler, unused = super().from_config(config, return_unused_kwargs=True, **kwargs)
         scheduler._register_own(**own)
@@ -188,9 +189,26 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
 
     @classmethod
     def from_scheduler(cls, scheduler: SchedulerMixin) -> Self:
-        """A scheduler in the place of a compatible one of another class; its arguments are kept, however given."""
+        """A scheduler in the place of one of another class.
+
+        Its arguments are kept, those at the defaults of its class included, and so is ᾱ, which it may have changed by
+        itself. What its class has no argument for is at the defaults of this class.
+
+        Raises:
+            ValueError: for what is no scheduler.
+        """
+        if not isinstance(scheduler, SchedulerMixin) or not isinstance(scheduler, ConfigMixin):
+            raise ValueError(f"`scheduler` must be a scheduler of diffusers, but is {type(scheduler).__name__}.")
         config = dict(scheduler.config)
-        return cls.from_config({**config, DEFAULTS_KEY: names_at_default(config, type(scheduler))})
+        at_default = names_at_default(config, type(scheduler))
+        config = in_todays_names({**config, DEFAULTS_KEY: at_default}, None)
+        parameters = inspect.signature(cls.__init__).parameters
+        converted = cls.from_config({**config, DEFAULTS_KEY: [name for name in at_default if name not in parameters]})
+        table = getattr(scheduler, "alphas_cumprod", None)
+        betas = None if table is None else betas_unlike(table, converted.alphas_cumprod)
+        if betas is not None:
+            converted.register_to_config(trained_betas=betas, rescale_betas_zero_snr=False)
+        return converted
 
     def to_stock(self) -> DDPMScheduler:
         """The nearest `diffusers.DDPMScheduler`, whose configuration holds all that makes this one again.
@@ -208,11 +226,16 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         self.register_to_config(**{OWN_CONFIG_KEY: own})
 
     def _up_to_date(self) -> _Derived:
-        """What follows from the configuration as it is now."""
+        """What follows from the configuration and the timesteps as they are now."""
+        self._follow_config()
+        if self._timesteps._version:  # changed in place: counts from 0 in a tensor of our own
+            self.timesteps = self._timesteps
+        return self._derived
+
+    def _follow_config(self) -> None:
         if not self._seen.is_current(self._internal_dict):
             self.register_to_config(**self._seen.changed_in(self._internal_dict))
             self._derive()
-        return self._derived
 
     def _derive(self) -> None:
         """Check the configuration, put its values into their normal form, and make what follows from them."""
@@ -223,7 +246,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         self._derived = _Derived(VisitedChain(diffusion))
         self._seen = SeenConfig.of(config)
         if self._chosen_times is None:
-            self.timesteps = torch.arange(diffusion.schedule.T - 1, -1, -1, device="cpu")
+            self._timesteps = timesteps_of(diffusion.times)
 
     @property
     def _chain(self) -> VisitedChain:
@@ -312,54 +335,78 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(
                 "`timestep_spacing` spaces `num_inference_steps`; with `timesteps` there is no use for it."
             )
-        diffusion = self.diffusion
+        self._follow_config()
         if timesteps is not None:
-            if not isinstance(timesteps, (Sequence, np.ndarray, Tensor)):
-                raise ValueError(f"`timesteps` must be a list of timesteps, but is {timesteps!r}.")
-            times = custom_times([as_int(t) + 1 for t in timesteps], diffusion.schedule.T)
+            times = times_of(timesteps, self._derived.chain.diffusion.schedule.T)
         else:
             times = self._spaced_times(timestep_spacing, as_int(num_inference_steps, "num_inference_steps"))
-        diffusion = diffusion.visiting(times)
+        self._visit(times, num_inference_steps)
+        self._timesteps = timesteps_of(times, device)
+
+    @property
+    def timesteps(self) -> Tensor:
+        """The visited timesteps, int64 `[K]`, descending.
+
+        Posterior, reverse steps and the bound follow what is assigned here, or changed in place, as `set_timesteps`
+        follows its argument `timesteps`; the device is that of the assigned tensor. It is copied.
+
+        Raises:
+            ValueError: as `set_timesteps`, where something else is assigned, or, if it was changed in place, at use.
+        """
+        self._follow_config()
+        return self._timesteps
+
+    @timesteps.setter
+    def timesteps(self, timesteps: Sequence[int] | Tensor) -> None:
+        self._follow_config()
+        times = times_of(timesteps, self._derived.chain.diffusion.schedule.T)
+        if times != list(self._derived.chain.diffusion.times):
+            self._visit(times, None)
+        self._timesteps = timesteps_of(times, timesteps.device if isinstance(timesteps, Tensor) else None)
+
+    def _visit(self, times: list[int], num_inference_steps: int | None) -> None:
+        """Walk another chain: so many timesteps, or, if None, timesteps that were given."""
+        diffusion = self._derived.chain.diffusion.visiting(times)
         diffusion.require_determined()
         check_neighbours(diffusion)
-        self.custom_timesteps = timesteps is not None
-        self.num_inference_steps = num_inference_steps
-        self._chosen_times = times
         self._derived = replace(self._derived, chain=VisitedChain(diffusion))
-        self.timesteps = torch.tensor([t - 1 for t in reversed(times)], device="cpu" if device is None else device)
+        self._chosen_times = times
+        self.num_inference_steps = num_inference_steps
+        self.custom_timesteps = num_inference_steps is None
 
     def _spaced_times(self, spacing: str | None, num_inference_steps: int) -> list[int]:
         """K times by the name of their spacing."""
+        schedule = self._derived.chain.diffusion.schedule
         if spacing == "quadratic":
-            return quadratic_times(num_inference_steps, self.schedule.T)
+            return quadratic_times(num_inference_steps, schedule.T)
         if spacing == "log_snr":
-            return log_snr_times(num_inference_steps, self.schedule)
+            return log_snr_times(num_inference_steps, schedule)
         if spacing == "optimal":
             return self._optimal_times(num_inference_steps)
         if spacing is not None and spacing not in TIMESTEP_SPACINGS:
             raise ValueError(unknown("timestep_spacing", spacing, (*TIMESTEP_SPACINGS, *CHOSEN_SPACINGS)))
         spacing = self.config.timestep_spacing if spacing is None else spacing
-        return spaced_times(spacing, num_inference_steps, self.schedule.T, self.config.steps_offset)
+        return spaced_times(spacing, num_inference_steps, schedule.T, self.config.steps_offset)
 
     def _optimal_times(self, num_inference_steps: int) -> list[int]:
         """At most K times that cost the bound least, found once: a pipeline asks again for every batch."""
-        errors = self.denoising_errors
+        errors = self._derived.chain.process.denoising_errors
         if errors is None:
             raise ValueError(
                 "`timestep_spacing` 'optimal' needs the scheduler's `denoising_errors`, which"
                 " `measure_denoising_errors` takes on training data."
             )
-        chains = self._up_to_date().optimal_chains
+        chains = self._derived.optimal_chains
         if num_inference_steps not in chains:
-            costs = step_costs(self.schedule, errors)
+            costs = step_costs(self._derived.chain.diffusion.schedule, errors)
             chains[num_inference_steps] = optimal_times(costs, num_inference_steps, at_most=True)
         return chains[num_inference_steps]
 
     def previous_timestep(self, timestep: int | Tensor) -> int | Tensor:
         """The timestep visited after the given one, −1 for the data."""
+        chain = self._chain
         if self.num_inference_steps is None and not self.custom_timesteps:
             return timestep - 1
-        chain = self._chain
         return chain.diffusion.pair(chain.index(timestep))[0] - 1
 
     def scale_model_input(self, sample: Tensor, timestep: int | None = None) -> Tensor:

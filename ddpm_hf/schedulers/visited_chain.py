@@ -7,15 +7,18 @@ index too, 0 … K − 1, ascending: entry k leads from the (k + 1)-th visited t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..diffusion.gaussian_diffusion import GaussianDiffusion
 from ..diffusion.numerics import require_samples
 from ..diffusion.reverse_process import UNDETERMINED
+from ..diffusion.timestep_spacing import custom_times
 
 
 class VisitedChain:
@@ -116,3 +119,21 @@ def check_arguments(timesteps: Any, **samples: Tensor) -> None:
             f"`timesteps` must be integers, one for all or one for each of the {batch_size} examples, but are"
             f" {timesteps.dtype} {list(timesteps.shape)}."
         )
+
+
+def times_of(timesteps: Any, T: int) -> list[int]:
+    """The paper's times, ascending, of descending timesteps.
+
+    Raises:
+        ValueError: for anything that is no list of descending ints in 0 … T − 1.
+    """
+    is_array = isinstance(timesteps, (np.ndarray, Tensor))
+    if not isinstance(timesteps, Sequence) and not (is_array and timesteps.ndim == 1):
+        raise ValueError(f"`timesteps` must be a list of timesteps, but is {timesteps!r}.")
+    return custom_times([as_int(t) + 1 for t in (timesteps.tolist() if is_array else timesteps)], T)
+
+
+@torch.inference_mode(False)  # tensors of inference mode do not count how often they are changed
+def timesteps_of(times: Sequence[int], device: str | torch.device | None = None) -> Tensor:
+    """diffusers' timesteps, descending, of the paper's times."""
+    return torch.tensor([t - 1 for t in reversed(times)], device="cpu" if device is None else device)

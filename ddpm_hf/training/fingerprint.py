@@ -7,7 +7,6 @@ import dataclasses
 from typing import Any
 
 from ..data.image_streams import ImageStream
-from ..tasks.arguments import DiffusionArguments
 from .state import TrainState
 
 
@@ -20,8 +19,10 @@ INDIFFERENT = {
     *("num_validation_evaluations", "checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint"),
     *("num_evaluations", "num_paths", "num_quality_samples", "max_measured_images", "ddpm_num_inference_steps"),
     "skip_bad_images",
-    *("dataset_name", "mixed_precision", "conditioning_dropout_prob"),  # told apart by what they come to
+    *("dataset_name", "mixed_precision"),  # told apart by what they come to
 }
+# Arguments that older checkpoints do not know, which were written as if these were 0.
+ADDED = {"conditioning_dropout_prob"}
 
 
 def fingerprint_of(state: TrainState) -> dict[str, Any]:
@@ -31,8 +32,7 @@ def fingerprint_of(state: TrainState) -> dict[str, Any]:
     train = state.data.train
     return (
         model
-        | {name: value for name, value in given.items() if name not in INDIFFERENT}
-        | _of_dropout(state.diffusion)
+        | {name: value for name, value in given.items() if name not in INDIFFERENT and (value or name not in ADDED)}
         | {
             "images in a step": state.shard.total,
             "data": state.data.name,
@@ -40,12 +40,6 @@ def fingerprint_of(state: TrainState) -> dict[str, Any]:
             "precision": state.accelerator.mixed_precision,
         }
     )
-
-
-def _of_dropout(diffusion: DiffusionArguments) -> dict[str, float]:
-    """The probability with which conditioning is dropped; older checkpoints, which know none, are of 0."""
-    probability = diffusion.conditioning_dropout_prob
-    return {"conditioning_dropout_prob": probability} if probability else {}
 
 
 def check_fingerprint(recorded: dict[str, Any], now: dict[str, Any]) -> None:

@@ -31,8 +31,8 @@ from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.loading import load_images
 from ddpm_hf.evaluation.arguments import EvaluationArguments
-from ddpm_hf.evaluation.few_steps import score_by_flow
 from ddpm_hf.evaluation.sampling import draw_images, draw_images_by_flow
+from ddpm_hf.evaluation.subject import Subject
 
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -418,8 +418,8 @@ def test_an_evaluation_tells_of_few_steps_of_paths_and_of_the_flow(
 def test_the_flow_in_steps_comes_near_to_the_flow(trained: Path) -> None:
     pipeline, images = DDPMPaperPipeline.from_pretrained(trained), load_images(DataArguments()).test
     pipeline.unet.eval()
-    asked = pipeline, images, EvaluationArguments(num_flow_images=4), Accelerator()
-    exact, found = score_by_flow(*asked), score_by_flow(*asked, 200)
+    subject = Subject(pipeline, images, EvaluationArguments(num_flow_images=4), Accelerator())
+    exact, found = subject.likelihood_by_flow(), subject.likelihood_by_flow(200)
     assert (found["method"], found["num_steps"], found["model_calls_per_image"]) == ("rk4", 50, 200)
     assert found["flow_bits_per_dim"] == pytest.approx(exact["flow_bits_per_dim"], abs=0.05)
 

@@ -206,7 +206,7 @@ def test_flips_and_crops_follow_the_seed(tmp_path: Path) -> None:
 
     def starts_and_ends(flip: bool) -> list[tuple[int, int]]:
         with closing(iter(TrainingBatches(stream, BatchShard(40), 0, 0, seed=0, random_flip=flip))) as iterator:
-            images = ((next(iterator).images + 1) * 127.5).round()
+            images = ((next(iterator).x_0 + 1) * 127.5).round()
         return [(int(image[0, 0, 0]), int(image[0, 0, -1])) for image in images]
 
     plain, flipped = starts_and_ends(False), starts_and_ends(True)

@@ -3,47 +3,101 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import shlex
-from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import in_process
+from hooks import few_digits
 from script_server import EXAMPLES, Script, ScriptServer
 
 
-TINY = shlex.split(
-    "--block_out_channels 8 8 --layers_per_block 1 --norm_num_groups 4 --ddpm_num_steps 20 --train_batch_size 64"
-    " --eval_batch_size 4 --num_quality_samples 4 --num_paths 0 --num_evaluations 2 --save_images_epochs 0"
-    " --max_measured_images 64"
+# Without attention, with few digits and a chain of six steps, a run is done in a second.
+TINY_MODEL = shlex.split(
+    "--block_out_channels 8 8 --down_block_types DownBlock2D DownBlock2D --up_block_types UpBlock2D UpBlock2D"
+    " --layers_per_block 1 --norm_num_groups 4"
 )
-# 15 steps make an epoch; checkpoints, validations, sample grids and the ends of epochs come at steps of their own.
+TINY = [
+    *TINY_MODEL,
+    *shlex.split(
+        "--ddpm_num_steps 6 --train_batch_size 16 --eval_batch_size 4 --num_quality_samples 4 --num_paths 0"
+        " --num_evaluations 2 --save_images_epochs 0 --max_measured_images 16"
+    ),
+]
+# Of 150 images, 15 steps make an epoch. Checkpoints, validations and the ends of epochs come at steps of their own.
 EVERYTHING = [
     *TINY,
     *shlex.split(
-        "--max_train_steps 20 --train_batch_size 50 --gradient_accumulation_steps 2 --dropout 0.1 --random_flip"
-        " --ema_max_decay 0.99 0.9 --checkpointing_steps 8 --validation_steps 6 --max_validation_images 64"
+        "--max_train_steps 20 --train_batch_size 5 --gradient_accumulation_steps 2 --dropout 0.1 --random_flip"
+        " --ema_max_decay 0.99 0.9 --checkpointing_steps 8 --validation_steps 6 --max_validation_images 16"
         " --num_validation_evaluations 2 --save_images_epochs 1"
     ),
 ]
 LATEST = ["--resume_from_checkpoint", "latest"]
+GOES_ON = "The same command with --resume_from_checkpoint latest goes on from there."
 TIMES = {"seconds", "train_seconds"}
 _numbers = itertools.count()
 
 
-def start(scripts: ScriptServer, folder: Path, *arguments: object, prelude: str = "", **options: Any) -> Script:
+# --- in the test's own process ---------------------------------------------------------------------------------------
+
+
+def train(
+    folder: Path,
+    *arguments: object,
+    code: int = 0,
+    during: tuple[AbstractContextManager, ...] = (),
+    digits: AbstractContextManager | None = None,
+) -> str:
+    """Train into the folder, with hooks, to an end with this code; what it printed.
+
+    Unless there are other data, on `digits`: few of them.
+    """
+    with contextlib.ExitStack() as stack:
+        for hook in (digits or few_digits(), *during):
+            stack.enter_context(hook)
+        done = in_process.run("train.py", *arguments, "--output_dir", folder)
+    assert done.code == code, done.output
+    return done.output
+
+
+def refused(folder: Path, *arguments: object) -> str:
+    """The sentence with which a training is refused."""
+    sentence = last_line(train(folder, *arguments, code=2))
+    assert sentence.startswith("train.py: error: "), sentence
+    return sentence
+
+
+# --- in processes of their own ---------------------------------------------------------------------------------------
+
+
+def start(scripts: ScriptServer, folder: Path, *arguments: object, hooks: str = "", **options: Any) -> Script:
     """A training into the folder, with one process."""
-    script = after(folder.parent, prelude) if prelude else "train.py"
-    return scripts.start(script, *arguments, "--output_dir", folder, **options)
+    return scripts.start(_hooked(folder, hooks), *arguments, "--output_dir", folder, **options)
 
 
 def start_together(
-    scripts: ScriptServer, processes: int, folder: Path, *arguments: object, prelude: str = ""
+    scripts: ScriptServer, processes: int, folder: Path, *arguments: object, hooks: str = ""
 ) -> list[Script]:
     """A training into the folder, with several processes."""
-    script = after(folder.parent, prelude) if prelude else "train.py"
-    return scripts.start_together(processes, script, *arguments, "--output_dir", folder)
+    return scripts.start_together(processes, _hooked(folder, hooks), *arguments, "--output_dir", folder)
+
+
+def _hooked(folder: Path, hooks: str) -> str | Path:
+    return after(folder.parent, f"import hooks\nhooks.install({hooks})\n") if hooks else "train.py"
+
+
+def after(folder: Path, prelude: str, script: str | Path = "train.py") -> Path:
+    """A script that does what one of the examples does, after the prelude, which may import the helpers of tests."""
+    path = folder / f"after-{next(_numbers)}.py"
+    first = f"import os, runpy, signal, sys\nsys.path.append({str(Path(__file__).parent)!r})\n"
+    last = f"\nsys.argv[0] = {str(EXAMPLES / script)!r}\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
+    path.write_text(first + prelude + last)
+    return path
 
 
 def ended(run: Script, code: int = 0) -> str:
@@ -53,81 +107,7 @@ def ended(run: Script, code: int = 0) -> str:
     return run.output
 
 
-def refused(scripts: ScriptServer, folder: Path, *arguments: object) -> str:
-    """The sentence with which a training is refused."""
-    sentence = last_line(ended(start(scripts, folder, *arguments), 2))
-    assert sentence.startswith("train.py: error: "), sentence
-    return sentence
-
-
-def after(folder: Path, prelude: str, script: str = "train.py") -> Path:
-    """A script that does what one of the examples does, after the prelude."""
-    path = folder / f"after-{next(_numbers)}.py"
-    first = "import os, runpy, signal, sys\nimport ddpm_hf.runtime.threads\n"
-    last = f"\nsys.argv[0] = {str(EXAMPLES / script)!r}\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
-    path.write_text(first + prelude + last)
-    return path
-
-
-def signal_at(batch: int, name: str, ranks: Iterable[int] = (0, 1)) -> str:
-    """A prelude: the process, with its workers, gets the signal when it has read so many training batches."""
-    return f"""
-from ddpm_hf.data import batches
-def signalled(self, read=batches.TrainingBatches.__iter__):
-    for k, batch in enumerate(read(self), 1):
-        if k == {batch} and int(os.environ.get("RANK", 0)) in {tuple(ranks)}:
-            os.killpg(0, signal.{name})
-        yield batch
-batches.TrainingBatches.__iter__ = signalled
-"""
-
-
-def signal_in(function: str, name: str, call: int = 1, ranks: Iterable[int] = (0, 1)) -> str:
-    """A prelude: the process gets the signal when it calls the function, `module.name`, for this time."""
-    return done_in(function, f"os.kill(os.getpid(), signal.{name})", call, ranks)
-
-
-def done_in(function: str, what: str, call: int = 1, ranks: Iterable[int] = (0, 1)) -> str:
-    """A prelude: the process does this first when it calls the function, `module.name`, for this time."""
-    module, _, function = function.rpartition(".")
-    return f"""
-import {module}, itertools
-def doing(*arguments, _function={module}.{function}, _calls=itertools.count(1), **options):
-    if next(_calls) == {call} and int(os.environ.get("RANK", 0)) in {tuple(ranks)}:
-        {what}
-    return _function(*arguments, **options)
-{module}.{function} = doing
-"""
-
-
-def nan_at(batch: int, rank: int = 0) -> str:
-    """A prelude: the images of this batch, on one process, are no numbers."""
-    return f"""
-from ddpm_hf.data import batches
-def broken(self, read=batches.TrainingBatches.__iter__):
-    for k, batch in enumerate(read(self), 1):
-        is_broken = k == {batch} and int(os.environ.get("RANK", 0)) == {rank}
-        yield batch._replace(x_0=batch.x_0 * float("nan")) if is_broken else batch
-batches.TrainingBatches.__iter__ = broken
-"""
-
-
-def losses_to(file: Path) -> str:
-    """A prelude: the process writes the loss of every step of all processes into a file."""
-    return f"""
-from ddpm_hf.training import tracking
-add = tracking.Progress.add
-def recorded(self, t, losses, weights, norm):
-    add(self, t, losses, weights, norm)
-    if int(os.environ.get("RANK", 0)) == 0:
-        with open({str(file)!r}, "a") as file:
-            print(float(self.losses[-1]), file=file)
-tracking.Progress.add = recorded
-"""
-
-
-def losses_in(file: Path) -> list[float]:
-    return [float(line) for line in file.read_text().splitlines()]
+# --- what they leave -------------------------------------------------------------------------------------------------
 
 
 def last_line(output: str) -> str:

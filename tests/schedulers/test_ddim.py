@@ -260,6 +260,37 @@ def test_it_turns_by_its_share_of_the_angle():
     torch.testing.assert_close(spherical_interpolation(a, 3 * a, 0.5), 2 * a)  # straight, where there is no angle
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("distance", [0.0, 1e-9, 1e-5])
+def test_between_opposite_directions_there_is_no_way(distance: float, dtype: torch.dtype):
+    x = torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    across = torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+    y = -2 * x + distance * across
+    with pytest.raises(ValueError, match="`a` and `b` must not point in opposite directions"):
+        spherical_interpolation(x, y, 0.25)
+    with pytest.raises(ValueError, match="opposite"):  # one such pair is enough
+        spherical_interpolation(x, torch.cat([x[:2], y[2:]]), 0.25)
+    for share, end in ((0.0, x), (1.0, y)):  # the ends are what they are
+        torch.testing.assert_close(spherical_interpolation(x, y, share), end)
+
+
+def test_a_little_further_apart_the_way_keeps_its_length():
+    def direction(angle: float) -> Tensor:
+        return torch.tensor([[math.cos(angle), math.sin(angle)]], dtype=torch.float64)
+
+    for angle in (math.pi - 2e-3, math.pi - 0.1, 1e-9):
+        between = spherical_interpolation(direction(0.0), direction(angle), 0.25)
+        torch.testing.assert_close(between, direction(0.25 * angle), rtol=1e-11, atol=1e-11)
+
+
+def test_numbers_are_vectors_of_one_dimension():
+    torch.testing.assert_close(
+        spherical_interpolation(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 2.0]), 0.5), torch.tensor([2.0, 2.0])
+    )
+    with pytest.raises(ValueError, match="opposite"):
+        spherical_interpolation(torch.tensor([1.0, 2.0]), torch.tensor([3.0, -2.0]), 0.5)
+
+
 # --- mistakes --------------------------------------------------------------------------------------------------------
 
 
@@ -269,6 +300,12 @@ def test_it_turns_by_its_share_of_the_angle():
 def test_a_share_that_is_no_number_in_the_range_for_each_pair_is_refused(share: object):
     with pytest.raises(ValueError, match="`share` must"):
         spherical_interpolation(torch.ones(2, 3), torch.zeros(2, 3), share)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_between_what_is_not_finite_there_is_nothing(value: float):
+    with pytest.raises(ValueError, match="`a` and `b` must be finite"):
+        spherical_interpolation(torch.ones(2, 3), torch.tensor([[1.0, 2.0, 3.0], [1.0, value, 0.0]]), 0.5)
 
 
 @pytest.mark.parametrize(

@@ -3,129 +3,146 @@
 
 from __future__ import annotations
 
-import json
-import random
+import contextlib
+import itertools
+import os
 import shlex
-import signal
-import time
-from collections.abc import Callable
+import shutil
+import types
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
-from script_server import Script, ScriptServer
-from training_runs import LATEST, TINY, assert_same, ended, last_line, left, start
+from crashes import make_tree, tree_of, watched
+from hooks import few_digits
+from in_process import forget_processes
+from training_runs import LATEST, TINY, assert_same, train
+
+from ddpm_hf.cli.parsing import parse
+from ddpm_hf.cli.train import prepare_run, run_arguments
+from ddpm_hf.runtime.signals import Signals
+from ddpm_hf.training import loop, setup
+from ddpm_hf.training.finish import finish
+from ddpm_hf.training.state import TrainState
 
 
-SAVING = [
+# Four steps, of which three make an epoch, and every kind of file and folder that a run leaves.
+FOUR_STEPS = [
     *TINY,
-    *shlex.split("--max_train_steps 80 --checkpointing_steps 2 --train_batch_size 16 --dropout 0.1 --random_flip"),
+    *shlex.split(
+        "--max_train_steps 4 --train_batch_size 4 --checkpointing_steps 2 --checkpoints_total_limit 1 --dropout 0.1"
+        " --random_flip --ema_max_decay 0.99 0.9 --num_quality_samples 0 --max_measured_images 4 --ddpm_num_steps 4"
+        " --eval_batch_size 1 --validation_steps 0 --save_images_epochs 1 --save_model_epochs 1"
+    ),
 ]
 
 
-def steps_of(folder: Path) -> list[int]:
-    """The steps of the checkpoints in a folder, as a user sees them."""
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(name.removeprefix("checkpoint-")) for name in names if name.startswith("checkpoint-"))
+# --- a kill at every moment ------------------------------------------------------------------------------------------
 
 
-def wait_until(holds: Callable[[], object], run: Script) -> float:
-    """Until it holds, or the run has ended; the time."""
-    while run.code is None and not holds():
-        time.sleep(0.0005)
-    return time.monotonic()
+@pytest.fixture
+def same_every_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a run leaves depends on its settings alone, without its times and a name by chance; its images are few."""
+    monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=itertools.count().__next__))
+    monkeypatch.setattr(setup.secrets, "token_hex", lambda count: "00" * count)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(os.cpu_count()))
+    with few_digits(12, 4):
+        yield
 
 
-def test_a_run_killed_at_twenty_moments_ends_as_one_never_stopped(scripts: ScriptServer, tmp_path: Path) -> None:
-    whole, folder, chance = tmp_path / "whole", tmp_path / "run", random.Random(0)
-    unstopped = start(scripts, whole, *SAVING, "--checkpoints_total_limit", -1)
-    begun = time.monotonic()
-    trains = wait_until(lambda: "training:" in unstopped.output, unstopped)
-    finishes = wait_until(lambda: "80/80" in unstopped.output, unstopped)
-    ended(unstopped)
-    until_it_trains, of_a_step = trains - begun, (finishes - trains) / 80
-    of_the_finish = time.monotonic() - finishes
-
-    def saves(stage: str) -> Callable[[], object]:
-        """Whether a checkpoint is being written, and this file of it is there, or it has just come to stand."""
-        if stage == "stands":
-            known = steps_of(folder)
-            return lambda: steps_of(folder)[-1:] not in ([], known[-1:])
-        return lambda: list(folder.glob(f".checkpoint-*.partial/{stage}"))
-
-    def kill(moment: str) -> bool:
-        """Go on with the run and kill it at such a moment, unless it ends before."""
-        last = max(steps_of(folder), default=0)
-        run = start(scripts, folder, *SAVING, *LATEST)
-        if moment == "anywhere":  # by the clock, unless it is faster than the first was
-            end = time.monotonic() + chance.uniform(0, until_it_trains + 6 * of_a_step)
-            wait_until(lambda: time.monotonic() > end or max(steps_of(folder), default=0) > last + 2, run)
-        elif moment == "finishing":
-            wait_until(lambda: "80/80" in run.output, run)
-            time.sleep(chance.uniform(0, of_the_finish))
-        else:
-            for _ in range(chance.randrange(1, 3)):  # the first checkpoint from here, or the second
-                wait_until(lambda: not saves("")(), run)
-                wait_until(saves(moment), run)
-        run.kill()
-        assert run.wait() in (-signal.SIGKILL, 0), run.output
-        if "training:" in run.output:
-            told = f"Going on from {folder / f'checkpoint-{last}'}, after step {last} of 80."
-            assert (told if last else f"There is no checkpoint in {folder} yet") in run.output
-        return run.code != 0
-
-    hits = 0
-    for stage in ["unet", "stands", "optimizer.bin", "random_states_0.pkl", "ema-0.safetensors", "training.json"]:
-        assert kill(stage)
-        hits += bool(saves("")())
-        assert kill("anywhere") and kill("anywhere")
-        for step in steps_of(folder):
-            assert_same(folder / f"checkpoint-{step}", whole / f"checkpoint-{step}")
-    reached = max(steps_of(folder))
-    assert 4 < reached < 80 and hits >= 2, (reached, hits)
-    finishing = 0
-    while finishing < 2:
-        finishing += kill("finishing")
-    ended(start(scripts, folder, *SAVING, *LATEST))
-    assert_left(folder, whole)
+def prepared(arguments: tuple[Any, ...]) -> TrainState:
+    """A run that has found what there is in its folder, and is about to go on with it."""
+    forget_processes()
+    return prepare_run(arguments)
 
 
-def assert_left(folder: Path, whole: Path) -> None:
-    """Assert that a run with the default limit of checkpoints left the same as one that kept them all."""
-    one, two = left(folder), left(whole)
-    kept = {f"checkpoint-{step}" for step in (78, 80)}
-    two = {name: content for name, content in two.items() if "checkpoint-" not in name or Path(name).parts[0] in kept}
-    two["metrics.json"]["settings"]["checkpoints_total_limit"] = 2
-    assert one.keys() == two.keys()
-    others = [name for name in one if one[name] != two[name]]
-    assert not others, others
+def go_on(state: TrainState) -> None:
+    loop.train(state, Signals())
+    finish(state)
 
 
-RECORDED = """
-import atexit, json, shutil
-seen, fsync, replace, rmtree = [], os.fsync, os.replace, shutil.rmtree
-def recorded_fsync(descriptor):
-    fsync(descriptor)
-    path = os.readlink(f"/proc/self/fd/{descriptor}")
-    seen.append(["flush", path, os.stat(path).st_mtime_ns])
-def recorded_replace(source, target):
-    replace(source, target)
-    seen.append(["rename", os.path.realpath(source), os.path.realpath(target)])
-def recorded_rmtree(path, *arguments, **options):
-    if os.path.isdir(path):
-        seen.append(["remove", os.path.realpath(path), None])
-    rmtree(path, *arguments, **options)
-os.fsync, os.replace, shutil.rmtree = recorded_fsync, recorded_replace, recorded_rmtree
-atexit.register(lambda: print(json.dumps(seen)))
-"""
+@pytest.mark.parametrize("kills", [1, pytest.param(None, marks=pytest.mark.slow, id="any number")])
+def test_a_run_killed_at_every_moment_ends_as_one_never_stopped(
+    same_every_time: None, tmp_path: Path, kills: int | None
+) -> None:
+    """From every state that a kill can leave the end is the same; if there are more, from those of later runs too.
+
+    What a run does after it is prepared depends on the folder as it is then, and on nothing else: each such folder is
+    gone on with once, all the way.
+    """
+    folder, whole, earlier = tmp_path / "run", tmp_path / "whole", tmp_path / "checkpoint-2"
+    arguments = parse("train.py", *run_arguments(), argv=[*map(str, FOUR_STEPS), *LATEST, "--output_dir", str(folder)])
+    with watched(folder) as watch:
+        go_on(prepared(arguments))
+    shutil.move(folder, whole)
+    waiting, known, ends = list(watch.states), set(watch.states), set()
+    while waiting:
+        make_tree(waiting.pop(), folder)
+        with watched(folder) as watch:
+            state = prepared(arguments)
+            ready = tree_of(folder)
+            is_new = ready not in ends
+            if is_new:
+                go_on(state)
+        if is_new:
+            ends.add(ready)
+            keep_apart(folder / "checkpoint-2", earlier)
+            assert_same(folder, whole)
+        if kills is None:
+            waiting += [state for state in watch.states if state not in known]
+            known.update(watch.states)
+        shutil.rmtree(folder)
+    assert len(known) > 100 and len(ends) > 8, (len(known), len(ends))
+
+
+def keep_apart(checkpoint: Path, first: Path) -> None:
+    """What a kill left between two renamings: a checkpoint that was to go, since the next one stands; it is whole."""
+    if not checkpoint.exists():
+        return
+    if first.exists():
+        assert_same(checkpoint, first)
+        shutil.rmtree(checkpoint)
+    else:
+        shutil.move(checkpoint, first)
+
+
+# --- on the disk -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[list[list]]:
+    """Yields a list that gets every flush, renaming and removal, in the order in which they are done."""
+    seen, fsync, replace, rmtree = [], os.fsync, os.replace, shutil.rmtree
+
+    def recorded_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        seen.append(["flush", path, os.stat(path).st_mtime_ns])
+
+    def recorded_replace(source: Any, target: Any) -> None:
+        replace(source, target)
+        seen.append(["rename", os.path.realpath(source), os.path.realpath(target)])
+
+    def recorded_rmtree(path: Any, *arguments: Any, **options: Any) -> None:
+        if os.path.isdir(path):
+            seen.append(["remove", os.path.realpath(path), None])
+        rmtree(path, *arguments, **options)
+
+    doubles = {"fsync": recorded_fsync, "replace": recorded_replace}
+    with mock.patch.multiple(os, **doubles), mock.patch.object(shutil, "rmtree", recorded_rmtree):
+        yield seen
 
 
 @pytest.fixture(scope="module")
-def events(scripts: ScriptServer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list]]:
-    """A run's folder, and every flush, renaming and removal in the order in which it did them."""
+def events(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list]]:
+    """A run's folder, and what it did to it."""
     folder = tmp_path_factory.mktemp("events").resolve() / "run"
     arguments = ["--max_train_steps", 4, "--checkpointing_steps", 2, "--checkpoints_total_limit", 1]
-    output = ended(start(scripts, folder, *TINY, *arguments, prelude=RECORDED))
-    return folder, json.loads(last_line(output))
+    with recorded() as seen:
+        train(folder, *TINY, *arguments)
+    return folder, seen
 
 
 def test_whatever_a_run_leaves_is_flushed_before_it_stands(events: tuple[Path, list[list]]) -> None:
@@ -155,4 +172,4 @@ def test_a_checkpoint_goes_only_when_the_next_one_stands(events: tuple[Path, lis
     assert touched[-1] == gone > secured
     # Renamed first: half of it never stands under its name.
     assert [what for what, name, _ in seen if name == str(folder / ".checkpoint-2.old")] == ["remove"]
-    assert steps_of(folder) == [4]
+    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-4"]

@@ -1,0 +1,63 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""The guidance that the command line asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..pipelines.guidance import Guidance
+from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
+from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
+from .arguments import GuidanceArguments, ModelPathArguments
+from .scoring import load_pipeline
+
+
+SAME = 1e-4  # difference of log ᾱ up to which two noise schedules are one: stock keeps betas in float32
+
+
+def load_guidance(arguments: GuidanceArguments, pipeline: DDPMPaperPipeline) -> Guidance:
+    """The guidance, with the weaker model if there is one, on the pipeline's device.
+
+    Raises:
+        ValueError, OSError: for guidance that does not fit the model, and a weaker model that cannot be loaded or is
+            of another diffusion process.
+    """
+    interval, weaker = arguments.guidance_interval, None
+    if arguments.guidance_model_name_or_path is not None:
+        path = ModelPathArguments(arguments.guidance_model_name_or_path)
+        loaded = load_pipeline(path, pipeline.device, "guidance_model_name_or_path")
+        _check_process(loaded.scheduler, pipeline.scheduler)
+        weaker = loaded.unet
+    guidance = Guidance(
+        arguments.guidance_scale,
+        None if interval is None else tuple(interval),
+        arguments.guidance_rescale,
+        weaker,
+    )
+    guidance.check(pipeline.unet)
+    return guidance
+
+
+def guidance_report(arguments: GuidanceArguments) -> dict[str, Any]:
+    """What a report says of the guidance."""
+    return {
+        "guidance_scale": arguments.guidance_scale,
+        "guidance_interval": arguments.guidance_interval,
+        "guidance_rescale": arguments.guidance_rescale,
+        "guidance_model": arguments.guidance_model_name_or_path,
+    }
+
+
+def _check_process(weaker: DDPMPaperScheduler, strong: DDPMPaperScheduler) -> None:
+    """Raise ValueError unless both models predict the same of the same x_t."""
+    kinds = weaker.config.prediction_type, strong.config.prediction_type
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            f"`guidance_model_name_or_path` must be of a model with prediction_type {kinds[1]!r}, but it has"
+            f" {kinds[0]!r}."
+        )
+    schedules = weaker.schedule.log_alphas_cumprod, strong.schedule.log_alphas_cumprod
+    if len(weaker) != len(strong) or not torch.allclose(*schedules, rtol=SAME, atol=SAME):
+        raise ValueError("`guidance_model_name_or_path` must be of a model with the same noise schedule.")

@@ -1,0 +1,110 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""A saved model under evaluation, and its scores and samples."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from ..data.level_images import LevelImages
+from ..likelihood.batches import Batches
+from ..likelihood.ode import FlowBitsPerDim, flow_bits_per_dim
+from ..likelihood.variational import BitsPerDim
+from ..pipelines.guidance import Guidance
+from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
+from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
+from .arguments import EvaluationArguments
+from .sampling import draw_images, draw_images_by_flow
+from .scoring import by_batches, paths_report, score, score_by_paths
+
+
+FLOW_TOLERANCE = 1e-3  # of the solver, relative and absolute: tighter ones move bits/dim by less than their error
+
+Progress = Callable[[Iterable[int]], Iterable[int]]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model as it is evaluated.
+
+    Attributes:
+        pipeline: on the chain that its scheduler visits.
+        images: to be scored.
+        evaluation: how closely.
+        accelerator: all processes, which work together.
+        guidance: of the model.
+    """
+
+    pipeline: DDPMPaperPipeline
+    images: LevelImages
+    evaluation: EvaluationArguments
+    accelerator: Accelerator
+    guidance: Guidance = field(default_factory=Guidance)
+
+    def bound(self, progress: Progress | None = None) -> BitsPerDim:
+        """Bits/dim of the chain."""
+        how = (self.accelerator, self.evaluation.batch_size, self.evaluation.num_evaluations, self.evaluation.seed)
+        denoiser = self.pipeline.denoiser(self.guidance)
+        return score(denoiser, self.pipeline.scheduler, self.images, *how, progress)
+
+    def bound_by_paths(self, progress: Progress | None = None) -> dict[str, Any] | None:
+        """The importance-weighted bound of the chain, if it is asked for."""
+        if not self.evaluation.num_paths:
+            return None
+        how = (self.accelerator, self.evaluation.batch_size, self.evaluation.num_paths, self.evaluation.seed)
+        denoiser = self.pipeline.denoiser(self.guidance)
+        return paths_report(score_by_paths(denoiser, self.pipeline.scheduler, self.images, *how, progress))
+
+    def likelihood_by_flow(self, calls: int | None = None) -> dict[str, Any]:
+        """The likelihood by the probability-flow ODE: each batch is one process's.
+
+        Args:
+            calls: of the model, at least 4 and at most so many; as many as the tolerance needs if None.
+        """
+        images, denoiser = self.images.spread(self.evaluation.num_flow_images), self.pipeline.denoiser(self.guidance)
+        solver: dict[str, Any] = {"rtol": FLOW_TOLERANCE, "atol": FLOW_TOLERANCE}
+        if calls is not None:
+            solver = {"method": "rk4", "num_steps": calls // 4}
+
+        def part(batches: Batches, generator: torch.Generator) -> FlowBitsPerDim:
+            options = {**solver, "generator": generator}
+            return flow_bits_per_dim(denoiser, self.pipeline.scheduler, batches, **options)
+
+        how = (self.accelerator, self.evaluation.batch_size, self.evaluation.seed)
+        result = FlowBitsPerDim.merged(by_batches(denoiser, images, *how, part))
+        return {
+            "flow_bits_per_dim": result.total,
+            "flow_bits_per_dim_standard_error": result.standard_error if len(images) > 1 else None,
+            "images": len(images),
+            "model_calls_per_image": result.num_model_evaluations / len(images),
+            **({"tolerance": FLOW_TOLERANCE} if calls is None else solver),
+            "log_snr_at_the_start": self.pipeline.scheduler.schedule.log_snr[1].item(),
+            "dequantisation": "uniform",
+        }
+
+    def on_chain(self, steps: int, spacing: str) -> Subject:
+        """The same model on a chain of so many steps, with no bar of its own."""
+        chain = DDPMPaperScheduler.from_config(self.pipeline.scheduler.config)
+        chain.set_timesteps(steps, timestep_spacing=spacing)
+        chained = DDPMPaperPipeline(self.pipeline.unet, chain)
+        chained.set_progress_bar_config(disable=True)
+        return dataclasses.replace(self, pipeline=chained)
+
+    def samples(self, steps: int, spacing: str, eta: float | None = None) -> Tensor:
+        """Images in [0, 1] of a chain, as many as are asked for."""
+        evaluation = self.evaluation
+        how = (evaluation.num_quality_samples, evaluation.batch_size, steps, evaluation.seed, self.accelerator)
+        chained = self.on_chain(steps, spacing)
+        return draw_images(chained.pipeline, *how, None, spacing, eta, self.guidance)
+
+    def samples_by_flow(self, calls: int) -> Tensor:
+        """Images in [0, 1] along the ODE, as many as are asked for."""
+        evaluation = self.evaluation
+        how = (evaluation.num_quality_samples, evaluation.batch_size, calls, evaluation.seed, self.accelerator)
+        return draw_images_by_flow(self.pipeline, *how, self.guidance)
