@@ -12,6 +12,7 @@ Reading alone is timed by itself, without a model.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import itertools
@@ -152,15 +153,37 @@ def reading_speed(data: Path, way: str, batch_size: int, batches: int) -> float:
             return count / (time.perf_counter() - begin)
 
 
-def main() -> None:
+def measure(data: Path, steps: int, batch_size: int, image_bytes: float) -> dict[str, dict[str, float]]:
+    """The memory and the speed of every way, printed as they come."""
+    results = {}
+    for name, way in WAYS.items():
+        results[name] = r = train(data, way, steps, batch_size, image_bytes)
+        r["images per second of reading alone"] = speed = reading_speed(data, way, batch_size, min(steps, 40))
+        print(
+            f"{name:25} {r['MB after a tenth']:6.0f} MB, at most {r['MB at most']:6.0f},"
+            f" growth {r['growth, MB per GB read']:7.1f} MB/GB; anonymous {r['anonymous MB after a tenth']:6.0f},"
+            f" at most {r['anonymous MB at most']:6.0f}, growth {r['anonymous growth, MB per GB read']:7.1f};"
+            f" {r['images per second']:6.0f} images/s, reading alone {speed:6.0f};"
+            f" first step after {r['seconds before the first step']:.0f} s",
+            flush=True,
+        )
+    return results
+
+
+def _arguments() -> argparse.Namespace:
     parser = parser_of(__doc__, "streaming")
     parser.add_argument("--gigabytes", type=float, default=1.0, help="of images")
     parser.add_argument("--files", type=int, default=16, help="that they are in")
     parser.add_argument("--share", type=float, default=0.7, help="of the images that a training reads")
     parser.add_argument("--batch-size", type=int, default=512, help="images in a step")
     arguments = parse(parser)
-    if min(arguments.gigabytes, arguments.shard) <= 0 or min(arguments.files, arguments.batch_size) < 1:
+    if min(arguments.gigabytes, arguments.share) <= 0 or min(arguments.files, arguments.batch_size) < 1:
         sys.exit("--gigabytes and --share must be above 0, --files and --batch-size at least 1.")
+    return arguments
+
+
+def main() -> None:
+    arguments = _arguments()
     torch.set_num_threads(1)  # of the reading alone
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder, "data")
@@ -169,20 +192,7 @@ def main() -> None:
         if steps < 20:
             sys.exit(f"{count} images are too few; pass more --gigabytes.")
         print(f"{count} images, {total / GB:.2f} GB, in {arguments.files} files; {steps} steps", flush=True)
-        results = {}
-        for name, way in WAYS.items():
-            results[name] = train(data, way, steps, arguments.batch_size, total / count)
-            speed = reading_speed(data, way, arguments.batch_size, min(steps, 40))
-            results[name]["images per second of reading alone"] = speed
-            r = results[name]
-            print(
-                f"{name:25} {r['MB after a tenth']:6.0f} MB, at most {r['MB at most']:6.0f},"
-                f" growth {r['growth, MB per GB read']:7.1f} MB/GB; anonymous {r['anonymous MB after a tenth']:6.0f},"
-                f" at most {r['anonymous MB at most']:6.0f}, growth {r['anonymous growth, MB per GB read']:7.1f};"
-                f" {r['images per second']:6.0f} images/s, reading alone {speed:6.0f};"
-                f" first step after {r['seconds before the first step']:.0f} s",
-                flush=True,
-            )
+        results = measure(data, steps, arguments.batch_size, total / count)
     settings = {
         "images": count,
         "GB of images": total / GB,
