@@ -106,8 +106,8 @@ def test_arguments_environment_and_folder_arrive(scripts: ScriptServer, tmp_path
         ["--steps", "3", str(tmp_path), "ü"], "hello ü", str(tmp_path), "", run.pid, "__main__"
     ]  # fmt: skip
     assert names == f"{script} {tmp_path} []"
-    with pytest.raises(ValueError, match="HF_ENDPOINT was read when the server started"):
-        scripts.start(script, env={"HF_ENDPOINT": "http://127.0.0.1"})
+    with pytest.raises(ValueError, match="HF_DATASETS_CACHE was read when the server started"):
+        scripts.start(script, env={"HF_DATASETS_CACHE": "somewhere"})
     with pytest.raises(FileNotFoundError):
         scripts.start("missing.py")
 

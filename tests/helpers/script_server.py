@@ -3,7 +3,8 @@
 everything they need, forks one process for each run.
 
 The processes are real: signals end them, and their exit codes are those of `python script.py`. They share with the
-server what it read while importing, which is why `env` cannot change the settings of libraries (`READ_BY_IMPORTS`).
+server what it read while importing, which is why `env` cannot change the settings of libraries (`READ_BY_IMPORTS`);
+those of the Hub's client are read again.
 
 The server reads a request a line from stdin, and answers each with a line:
 
@@ -37,12 +38,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hub_settings import READ_AGAIN, read_hub_settings
+
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # Settings of a machine or a launcher that say nothing of the runs here.
 NOT_INHERITED = ("HF_", "HUGGING_FACE_", "ACCELERATE_", "TORCHELASTIC_", "MASTER_", "RANK", "LOCAL_RANK")
 NOT_INHERITED += ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_", "ROLE_", "PMI_", "OMPI_", "MV2_", "OMP_", "GOMP_")
-# What libraries read once, when they are imported: to set it for one run would do nothing. Not so HF_TOKEN.
+# What libraries read once, when they are imported: to set it for one run would do nothing.
 READ_BY_IMPORTS = ("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "DIFFUSERS_", "OMP_", "GOMP_", "MKL_", "OPENBLAS_")
 READ_BY_IMPORTS += ("PYTHON", "MPL", "ARROW_")
 POLL_SECONDS = 0.01
@@ -137,6 +140,8 @@ def become(request: dict[str, Any]) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, write_through=True)
     os.environ.update(request["env"])
+    if any(key.startswith(READ_AGAIN) for key in request["env"]):
+        read_hub_settings()
     os.chdir(request["cwd"])
     sys.argv = [request["run"], *request["argv"]]
     sys.path[0] = str(Path(request["run"]).parent)
@@ -305,7 +310,7 @@ class ScriptServer:
         if not path.is_file():
             raise FileNotFoundError(path)
         for key in env or {}:
-            if key.startswith(READ_BY_IMPORTS) and key != "HF_TOKEN":
+            if key.startswith(READ_BY_IMPORTS) and not key.startswith(READ_AGAIN):
                 raise ValueError(f"{key} was read when the server started; it would do nothing here.")
         output = self._folder / f"{next(self._numbers)}-{path.stem}.txt"
         output.touch()

@@ -3,71 +3,78 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 import shlex
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
-from script_server import ScriptServer
+from hooks import few_digits
+from in_process import a_process
+from training_runs import TINY
 
 from ddpm_hf import DDPMPaperScheduler
-
-
-# A real run of two steps, whose model, losses and averages are looked at on the way.
-LOOK = """
-import json, sys
-sys.path.insert(0, {examples!r})
-import ddpm_hf.runtime.threads, torch
 from ddpm_hf.cli.train import main
+from ddpm_hf.data.batches import Batch
 from ddpm_hf.training import step
-
-seen, losses_of = {{"loss": []}}, step.losses_of
-
-def look(job, batch, t, first, dropped):
-    def see(model, arguments, output):
-        seen["input"], seen["output"] = str(arguments[0].dtype), str(output[0].dtype)
-        seen["noise"] = (arguments[0] - batch.x_0).abs().amax(dim=(1, 2, 3)).tolist()
-        seen["t"], seen["x_0"], seen["x_t"] = t.tolist(), batch.x_0.tolist(), arguments[0].tolist()
-    handles = [job.model.register_forward_hook(see), job.model.conv_in.register_forward_hook(
-        lambda model, arguments, output: seen.__setitem__("convolution", str(output.dtype)))]
-    losses = losses_of(job, batch, t, first, dropped)
-    for handle in handles:
-        handle.remove()
-    seen["loss"].append(str(losses.dtype))
-    seen["weights"] = sorted({{str(p.dtype) for p in job.model.parameters()}})
-    seen["averages"] = sorted({{str(a.dtype) for average in job.averages for a in average.averages}})
-    return losses
-
-step.losses_of = look
-main()
-json.dump(seen, open({result!r}, "w"))
-"""
-TINY = shlex.split(
-    "--block_out_channels 8 8 --layers_per_block 1 --norm_num_groups 4 --train_batch_size 64 --eval_batch_size 4"
-    " --num_quality_samples 0 --num_paths 0 --num_evaluations 2 --max_train_steps 2 --validation_steps 0"
-    " --max_measured_images 64"
-    " --save_images_epochs 0 --ddpm_num_inference_steps 2 --timestep_sampling stratified"
-)
+from ddpm_hf.training.state import TrainState
 
 
-@pytest.mark.parametrize(("precision", "convolution"), [("bf16", "torch.bfloat16"), ("no", "torch.float32")])
-def test_noise_loss_and_averages_are_float32(
-    scripts: ScriptServer, tmp_path: Path, precision: str, convolution: str
-) -> None:
-    examples = str(Path(__file__).parents[2] / "examples")
-    (tmp_path / "look.py").write_text(LOOK.format(examples=examples, result=str(tmp_path / "seen.json")))
-    arguments = ["--mixed_precision", precision, "--ddpm_beta_schedule", "linear", "--output_dir", tmp_path / "run"]
-    done = scripts.run(tmp_path / "look.py", *TINY, *arguments)
-    assert done.code == 0, done.output
-    seen = json.loads((tmp_path / "seen.json").read_text())
+RUN = [
+    *TINY,
+    *shlex.split(
+        "--max_train_steps 2 --train_batch_size 64 --num_quality_samples 0 --validation_steps 0 --ddpm_num_steps 1000"
+        " --ddpm_num_inference_steps 2 --timestep_sampling stratified --ddpm_beta_schedule linear"
+    ),
+]
+
+
+@contextlib.contextmanager
+def looked_at() -> Iterator[dict[str, Any]]:
+    """Yields what was seen of the last step: the model's input and output, the loss, the weights and averages."""
+    seen, losses_of = {"loss": set()}, step.losses_of
+
+    def look(state: TrainState, batch: Batch, t: torch.Tensor, *rest: Any) -> torch.Tensor:
+        def see(model: object, arguments: tuple, output: tuple) -> None:
+            seen.update(x_0=batch.x_0, x_t=arguments[0], t=t, output=output[0].dtype)
+
+        handles = [
+            state.model.register_forward_hook(see),
+            state.model.conv_in.register_forward_hook(lambda *told: seen.update(convolution=told[-1].dtype)),
+        ]
+        losses = losses_of(state, batch, t, *rest)
+        for handle in handles:
+            handle.remove()
+        seen["loss"].add(losses.dtype)
+        seen["weights"] = {parameter.dtype for parameter in state.model.parameters()}
+        seen["averages"] = {value.dtype for average in state.averages for value in average.averages}
+        return losses
+
+    with mock.patch.object(step, "losses_of", look):
+        yield seen
+
+
+def train_by_the_command(*arguments: object) -> None:
+    """`ddpm-hf train`, whose step is the library's own, in this process."""
+    with few_digits(), a_process(), mock.patch.object(sys, "argv", ["ddpm-hf train", *map(str, arguments)]):
+        main()
+
+
+@pytest.mark.parametrize(("precision", "convolution"), [("bf16", torch.bfloat16), ("no", torch.float32)])
+def test_noise_loss_and_averages_are_float32(tmp_path: Path, precision: str, convolution: torch.dtype) -> None:
+    with looked_at() as seen:
+        train_by_the_command(*RUN, "--mixed_precision", precision, "--output_dir", tmp_path / "run")
     assert seen["convolution"] == convolution  # the model does compute in this precision
-    assert seen["input"] == seen["output"] == "torch.float32"
-    assert set(seen["loss"]) == {"torch.float32"} and seen["averages"] == seen["weights"] == ["torch.float32"]
+    assert seen["x_t"].dtype == seen["output"] == torch.float32
+    assert seen["loss"] == seen["averages"] == seen["weights"] == {torch.float32}
     # x_t is what float64 makes of x_0, and noise arrives at the least noisy timesteps, where bfloat16 would lose it.
-    assert min(seen["noise"]) > 0
-    t, x_0, x_t = torch.tensor(seen["t"]), *(torch.tensor(seen[name], dtype=torch.float64) for name in ("x_0", "x_t"))
-    abar = DDPMPaperScheduler().alphas_cumprod.double()[t].reshape(-1, 1, 1, 1)
+    assert (seen["x_t"] - seen["x_0"]).abs().amax(dim=(1, 2, 3)).min() > 0
+    x_0, x_t = seen["x_0"].double(), seen["x_t"].double()
+    abar = DDPMPaperScheduler().alphas_cumprod.double()[seen["t"]].reshape(-1, 1, 1, 1)
     noise = (x_t - abar.sqrt() * x_0) / (1 - abar).sqrt()
     assert abs(noise.mean()) < 5 / math.sqrt(noise.numel()) and abs(noise.var() - 1) < 5 * math.sqrt(2 / noise.numel())

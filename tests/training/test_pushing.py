@@ -1,34 +1,40 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""examples/train.py with --push_to_hub: real runs against the Hub on loopback, which may fail."""
+"""examples/train.py with --push_to_hub: runs against the Hub on loopback, which may fail."""
 
 from __future__ import annotations
 
 import json
 import shlex
-import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import in_process
 import pytest
 import torch
-from clients import environment
+from clients import as_client, settings
+from hooks import done_in
 from huggingface_hub import ModelCard
 from loopback_hub import LoopbackHub, check_card
 from safetensors.torch import load, load_file
+from script_server import ScriptServer
 from tiny_models import tiny_unet
-from training_runs import TINY
+from training_runs import TINY, ended, train
 
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler
+from ddpm_hf.hub import push
+from ddpm_hf.training import pushing
 
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-# A script with its pauses between tries made short.
-RUN = "import sys, runpy; import ddpm_hf.hub; ddpm_hf.hub.RETRY_WAITS = (0.05, 0.1); script = sys.argv[1]; \
-sys.argv = sys.argv[1:]; sys.path.insert(0, {examples!r}); runpy.run_path(script, run_name='__main__')"
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between tries."""
+    monkeypatch.setattr(push, "RETRY_WAITS", (0.05, 0.1))
 
 
 @pytest.fixture
@@ -38,50 +44,19 @@ def hub() -> Iterator[LoopbackHub]:
         yield hub
 
 
-class Run:
-    """A script as a process, whose output can be read while it runs."""
-
-    def __init__(self, hub: LoopbackHub, home: Path, script: str, *arguments: object, token: str | None = "hf_owner"):
-        command = [sys.executable, "-c", RUN.format(examples=str(EXAMPLES)), str(EXAMPLES / script)]
-        env = environment(hub, home / "hf_home", token)
-        self.process = subprocess.Popen(
-            [*command, *map(str, arguments)], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        self._pieces: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        while piece := self.process.stdout.read(1):
-            self._pieces.append(piece)
-
-    @property
-    def output(self) -> str:
-        return "".join(self._pieces)
-
-    def wait_for(self, text: str, seconds: float = 60) -> None:
-        end = time.monotonic() + seconds
-        while text not in self.output:
-            assert time.monotonic() < end, f"{text!r} did not come:\n{self.output}"
-            time.sleep(0.05)
-
-    def end(self) -> int:
-        code = self.process.wait(120)
-        self._reader.join()
-        return code
-
-
-def train(hub: LoopbackHub, folder: Path, *arguments: object, token: str | None = "hf_owner") -> Run:
-    return Run(hub, folder.parent, "train.py", *TINY, "--output_dir", folder, "--push_to_hub", *arguments, token=token)
+def train_and_push(
+    hub: LoopbackHub, folder: Path, *arguments: object, token: str | None = "hf_owner", **options: Any
+) -> str:
+    with as_client(hub, folder.parent / "hf_home", token):
+        return train(folder, *TINY, "--push_to_hub", *arguments, **options)
 
 
 def test_a_finished_run_is_on_the_hub_private_and_whole(hub: LoopbackHub, tmp_path: Path) -> None:
     folder = tmp_path / "digits"
     arguments = ["--max_train_steps", 3, "--hub_private_repo", "--hub_token", "hf_owner"]  # the name is the folder's
-    run = train(hub, folder, *arguments, token=None)
-    assert run.end() == 0, run.output
+    output = train_and_push(hub, folder, *arguments, token=None)
     repo = hub.repos["owner/digits"]
-    assert repo.private and "Could not" not in run.output
+    assert repo.private and "Could not" not in output
     pushed = repo.files()
     names = {"model_index.json", "unet/config.json", WEIGHTS, "scheduler/scheduler_config.json"}
     assert set(pushed) == names | {"README.md", "samples.png", "metrics.json", ".gitattributes"}
@@ -97,19 +72,22 @@ def test_a_finished_run_is_on_the_hub_private_and_whole(hub: LoopbackHub, tmp_pa
     }
     assert 'DDPMPaperPipeline.from_pretrained("owner/digits")' in card.text and "| learning_rate |" in card.text
     everything = b"".join(pushed.values()) + b"".join(p.read_bytes() for p in folder.rglob("*") if p.is_file())
-    assert b"hf_owner" not in everything and "hf_owner" not in run.output
+    assert b"hf_owner" not in everything and "hf_owner" not in output
     assert str(tmp_path).encode() not in b"".join(pushed.values())  # nor where it lay
 
 
 def test_training_goes_on_while_a_snapshot_is_pushed(hub: LoopbackHub, tmp_path: Path) -> None:
     folder, release = tmp_path / "run", threading.Event()
     held = hub.fail("PUT", "^/store/", hold=release)
-    run = train(hub, folder, "--hub_model_id", "owner/run", "--hub_push_steps", 2, "--max_train_steps", 40)
-    assert held.hit.wait(90), run.output
-    run.wait_for("40/40")  # the whole training, while the upload of the second step is held
-    assert hub.repos["owner/run"].files().keys() == {".gitattributes"}
-    release.set()
-    assert run.end() == 0, run.output
+
+    def trained() -> None:  # to the last step, while the upload of the second is held
+        assert held.hit.wait(90)
+        assert hub.repos["owner/run"].files().keys() == {".gitattributes"}
+        release.set()
+
+    arguments = ["--hub_model_id", "owner/run", "--hub_push_steps", 2, "--max_train_steps", 40]
+    output = train_and_push(hub, folder, *arguments, during=(done_in("ddpm_hf.cli.train.finish", trained),))
+    assert release.is_set() and "40/40" in output
     first, *later = list(hub.repos["owner/run"].commits.values())[1:]
     assert first.message == "Step 2 of a training that goes on" and later[-1].message == "Upload model"
     snapshot = {path: blob.data for path, blob in first.files.items()}
@@ -126,43 +104,40 @@ def test_a_hub_that_fails_stops_nothing_and_the_printed_command_pushes_later(hub
     folder = tmp_path / "run"
     failing = hub.fail("POST", "/commit/", times=None, status=500)
     arguments = ["--hub_model_id", "owner/run", "--hub_private_repo", "--hub_push_steps", 2]
-    run = train(hub, folder, *arguments, "--max_train_steps", 40)
-    assert run.end() == 0, run.output
-    assert "bits/dim on 297 test images" in run.output
+    output = train_and_push(hub, folder, *arguments, "--max_train_steps", 40)
+    assert "bits/dim on 24 test images" in output
     assert failing.count >= 6  # two pushes at least, with two more tries each
-    sentences = [line for line in run.output.splitlines() if "Could not push to owner/run" in line]
+    sentences = [line for line in output.splitlines() if "Could not push to owner/run" in line]
     assert any("The training goes on." in line for line in sentences) and "answered 500" in sentences[-1]
-    assert "The run is whole in its folder." in sentences[-1] and "Traceback" not in run.output
+    assert "The run is whole in its folder." in sentences[-1] and "Traceback" not in output
     assert hub.repos["owner/run"].files().keys() == {".gitattributes"}
-    command = shlex.split(run.output.splitlines()[-1])
-    assert command[:2] == [sys.executable, str(EXAMPLES / "push.py")]
+    command = shlex.split(output.splitlines()[-1])
+    assert command[:4] == [sys.executable, "-m", "ddpm_hf", "push"]
     failing.clear()
-    again = Run(hub, tmp_path, "push.py", *command[2:])
-    assert again.end() == 0, again.output
+    with as_client(hub, tmp_path / "hf_home", "hf_owner"):
+        again = in_process.run("push.py", *command[4:])
+    assert again.code == 0, again.output
     assert hub.repos["owner/run"].private
     assert hub.repos["owner/run"].files()[WEIGHTS] == (folder / WEIGHTS).read_bytes()
 
 
-def test_of_two_processes_one_pushes(hub: LoopbackHub, tmp_path: Path) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(EXAMPLES / "train.py")]
-    arguments = ["--output_dir", str(tmp_path / "run"), "--push_to_hub", "--hub_model_id", "owner/run"]
-    env = environment(hub, tmp_path / "hf_home", "hf_owner") | {"ACCELERATE_USE_CPU": "1"}
-    done = subprocess.run(
-        [*launcher, *TINY, *arguments, "--max_train_steps", "5"], env=env, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+def test_of_two_processes_one_pushes(scripts: ScriptServer, hub: LoopbackHub, tmp_path: Path) -> None:
+    arguments = ["--output_dir", tmp_path / "run", "--push_to_hub", "--hub_model_id", "owner/run"]
+    arguments += ["--max_train_steps", 3]
+    env = settings(hub, tmp_path / "hf_home", "hf_owner")
+    for run in scripts.start_together(2, "train.py", *TINY, *arguments, env=env):
+        ended(run)
     assert [commit.message for commit in hub.repos["owner/run"].commits.values()] == ["initial commit", "Upload model"]
     assert len([request for request in hub.requests if request.path == "/api/repos/create"]) == 2  # before and after
-    assert json.loads(hub.repos["owner/run"].files()["metrics.json"])["train_batch_size"] == 128
+    assert json.loads(hub.repos["owner/run"].files()["metrics.json"])["train_batch_size"] == 32
 
 
 def test_a_hub_that_is_away_stops_no_training(tmp_path: Path) -> None:
     with LoopbackHub() as hub:
         pass  # an address where nobody answers
-    run = train(hub, tmp_path / "run", "--hub_model_id", "owner/run", "--max_train_steps", 3)
-    assert run.end() == 0, run.output
-    assert "cannot be reached; see to the network and try again. The training starts all the same." in run.output
-    assert "The run is whole in its folder." in run.output and "push.py" in run.output.splitlines()[-1]
+    output = train_and_push(hub, tmp_path / "run", "--hub_model_id", "owner/run", "--max_train_steps", 3)
+    assert "cannot be reached; see to the network and try again. The training starts all the same." in output
+    assert "The run is whole in its folder." in output and "ddpm_hf push" in output.splitlines()[-1]
     assert load_file(tmp_path / "run" / WEIGHTS)
 
 
@@ -177,31 +152,28 @@ def test_what_could_never_be_pushed_is_told_before_the_training(hub: LoopbackHub
         ("which reads 'owner/name'", "hf_owner", ["--hub_model_id", "a/b/c"]),
         ("`hub_push_steps` must be at least 0", "hf_owner", ["--hub_push_steps", "-1"]),
     ]
-    runs = [
-        train(hub, tmp_path / f"run{i}", "--max_train_steps", 3, *arguments, token=token)
-        for i, (_, token, arguments) in enumerate(cases)
-    ]
-    for run, (told, _, _) in zip(runs, cases, strict=True):
-        assert run.end() == 2, run.output
-        last = run.output.splitlines()[-1]
-        assert last.startswith("train.py: error: ") and told in last and "Traceback" not in run.output
-        assert "training:" not in run.output
+    for i, (told, token, arguments) in enumerate(cases):
+        output = train_and_push(hub, tmp_path / f"run{i}", *arguments, "--max_train_steps", 3, token=token, code=2)
+        last = output.splitlines()[-1]
+        assert last.startswith("train.py: error: ") and told in last and "Traceback" not in output
+        assert "training:" not in output
     assert all(len(repo.commits) == 1 for repo in hub.repos.values())
 
 
 def test_a_hub_that_never_answers_is_given_up(hub: LoopbackHub, tmp_path: Path, monkeypatch) -> None:
     DDPMPaperPipeline(tiny_unet(), DDPMPaperScheduler()).save_pretrained(tmp_path / "run")
     silent = hub.fail("POST", "/commit/", times=None, hold=threading.Event())
-    patience = "import sys; sys.path.insert(0, {examples!r}); import pushing; pushing.LONGEST_SILENCE = 0.5; "
-    monkeypatch.setattr("test_pushing.RUN", patience + RUN)
-    run = Run(hub, tmp_path, "push.py", "--output_dir", tmp_path / "run", "--hub_model_id", "owner/run")
-    assert run.end() == 2, run.output
+    monkeypatch.setattr(pushing, "LONGEST_SILENCE", 0.5)
+    with as_client(hub, tmp_path / "hf_home", "hf_owner"):
+        done = in_process.run("push.py", "--output_dir", tmp_path / "run", "--hub_model_id", "owner/run")
+    assert done.code == 2, done.output
     assert silent.count == 3  # the first time, and two more
-    assert "the connection to the Hub" in run.output and "(ReadTimeout); try again" in run.output.splitlines()[-1]
+    assert "the connection to the Hub" in done.output and "(ReadTimeout); try again" in done.output.splitlines()[-1]
     assert hub.repos["owner/run"].files().keys() == {".gitattributes"}
 
 
 def test_arguments_that_would_push_nothing(hub: LoopbackHub, tmp_path: Path) -> None:
-    run = Run(hub, tmp_path, "train.py", *TINY, "--output_dir", tmp_path / "run", "--hub_push_steps", 5)
-    assert run.end() == 2 and "`hub_push_steps` does nothing without --push_to_hub." in run.output
+    with as_client(hub, tmp_path / "hf_home", "hf_owner"):
+        output = train(tmp_path / "run", *TINY, "--hub_push_steps", 5, code=2)
+    assert "`hub_push_steps` does nothing without --push_to_hub." in output
     assert hub.requests == []

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import shlex
 import shutil
 import signal
 import socket
@@ -20,21 +21,27 @@ import pytest
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import ProjectConfiguration
+from hooks import few_digits, signal_at
 from PIL import Image
-from script_server import Script, ScriptServer
-from training_runs import after, signal_at
+from script_server import ScriptServer
+from training_runs import LATEST, TINY, ended, refused, start, train
 
 from ddpm_hf.training.tracking import NOISE_LEVELS, Trackers, check_logger
 
 
 TOKEN = "hf_ThisMustStayASecret"
-RUN = ["--block_out_channels", 8, 8, "--layers_per_block", 1, "--norm_num_groups", 4, "--ddpm_num_steps", 20]
-RUN += ["--train_batch_size", 64, "--eval_batch_size", 4, "--num_quality_samples", 4, "--num_evaluations", 2]
-RUN += ["--num_paths", 3, "--max_measured_images", 64]
-RUN += ["--num_validation_evaluations", 2, "--max_validation_images", 64, "--save_images_epochs", 1]
-RUN += ["--max_train_steps", 30, "--validation_steps", 10, "--checkpointing_steps", 10, "--hub_token", TOKEN]
+# 24 steps make an epoch; ten timesteps fall into as many levels of noise.
+RUN = [
+    *TINY,
+    *shlex.split(
+        "--ddpm_num_steps 10 --num_paths 3 --num_validation_evaluations 2 --max_validation_images 16"
+        " --save_images_epochs 1 --max_train_steps 30 --validation_steps 10 --checkpointing_steps 10"
+    ),
+    *("--hub_token", TOKEN),
+]
+DIGITS = 374  # to train on, 16 in a step
 
-LEVELS = {f"loss_by_noise/t_{2 * k:04d}" for k in range(NOISE_LEVELS)}
+LEVELS = {f"loss_by_noise/t_{k:04d}" for k in range(NOISE_LEVELS)}
 ALONG_THE_WAY = {"loss", "gradient_norm", "learning_rate", "images_per_second", "epoch", "ema_decay"} | LEVELS
 VALIDATION = {"validation/bits_per_dim", "validation/bits_per_dim_standard_error"}
 AT_THE_END = {"test/bits_per_dim", "test/bits_per_dim_standard_error", "test/frechet_distance_pixels"}
@@ -43,11 +50,10 @@ AT_THE_END |= {f"test/bits_per_dim_{part}" for part in ("importance_weighted", "
 Curves = dict[str, dict[int, float]]
 
 
-def trained(scripts: ScriptServer, folder: Path, *arguments: object, env: dict[str, str] | None = None) -> Script:
-    done = scripts.run("train.py", *RUN, "--output_dir", folder, *arguments, env=env)
-    assert done.code == 0, done.output
+def trained(folder: Path, *arguments: object, code: int = 0, **options: Any) -> None:
+    """Train, and tell trackers."""
+    train(folder, *RUN, *arguments, code=code, digits=few_digits(DIGITS, 24), **options)
     assert_secret(folder)
-    return done
 
 
 def assert_secret(folder: Path) -> None:
@@ -72,7 +78,7 @@ def assert_complete(curves: Curves, folder: Path) -> None:
     rates = curves["learning_rate"]
     assert rates == pytest.approx({step: step / 50 * 4e-3 for step in rates}, rel=1e-6)  # of the warm-up
     assert min(curves["images_per_second"].values()) > 0 and min(curves["gradient_norm"].values()) > 0
-    assert curves["epoch"] == {10: 0, 20: 0, 24: 1, 30: 1}  # of 1500 images, 64 in a step
+    assert curves["epoch"] == {10: 0, 20: 0, 24: 1, 30: 1}  # of 374 images, 16 in a step
     # Noise hides what the model could get wrong: the losses fall with the noise level.
     ends = [np.mean(list(curves[name].values())) for name in (min(LEVELS), max(LEVELS))]
     assert ends[0] > 10 * ends[1]
@@ -80,9 +86,9 @@ def assert_complete(curves: Curves, folder: Path) -> None:
 
 def assert_settings(settings: dict[str, Any]) -> None:
     """What was asked for, as far as it is nobody's secret, and what it came to."""
-    expected = {"max_train_steps": 30, "train_batch_size": 64, "ddpm_num_steps": 20, "learning_rate": 4e-3}
+    expected = {"max_train_steps": 30, "train_batch_size": 16, "ddpm_num_steps": 10, "learning_rate": 4e-3}
     expected |= {"objective": "rate", "prediction_type": "v_prediction", "block_out_channels": "[8, 8]"}
-    expected |= {"data": "scikit-learn digits", "train_images": 1500, "images_in_a_step": 64, "num_levels": 17}
+    expected |= {"data": "scikit-learn digits", "train_images": DIGITS, "images_in_a_step": 16, "num_levels": 17}
     assert {name: settings.get(name) for name in expected} == expected
     assert settings["parameters"] > 1000
     assert not {name for name in settings if "token" in name or name.endswith(("_dir", "_path"))}
@@ -114,11 +120,11 @@ def curves_of(folder: Path) -> Curves:
 
 
 @pytest.fixture(scope="module")
-def run(scripts: ScriptServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole run that told tensorboard."""
     pytest.importorskip("tensorboard")
     folder = tmp_path_factory.mktemp("tracked") / "run"
-    trained(scripts, folder, "--logger", "tensorboard", "--checkpoints_total_limit", -1)
+    trained(folder, "--logger", "tensorboard", "--checkpoints_total_limit", -1)
     return folder
 
 
@@ -150,11 +156,11 @@ def test_tensorboard_holds_the_settings_and_compares_runs_by_their_scores(run: P
     assert b"| max_train_steps | 30 |" in text.tensor_proto.string_val[0]
 
 
-def test_a_run_that_goes_on_from_before_has_one_curve(scripts: ScriptServer, run: Path, tmp_path: Path) -> None:
+def test_a_run_that_goes_on_from_before_has_one_curve(run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     before = curves_of(run)
-    trained(scripts, folder, "--logger", "tensorboard", "--resume_from_checkpoint", "checkpoint-20")
+    trained(folder, "--logger", "tensorboard", "--resume_from_checkpoint", "checkpoint-20")
     after = curves_of(folder)
     assert_complete(after, folder)
     del before["images_per_second"], after["images_per_second"]
@@ -162,36 +168,34 @@ def test_a_run_that_goes_on_from_before_has_one_curve(scripts: ScriptServer, run
     assert [event.step for event in events(folder).Images("samples")] == [24, 30]
 
 
-def test_a_run_that_was_stopped_has_one_curve(scripts: ScriptServer, tmp_path: Path) -> None:
+def test_a_run_that_was_stopped_has_one_curve(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     run = tmp_path / "run"
-    arguments = [*RUN, "--logger", "tensorboard", "--output_dir", run, "--resume_from_checkpoint", "latest"]
-    stopped = scripts.run(after(tmp_path, signal_at(13, "SIGTERM")), *arguments)
-    assert stopped.code == 128 + signal.SIGTERM, stopped.output
+    arguments = ["--logger", "tensorboard", *LATEST]
+    trained(run, *arguments, code=128 + signal.SIGTERM, during=(signal_at(13, "SIGTERM"),))
     assert list(curves_of(run)["loss"]) == [10, 13]
-    done = scripts.run("train.py", *arguments)
-    assert done.code == 0, done.output
+    trained(run, *arguments)
     curves = curves_of(run)
     assert list(curves["loss"]) == [10, 13, 20, 24, 30]
     assert set(curves) == ALONG_THE_WAY | VALIDATION | AT_THE_END
     assert list(curves["validation/bits_per_dim"]) == [10, 20, 30]
 
 
-def test_a_run_over_another_starts_its_curves_anew(scripts: ScriptServer, run: Path, tmp_path: Path) -> None:
+def test_a_run_over_another_starts_its_curves_anew(run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     arguments = ["--overwrite_output_dir", "--max_train_steps", 3, "--validation_steps", 0]
-    trained(scripts, folder, "--logger", "tensorboard", *arguments)
+    trained(folder, "--logger", "tensorboard", *arguments)
     curves = curves_of(folder)
     assert set(curves["loss"]) == {3} and not VALIDATION & set(curves)
 
 
 def test_of_two_processes_one_tells(scripts: ScriptServer, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    short = ["--max_train_steps", 3, "--validation_steps", 3, "--train_batch_size", 32, "--checkpointing_steps", 0]
+    short = ["--max_train_steps", 3, "--validation_steps", 3, "--train_batch_size", 8, "--checkpointing_steps", 0]
     arguments = [*RUN, *short, "--logger", "tensorboard", "--output_dir", tmp_path]
-    runs = scripts.start_together(2, "train.py", *arguments)
-    assert [each.wait() for each in runs] == [0, 0], [each.output for each in runs]
+    for run in scripts.start_together(2, "train.py", *arguments):
+        ended(run)
     assert len(list(tmp_path.rglob("*tfevents*"))) == 1
     assert set(curves_of(tmp_path)["loss"]) == set(curves_of(tmp_path)["validation/bits_per_dim"]) == {3}
 
@@ -243,10 +247,13 @@ def test_wandb_without_a_network(scripts: ScriptServer, tmp_path: Path) -> None:
         server.listen()
         server.setblocking(False)
         address = f"http://127.0.0.1:{server.getsockname()[1]}"
-        done = trained(scripts, folder, "--logger", "wandb", env={"WANDB_MODE": "offline", "WANDB_BASE_URL": address})
+        settings = {"WANDB_MODE": "offline", "WANDB_BASE_URL": address}
+        few = f"hooks.few_digits({DIGITS}, 24)"
+        output = ended(start(scripts, folder, *RUN, "--logger", "wandb", hooks=few, env=settings))
+        assert_secret(folder)
         with pytest.raises(BlockingIOError):  # nobody called
             server.accept()
-    assert "Traceback" not in done.output and "WARNING" not in done.output
+    assert "WARNING" not in output
     (file,) = (folder / "logs" / "wandb").glob("offline-run-*/*.wandb")
     assert not (Path.cwd() / "wandb").exists()
     curves, settings, pictures = {}, {}, {}
@@ -273,20 +280,19 @@ def test_wandb_that_cannot_start_is_told_and_leaves_nothing(scripts: ScriptServe
     (tmp_path / "home").mkdir()
     no_key = {"HOME": str(tmp_path / "home"), "WANDB_API_KEY": "", "WANDB_MODE": "online"}
     no_key["WANDB_BASE_URL"] = "http://127.0.0.1:9"
-    done = scripts.run("train.py", *RUN, "--output_dir", tmp_path / "run", "--logger", "wandb", env=no_key)
-    sentences = [line for line in done.output.splitlines() if line.startswith("train.py: error: `logger` wandb")]
-    assert done.code == 2 and len(sentences) == 1 and "Traceback" not in done.output, done.output
+    output = ended(start(scripts, tmp_path / "run", *RUN, "--logger", "wandb", env=no_key), 2)
+    assert len([line for line in output.splitlines() if line.startswith("train.py: error: `logger` wandb")]) == 1
     assert list((tmp_path / "run").iterdir()) == []  # so that the same command can be tried again
 
 
 # --- trackio ---------------------------------------------------------------------------------------------------------
 
 
-def test_trackio_in_its_own_file(scripts: ScriptServer, tmp_path: Path) -> None:
+def test_trackio_in_its_own_file(tmp_path: Path) -> None:
     pytest.importorskip("trackio", reason="trackio wants another version of pillow than the pinned one")
     folder = tmp_path / "run"
     for go_on in ([], ["--resume_from_checkpoint", "checkpoint-20"]):
-        trained(scripts, folder, "--logger", "trackio", *go_on)
+        trained(folder, "--logger", "trackio", *go_on)
     curves, pictures = {}, {}
     with sqlite3.connect(folder / "logs" / "ddpm_hf.db") as base:
         rows = [(step, json.loads(text)) for step, text in base.execute("SELECT step, metrics FROM metrics")]
@@ -323,10 +329,9 @@ def test_a_folder_of_that_name_is_no_tracker(monkeypatch: pytest.MonkeyPatch, tm
         check_logger("no_tracker")
 
 
-def test_without_its_tracker_a_run_does_not_begin(scripts: ScriptServer, tmp_path: Path) -> None:
+def test_without_its_tracker_a_run_does_not_begin(tmp_path: Path) -> None:
     missing = [name for name in ("trackio", "wandb", "tensorboard") if importlib.util.find_spec(name) is None]
     if not missing:
         pytest.skip("every tracker is installed")
-    done = scripts.run("train.py", *RUN, "--output_dir", tmp_path / "run", "--logger", missing[0])
-    assert done.code == 2 and "Traceback" not in done.output, done.output
-    assert f"`logger` {missing[0]} is not installed" in done.output and not (tmp_path / "run").exists()
+    sentence = refused(tmp_path / "run", *RUN, "--logger", missing[0])
+    assert f"`logger` {missing[0]} is not installed" in sentence and not (tmp_path / "run").exists()

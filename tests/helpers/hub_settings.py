@@ -1,0 +1,28 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""The settings of the Hub's client, which it reads when it is imported, read again."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+
+
+READ_AGAIN = ("HF_ENDPOINT", "HF_HOME", "HF_HUB_", "HF_TOKEN")
+
+
+def read_hub_settings() -> None:
+    """Have the client, and whoever took a setting from it, follow the environment as it is now."""
+    import huggingface_hub
+    from huggingface_hub import constants, hf_api
+
+    before = dict(vars(constants))
+    importlib.reload(constants)
+    changed = {name: value for name, value in vars(constants).items() if name.isupper() and value != before[name]}
+    for module in list(sys.modules.values()):
+        if isinstance(module, ModuleType) and module is not constants:
+            for name in changed.keys() & vars(module).keys():
+                if vars(module)[name] == before[name]:
+                    setattr(module, name, changed[name])
+    hf_api.api.endpoint = constants.ENDPOINT
+    huggingface_hub.close_session()
