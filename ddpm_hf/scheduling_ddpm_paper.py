@@ -65,7 +65,7 @@ from .scheduler_config import (
     own_arguments,
     own_defaults,
 )
-from .scheduler_conversion import betas_unlike, in_our_terms
+from .scheduler_conversion import betas_unlike, check_process, in_our_terms
 from .timesteps import (
     TIMESTEP_SPACINGS,
     custom_times,
@@ -203,6 +203,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         if isinstance(config, dict):
             stored = own_arguments(config.get(OWN_CONFIG_KEY, {}))
             own |= {name: value for name, value in stored.items() if name in OWN_ARGUMENTS}
+            check_process(config, [config["_class_name"]] if "_class_name" in config else [])
             config = in_our_terms(in_todays_names(config, stored.get("variance_type")))
         own |= {name: kwargs.pop(name) for name in OWN_ARGUMENTS if name in kwargs}
         scheduler, unused = super().from_config(config, return_unused_kwargs=True, **kwargs)
@@ -218,11 +219,12 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         itself. What its class has no argument for is at the defaults of this class.
 
         Raises:
-            ValueError: for what is no scheduler.
+            ValueError: for the scheduler of another process, such as flow matching, and for what is no scheduler.
         """
         if not isinstance(scheduler, SchedulerMixin) or not isinstance(scheduler, ConfigMixin):
             raise ValueError(f"`scheduler` must be a scheduler of diffusers, but is {type(scheduler).__name__}.")
         config = dict(scheduler.config)
+        check_process(config, [base.__name__ for base in type(scheduler).__mro__])
         at_default = names_at_default(config, type(scheduler))
         config = in_todays_names({**config, DEFAULTS_KEY: at_default}, None)
         parameters = inspect.signature(cls.__init__).parameters
