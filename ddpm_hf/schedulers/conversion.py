@@ -1,16 +1,92 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What the configurations of other schedulers of diffusers mean in the terms of a DDPM."""
+"""Which schedulers of diffusers are a DDPM's, and what their configurations mean in its terms.
+
+The process of a DDPM is a discrete, variance-preserving diffusion of T steps, given by β_1 … β_T. Ancestral samplers,
+DDIM and most solvers share it, whatever steps they take along it. Other processes share names of arguments, or
+have none that a DDPM lacks, and would pass for a DDPM whose β are at their defaults.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..diffusion.noise_schedule import NoiseSchedule
-from .configuration import DEFAULTS_KEY, noise_schedule
+from .configuration import DEFAULTS_KEY, OWN_CONFIG_KEY, noise_schedule
+
+
+_EDM = "the EDM process (Karras et al. 2022)"
+_VE = "a variance-exploding diffusion"
+_CONTINUOUS = "a diffusion in continuous time"
+_FLOW = "flow matching"
+_CONSISTENCY = "a consistency model"
+_DISCRETE = "a diffusion of discrete tokens"
+
+OTHER_PROCESSES = {
+    "EDMDPMSolverMultistepScheduler": _EDM,
+    "EDMEulerScheduler": _EDM,
+    "CosineDPMSolverMultistepScheduler": _EDM,
+    "KarrasVeScheduler": _VE,
+    "ScoreSdeVeScheduler": _VE,
+    "ScoreSdeVpScheduler": _CONTINUOUS,
+    "DDPMWuerstchenScheduler": _CONTINUOUS,
+    "IPNDMScheduler": _CONTINUOUS,
+    "FlowMapEulerDiscreteScheduler": _FLOW,
+    "FlowMatchEulerDiscreteScheduler": _FLOW,
+    "FlowMatchHeunDiscreteScheduler": _FLOW,
+    "FlowMatchLCMScheduler": _FLOW,
+    "HeliosDMDScheduler": _FLOW,
+    "HeliosScheduler": _FLOW,
+    "LTXEulerAncestralRFScheduler": _FLOW,
+    "MiniMaxH3Scheduler": _FLOW,
+    "PiflowScheduler": _FLOW,
+    "RFD4ProteinaScheduler": _FLOW,
+    "CMStochasticIterativeScheduler": _CONSISTENCY,
+    "ConsistencyDecoderScheduler": _CONSISTENCY,
+    "SCMScheduler": _CONSISTENCY,
+    "AmusedScheduler": _DISCRETE,
+    "BlockRefinementScheduler": _DISCRETE,
+    "DiscreteDDIMScheduler": _DISCRETE,
+    "EntropyBoundScheduler": _DISCRETE,
+    "VQDiffusionScheduler": _DISCRETE,
+}
+
+_BETA_ARGUMENTS = {"beta_start", "beta_end", "beta_schedule"}
+
+
+def check_process(config: Mapping[str, Any], class_names: Collection[str]) -> None:
+    """Raise ValueError unless a scheduler's process is that of a DDPM.
+
+    Args:
+        config: the scheduler's.
+        class_names: of its class and the classes that it inherits from, as far as they are known.
+    """
+    name = next(iter(class_names), "this configuration")
+    process = _other_process(config, class_names)
+    if process is not None:
+        raise ValueError(
+            "`scheduler` must be that of a DDPM (a discrete variance-preserving diffusion, such as DDPMScheduler or"
+            f" DDIMScheduler), but {name} belongs to {process}."
+        )
+
+
+def _other_process(config: Mapping[str, Any], class_names: Collection[str]) -> str | None:
+    was_ours = OWN_CONFIG_KEY in config  # then it states the process of that one still
+    known = [OTHER_PROCESSES[name] for name in class_names if name in OTHER_PROCESSES and not was_ours]
+    if known:
+        return known[0]
+    if config.get("use_flow_sigmas"):
+        return f"{_FLOW} (`use_flow_sigmas` is True)"
+    if config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction":
+        return f"{_EDM} (`timestep_type` is 'continuous')"
+    is_from_a_class = bool(class_names) or DEFAULTS_KEY in config
+    if is_from_a_class and not was_ours and "DDPMScheduler" not in class_names and not _BETA_ARGUMENTS & set(config):
+        return "another process, which has no betas"
+    return None
 
 
 def in_our_terms(config: dict[str, Any]) -> dict[str, Any]:

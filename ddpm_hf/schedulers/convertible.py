@@ -23,7 +23,7 @@ from .configuration import (
     own_arguments,
     own_defaults,
 )
-from .conversion import betas_unlike, in_our_terms
+from .conversion import betas_unlike, check_process, in_our_terms
 
 
 class ConvertibleScheduler:
@@ -48,6 +48,7 @@ class ConvertibleScheduler:
         if isinstance(config, dict):
             stored = own_arguments(config.get(OWN_CONFIG_KEY, {}))
             own |= {name: value for name, value in stored.items() if name in OWN_ARGUMENTS}
+            check_process(config, [config["_class_name"]] if "_class_name" in config else [])
             config = in_our_terms(in_todays_names(config, stored.get("variance_type")))
         own |= {name: kwargs.pop(name) for name in OWN_ARGUMENTS if name in kwargs}
         scheduler, unused = super().from_config(config, return_unused_kwargs=True, **kwargs)
@@ -63,10 +64,11 @@ class ConvertibleScheduler:
         itself. What its class has no argument for is at the defaults of this class.
 
         Raises:
-            ValueError: for what is no scheduler.
+            ValueError: for the scheduler of another process, such as flow matching, and for what is no scheduler.
         """
         if not isinstance(scheduler, SchedulerMixin) or not isinstance(scheduler, ConfigMixin):
             raise ValueError(f"`scheduler` must be a scheduler of diffusers, but is {type(scheduler).__name__}.")
+        check_process(scheduler.config, [base.__name__ for base in type(scheduler).__mro__])
         config = dict(scheduler.config)
         at_default = names_at_default(config, type(scheduler))
         config = in_todays_names({**config, DEFAULTS_KEY: at_default}, None)

@@ -22,10 +22,10 @@ from unittest import mock
 
 import torch
 
-from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.batches import Batch, TrainingBatches
 from ddpm_hf.data.level_images import ImageData
 from ddpm_hf.data.loading import DIGITS
+from ddpm_hf.tasks import images as image_task
 from ddpm_hf.training import setup
 from ddpm_hf.training.tracking import Progress
 
@@ -72,16 +72,16 @@ def at_batch(change: Callable[[int, Batch], Batch]) -> AbstractContextManager:
 
 def few_digits(train: int = 150, test: int = 24) -> AbstractContextManager:
     """Without data of its own a run gets so few of the digits, evenly spread over them."""
-    load = setup.load_images
+    load = image_task.load_images
 
-    def loaded(arguments: DataArguments) -> ImageData:
-        images = load(arguments)
+    def loaded(*arguments: Any) -> ImageData:
+        images = load(*arguments)
         if images.name != DIGITS:
             return images
         counts = {"train": train, "test": test, "validation": test}
         return dataclasses.replace(images, **{part: getattr(images, part).spread(n) for part, n in counts.items()})
 
-    return mock.patch.object(setup, "load_images", loaded)
+    return mock.patch.object(image_task, "load_images", loaded)
 
 
 def signal_at(

@@ -10,12 +10,12 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, SchedulerMixin
+from diffusers import DDPMPipeline, DDPMScheduler, SchedulerMixin
 from diffusers.schedulers.deprecated import ScoreSdeVpScheduler
 from diffusers.schedulers.scheduling_consistency_decoder import ConsistencyDecoderScheduler
 from tiny_models import tiny_unet
 
-from ddpm_hf import DDPMPaperScheduler
+from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler
 
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # inside diffusers
@@ -161,3 +161,106 @@ def test_what_is_no_scheduler_is_refused():
     for other in (None, "DDPMScheduler", tiny_unet()):
         with pytest.raises(ValueError, match="`scheduler` must be a scheduler of diffusers, but is"):
             DDPMPaperScheduler.from_scheduler(other)
+
+
+# --- schedulers of other processes ----------------------------------------------------------------------------------
+
+
+def refusal(name: str) -> str:
+    return rf"^`scheduler` must be that of a DDPM \(.*\), but {name} belongs to [^.]+\.( \d{{4}}\)\.)?$"
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_process_is_refused_by_name(name: str):
+    with pytest.raises(ValueError, match=refusal(name)):
+        DDPMPaperScheduler.from_scheduler(built(name))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_process_is_refused_as_a_file(name: str, tmp_path: Path):
+    built(name).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=refusal(name)):
+        DDPMPaperScheduler.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_pipeline_refuses_another_process(name: str):
+    with pytest.raises(ValueError, match=refusal(name)):
+        DDPMPaperPipeline(tiny_unet(), built(name))
+
+
+@pytest.mark.parametrize("name", ["EDMEulerScheduler", "FlowMatchEulerDiscreteScheduler", "ScoreSdeVeScheduler"])
+def test_a_saved_pipeline_of_another_process_is_refused(name: str, tmp_path: Path):
+    DDPMPipeline(tiny_unet(), built(name)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=refusal(name)):
+        DDPMPaperPipeline.from_pretrained(tmp_path)
+    (tmp_path / "model_index.json").unlink()
+    (tmp_path / "scheduler" / "scheduler_config.json").rename(tmp_path / "scheduler_config.json")
+    for file in (tmp_path / "unet").iterdir():
+        file.rename(tmp_path / file.name)
+    with pytest.raises(ValueError, match=refusal(name)):
+        DDPMPaperPipeline.from_pretrained(tmp_path)  # the flat layout
+
+
+@pytest.mark.parametrize("name", [name for name in WITH_BETAS if takes(name, "use_flow_sigmas")])
+def test_a_solver_that_follows_a_flow_is_refused(name: str, tmp_path: Path):
+    options = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+    source = built(name, **options)
+    source.save_pretrained(tmp_path)
+    for convert in (
+        lambda: DDPMPaperScheduler.from_scheduler(source),
+        lambda: DDPMPaperScheduler.from_config(source.config),
+        lambda: DDPMPaperScheduler.from_pretrained(tmp_path),
+    ):
+        with pytest.raises(ValueError, match=r"belongs to flow matching \(`use_flow_sigmas` is True\)"):
+            convert()
+
+
+def test_a_solver_in_continuous_time_is_refused():
+    """As Stable Video Diffusion has it, a model of EDM."""
+    source = built("EulerDiscreteScheduler", timestep_type="continuous", prediction_type="v_prediction")
+    with pytest.raises(ValueError, match="EulerDiscreteScheduler belongs to the EDM process"):
+        DDPMPaperScheduler.from_scheduler(source)
+
+
+def test_spacings_of_the_noise_along_a_ddpm_are_no_other_process():
+    for option in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"):
+        source = built("EulerDiscreteScheduler", **{option: True}, beta_schedule="scaled_linear")
+        assert_same_process(DDPMPaperScheduler.from_scheduler(source), source)
+
+
+def test_a_class_that_inherits_from_another_process_is_refused():
+    class Mine(diffusers.FlowMatchEulerDiscreteScheduler):
+        pass
+
+    with pytest.raises(ValueError, match="but Mine belongs to flow matching"):
+        DDPMPaperScheduler.from_scheduler(Mine())
+
+
+@pytest.mark.parametrize("name", ["EDMEulerScheduler", "FlowMatchEulerDiscreteScheduler", "ScoreSdeVeScheduler"])
+def test_a_configuration_without_betas_is_refused_though_it_has_no_name(name: str):
+    config = built(name).config
+    assert "_class_name" not in config
+    with pytest.raises(ValueError, match="this configuration belongs to another process, which has no betas"):
+        DDPMPaperScheduler.from_config(config)
+
+
+def test_a_process_that_diffusers_does_not_know_is_refused_if_it_has_no_betas():
+    config = {"_class_name": "NewFlowScheduler", "num_train_timesteps": 1000, "sigma_max": 3.0}
+    with pytest.raises(ValueError, match="NewFlowScheduler belongs to another process, which has no betas"):
+        DDPMPaperScheduler.from_config(config)
+
+
+def test_a_ddpm_comes_back_from_a_scheduler_of_another_process(tmp_path: Path):
+    """diffusers calls EDM's compatible; our own configuration still says what the model is."""
+    ours = DDPMPaperScheduler(beta_schedule="scaled_linear", num_levels=17)
+    theirs = diffusers.EDMEulerScheduler.from_config(ours.config)
+    theirs.save_pretrained(tmp_path)
+    for back in (DDPMPaperScheduler.from_config(theirs.config), DDPMPaperScheduler.from_pretrained(tmp_path)):
+        assert torch.equal(back.betas, ours.betas)
+        assert back.num_levels == 17
+
+
+def test_plain_dictionaries_may_leave_everything_out():
+    assert len(DDPMPaperScheduler.from_config({"num_train_timesteps": 10})) == 10
+    assert len(DDPMPaperScheduler.from_config({"_class_name": "DDPMScheduler", "num_train_timesteps": 10})) == 10
