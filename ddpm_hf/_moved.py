@@ -27,7 +27,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "noise_schedule": ("diffusion.noise_schedule",),
     "numerics": ("diffusion.numerics",),
     "objectives": ("diffusion.losses", "diffusion.timestep_sampling"),
-    "pipeline_ddpm_paper": ("pipelines.pipeline_ddpm_paper",),
+    "pipeline_ddpm_paper": ("pipelines.pipeline_ddpm_paper", "pipelines.images"),
     "probability_flow": ("diffusion.probability_flow", "likelihood.ode", "diffusion.ode_solver"),
     "reverse_process": (
         "diffusion.reverse_process",
