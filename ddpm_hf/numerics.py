@@ -19,6 +19,11 @@ Times = int | Tensor
 LOG_2 = math.log(2.0)
 
 
+def in_int64(t: Times) -> Times:
+    """Times that can be calculated with: small integer types wrap around, and torch has no arithmetic for some."""
+    return t.long() if isinstance(t, Tensor) else t
+
+
 def log1mexp(x: Tensor) -> Tensor:
     """log(1 − eˣ) for x ≤ 0, to full relative precision (Mächler 2012, "Accurately computing log(1 − exp(−|a|))").
 

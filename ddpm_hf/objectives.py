@@ -22,7 +22,7 @@ from torch import Tensor
 from .gaussian_process import PREDICTION_TYPES, StepCoefficients, unknown
 from .likelihood import vlb_terms
 from .noise_schedule import NoiseSchedule
-from .numerics import Times, expand_like, log1mexp, mean_flat, nats_to_bits, promote, require_samples
+from .numerics import Times, expand_like, in_int64, log1mexp, mean_flat, nats_to_bits, promote, require_samples
 from .reverse_process import ReverseProcess
 
 
@@ -84,7 +84,7 @@ def min_snr_weights(
     elif prediction_type == "score":
         log_square, log_ratio = log_snr - log_var, log_var
     else:
-        step = StepCoefficients.between(schedule, t - 1 if s is None else s, t)
+        step = StepCoefficients.between(schedule, in_int64(t) - 1 if s is None else s, t)
         log_square = 2 * torch.log(step.posterior_coef_x0)
         log_ratio = log_snr - log_square
     return torch.exp(torch.minimum(log_ratio, math.log(gamma) - log_square))
@@ -271,7 +271,7 @@ class ImportanceTimesteps:
     @torch.no_grad()
     def update(self, index: Tensor, losses: Tensor) -> None:
         """Take in the losses `[B]` at the indices `[B]`, before the weights that `sample` gives."""
-        bins, squares = self.bins[index], losses.detach().float() ** 2
+        bins, squares = self.bins[index.long()], losses.detach().float() ** 2
         # By a product, whose sums come in the same order every time: `index_add_` on a GPU has none.
         members = (bins[:, None] == torch.arange(self.num_bins, device=bins.device)).float()
         counts, sums = members.sum(dim=0), squares @ members

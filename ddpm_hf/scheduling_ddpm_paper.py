@@ -42,7 +42,7 @@ from .gaussian_process import (
 from .hub_errors import hub_errors
 from .likelihood import prior_kl, vlb_terms
 from .noise_schedule import NoiseSchedule
-from .numerics import demote, expand_like, nats_to_bits, promote, require_samples
+from .numerics import demote, expand_like, in_int64, nats_to_bits, promote, require_samples
 from .objectives import min_snr_weights
 from .reverse_process import (
     UNDETERMINED,
@@ -439,7 +439,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         """The timestep visited after the given one, −1 for the data."""
         chain = self._chain
         if self.num_inference_steps is None and not self.custom_timesteps:
-            return timestep - 1
+            return in_int64(timestep) - 1
         return chain.pair(chain.index(timestep))[0] - 1
 
     def scale_model_input(self, sample: Tensor, timestep: int | None = None) -> Tensor:
