@@ -71,7 +71,7 @@ def vlb_terms(
     require_samples(noisy_samples=x_t, original_samples=x_0)
     p = process.p_mean_variance(model_output, x_t, index)
     decoder = num_levels, process.measures_decoder
-    index = index.expand(len(x_0))
+    index = index.long().expand(len(x_0))
     first, known = index == 0, index.device.type == "cpu"  # looking costs no synchronisation: compute what is used
     if len(process.times) == 1 or (known and bool(first.all())):
         return nats_to_bits(decoder_nll(p, x_0, *decoder)).expand(len(x_0))

@@ -37,7 +37,7 @@ from .gaussian_process import (
     q_sample,
     velocity,
 )
-from .numerics import Coefficient, Times, check_num_levels, expand_like, nats_to_bits, promote
+from .numerics import Coefficient, Times, check_num_levels, expand_like, in_int64, nats_to_bits, promote
 from .reverse_process import UNDETERMINED, ReverseProcess, cast_variance
 
 
@@ -79,7 +79,7 @@ class GaussianDiffusion(ReverseProcess):
 
     def pair(self, index: Index) -> tuple[Tensor, Tensor]:
         """The times (s, t) of each pair, int64 in the shape of `index` and on its device."""
-        index = torch.as_tensor(index)
+        index = torch.as_tensor(index).long()
         times = self._times_on(index.device)
         return times.take(index), times.take(index + 1)
 
@@ -142,7 +142,7 @@ class GaussianDiffusion(ReverseProcess):
             return self.noise_score(noise, t)
         exact_x_0 = promote(x_0)
         x_t = self.q_sample(exact_x_0, promote(noise), t)
-        mean, _, _ = q_posterior_mean_variance(self.schedule, exact_x_0, x_t, t - 1, t)
+        mean, _, _ = q_posterior_mean_variance(self.schedule, exact_x_0, x_t, in_int64(t) - 1, t)
         return mean.to(x_0.dtype)
 
     def noise_score(self, noise: Tensor, t: Times) -> Tensor:
@@ -242,7 +242,7 @@ def diffusion_of(source: DiffusionSource) -> GaussianDiffusion:
 def _timesteps(t: float | Tensor, x_t: Tensor) -> Tensor:
     """The model's timesteps of times t, `[B]` on the device of x_t."""
     if isinstance(t, Tensor):
-        return (t - 1).to(x_t.device, non_blocking=True)
+        return (in_int64(t) - 1).to(x_t.device, non_blocking=True)
     if isinstance(t, int):
         return torch.full((len(x_t),), t - 1, dtype=torch.int64, device=x_t.device)
     return torch.full((len(x_t),), max(t - 1, 0.0), dtype=promote(x_t).dtype, device=x_t.device)

@@ -27,7 +27,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from .noise_schedule import NoiseSchedule
-from .numerics import Coefficient, Times, expand_like, log1mexp, promote, require_samples
+from .numerics import Coefficient, Times, expand_like, in_int64, log1mexp, promote, require_samples
 
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "score", "mean")
@@ -270,7 +270,7 @@ def convert_prediction(
     for name, kind in (("source", source), ("target", target)):
         if kind not in PREDICTION_TYPES:
             raise ValueError(unknown(name, kind, PREDICTION_TYPES))
-    step = StepCoefficients.between(schedule, t - 1 if s is None else s, t)
+    step = StepCoefficients.between(schedule, in_int64(t) - 1 if s is None else s, t)
     undetermined = source in ("epsilon", "score") and target not in ("epsilon", "score")
     if undetermined and step.alpha_t.device.type == "cpu" and bool(torch.any(step.alpha_t == 0)):
         raise ValueError(
@@ -306,7 +306,7 @@ def _variances(variance: Tensor, log_variance: Tensor, sample: Tensor) -> tuple[
 
 def _check_order(s: Times, t: Times) -> None:
     on_host = all(not isinstance(time, Tensor) or time.device.type == "cpu" for time in (s, t))
-    if on_host and not bool((torch.as_tensor(s) < torch.as_tensor(t)).all()):
+    if on_host and not bool((torch.as_tensor(in_int64(s)) < torch.as_tensor(in_int64(t))).all()):
         raise ValueError(f"Times must satisfy s < t, but s is {s} and t is {t}.")
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from .bound_terms import vlb_terms
 from .gaussian_process import PREDICTION_TYPES, StepCoefficients, unknown
 from .noise_schedule import NoiseSchedule
-from .numerics import Times, expand_like, log1mexp, mean_flat, nats_to_bits, promote, require_samples
+from .numerics import Times, expand_like, in_int64, log1mexp, mean_flat, nats_to_bits, promote, require_samples
 from .reverse_process import ReverseProcess
 
 
@@ -83,7 +83,7 @@ def min_snr_weights(
     elif prediction_type == "score":
         log_square, log_ratio = log_snr - log_var, log_var
     else:
-        step = StepCoefficients.between(schedule, t - 1 if s is None else s, t)
+        step = StepCoefficients.between(schedule, in_int64(t) - 1 if s is None else s, t)
         log_square = 2 * torch.log(step.posterior_coef_x0)
         log_ratio = log_snr - log_square
     return torch.exp(torch.minimum(log_ratio, math.log(gamma) - log_square))

@@ -254,11 +254,12 @@ class NoiseSchedule:
         if isinstance(t, Tensor):
             if t.is_floating_point() or t.dtype == torch.bool:
                 raise ValueError(f"Times must be integers, but are {t.dtype}.")
+            t = t.long()
             if t.device.type == "cpu" and t.numel() > 0:
                 low, high = map(int, torch.aminmax(t))
                 if not 0 <= low <= high <= self.T:
                     raise ValueError(f"Times must lie in 0 ... {self.T}, but {low} ... {high} was given.")
-            return table.take(t.long())  # indexing by a single one would read it back
+            return table.take(t)  # indexing by a single one would read it back
         if isinstance(t, bool) or not isinstance(t, int) or not 0 <= t <= self.T:
             raise ValueError(f"A time must be an int in 0 ... {self.T}, but is {t!r}.")
         return table[t].clone()

@@ -21,6 +21,11 @@ LOG_2 = math.log(2.0)
 OPPOSITE = 1e-3  # from π, in radians: nearer, the way from one vector to the other hangs on their last digits
 
 
+def in_int64(t: Times) -> Times:
+    """Times that can be calculated with: small integer types wrap around, and torch has no arithmetic for some."""
+    return t.long() if isinstance(t, Tensor) else t
+
+
 def log1mexp(x: Tensor) -> Tensor:
     """log(1 − eˣ) for x ≤ 0, to full relative precision (Mächler 2012, "Accurately computing log(1 − exp(−|a|))").
 

@@ -309,7 +309,7 @@ class ReverseProcess:
         device = mean.device
         if device not in self._element_tables:
             self._element_tables[device] = move_coefficients(self._variances.optimal_log_variance, device)
-        index = index.reshape(-1) if isinstance(index, Tensor) else slice(index, index + 1)
+        index = index.reshape(-1).long() if isinstance(index, Tensor) else slice(index, index + 1)
         return self._element_tables[device][index]  # [1 or B, *shape]
 
     def _learned_log_variance(self, channels: Tensor, row: ReverseCoefficients) -> Tensor:

@@ -94,7 +94,7 @@ class ImportanceTimesteps:
     @torch.no_grad()
     def update(self, index: Tensor, losses: Tensor) -> None:
         """Take in the losses `[B]` at the indices `[B]`, before the weights that `sample` gives."""
-        bins, squares = self.bins[index], losses.detach().float() ** 2
+        bins, squares = self.bins[index.long()], losses.detach().float() ** 2
         # By a product, whose sums come in the same order every time: `index_add_` on a GPU has none.
         members = (bins[:, None] == torch.arange(self.num_bins, device=bins.device)).float()
         counts, sums = members.sum(dim=0), squares @ members

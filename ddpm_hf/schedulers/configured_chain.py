@@ -14,6 +14,7 @@ from ..diffusion.denoising_errors import DenoisingErrors, step_costs
 from ..diffusion.gaussian_diffusion import GaussianDiffusion
 from ..diffusion.gaussian_process import unknown
 from ..diffusion.noise_schedule import NoiseSchedule
+from ..diffusion.numerics import in_int64
 from ..diffusion.timestep_spacing import (
     TIMESTEP_SPACINGS,
     log_snr_times,
@@ -230,5 +231,5 @@ class ConfiguredChain:
         """The timestep visited after the given one, −1 for the data."""
         chain = self._chain
         if self.num_inference_steps is None and not self.custom_timesteps:
-            return timestep - 1
+            return in_int64(timestep) - 1
         return chain.diffusion.pair(chain.index(timestep))[0] - 1

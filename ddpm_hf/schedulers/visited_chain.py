@@ -44,7 +44,8 @@ class VisitedChain:
             ValueError: for timesteps outside 0 … T − 1.
         """
         T = self.diffusion.schedule.T
-        t = timesteps.reshape(-1) if isinstance(timesteps, Tensor) else as_int(timesteps)
+        # In int64 before anything is added: 255 + 1 is 0 in uint8.
+        t = timesteps.reshape(-1).long() if isinstance(timesteps, Tensor) else as_int(timesteps)
         in_reach = not isinstance(t, Tensor) or (t.device.type == "cpu" and t.numel() > 0)
         if in_reach:
             low, high = (int(t.min()), int(t.max())) if isinstance(t, Tensor) else (t, t)
@@ -66,22 +67,22 @@ class VisitedChain:
         return index
 
     def _index_tensor(self, timesteps: Tensor, determined: bool) -> Tensor:
-        device = timesteps.device
+        device, timesteps = timesteps.device, timesteps.reshape(-1).long()
         if device not in self._index_tables:
             self._index_tables[device] = torch.tensor(self._index_list, device="cpu").to(device, non_blocking=True)
         if timesteps.numel() == 0:
-            return timesteps.long()
+            return timesteps
         if device.type == "cpu":
             for t in {int(timesteps.min()), int(timesteps.max())}:
                 if not 0 <= t < len(self._index_list):
                     self._check_index(len(self.diffusion.times), t, determined)
-            index = self._index_tables[device].take(timesteps.long())
+            index = self._index_tables[device].take(timesteps)
             last = int(index.argmax())
             self._check_index(int(index[last]), int(timesteps[last]), determined)
             return index
         if determined and self.is_undetermined:  # which timesteps these are, only the device knows
             raise ValueError(UNDETERMINED)
-        return self._index_tables[device].take(timesteps.reshape(-1).long())
+        return self._index_tables[device].take(timesteps)
 
     def _check_index(self, index: int, timestep: int, determined: bool) -> None:
         K = len(self.diffusion.times)
