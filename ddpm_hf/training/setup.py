@@ -72,7 +72,12 @@ def prepare(task: Task, diffusion: DiffusionArguments, training: TrainingArgumen
     folder, checkpoint = _claim(training, accelerator)
     optimized = _prepare_to_step(model, training, steps, shard, accelerator)
     state = TrainState(
-        *(task, diffusion, training, accelerator, folder, data),
+        task,
+        diffusion,
+        training,
+        accelerator,
+        folder,
+        data,
         model=accelerator.unwrap_model(optimized["prepared"], keep_torch_compile=False),
         scheduler=scheduler,
         conditioners=conditioners,
@@ -115,8 +120,7 @@ def _place(state: TrainState, hub: HubArguments, checkpoint: Path | None) -> Non
 def _check_dropout(probability: float, conditioners: Conditioners) -> None:
     if probability > 0 and not conditioners.has_null:
         raise ValueError(
-            f"`conditioning_dropout_prob` must be 0 for a model without conditioning, but is {probability}; a"
-            " class-conditional model has `num_class_embeds`."
+            f"`conditioning_dropout_prob` must be 0 for a model without conditioning to drop, but is {probability}."
         )
 
 
