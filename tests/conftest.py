@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 
@@ -22,7 +23,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from in_process import a_process  # noqa: E402
 from script_server import ScriptServer  # noqa: E402
-from training_runs import EVERYTHING, train  # noqa: E402
+from training_runs import EVERYTHING, SCORED, train  # noqa: E402
 
 
 hypothesis.settings.register_profile("same_every_run", derandomize=True, deadline=None, database=None, max_examples=50)
@@ -56,6 +57,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was never stopped."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     train(folder, *EVERYTHING)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model trained on all the digits for a moment, and scored; what was printed lies beside it."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    output = train(folder, *SCORED, digits=nullcontext())
+    folder.with_name("output.txt").write_text(output)
     return folder
 
 

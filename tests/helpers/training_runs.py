@@ -37,6 +37,13 @@ EVERYTHING = [
         " --num_validation_evaluations 2 --save_images_epochs 1"
     ),
 ]
+SCORED = [
+    *TINY_MODEL,
+    *shlex.split(
+        "--ddpm_num_steps 20 --max_train_steps 4 --train_batch_size 64 --eval_batch_size 4 --max_measured_images 64"
+        " --num_paths 4 --save_images_epochs 1 --num_quality_samples 8"
+    ),
+]
 LATEST = ["--resume_from_checkpoint", "latest"]
 GOES_ON = "The same command with --resume_from_checkpoint latest goes on from there."
 TIMES = {"seconds", "train_seconds"}

@@ -9,29 +9,30 @@ import copy
 import dataclasses
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import in_process
 import numpy as np
 import pytest
 import torch
 import yaml
 from accelerate.commands.launch import launch_command_parser
 from accelerate.state import AcceleratorState
-from clients import environment
+from clients import as_client
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
+from hooks import signal_at
 from loopback_hub import LoopbackHub
 from PIL import Image
 from script_server import EXAMPLES, ScriptServer
 from torch.nn.functional import mse_loss
-from training_runs import after, ended, signal_at
+from training_runs import refused, train
 
 from ddpm_hf.cli.parsing import parse
 from ddpm_hf.cli.train import prepare_run, run_arguments
@@ -42,7 +43,7 @@ from ddpm_hf.data.loading import load_images
 from ddpm_hf.hub.arguments import check_hub_arguments
 from ddpm_hf.runtime.randomness import noise_like
 from ddpm_hf.tasks.building import build_scheduler, build_unet
-from ddpm_hf.training import loop as train
+from ddpm_hf.training import loop
 from ddpm_hf.training import setup as preparation
 from ddpm_hf.training.arguments import check_training_arguments
 from ddpm_hf.training.state import TrainState
@@ -55,7 +56,7 @@ STOCK = EXAMPLES / "configs" / "stock.yaml"
 TINY_MODEL = ["--block_out_channels", 8, 8, "--down_block_types", "DownBlock2D", "AttnDownBlock2D"]
 TINY_MODEL += ["--up_block_types", "AttnUpBlock2D", "UpBlock2D", "--layers_per_block", 1, "--norm_num_groups", 4]
 QUICK = ["--num_quality_samples", 0, "--num_paths", 0, "--num_evaluations", 2, "--validation_steps", 0]
-QUICK += ["--max_measured_images", 64]
+QUICK += ["--max_measured_images", 4]
 
 # Its arguments, by default as there.
 DEFAULTS: dict[str, Any] = {
@@ -329,17 +330,16 @@ def test_the_local_rank_of_old_launchers(monkeypatch: pytest.MonkeyPatch) -> Non
 # --- what each does: real runs ---------------------------------------------------------------------------------------
 
 
-def test_what_is_written_and_gone_on_with(scripts: ScriptServer, images: Path, tmp_path: Path) -> None:
+def test_what_is_written_and_gone_on_with(images: Path, tmp_path: Path) -> None:
     # 36 images, 16 in a step: epochs end with steps 3, 5, 7 and 9.
-    run, common = tmp_path / "run", [*TINY_MODEL, *QUICK, "--train_data_dir", images, "--output_dir", tmp_path / "run"]
+    run, common = tmp_path / "run", [*TINY_MODEL, *QUICK, "--train_data_dir", images]
     common += ["--cache_dir", tmp_path / "cache", "--resolution", 8, "--center_crop", "--random_flip"]
     common += ["--train_batch_size", 8, "--gradient_accumulation_steps", 2, "--num_epochs", 4, "--mixed_precision"]
     common += ["bf16", "--ddpm_num_steps", 20, "--ddpm_num_inference_steps", 5, "--eval_batch_size", 3, "--use_ema"]
     common += ["--checkpointing_steps", 2, "--checkpoints_total_limit", 2, "--save_images_epochs", 2]
     common += ["--save_model_epochs", 1, "--logger", "tensorboard", "--logging_dir", "boards"]
     common += ["--dataloader_num_workers", 1, "--enable_xformers_memory_efficient_attention"]
-    stopped = scripts.start(after(tmp_path, signal_at(13, "SIGTERM")), *common)  # in step 7
-    ended(stopped, 143)
+    train(run, *common, code=143, during=(signal_at(13, "SIGTERM"),))  # in step 7
     assert {path.name for path in run.glob("checkpoint-*")} == {"checkpoint-6", "checkpoint-7"}
     assert [path.name for path in (run / "samples").iterdir()] == ["step_0000005.png"]
     assert len(list((run / "boards").rglob("*tfevents*"))) == 1
@@ -347,14 +347,11 @@ def test_what_is_written_and_gone_on_with(scripts: ScriptServer, images: Path, t
     fingerprint = json.loads((run / "checkpoint-7" / "training.json").read_text())["fingerprint"]
     assert fingerprint["precision"] == "bf16" and fingerprint["images in a step"] == 16
     assert not (run / "metrics.json").exists()
-    refused = scripts.run("train.py", *common)
-    assert refused.code == 2 and "already holds another run" in refused.output
-    gone_on = scripts.run("train.py", *common, "--resume_from_checkpoint", "checkpoint-6")
-    assert "after step 6 of 9" in ended(gone_on)
+    assert "already holds another run" in refused(run, *common)
+    assert "after step 6 of 9" in train(run, *common, "--resume_from_checkpoint", "checkpoint-6")
     report = json.loads((run / "metrics.json").read_text())
     assert (report["train_steps"], report["train_images"], report["train_batch_size"]) == (9, 36, 16)
-    anew = scripts.run("train.py", *common, "--overwrite_output_dir", "--num_epochs", 1)
-    ended(anew)
+    train(run, *common, "--overwrite_output_dir", "--num_epochs", 1)
     assert {path.name for path in run.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-3"}
 
 
@@ -398,14 +395,9 @@ def test_the_flowers_command_runs(images: Path, tmp_path: Path) -> None:
     words += ["--ddpm_num_inference_steps", "2", "--eval_batch_size", "2", "--cache_dir", str(tmp_path / "cache")]
     with LoopbackHub() as hub:
         hub.add_user("owner", token="hf_owner")
-        done = subprocess.run(
-            [sys.executable, str(EXAMPLES / "train.py"), *words],
-            env=environment(hub, tmp_path / "home", token=None),
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr
+        with as_client(hub, tmp_path / "home", token=None):
+            done = in_process.run("train.py", *words)
+        assert done.code == 0, done.output
         repository = hub.repos["owner/ddpm-ema-flowers-64"]
         assert repository.private and "unet/diffusion_pytorch_model.safetensors" in repository.files()
     assert DDPMPipeline.from_pretrained(output).unet.config.sample_size == 64
@@ -490,7 +482,7 @@ def test_its_recipe_is_reproduced(job: Any, prediction: str) -> None:
             rates.step()
             optimizer.zero_grad()
             average.step(model.parameters())
-            train.take_step(run, iter([batch]), progress)
+            loop.take_step(run, iter([batch]), progress)
             assert progress.losses[-1].item() == pytest.approx(loss.item(), rel=1e-4)
     ours, theirs = run.model.state_dict(), model.state_dict()
     for name in ours:  # where Adam divides a small gradient by its own size, the last digits of the tables show
