@@ -37,10 +37,10 @@ from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.level_images import ImageData, LevelImages
 from ddpm_hf.diffusion.numerics import standard_error
 from ddpm_hf.evaluation.arguments import EvaluationArguments, ModelPathArguments
-from ddpm_hf.evaluation.few_steps import LEAST_CALLS_OF_FLOW
+from ddpm_hf.evaluation.few_steps import LEAST_CALLS_OF_ODE
 from ddpm_hf.evaluation.measuring import measured_errors, with_errors
 from ddpm_hf.evaluation.sample_quality import Judge
-from ddpm_hf.evaluation.sampling import by_number, draw_images, draw_images_by_flow
+from ddpm_hf.evaluation.sampling import by_number, draw_images, draw_images_by_ode
 from ddpm_hf.evaluation.scoring import load_pipeline, score
 from ddpm_hf.evaluation.subject import Subject
 from ddpm_hf.reporting.figures import FIGURES, save_by_calls
@@ -95,19 +95,19 @@ class Trial:
 
         return Method(samples, bits if eta is None and self.evaluations else None)
 
-    def of_flow(self, scheduler: DDPMPaperScheduler) -> Method:
+    def of_ode(self, scheduler: DDPMPaperScheduler) -> Method:
         """The probability-flow ODE."""
         alone = DDPMPaperPipeline(self.unet, scheduler)
         options = EvaluationArguments(num_flow_images=self.flow_images, batch_size=BATCH, seed=self.seed)
 
         def bits(K: int) -> dict[str, float]:
-            if K < LEAST_CALLS_OF_FLOW:
+            if K < LEAST_CALLS_OF_ODE:
                 return {}
-            found = Subject(alone, self.images.test, options, self.machine).likelihood_by_flow(K)
+            found = Subject(alone, self.images.test, options, self.machine).likelihood_by_ode(K)
             return {name.removeprefix("flow_"): value for name, value in found.items() if name.startswith("flow_")}
 
         def samples(K: int, count: int, seed: int) -> Tensor:
-            return draw_images_by_flow(alone, count, BATCH, K, seed, self.machine)
+            return draw_images_by_ode(alone, count, BATCH, K, seed, self.machine)
 
         return Method(samples, bits if self.flow_images else None)
 
@@ -149,7 +149,7 @@ def methods_of(
         "σ*, even times": trial.of_chain(copy(best), "linspace"),
         "σ*, optimal times": trial.of_chain(copy(best), "optimal"),
         "DDIM, η = 0": trial.of_chain(copy(best), "linspace", eta=0.0),
-        "ODE": trial.of_flow(best),
+        "ODE": trial.of_ode(best),
         "stock DDPM": trial.of_stock(DDPMScheduler, stock, variance_type="fixed_small", **even),
         "stock DDIM": trial.of_stock(DDIMScheduler, stock, **even),
         "stock DPMSolverMultistep": trial.of_stock(DPMSolverMultistepScheduler, stock, **even),
@@ -262,7 +262,7 @@ def main() -> None:
     if arguments.flow_images:
         options = EvaluationArguments(num_flow_images=arguments.flow_images, batch_size=BATCH, seed=arguments.seed)
         subject = Subject(pipeline, images.test, options, accelerate.Accelerator())
-        facts["likelihood by the ODE"] = subject.likelihood_by_flow()
+        facts["likelihood by the ODE"] = subject.likelihood_by_ode()
         print(facts["likelihood by the ODE"])
     known = known_results(arguments)
     results = {name: known.get(name, {}) for name in methods}

@@ -8,6 +8,8 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ._renamed import RENAMED, warn_of_old_name
+
 
 def lazy_names(
     package: str, modules: Mapping[str, tuple[str, ...]]
@@ -21,6 +23,9 @@ def lazy_names(
     module_of = {name: module for module, names in modules.items() for name in names}
 
     def get(name: str) -> Any:
+        if RENAMED.get(name) in module_of:
+            warn_of_old_name(f"{package}.{name}", f"{package}.{RENAMED[name]}")
+            name = RENAMED[name]
         if name in module_of:
             return getattr(importlib.import_module(f".{module_of[name]}", package), name)
         if not name.startswith("_") and importlib.util.find_spec(f"{package}.{name}") is not None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import importlib
 import importlib.machinery
 import sys
-import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from ._renamed import RENAMED, warn_of_old_name
 
 
 MOVED: dict[str, tuple[str, ...]] = {
@@ -58,17 +59,14 @@ class _MovedModule(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("__"):  # for those that tools ask of every module, nothing is imported
+            todays = RENAMED.get(name, name)
             for each in self._new:
                 found = importlib.import_module(f"ddpm_hf.{each}")
-                if hasattr(found, name):
-                    self._warn(name, each)
-                    return getattr(found, name)
+                if hasattr(found, todays):
+                    if self._warns:
+                        warn_of_old_name(f"{self.__name__}.{name}", f"ddpm_hf.{each}.{todays}")
+                    return getattr(found, todays)
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-
-    def _warn(self, name: str, new: str) -> None:
-        if self._warns:
-            sentence = f"`{self.__name__}.{name}` is now `ddpm_hf.{new}.{name}`; the old name goes in version 0.3."
-            warnings.warn(sentence, DeprecationWarning, stacklevel=3)
 
 
 def register_moved_modules() -> None:

@@ -31,7 +31,7 @@ ROOMS = [  # each may import itself and those before it
     "training",
     "cli",
 ]
-GROUND = {"_lazy", "_moved", "hub_errors", "results", "version"}  # modules that every room may import
+GROUND = {"_lazy", "_moved", "_renamed", "hub_errors", "results", "version"}  # modules that every room may import
 MATHEMATICS = ("diffusion", "likelihood")
 EXTRAS = {"torchdiffeq", "trackio"}  # imported by the functions that need it, since not everyone has it
 INSTALLED = {"torch", "diffusers", "huggingface_hub", "numpy", "PIL", "safetensors", "typing_extensions", "yaml"}

@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import json
 import pickle
+import re
 import subprocess
 import sys
 import warnings
@@ -21,57 +22,75 @@ import ddpm_hf
 from ddpm_hf import DDPMPaperScheduler
 
 
-# The module of version 0.1, the module where the names are now, and the names. Constants that only tune an algorithm,
-# and protocols, which no caller needs, are left out.
-NAMES = [
-    ("decoders", "diffusion.discretized_likelihood", "discretized_gaussian_log_likelihood gaussian_log_density"),
-    ("decoders", "diffusion.discretized_likelihood", "discrete_normal_log_likelihood decoder_nll"),
-    ("denoising_errors", "diffusion.denoising_errors", "DenoisingErrors optimal_log_variances step_costs chain_costs"),
-    ("denoising_errors", "diffusion.denoising_errors", "gaussian_decoder_cost"),
-    ("gaussian_process", "diffusion.gaussian_process", "PREDICTION_TYPES Coefficients MarginalCoefficients"),
-    ("gaussian_process", "diffusion.gaussian_process", "StepCoefficients q_sample velocity q_mean_variance"),
-    ("gaussian_process", "diffusion.gaussian_process", "q_transition_mean_variance q_posterior_mean_variance"),
-    ("gaussian_process", "diffusion.gaussian_process", "gaussian_kl ddim_coefficients check_eta prediction_from_x0"),
-    ("gaussian_process", "diffusion.gaussian_process", "x0_from_prediction conversion convert_prediction"),
-    ("gaussian_process", "diffusion.gaussian_process", "linear_combination unknown"),
-    ("hub", "hub.push", "INDEX push_folder claim_repository model_files"),
-    ("hub_errors", "hub_errors", "HubError hub_errors"),
-    ("importance_weighting", "likelihood.importance_weighting", "log_path_weights ImportanceWeightedBits"),
-    ("importance_weighting", "likelihood.importance_weighting", "importance_weighted_bits_per_dim"),
-    ("langevin", "diffusion.langevin", "corrector_step predictor_corrector"),
-    ("likelihood", "diffusion.bound_terms", "prior_kl posterior_kl vlb_terms"),
-    ("likelihood", "diffusion.denoiser", "Denoiser randn_like"),
-    ("likelihood", "likelihood.batches", "Batches checked_batches check_levels"),
-    ("likelihood", "likelihood.variational", "BitsPerDim bits_per_dim"),
-    ("measurement", "likelihood.measurement", "measure_denoising_errors"),
-    ("model_card", "hub.model_card", "CARD SAMPLES METRICS MEASURES TEMPLATE fill_card merge_cards embeds_classes"),
-    ("model_card", "hub.model_card", "number_of_classes in_stock weights_of count_parameters read_json"),
-    ("noise_schedule", "diffusion.noise_schedule", "NoiseSchedule ContinuousSchedule"),
-    ("numerics", "diffusion.numerics", "Coefficient Times LOG_2 log1mexp require_samples promote demote to_float64"),
-    ("numerics", "diffusion.numerics", "move_coefficients expand_like mean_flat spherical_interpolation"),
-    ("numerics", "diffusion.numerics", "standard_error require_positive require_count nats_to_bits check_num_levels"),
-    ("objectives", "diffusion.losses", "simple_loss min_snr_weights vlb_loss variance_loss hybrid_loss rate_loss"),
-    ("objectives", "diffusion.timestep_sampling", "uniform_timesteps stratified_timesteps ImportanceTimesteps"),
-    ("pipeline_ddpm_paper", "pipelines.images", "OUTPUT_TYPES"),
-    ("pipeline_ddpm_paper", "pipelines.pipeline_ddpm_paper", "DenoisingStep DDPMPaperPipeline"),
-    ("pipeline_ddpm_paper", "pipelines.pipeline_ddpm_paper", "Generators ClassLabels"),
-    ("probability_flow", "diffusion.ode_solver", "ADAPTIVE_METHODS FIXED_METHODS State Field"),
-    ("probability_flow", "diffusion.probability_flow", "FlowResult flow_sample flow_encode"),
-    ("probability_flow", "likelihood.ode", "TRACES LogPrior FlowLikelihood FlowBitsPerDim flow_log_likelihood"),
-    ("probability_flow", "likelihood.ode", "flow_bits_per_dim dequantize"),
-    ("reverse_process", "diffusion.reverse_variances", "FIXED_VARIANCE_TYPES VARIANCE_TYPES FIRST_VARIANCES"),
-    ("reverse_process", "diffusion.reverse_process", "ReverseStep ReverseCoefficients ReverseProcess cast_variance"),
-    ("reverse_process", "diffusion.reverse_process", "check_first_variance check_times"),
-    ("reverse_process", "diffusion.constraints", "clip_sample dynamic_threshold"),
-    ("scheduler_config", "schedulers.configuration", "OWN_CONFIG_KEY OWN_ARGUMENTS NEAREST_IN_STOCK DEFAULTS_KEY"),
-    ("scheduler_config", "schedulers.configuration", "own_arguments in_todays_names names_at_default"),
-    ("scheduling_ddpm_paper", "schedulers.configuration", "BETA_SCHEDULES"),
-    ("scheduling_ddpm_paper", "schedulers.construction", "PREDICTION_TYPES"),
-    ("scheduling_ddpm_paper", "schedulers.configured_chain", "CHOSEN_SPACINGS"),
-    ("scheduling_ddpm_paper", "schedulers.scheduling_ddpm_paper", "DDPMPaperScheduler check_arguments"),
-    ("timesteps", "diffusion.timestep_spacing", "TIMESTEP_SPACINGS spaced_times quadratic_times log_snr_times"),
-    ("timesteps", "diffusion.timestep_spacing", "optimal_times custom_times"),
-]
+NAMES = {  # by module; without constants that only tune an algorithm, and protocols, which no caller needs
+    "decoders": """
+        discretized_gaussian_log_likelihood gaussian_log_density discrete_normal_log_likelihood decoder_nll
+    """,
+    "denoising_errors": """
+        DenoisingErrors optimal_log_variances step_costs chain_costs gaussian_decoder_cost
+    """,
+    "gaussian_process": """
+        PREDICTION_TYPES Coefficients MarginalCoefficients StepCoefficients q_sample velocity q_mean_variance
+        q_transition_mean_variance q_posterior_mean_variance gaussian_kl ddim_coefficients check_eta
+        prediction_from_x0 x0_from_prediction conversion convert_prediction linear_combination unknown
+    """,
+    "hub": """
+        INDEX push_folder claim_repository model_files
+    """,
+    "hub_errors": """
+        HubError hub_errors
+    """,
+    "importance_weighting": """
+        log_path_weights ImportanceWeightedBits importance_weighted_bits_per_dim
+    """,
+    "langevin": """
+        corrector_step predictor_corrector
+    """,
+    "likelihood": """
+        prior_kl posterior_kl vlb_terms Denoiser randn_like Batches checked_batches check_levels BitsPerDim
+        bits_per_dim
+    """,
+    "measurement": """
+        measure_denoising_errors
+    """,
+    "model_card": """
+        CARD SAMPLES METRICS MEASURES TEMPLATE fill_card merge_cards embeds_classes number_of_classes in_stock
+        weights_of count_parameters read_json
+    """,
+    "noise_schedule": """
+        NoiseSchedule ContinuousSchedule
+    """,
+    "numerics": """
+        Coefficient Times LOG_2 log1mexp require_samples promote demote to_float64 move_coefficients
+        expand_like mean_flat spherical_interpolation standard_error require_positive require_count
+        nats_to_bits check_num_levels
+    """,
+    "objectives": """
+        simple_loss min_snr_weights vlb_loss variance_loss hybrid_loss rate_loss uniform_timesteps
+        stratified_timesteps ImportanceTimesteps
+    """,
+    "pipeline_ddpm_paper": """
+        OUTPUT_TYPES DenoisingStep DDPMPaperPipeline Generators ClassLabels
+    """,
+    "probability_flow": """
+        ADAPTIVE_METHODS FIXED_METHODS State Field FlowResult flow_sample flow_encode TRACES LogPrior
+        FlowLikelihood FlowBitsPerDim flow_log_likelihood flow_bits_per_dim dequantize
+    """,
+    "reverse_process": """
+        FIXED_VARIANCE_TYPES VARIANCE_TYPES FIRST_VARIANCES ReverseStep ReverseCoefficients ReverseProcess
+        cast_variance check_first_variance check_times clip_sample dynamic_threshold
+    """,
+    "scheduler_config": """
+        OWN_CONFIG_KEY OWN_ARGUMENTS NEAREST_IN_STOCK DEFAULTS_KEY own_arguments in_todays_names
+        names_at_default
+    """,
+    "scheduling_ddpm_paper": """
+        BETA_SCHEDULES PREDICTION_TYPES CHOSEN_SPACINGS DDPMPaperScheduler check_arguments
+    """,
+    "timesteps": """
+        TIMESTEP_SPACINGS spaced_times quadratic_times log_snr_times optimal_times custom_times
+    """,
+}
 OF_THE_PACKAGE = [
     *(
         "BitsPerDim",
@@ -85,15 +104,42 @@ OF_THE_PACKAGE = [
     *("flow_sample", "importance_weighted_bits_per_dim", "log_path_weights", "measure_denoising_errors"),
     *("predictor_corrector", "push_folder", "spherical_interpolation"),
 ]
+RENAMED = [  # in version 0.1, today, the module where it is, and others that have it
+    ("flow_sample", "ode_sample", "diffusion.probability_flow", ["", "diffusion", "probability_flow"]),
+    ("flow_encode", "ode_encode", "diffusion.probability_flow", ["", "diffusion", "probability_flow"]),
+    ("FlowResult", "OdeResult", "diffusion.probability_flow", ["probability_flow"]),
+    ("flow_log_likelihood", "ode_log_likelihood", "likelihood.ode", ["", "likelihood", "probability_flow"]),
+    ("flow_bits_per_dim", "ode_bits_per_dim", "likelihood.ode", ["", "likelihood", "probability_flow"]),
+    ("FlowLikelihood", "OdeLikelihood", "likelihood.ode", ["likelihood", "probability_flow"]),
+    ("FlowBitsPerDim", "OdeBitsPerDim", "likelihood.ode", ["likelihood", "probability_flow"]),
+    ("promote", "upcast", "diffusion.numerics", ["numerics"]),
+    ("demote", "cast_back", "diffusion.numerics", ["numerics"]),
+]
+TODAYS = {row[0]: row[1] for row in RENAMED}
 STAYED = {"hub", "hub_errors", "likelihood", "scheduling_ddpm_paper"}  # under these names for good
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize(("old", "new", "names"), NAMES, ids=lambda value: value)
-def test_an_old_name_is_the_new_one(old: str, new: str, names: str) -> None:
-    before, now = (importlib.import_module(f"ddpm_hf.{module}") for module in (old, new))
-    for name in names.split():
-        assert getattr(before, name) is getattr(now, name), name
+def value_of(module: str, name: str) -> tuple[object, list[warnings.WarningMessage]]:
+    """An attribute of a module of the package, and the warnings that it comes with."""
+    holder = importlib.import_module(f"ddpm_hf.{module}")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        return getattr(holder, name), caught
+
+
+@pytest.mark.parametrize("old", NAMES)
+def test_old_names_are_there_and_say_where_they_are_now(old: str) -> None:
+    for name in NAMES[old].split():
+        value, caught = value_of(old, name)
+        assert value is not None
+        if old in STAYED:
+            assert caught == []
+            continue
+        (warning,) = caught
+        found = re.match(rf"`ddpm_hf\.{old}\.{name}` is now `ddpm_hf\.([\w.]+)\.(\w+)`;", str(warning.message))
+        assert found and warning.category is DeprecationWarning and warning.filename == __file__
+        assert found[2] == TODAYS.get(name, name)
+        assert value_of(found[1], found[2]) == (value, [])
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -102,18 +148,24 @@ def test_the_package_has_the_names_that_it_had(name: str) -> None:
     assert getattr(ddpm_hf, name) is not None
 
 
-@pytest.mark.parametrize(("old", "new", "names"), NAMES, ids=lambda value: value)
-def test_an_old_name_tells_where_it_is_now(old: str, new: str, names: str) -> None:
-    module, name = importlib.import_module(f"ddpm_hf.{old}"), names.split()[0]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        getattr(module, name)
-    if old in STAYED:
-        assert caught == []
-    else:
-        (warning,) = caught
-        assert warning.category is DeprecationWarning and warning.filename == __file__
-        assert str(warning.message).startswith(f"`ddpm_hf.{old}.{name}` is now `ddpm_hf.{new}.{name}`")
+@pytest.mark.parametrize(("old", "new", "home", "others"), RENAMED, ids=lambda value: str(value))
+def test_a_renamed_name_gives_the_new_one_and_says_so(old: str, new: str, home: str, others: list[str]) -> None:
+    todays = getattr(importlib.import_module(f"ddpm_hf.{home}"), new)
+    for name in (home, *others):
+        module = importlib.import_module(f"ddpm_hf.{name}" if name else "ddpm_hf")
+        with pytest.warns(DeprecationWarning, match=rf"\b{old}` is now `.*\b{new}`") as caught:
+            assert getattr(module, old) is todays
+        assert len(caught) == 1 and caught[0].filename == __file__
+        assert old not in getattr(module, "__all__", [])
+
+
+def test_interpolation_under_its_old_name_takes_its_old_argument() -> None:
+    a, b = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    with pytest.warns(DeprecationWarning, match="spherical_interpolation` is now `slerp`") as caught:
+        found = ddpm_hf.spherical_interpolation(a, b, share=0.5)
+    assert caught[0].filename == __file__
+    torch.testing.assert_close(found, torch.full((1, 2), 0.5**0.5))
+    assert torch.equal(found, ddpm_hf.slerp(a, b, t=0.5))
 
 
 def test_an_old_module_is_an_attribute_and_imports_by_every_statement() -> None:

@@ -53,7 +53,7 @@ def evaluate(
     result, weighted = subject.bound(progress), subject.bound_by_paths(progress)
     judge = Judge(train, subject.images) if train is not None and accelerator.is_main_process else None
     chains = score_few_steps(subject, judge)
-    flow = subject.likelihood_by_flow() if evaluation.num_flow_images else None
+    flow = subject.likelihood_by_ode() if evaluation.num_flow_images else None
     if accelerator.is_main_process:
         references = {} if judge is None else judge.references(subject.images, evaluation.num_quality_samples)
         more = {

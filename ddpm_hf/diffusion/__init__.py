@@ -31,7 +31,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "guidance": ("autoguidance", "classifier_free_guidance", "timestep_interval"),
         "langevin": ("predictor_corrector",),
         "noise_schedule": ("ContinuousSchedule", "NoiseSchedule"),
-        "probability_flow": ("flow_encode", "flow_sample"),
+        "probability_flow": ("ode_encode", "ode_sample"),
         "reverse_process": ("ReverseProcess",),
     },
 )

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .discretized_likelihood import decoder_nll
 from .noise_schedule import NoiseSchedule
-from .numerics import expand_like, mean_flat, nats_to_bits, promote, require_samples, to_float64
+from .numerics import expand_like, mean_flat, nats_to_bits, require_samples, to_float64, upcast
 from .reverse_coefficients import ReverseCoefficients
 from .reverse_process import ReverseProcess, ReverseStep
 
@@ -53,7 +53,7 @@ def posterior_kl(row: ReverseCoefficients, p: ReverseStep, x_0: Tensor) -> Tenso
     log_ratio = expand_like(row.posterior_log_variance, to_float64(p.mean)) - to_float64(p.log_variance)
     variance_term = 0.5 * (torch.expm1(log_ratio) - log_ratio)
     weight = 0.5 * expand_like(row.mean_coef_x0, p.mean) ** 2 * torch.exp(-p.log_variance)
-    error_term = weight * (promote(x_0) - p.pred_original_sample) ** 2
+    error_term = weight * (upcast(x_0) - p.pred_original_sample) ** 2
     return mean_flat(variance_term.expand_as(error_term)) + mean_flat(error_term)
 
 

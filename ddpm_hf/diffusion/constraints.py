@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .numerics import promote
+from .numerics import upcast
 
 
 def clip_sample(max_magnitude: float) -> Callable[[Tensor], Tensor]:
@@ -26,6 +26,6 @@ def dynamic_threshold(ratio: float, max_value: float) -> Callable[[Tensor], Tens
 
 
 def _threshold(x_0: Tensor, ratio: float, max_value: float) -> Tensor:
-    flat = promote(x_0).reshape(len(x_0), -1)
+    flat = upcast(x_0).reshape(len(x_0), -1)
     s = torch.quantile(flat.abs(), ratio, dim=1, keepdim=True).clamp(min=1, max=max_value)
     return (torch.maximum(torch.minimum(flat, s), -s) / s).reshape(x_0.shape).to(x_0.dtype)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .numerics import promote
+from .numerics import upcast
 
 
 Denoiser = Callable[..., Tensor]
@@ -18,4 +18,4 @@ Denoiser = Callable[..., Tensor]
 def randn_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
     """Standard normal noise like x, drawn on the generator's device in at least float32."""
     device = x.device if generator is None else generator.device
-    return torch.randn(x.shape, generator=generator, device=device, dtype=promote(x).dtype).to(x)
+    return torch.randn(x.shape, generator=generator, device=device, dtype=upcast(x).dtype).to(x)

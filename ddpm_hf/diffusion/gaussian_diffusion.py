@@ -37,7 +37,7 @@ from .gaussian_process import (
     q_sample,
     velocity,
 )
-from .numerics import Coefficient, Times, check_num_levels, expand_like, in_int64, nats_to_bits, promote
+from .numerics import Coefficient, Times, check_num_levels, expand_like, in_int64, nats_to_bits, upcast
 from .reverse_process import UNDETERMINED, ReverseProcess, cast_variance
 
 
@@ -140,15 +140,15 @@ class GaussianDiffusion(ReverseProcess):
             return self.velocity(x_0, noise, t)
         if self.prediction_type == "score":
             return self.noise_score(noise, t)
-        exact_x_0 = promote(x_0)
-        x_t = self.q_sample(exact_x_0, promote(noise), t)
+        exact_x_0 = upcast(x_0)
+        x_t = self.q_sample(exact_x_0, upcast(noise), t)
         mean, _, _ = q_posterior_mean_variance(self.schedule, exact_x_0, x_t, in_int64(t) - 1, t)
         return mean.to(x_0.dtype)
 
     def noise_score(self, noise: Tensor, t: Times) -> Tensor:
         """∇ log q(x_t | x_0) = −ε/σ_t (Vincent 2011), like `noise`."""
         _, sigma = self.schedule.marginal_coefficients(t)
-        return (-promote(noise) / expand_like(sigma, promote(noise))).to(noise.dtype)
+        return (-upcast(noise) / expand_like(sigma, upcast(noise))).to(noise.dtype)
 
     # --- the reverse process ----------------------------------------------------------------------------------------
 
@@ -156,7 +156,7 @@ class GaussianDiffusion(ReverseProcess):
         """The model's ∇ log p_t(x_t), −ε_θ/σ_t, unconstrained and at least float32 (Song et al. 2021, Eq. 7)."""
         prediction, _ = self.split_output(model_output, x_t)
         kind = self.prediction_type
-        return convert_prediction(promote(prediction), promote(x_t), kind, "score", self.schedule, t)
+        return convert_prediction(upcast(prediction), upcast(x_t), kind, "score", self.schedule, t)
 
     def step(
         self,
@@ -199,7 +199,7 @@ class GaussianDiffusion(ReverseProcess):
         _, x_0, _ = self.predict(model_output, x_s, self.coefficients(index))
         s, t = self.times[index : index + 2]
         coef_x0, coef_xs, _ = ddim_coefficients(self.schedule, s, t)
-        return linear_combination(float(coef_x0), x_0, float(coef_xs), promote(x_s))
+        return linear_combination(float(coef_x0), x_0, float(coef_xs), upcast(x_s))
 
     # --- the bound --------------------------------------------------------------------------------------------------
 
@@ -245,7 +245,7 @@ def _timesteps(t: float | Tensor, x_t: Tensor) -> Tensor:
         return (in_int64(t) - 1).to(x_t.device, non_blocking=True)
     if isinstance(t, int):
         return torch.full((len(x_t),), t - 1, dtype=torch.int64, device=x_t.device)
-    return torch.full((len(x_t),), max(t - 1, 0.0), dtype=promote(x_t).dtype, device=x_t.device)
+    return torch.full((len(x_t),), max(t - 1, 0.0), dtype=upcast(x_t).dtype, device=x_t.device)
 
 
 def _standard_deviation(log_variance: Coefficient) -> Coefficient:

@@ -27,7 +27,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from .noise_schedule import NoiseSchedule
-from .numerics import Coefficient, Times, expand_like, in_int64, log1mexp, promote, require_samples
+from .numerics import Coefficient, Times, expand_like, in_int64, log1mexp, require_samples, upcast
 
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "score", "mean")
@@ -104,14 +104,14 @@ def q_sample(schedule: NoiseSchedule, x_0: Tensor, noise: Tensor, t: Times) -> T
     """
     require_samples(x_0=x_0, noise=noise)
     alpha, sigma = schedule.marginal_coefficients(t)
-    return linear_combination(alpha, promote(x_0), sigma, promote(noise)).to(x_0.dtype)
+    return linear_combination(alpha, upcast(x_0), sigma, upcast(noise)).to(x_0.dtype)
 
 
 def velocity(schedule: NoiseSchedule, x_0: Tensor, noise: Tensor, t: Times) -> Tensor:
     """v = √ᾱ_t ε − √(1 − ᾱ_t) x_0 (Salimans & Ho 2022, appendix D); arguments and result as in `q_sample`."""
     require_samples(x_0=x_0, noise=noise)
     alpha, sigma = schedule.marginal_coefficients(t)
-    return linear_combination(alpha, promote(noise), -sigma, promote(x_0)).to(x_0.dtype)
+    return linear_combination(alpha, upcast(noise), -sigma, upcast(x_0)).to(x_0.dtype)
 
 
 def q_mean_variance(schedule: NoiseSchedule, x_0: Tensor, t: Times) -> tuple[Tensor, Tensor, Tensor]:
@@ -122,7 +122,7 @@ def q_mean_variance(schedule: NoiseSchedule, x_0: Tensor, t: Times) -> tuple[Ten
         least float32, since a small variance does not survive a cast to half precision.
     """
     require_samples(x_0=x_0)
-    x_0 = promote(x_0)
+    x_0 = upcast(x_0)
     log_alphas_cumprod = schedule.log_alpha_cumprod(t)
     mean = expand_like(torch.exp(0.5 * log_alphas_cumprod), x_0) * x_0
     return mean, *_variances(-torch.expm1(log_alphas_cumprod), log1mexp(log_alphas_cumprod), x_0)
@@ -134,7 +134,7 @@ def q_transition_mean_variance(
     """Mean, variance, log-variance of q(x_t | x_s), s < t (Ho et al. 2020, Eq. 2); shapes as in `q_mean_variance`."""
     require_samples(x_s=x_s)
     _check_order(s, t)
-    x_s = promote(x_s)
+    x_s = upcast(x_s)
     log_alpha = schedule.log_alpha_cumprod(t) - schedule.log_alpha_cumprod(s)
     mean = expand_like(torch.exp(0.5 * log_alpha), x_s) * x_s
     return mean, *_variances(-torch.expm1(log_alpha), log1mexp(log_alpha), x_s)
@@ -148,7 +148,7 @@ def q_posterior_mean_variance(
     At s = 0 the variance is 0 and the log-variance −inf: x_0 is given. Shapes as in `q_mean_variance`.
     """
     require_samples(x_0=x_0, x_t=x_t)
-    x_0, x_t = promote(x_0), promote(x_t)
+    x_0, x_t = upcast(x_0), upcast(x_t)
     step = StepCoefficients.between(schedule, s, t)
     mean = linear_combination(step.posterior_coef_x0, x_0, step.posterior_coef_xt, x_t)
     return mean, *_variances(step.posterior_variance, step.posterior_log_variance, mean)
@@ -279,7 +279,7 @@ def convert_prediction(
     if source == target:
         return prediction
     c, d = conversion(source, target, step)
-    return linear_combination(c, promote(prediction), d, promote(x_t)).to(prediction.dtype)
+    return linear_combination(c, upcast(prediction), d, upcast(x_t)).to(prediction.dtype)
 
 
 def linear_combination(a: Coefficient, x: Tensor, b: Coefficient, y: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from .denoiser import Denoiser
 from .noise_schedule import NoiseSchedule
-from .numerics import demote, expand_like, promote
+from .numerics import cast_back, expand_like, upcast
 
 
 Null = Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -206,11 +206,11 @@ class _Guided:
         return torch.cat([self._guide(prediction, other), variance], dim=1)
 
     def _guide(self, strong: Tensor, weak: Tensor) -> Tensor:
-        dtype, strong, weak = strong.dtype, promote(strong), promote(weak)
+        dtype, strong, weak = strong.dtype, upcast(strong), upcast(weak)
         guided = weak + self.guidance_scale * (strong - weak)
         if self.guidance_rescale > 0:
             guided = _rescaled(guided, strong, self.guidance_rescale)
-        return demote(guided, dtype)
+        return cast_back(guided, dtype)
 
 
 def _rescaled(guided: Tensor, strong: Tensor, phi: float) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .denoiser import Denoiser, randn_like
 from .gaussian_diffusion import DiffusionSource, diffusion_of
-from .numerics import Coefficient, demote, expand_like, mean_flat, promote, require_positive, require_samples
+from .numerics import Coefficient, cast_back, expand_like, mean_flat, require_positive, require_samples, upcast
 
 
 def corrector_step(
@@ -45,14 +45,14 @@ def corrector_step(
     """
     require_samples(x_t=x_t, score=score)
     require_positive(snr=snr)
-    x, g = promote(x_t), promote(score).to(promote(x_t).dtype)
+    x, g = upcast(x_t), upcast(score).to(upcast(x_t).dtype)
     z = randn_like(x, generator)
     g2, z2 = mean_flat(g**2), mean_flat(z**2)
     vanishes = g2 == 0
     ratio = torch.where(vanishes, 0.0, z2 / torch.where(vanishes, 1.0, g2))
     alpha = expand_like(alpha, ratio) if isinstance(alpha, Tensor) else alpha
     delta = expand_like(2 * snr**2 * alpha * ratio, x)
-    return demote(x + delta * g + torch.sqrt(2 * delta) * z, x_t.dtype)
+    return cast_back(x + delta * g + torch.sqrt(2 * delta) * z, x_t.dtype)
 
 
 @torch.no_grad()
@@ -98,7 +98,7 @@ def predictor_corrector(
     for index in reversed(range(len(diffusion.times))):
         output = diffusion.model_output(denoise, x, diffusion.times[index], conditioning)
         x_s, _ = diffusion.step(output, x, index, partial(randn_like, x, generator))
-        x = demote(x_s, x_T.dtype)
+        x = cast_back(x_s, x_T.dtype)
         if index == 0:
             break
         arrived, alpha = (

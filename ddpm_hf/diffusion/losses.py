@@ -21,7 +21,7 @@ from torch import Tensor
 from .bound_terms import vlb_terms
 from .gaussian_process import PREDICTION_TYPES, StepCoefficients, unknown
 from .noise_schedule import NoiseSchedule
-from .numerics import Times, expand_like, in_int64, log1mexp, mean_flat, nats_to_bits, promote, require_samples
+from .numerics import Times, expand_like, in_int64, log1mexp, mean_flat, nats_to_bits, require_samples, upcast
 from .reverse_process import ReverseProcess
 
 
@@ -41,7 +41,7 @@ def simple_loss(model_output: Tensor, target: Tensor) -> Tensor:
     if model_output.ndim == target.ndim > 1 and model_output.shape[1] == 2 * target.shape[1]:
         model_output = model_output[:, : target.shape[1]]
     require_samples(target=target, model_output=model_output)
-    return mean_flat((promote(model_output) - promote(target)) ** 2)
+    return mean_flat((upcast(model_output) - upcast(target)) ** 2)
 
 
 def min_snr_weights(
@@ -158,7 +158,7 @@ def hybrid_loss(
     if not vlb_weight >= 0:
         raise ValueError(f"`vlb_weight` must be at least 0, but is {vlb_weight}.")
     bound = variance_loss(process, model_output, x_0, x_t, index, num_levels)
-    return simple_loss(model_output, target) + vlb_weight * bound.to(promote(model_output).dtype)
+    return simple_loss(model_output, target) + vlb_weight * bound.to(upcast(model_output).dtype)
 
 
 def rate_loss(process: ReverseProcess, model_output: Tensor, x_0: Tensor, x_t: Tensor, index: Tensor) -> Tensor:
@@ -182,4 +182,4 @@ def rate_loss(process: ReverseProcess, model_output: Tensor, x_0: Tensor, x_t: T
     row = process.coefficients(index)
     _, pred_original_sample, _ = process.predict(model_output, x_t, row)
     weight = 0.5 * expand_like(row.snr_drop, pred_original_sample)
-    return len(process.times) * nats_to_bits(mean_flat(weight * (promote(x_0) - pred_original_sample) ** 2))
+    return len(process.times) * nats_to_bits(mean_flat(weight * (upcast(x_0) - pred_original_sample) ** 2))

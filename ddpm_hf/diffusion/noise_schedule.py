@@ -12,7 +12,7 @@ One number per time is stored, log ᾱ_t in float64, and everything else is comp
 Stored that way 1 − ᾱ_t keeps all its digits next to the data, where ᾱ_t rounds to one and float32 tables are off by up
 to 3e-3 relative.
 
-`ContinuousSchedule` is the same process at real times: a diffusion, for what is asked of its flow.
+`ContinuousSchedule` is the same process at real times: a diffusion, for what is asked of its ODE.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from .._renamed import old_names, warn_of_old_name
+
 
 # A coefficient of the process: a float (one time for the whole batch) or a float64 tensor, `[]` or `[B]`.
 Coefficient = float | Tensor
@@ -19,6 +21,9 @@ Times = int | Tensor
 LOG_2 = math.log(2.0)
 
 OPPOSITE = 1e-3  # from π, in radians: nearer, the way from one vector to the other hangs on their last digits
+
+
+__getattr__ = old_names(__name__)
 
 
 def in_int64(t: Times) -> Times:
@@ -55,12 +60,12 @@ def require_samples(**tensors: Tensor) -> None:
             )
 
 
-def promote(sample: Tensor) -> Tensor:
+def upcast(sample: Tensor) -> Tensor:
     """The sample in the precision that its arithmetic is done in: float32 for half precision, otherwise unchanged."""
     return sample.float() if sample.dtype in (torch.bfloat16, torch.float16) else sample
 
 
-def demote(x: Tensor, dtype: torch.dtype) -> Tensor:
+def cast_back(x: Tensor, dtype: torch.dtype) -> Tensor:
     """The result in the dtype of the samples that it came from."""
     return x if x.dtype == dtype else x.to(dtype)
 
@@ -104,42 +109,48 @@ def mean_flat(x: Tensor) -> Tensor:
     return x.flatten(start_dim=1).mean(dim=1) if x.ndim > 1 else x
 
 
-def spherical_interpolation(a: Tensor, b: Tensor, share: float | Tensor) -> Tensor:
+def slerp(a: Tensor, b: Tensor, t: float | Tensor) -> Tensor:
     """From each a to its b along a great circle, so that latents in between are as long as these (Shoemake 1985).
 
-        sin((1 − share) θ)/sin θ · a + sin(share θ)/sin θ · b,    θ the angle between a and b
+        sin((1 − t) θ)/sin θ · a + sin(t θ)/sin θ · b,    θ the angle between a and b
 
     Straight where they point the same way; DDIM's latents are interpolated so (Song et al. 2021, Eq. 67). Between
     opposite directions no great circle is shorter than any other.
 
     Args:
         a, b: `[B, *anything]`.
-        share: in [0, 1], a number or `[B]`.
+        t: in [0, 1], a number or `[B]`.
 
     Returns:
         In the shape and dtype of `a`.
 
     Raises:
         ValueError: for samples of other shapes than each other's, with values that are not finite, or in opposite
-            directions (within `OPPOSITE` of π), and for a `share` that is not so.
+            directions (within `OPPOSITE` of π), and for a `t` that is not in [0, 1].
     """
     require_samples(a=a, b=b)
     x, y = to_float64(a), to_float64(b)
-    share = torch.as_tensor(share, dtype=x.dtype, device=x.device)
-    if share.shape not in ((), a.shape[:1]):
-        raise ValueError(f"`share` must be a number, or one for each of {len(a)} pairs, but is {list(share.shape)}.")
-    if not bool(((share >= 0) & (share <= 1)).all()):  # NaN included
-        raise ValueError(f"`share` must lie in [0, 1], but is {share.tolist()}.")
+    t = torch.as_tensor(t, dtype=x.dtype, device=x.device)
+    if t.shape not in ((), a.shape[:1]):
+        raise ValueError(f"`t` must be a number, or one for each of {len(a)} pairs, but is {list(t.shape)}.")
+    if not bool(((t >= 0) & (t <= 1)).all()):  # NaN included
+        raise ValueError(f"`t` must lie in [0, 1], but is {t.tolist()}.")
     angle = _angle(x, y)
-    share = share.expand_as(angle)
+    t = t.expand_as(angle)
     if not bool(angle.isfinite().all()):
         raise ValueError("`a` and `b` must be finite, but hold NaN or infinite values.")
-    if bool(((angle > math.pi - OPPOSITE) & (share > 0) & (share < 1)).any()):
+    if bool(((angle > math.pi - OPPOSITE) & (t > 0) & (t < 1)).any()):
         raise ValueError("`a` and `b` must not point in opposite directions, between which there is no shortest way.")
     # sinc keeps the weights finite where the angle is 0.
     whole = torch.sinc(angle / math.pi)
-    weights = [part * torch.sinc(part * angle / math.pi) / whole for part in (1 - share, share)]
+    weights = [part * torch.sinc(part * angle / math.pi) / whole for part in (1 - t, t)]
     return (expand_like(weights[0], x) * x + expand_like(weights[1], y) * y).to(a.dtype)
+
+
+def spherical_interpolation(a: Tensor, b: Tensor, share: float | Tensor) -> Tensor:
+    """`slerp` under its name before version 0.2."""
+    warn_of_old_name(f"{__name__}.spherical_interpolation", "slerp")
+    return slerp(a, b, share)
 
 
 def _angle(x: Tensor, y: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def solve_adaptively(
     method = _check_method("dopri5" if method is None else method, ADAPTIVE_METHODS, " for adaptive steps")
     first = state[0] if isinstance(state, tuple) else state
     times = torch.tensor([start, end], dtype=first.dtype, device=first.device)
-    # A step ends where the flow does: what solvers interpolate is less exact than their steps.
+    # A step ends where the ODE does: what solvers interpolate is less exact than their steps.
     options = {"norm": _largest_of_examples, "step_t": times[1:], "dtype": times.dtype}
     return _solve(field, state, times, method, options, rtol=rtol, atol=atol)
 
@@ -75,7 +75,7 @@ def require_finite(x: Tensor) -> Tensor:
 
 
 _NOT_SOLVED = (
-    "The flow could not be followed to its end: `denoise` gives values that are not finite, or change too fast."
+    "The ODE could not be followed to its end: `denoise` gives values that are not finite, or change too fast."
 )
 
 
@@ -90,7 +90,7 @@ def _odeint() -> Callable[..., State]:
         from torchdiffeq import odeint
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "The probability flow is solved by torchdiffeq, which is not installed: `pip install torchdiffeq`, or"
+            "The probability-flow ODE is solved by torchdiffeq, which is not installed: `pip install torchdiffeq`, or"
             " ddpm_hf with its extra `ode`."
         ) from error
     return odeint

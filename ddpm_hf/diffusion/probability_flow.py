@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._renamed import old_names
 from .denoiser import Denoiser
 from .gaussian_diffusion import DiffusionSource, diffusion_of
 from .gaussian_process import MarginalCoefficients, conversion, linear_combination
@@ -33,8 +34,11 @@ from .numerics import mean_flat, require_samples, to_float64
 from .ode_solver import grid, require_finite, solve_adaptively, solve_on
 
 
-class FlowResult(NamedTuple):
-    """Where the flow has led: samples like those it started from, and how often the model was called."""
+__getattr__ = old_names(__name__)
+
+
+class OdeResult(NamedTuple):
+    """Where the ODE has led: samples like those it started from, and how often the model was called."""
 
     sample: Tensor
     num_model_evaluations: int
@@ -44,7 +48,7 @@ class FlowResult(NamedTuple):
 
 
 @torch.no_grad()
-def flow_sample(
+def ode_sample(
     denoise: Denoiser,
     scheduler: DiffusionSource,
     x_T: Tensor,
@@ -56,8 +60,8 @@ def flow_sample(
     atol: float = 1e-5,
     method: str | None = None,
     num_steps: int | None = None,
-) -> FlowResult:
-    """The data that the flow leads to from noise x_T (Song et al. 2021, section 4.3).
+) -> OdeResult:
+    """The data that the ODE leads to from noise x_T (Song et al. 2021, section 4.3).
 
     Args:
         x_T: standard normal, `[B, *anything]`; at T − 1 for a schedule of zero terminal SNR.
@@ -66,7 +70,7 @@ def flow_sample(
         num_steps: if so many steps are taken, then in s̄, where ε_θ is the slope: "euler" is DDIM without noise (Song,
             Meng & Ermon 2021, Eq. 13), "heun2" the solver of Karras et al. (2022, Algorithm 1).
 
-    The other arguments and what is raised are those of `flow_log_likelihood`.
+    The other arguments and what is raised are those of `ode_log_likelihood`.
 
     Returns:
         x_0 in the shape and dtype of `x_T`, and the number of model calls.
@@ -76,11 +80,11 @@ def flow_sample(
     x_bar = flow.follow(start, flow.last, flow.first, rtol, atol, method, num_steps)
     if denoise_last:
         x_bar = require_finite(x_bar - flow.velocity(flow.first, x_bar))  # x̂_0 = x̄ − s̄ ε
-    return FlowResult(x_bar.to(x_T.dtype), flow.num_calls)
+    return OdeResult(x_bar.to(x_T.dtype), flow.num_calls)
 
 
 @torch.no_grad()
-def flow_encode(
+def ode_encode(
     denoise: Denoiser,
     scheduler: DiffusionSource,
     x: Tensor,
@@ -91,20 +95,20 @@ def flow_encode(
     atol: float = 1e-5,
     method: str | None = None,
     num_steps: int | None = None,
-) -> FlowResult:
-    """The noise x_T that the flow leads to from the data x: the inverse of `flow_sample` with `denoise_last=False`.
+) -> OdeResult:
+    """The noise x_T that the ODE leads to from the data x: the inverse of `ode_sample` with `denoise_last=False`.
 
     Args:
         x: x̄ at `first_time`, `[B, *anything]`.
 
-    The other arguments and what is raised are those of `flow_sample`.
+    The other arguments and what is raised are those of `ode_sample`.
 
     Returns:
         x_T in the shape and dtype of `x`, and the number of model calls.
     """
     flow = ProbabilityFlow(denoise, scheduler, x, conditioning, first_time)
     x_bar = flow.follow(to_float64(x), flow.first, flow.last, rtol, atol, method, num_steps)
-    return FlowResult((flow.alpha_last * x_bar).to(x.dtype), flow.num_calls)
+    return OdeResult((flow.alpha_last * x_bar).to(x.dtype), flow.num_calls)
 
 
 # --- the vector field -----------------------------------------------------------------------------------------------
@@ -128,13 +132,13 @@ class ProbabilityFlow:
         self.continuous = self.diffusion.schedule.continuous
         if self.diffusion.prediction_type == "mean":
             raise ValueError(
-                "`prediction_type` 'mean' refers to a pair of times, and the flow has one at a time; it needs"
+                "`prediction_type` 'mean' refers to a pair of times, and the ODE has one at a time; it needs"
                 " 'epsilon', 'sample' or 'v_prediction'."
             )
         last_time = self.continuous.last_time
         if isinstance(first_time, bool) or not isinstance(first_time, Real) or not 0 < first_time < last_time:
             raise ValueError(
-                f"`first_time` must be a number between 0 and {last_time}, where the flow ends, but is {first_time!r}."
+                f"`first_time` must be a number between 0 and {last_time}, where the ODE ends, but is {first_time!r}."
             )
         self.denoise, self.conditioning, self.dtype = denoise, conditioning or {}, like.dtype
         self.first, self.last = (-0.5 * self.continuous.log_snr(float(t)).item() for t in (first_time, last_time))

@@ -50,7 +50,7 @@ from .gaussian_process import (
     x0_from_prediction,
 )
 from .noise_schedule import NoiseSchedule
-from .numerics import Coefficient, expand_like, move_coefficients, promote, require_count, require_samples
+from .numerics import Coefficient, expand_like, move_coefficients, require_count, require_samples, upcast
 from .reverse_coefficients import CoefficientTable, ReverseCoefficients
 from .reverse_variances import VARIANCE_TYPES, ReverseVariances, check_first_variance
 
@@ -268,7 +268,7 @@ class ReverseProcess:
             ValueError: where shapes, or channels and variance type, do not fit.
         """
         prediction, channels = self.split_output(model_output, x_t)
-        prediction, x_t = promote(prediction), promote(x_t)
+        prediction, x_t = upcast(prediction), upcast(x_t)
         if self.prediction_type == "sample":
             x_0 = prediction
         else:
@@ -276,7 +276,7 @@ class ReverseProcess:
         if self.constrain is not None:
             x_0 = self.constrain(x_0)
         mean = linear_combination(row.mean_coef_x0, x_0, row.mean_coef_xt, x_t)  # (Ho et al. 2020, Eq. 7)
-        return mean, x_0, None if channels is None else self._learned_log_variance(promote(channels), row)
+        return mean, x_0, None if channels is None else self._learned_log_variance(upcast(channels), row)
 
     def p_mean_variance(self, model_output: Tensor, x_t: Tensor, index: int | Tensor) -> ReverseStep:
         """p_θ(x_s | x_t) for the visited pair k = `index` + 1, one for the batch or one per example.

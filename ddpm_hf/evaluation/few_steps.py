@@ -12,7 +12,7 @@ from .sample_quality import Judge
 from .subject import Subject
 
 
-LEAST_CALLS_OF_FLOW = 25  # from fewer its likelihood cannot be told, to within some tenths
+LEAST_CALLS_OF_ODE = 25  # from fewer its likelihood cannot be told, to within some tenths
 
 
 def score_few_steps(subject: Subject, judge: Judge | None) -> list[dict[str, Any]]:
@@ -42,8 +42,8 @@ def score_few_steps(subject: Subject, judge: Judge | None) -> list[dict[str, Any
             rows.append(row | judged(subject.samples, steps, "linspace", 0.0))
         if subject.evaluation.num_flow_images:
             row = {"sampler": "ODE", "steps": steps}
-            row |= subject.likelihood_by_flow(steps) if steps >= LEAST_CALLS_OF_FLOW else {}
-            rows.append(row | (judged(subject.samples_by_flow, steps) if steps > 1 else {}))
+            row |= subject.likelihood_by_ode(steps) if steps >= LEAST_CALLS_OF_ODE else {}
+            rows.append(row | (judged(subject.samples_by_ode, steps) if steps > 1 else {}))
     return rows
 
 

@@ -11,7 +11,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ..conditioning.columns import Columns, chosen, count_of
-from ..diffusion.probability_flow import flow_sample
+from ..diffusion.probability_flow import ode_sample
 from ..pipelines.guidance import Guidance
 from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
 from ..runtime.distributed import shared
@@ -52,7 +52,7 @@ def draw_images(
     return by_number(draw, count, batch_size, seed, accelerator, turns)
 
 
-def draw_images_by_flow(
+def draw_images_by_ode(
     pipeline: DDPMPaperPipeline,
     count: int,
     batch_size: int,
@@ -71,13 +71,13 @@ def draw_images_by_flow(
     def draw(generators: list[torch.Generator], columns: Columns) -> Tensor:
         x_T = randn_tensor((len(generators), *pipeline.example_shape), generators, device)
         conditioning = denoiser.conditioners.make(columns, device)
-        sample = flow_sample(denoiser, pipeline.scheduler, x_T, conditioning, **_steps_of_flow(calls - 1)).sample
+        sample = ode_sample(denoiser, pipeline.scheduler, x_T, conditioning, **_steps_of_ode(calls - 1)).sample
         return (sample / 2 + 0.5).clamp(0, 1)
 
     return by_number(draw, count, batch_size, seed, accelerator, pipeline.conditioners.variety())
 
 
-def _steps_of_flow(calls: int) -> dict[str, object]:
+def _steps_of_ode(calls: int) -> dict[str, object]:
     """The method that makes the best of so many model calls, and its steps."""
     if calls < LEAST_CALLS_OF_HEUN:
         return {"method": "euler", "num_steps": calls}

@@ -14,17 +14,17 @@ from torch import Tensor
 
 from ..data.level_images import LevelImages
 from ..likelihood.batches import Batches
-from ..likelihood.ode import FlowBitsPerDim, flow_bits_per_dim
+from ..likelihood.ode import OdeBitsPerDim, ode_bits_per_dim
 from ..likelihood.variational import BitsPerDim
 from ..pipelines.guidance import Guidance
 from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .arguments import EvaluationArguments
-from .sampling import draw_images, draw_images_by_flow
+from .sampling import draw_images, draw_images_by_ode
 from .scoring import by_batches, paths_report, score, score_by_paths
 
 
-FLOW_TOLERANCE = 1e-3  # of the solver, relative and absolute: tighter ones move bits/dim by less than their error
+ODE_TOLERANCE = 1e-3  # of the solver, relative and absolute: tighter ones move bits/dim by less than their error
 
 Progress = Callable[[Iterable[int]], Iterable[int]]
 
@@ -61,29 +61,29 @@ class Subject:
         denoiser = self.pipeline.denoiser(self.guidance)
         return paths_report(score_by_paths(denoiser, self.pipeline.scheduler, self.images, *how, progress))
 
-    def likelihood_by_flow(self, calls: int | None = None) -> dict[str, Any]:
+    def likelihood_by_ode(self, calls: int | None = None) -> dict[str, Any]:
         """The likelihood by the probability-flow ODE: each batch is one process's.
 
         Args:
             calls: of the model, at least 4 and at most so many; as many as the tolerance needs if None.
         """
         images, denoiser = self.images.spread(self.evaluation.num_flow_images), self.pipeline.denoiser(self.guidance)
-        solver: dict[str, Any] = {"rtol": FLOW_TOLERANCE, "atol": FLOW_TOLERANCE}
+        solver: dict[str, Any] = {"rtol": ODE_TOLERANCE, "atol": ODE_TOLERANCE}
         if calls is not None:
             solver = {"method": "rk4", "num_steps": calls // 4}
 
-        def part(batches: Batches, generator: torch.Generator) -> FlowBitsPerDim:
+        def part(batches: Batches, generator: torch.Generator) -> OdeBitsPerDim:
             options = {**solver, "generator": generator}
-            return flow_bits_per_dim(denoiser, self.pipeline.scheduler, batches, **options)
+            return ode_bits_per_dim(denoiser, self.pipeline.scheduler, batches, **options)
 
         how = (self.accelerator, self.evaluation.batch_size, self.evaluation.seed)
-        result = FlowBitsPerDim.merged(by_batches(denoiser, images, *how, part))
+        result = OdeBitsPerDim.merged(by_batches(denoiser, images, *how, part))
         return {
             "flow_bits_per_dim": result.total,
             "flow_bits_per_dim_standard_error": result.standard_error if len(images) > 1 else None,
             "images": len(images),
             "model_calls_per_image": result.num_model_evaluations / len(images),
-            **({"tolerance": FLOW_TOLERANCE} if calls is None else solver),
+            **({"tolerance": ODE_TOLERANCE} if calls is None else solver),
             "log_snr_at_the_start": self.pipeline.scheduler.schedule.log_snr[1].item(),
             "dequantisation": "uniform",
         }
@@ -103,8 +103,8 @@ class Subject:
         chained = self.on_chain(steps, spacing)
         return draw_images(chained.pipeline, *how, None, spacing, eta, self.guidance)
 
-    def samples_by_flow(self, calls: int) -> Tensor:
+    def samples_by_ode(self, calls: int) -> Tensor:
         """Images in [0, 1] along the ODE, as many as are asked for."""
         evaluation = self.evaluation
         how = (evaluation.num_quality_samples, evaluation.batch_size, calls, evaluation.seed, self.accelerator)
-        return draw_images_by_flow(self.pipeline, *how, self.guidance)
+        return draw_images_by_ode(self.pipeline, *how, self.guidance)

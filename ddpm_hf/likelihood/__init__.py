@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "batches": ("Batches", "check_levels", "checked_batches"),
         "importance_weighting": ("ImportanceWeightedBits", "importance_weighted_bits_per_dim", "log_path_weights"),
         "measurement": ("measure_denoising_errors",),
-        "ode": ("FlowBitsPerDim", "FlowLikelihood", "flow_bits_per_dim", "flow_log_likelihood"),
+        "ode": ("OdeBitsPerDim", "OdeLikelihood", "ode_bits_per_dim", "ode_log_likelihood"),
         "variational": ("BitsPerDim", "bits_per_dim"),
         # of the bound's terms, which this package held before version 0.2
         ".diffusion.bound_terms": ("posterior_kl", "prior_kl", "vlb_terms"),

@@ -33,7 +33,7 @@ from ..diffusion.discretized_likelihood import decoder_nll
 from ..diffusion.gaussian_diffusion import DiffusionSource, GaussianDiffusion, diffusion_of
 from ..diffusion.gaussian_process import linear_combination
 from ..diffusion.numerics import (
-    demote,
+    cast_back,
     log1mexp,
     mean_flat,
     nats_to_bits,
@@ -74,7 +74,7 @@ def log_path_weights(
     data = to_float64(x_0)
 
     def reverse_step(x_t: Tensor, k: int) -> ReverseStep:
-        output = diffusion.model_output(denoise, demote(x_t, x_0.dtype), diffusion.times[k], conditioning)
+        output = diffusion.model_output(denoise, cast_back(x_t, x_0.dtype), diffusion.times[k], conditioning)
         return diffusion.p_mean_variance(to_float64(output), x_t, k)
 
     x_t, log_w = _noisy_end(diffusion, data, generator)  # per dimension, up to the end

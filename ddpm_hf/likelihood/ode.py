@@ -26,15 +26,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._renamed import old_names
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.discretized_likelihood import gaussian_log_density
 from ..diffusion.gaussian_diffusion import DiffusionSource, diffusion_of
 from ..diffusion.gaussian_process import unknown
-from ..diffusion.numerics import mean_flat, nats_to_bits, promote, require_count, standard_error, to_float64
+from ..diffusion.numerics import mean_flat, nats_to_bits, require_count, standard_error, to_float64, upcast
 from ..diffusion.ode_solver import State, grid, solve_adaptively, solve_on
 from ..diffusion.probability_flow import ProbabilityFlow
 from .batches import Batches, checked_batches
 
+
+__getattr__ = old_names(__name__)
 
 TRACES = ("hutchinson", "exact")
 MAX_EXACT_DIMENSIONS = 4096
@@ -45,7 +48,7 @@ LogPrior = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class FlowLikelihood:
+class OdeLikelihood:
     """The likelihood of a batch.
 
     Attributes:
@@ -60,8 +63,8 @@ class FlowLikelihood:
 
 
 @dataclass(frozen=True)
-class FlowBitsPerDim:
-    """The likelihood of a data set by the flow.
+class OdeBitsPerDim:
+    """The likelihood of a data set by the ODE.
 
     Attributes:
         total: the mean over the examples, bits/dim: of discrete data an upper bound on the negative log-likelihood,
@@ -80,12 +83,12 @@ class FlowBitsPerDim:
     num_model_evaluations: int
 
     @classmethod
-    def of(cls, bits: Tensor, num_model_evaluations: int) -> FlowBitsPerDim:
+    def of(cls, bits: Tensor, num_model_evaluations: int) -> OdeBitsPerDim:
         """The summary of examples that take so many bits/dim, `[N]`."""
         return cls(bits.mean().item(), standard_error(bits), bits.tolist(), len(bits), num_model_evaluations)
 
     @classmethod
-    def merged(cls, parts: Sequence[FlowBitsPerDim]) -> FlowBitsPerDim:
+    def merged(cls, parts: Sequence[OdeBitsPerDim]) -> OdeBitsPerDim:
         """The likelihood of several sets of examples together, each scored by itself."""
         bits = torch.tensor([each for part in parts for each in part.per_example], dtype=torch.float64, device="cpu")
         return cls.of(bits, sum(part.num_model_evaluations for part in parts))
@@ -95,7 +98,7 @@ class FlowBitsPerDim:
 
 
 @torch.no_grad()
-def flow_log_likelihood(
+def ode_log_likelihood(
     denoise: Denoiser,
     scheduler: DiffusionSource,
     x: Tensor,
@@ -110,22 +113,22 @@ def flow_log_likelihood(
     method: str | None = None,
     num_steps: int | None = None,
     generator: torch.Generator | None = None,
-) -> FlowLikelihood:
+) -> OdeLikelihood:
     """log p(x), nats, by the instantaneous change of variables (Chen et al. 2018; Song et al. 2021, Eq. 39).
 
     The density is that of x̄ = x_t/√ᾱ_t at t = `first_time`: of the data, at their own scale, with noise of standard
-    deviation s̄ = √((1 − ᾱ_t)/ᾱ_t). The flow does not reach t = 0, where the model has seen nothing; Song et al. start
+    deviation s̄ = √((1 − ᾱ_t)/ᾱ_t). The ODE does not reach t = 0, where the model has seen nothing; Song et al. start
     at 1e-5 of their unit of time for the same reason, and report the density of x_t, larger by −½ D log ᾱ_t.
 
     Args:
         denoise: `denoise(x_t, timesteps, **conditioning)`, the model in evaluation mode, differentiable with respect
             to x_t, each example by itself. Its timesteps are diffusers' but real, t − 1, or 0 where t < 1; floating
             `[B]`.
-        scheduler: a `DDPMPaperScheduler` or a `GaussianDiffusion`, whatever times it visits; the flow ends at T, or at
+        scheduler: a `DDPMPaperScheduler` or a `GaussianDiffusion`, whatever times it visits; the ODE ends at T, or at
             T − 1 with zero terminal SNR.
         x: the examples, `[B, *anything]`: x̄ at `first_time`.
         conditioning: more arguments of `denoise`.
-        first_time: the paper's time at which the flow starts, a real number > 0; the model was trained from 1 on.
+        first_time: the paper's time at which the ODE starts, a real number > 0; the model was trained from 1 on.
         trace: of the Jacobian: "hutchinson", an unbiased estimate by Rademacher probes that stay the same during one
             solve (Grathwohl et al. 2019); or "exact", one vector-Jacobian product per dimension.
         num_probes: averaged by "hutchinson", each at the cost of one vector-Jacobian product per model call.
@@ -135,7 +138,7 @@ def flow_log_likelihood(
             more than that, and no step would be small enough: score float32 samples, by a float32 model.
         method: None for "dopri5", or for "midpoint" with `num_steps`.
         num_steps: None for a solver that chooses its steps by `rtol` and `atol`, one of `ADAPTIVE_METHODS`; or K ≥ 1
-            steps of one of `FIXED_METHODS`, even in log-SNR. Few give an approximation of the flow's likelihood, to
+            steps of one of `FIXED_METHODS`, even in log-SNR. Few give an approximation of the ODE's likelihood, to
             either side, and no bound.
         generator: for the probes; on the device of `x`, or the CPU.
 
@@ -161,11 +164,11 @@ def flow_log_likelihood(
         kind = list(log_p_T.shape) if isinstance(log_p_T, Tensor) else type(log_p_T).__name__
         raise ValueError(f"`log_prior` must give one number per example, [{len(x)}], but gave {kind}.")
     log_density = to_float64(log_p_T) + dimensions * (math.log(flow.alpha_last) + mean_divergence)
-    return FlowLikelihood(log_density, x_T.to(x.dtype), flow.num_calls)
+    return OdeLikelihood(log_density, x_T.to(x.dtype), flow.num_calls)
 
 
 @torch.no_grad()
-def flow_bits_per_dim(
+def ode_bits_per_dim(
     denoise: Denoiser,
     scheduler: DiffusionSource,
     batches: Batches,
@@ -181,8 +184,8 @@ def flow_bits_per_dim(
     num_steps: int | None = None,
     generator: torch.Generator | None = None,
     progress: Callable[[Iterable[Tensor]], Iterable[Tensor]] | None = None,
-) -> FlowBitsPerDim:
-    """The likelihood of a data set in bits/dim, by the flow's density of x̄ at `first_time`.
+) -> OdeBitsPerDim:
+    """The likelihood of a data set in bits/dim, by the ODE's density of x̄ at `first_time`.
 
     For data of K levels in [−1, 1] (`scheduler.num_levels`), whose bins are 2/(K − 1) wide, by uniform dequantisation
     (Theis et al. 2016): with u uniform over the bin,
@@ -197,7 +200,7 @@ def flow_bits_per_dim(
         generator: for u and the probes; on the device of the batches, or the CPU.
         progress: wraps the iteration over batches, such as `tqdm.tqdm`.
 
-    The other arguments and what they raise are those of `flow_log_likelihood`.
+    The other arguments and what they raise are those of `ode_log_likelihood`.
 
     Raises:
         ValueError: for no examples, and for values that are not levels of the data.
@@ -212,7 +215,7 @@ def flow_bits_per_dim(
     for x, conditioning in checked_batches(batches, num_levels, progress):
         draws = []
         for _ in range(num_dequantizations):
-            found = flow_log_likelihood(
+            found = ode_log_likelihood(
                 denoise,
                 scheduler,
                 x if num_levels is None else dequantize(x, num_levels, generator),
@@ -233,12 +236,12 @@ def flow_bits_per_dim(
     if not totals:
         raise ValueError("`batches` holds no examples.")
     bits = nats_to_bits(torch.cat(totals) - (0.0 if num_levels is None else math.log(2 / (num_levels - 1))))
-    return FlowBitsPerDim.of(bits, num_model_evaluations)
+    return OdeBitsPerDim.of(bits, num_model_evaluations)
 
 
 def dequantize(x: Tensor, num_levels: int, generator: torch.Generator | None = None) -> Tensor:
     """x + u, u uniform over the bin of its level, ±1/(num_levels − 1) (Theis et al. 2016), in at least float32."""
-    x = promote(x)
+    x = upcast(x)
     device = x.device if generator is None else generator.device
     u = torch.rand(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
     return x + (2 * u - 1) / (num_levels - 1)

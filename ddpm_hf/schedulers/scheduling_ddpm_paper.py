@@ -27,7 +27,7 @@ from ..diffusion.denoising_errors import DenoisingErrors
 from ..diffusion.gaussian_process import check_eta
 from ..diffusion.losses import min_snr_weights
 from ..diffusion.noise_schedule import NoiseSchedule
-from ..diffusion.numerics import demote
+from ..diffusion.numerics import cast_back
 from ..diffusion.reverse_process import ReverseStep
 from .configuration import (
     DEFAULTS_KEY,
@@ -306,7 +306,7 @@ class DDPMPaperScheduler(ConvertibleScheduler, ConfiguredChain, SchedulerMixin, 
         diffusion, index = chain.diffusion, chain.index(timestep, determined=True)
         draw_noise = partial(noise_like, sample, model_output.dtype, generator)
         x_s, x_0 = diffusion.step(model_output, sample, index, draw_noise, eta)
-        previous, x_0 = demote(x_s, sample.dtype), demote(x_0, sample.dtype)
+        previous, x_0 = cast_back(x_s, sample.dtype), cast_back(x_0, sample.dtype)
         if not return_dict:
             return previous, x_0
         return DDPMSchedulerOutput(prev_sample=previous, pred_original_sample=x_0)
@@ -328,7 +328,7 @@ class DDPMPaperScheduler(ConvertibleScheduler, ConfiguredChain, SchedulerMixin, 
         diffusion, index = chain.diffusion, chain.index(timestep, determined=True)
         if isinstance(index, Tensor) or index == len(diffusion.times) - 1:
             raise ValueError(f"`timestep` must be one for the batch, and not the first visited, but is {timestep}.")
-        return demote(diffusion.encode_step(model_output, sample, index), sample.dtype)
+        return cast_back(diffusion.encode_step(model_output, sample, index), sample.dtype)
 
     def _get_variance(self, t: int) -> Tensor:
         """The variance of the noise that `step` adds at a timestep, for fixed variance types; 0 at the last one."""

@@ -30,7 +30,7 @@ from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.loading import load_images
 from ddpm_hf.evaluation.arguments import EvaluationArguments
-from ddpm_hf.evaluation.sampling import draw_images, draw_images_by_flow
+from ddpm_hf.evaluation.sampling import draw_images, draw_images_by_ode
 from ddpm_hf.evaluation.subject import Subject
 
 
@@ -391,7 +391,7 @@ def test_the_flow_in_steps_comes_near_to_the_flow(trained: Path) -> None:
     pipeline, images = DDPMPaperPipeline.from_pretrained(trained), load_images(DataArguments()).test
     pipeline.unet.eval()
     subject = Subject(pipeline, images, EvaluationArguments(num_flow_images=4), Accelerator())
-    exact, found = subject.likelihood_by_flow(), subject.likelihood_by_flow(100)
+    exact, found = subject.likelihood_by_ode(), subject.likelihood_by_ode(100)
     assert (found["method"], found["num_steps"], found["model_calls_per_image"]) == ("rk4", 25, 100)
     assert found["flow_bits_per_dim"] == pytest.approx(exact["flow_bits_per_dim"], abs=0.05)
 
@@ -404,7 +404,7 @@ def test_samplers_start_from_the_same_noise(trained: Path) -> None:
         pipeline.unet, DDPMPaperScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
     )
     ddim = draw_images(chained, 6, 4, 15, 0, Accelerator(), None, "log_snr", eta=0.0)
-    flow, other = (draw_images_by_flow(chained, 6, 6, 16, seed, Accelerator()) for seed in (0, 1))
+    flow, other = (draw_images_by_ode(chained, 6, 6, 16, seed, Accelerator()) for seed in (0, 1))
     assert (ddim - flow).abs().mean() < 0.02 < (ddim - other).abs().mean()
 
 

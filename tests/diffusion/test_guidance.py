@@ -18,7 +18,7 @@ from oracles import LOG_2, Mixture, double, model_output
 from scipy.integrate import quad
 from torch import Tensor
 
-from ddpm_hf import DDPMPaperScheduler, NoiseSchedule, bits_per_dim, flow_log_likelihood
+from ddpm_hf import DDPMPaperScheduler, NoiseSchedule, bits_per_dim, ode_log_likelihood
 from ddpm_hf.diffusion.gaussian_process import PREDICTION_TYPES, convert_prediction, ddim_coefficients
 from ddpm_hf.diffusion.guidance import autoguidance, classifier_free_guidance, timestep_interval
 
@@ -596,7 +596,7 @@ def check_guided_likelihood(w: float, cuts: tuple[float, ...], rtol: float, tole
     )
     x = torch.linspace(-1, 2, 5, dtype=torch.float64)[:, None]
     solver = {"trace": "exact", "method": "dopri8", "rtol": rtol, "atol": rtol}
-    found = flow_log_likelihood(guided, scheduler_of(), x, gaussian_conditioning(5), **solver)
+    found = ode_log_likelihood(guided, scheduler_of(), x, gaussian_conditioning(5), **solver)
     x_bar, log_stretch = guided_flow(x, [first, *cuts, last], [1, w, 1] if cuts else [w])
     alpha = LINEAR.alphas_cumprod[-1].sqrt()
     log_prior = -0.5 * ((alpha * x_bar) ** 2 + math.log(2 * math.pi))[:, 0]

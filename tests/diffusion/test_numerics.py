@@ -12,15 +12,15 @@ from oracles import double
 
 from ddpm_hf.diffusion.numerics import (
     LOG_2,
-    demote,
+    cast_back,
     expand_like,
     log1mexp,
     mean_flat,
     move_coefficients,
     nats_to_bits,
-    promote,
     require_samples,
     to_float64,
+    upcast,
 )
 
 
@@ -96,15 +96,15 @@ def test_a_bit_is_log_2_nats():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_promoted_to_float32_and_back(dtype: torch.dtype):
     x = torch.tensor([0.1, -3.0], dtype=dtype)
-    assert promote(x).dtype == torch.float32
-    assert torch.equal(demote(promote(x), dtype), x)
+    assert upcast(x).dtype == torch.float32
+    assert torch.equal(cast_back(upcast(x), dtype), x)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_full_precision_is_not_copied(dtype: torch.dtype):
     x = torch.ones(2, dtype=dtype)
-    assert promote(x) is x
-    assert demote(x, dtype) is x
+    assert upcast(x) is x
+    assert cast_back(x, dtype) is x
 
 
 def test_coefficients_stay_float64_where_the_device_has_it():

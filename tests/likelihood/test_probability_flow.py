@@ -18,10 +18,10 @@ from ddpm_hf import (
     DDPMPaperScheduler,
     NoiseSchedule,
     bits_per_dim,
-    flow_bits_per_dim,
-    flow_encode,
-    flow_log_likelihood,
-    flow_sample,
+    ode_bits_per_dim,
+    ode_encode,
+    ode_log_likelihood,
+    ode_sample,
     predictor_corrector,
 )
 from ddpm_hf.diffusion.gaussian_process import StepCoefficients, q_posterior_mean_variance
@@ -101,7 +101,7 @@ SCHEDULES = {
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_the_density_of_gaussian_data_is_exact(name: str, first_time: float):
     scheduler = scheduler_of(SCHEDULES[name]())
-    found = flow_log_likelihood(
+    found = ode_log_likelihood(
         oracle(scheduler, GAUSSIAN),
         scheduler,
         X,
@@ -133,14 +133,14 @@ def test_correlated_dimensions_need_the_whole_trace():
     def log_prior(x_T: Tensor) -> Tensor:
         return density(20).log_prob(x_T / alpha) - 2 * alpha.log()
 
-    found = flow_log_likelihood(denoise, scheduler, x, log_prior=log_prior, **EXACT)
+    found = ode_log_likelihood(denoise, scheduler, x, log_prior=log_prior, **EXACT)
     torch.testing.assert_close(found.log_density, density(1).log_prob(x), rtol=0, atol=1e-11)
 
 
 def test_without_a_prior_latents_are_standard_normal():
     scheduler = scheduler_of()
     x = X.reshape(2, 3)
-    found = flow_log_likelihood(oracle(scheduler, GAUSSIAN), scheduler, x, **EXACT)
+    found = ode_log_likelihood(oracle(scheduler, GAUSSIAN), scheduler, x, **EXACT)
     spread = [VARIANCE + noise_level(scheduler, t) ** 2 for t in (1, 20)]
     log_slope = 0.5 * (scheduler.schedule.log_alphas_cumprod[-1].item() + math.log(spread[1] / spread[0]))
     normal = torch.distributions.Normal(0.0, 1.0)
@@ -158,7 +158,7 @@ def test_starting_at_little_noise_shifts_the_density_by_little(eps: float, shift
     scheduler = scheduler_of(NoiseSchedule(-(0.1 * u + 0.5 * 19.9 * u**2)))
     log_alpha = 0.5 * scheduler.schedule.log_alphas_cumprod[1]
     x_bar = double([[MEAN]]) / log_alpha.exp()
-    found = flow_log_likelihood(
+    found = ode_log_likelihood(
         oracle(scheduler, GAUSSIAN), scheduler, x_bar, log_prior=exact_prior(scheduler, GAUSSIAN), **EXACT
     )
     exact = exact_log_density(scheduler, GAUSSIAN, x_bar, 1)
@@ -174,7 +174,7 @@ def test_the_flow_has_the_likelihood_of_a_mixture_and_the_bound_costs_more():
     weight = MIXTURE.log_density(x[:, 0], double(0.0)).exp() * 0.01
     assert weight.sum() == pytest.approx(1, abs=1e-9)
 
-    found = flow_log_likelihood(
+    found = ode_log_likelihood(
         lambda x_t, t: torch.cat([denoise(x_t, t), torch.zeros_like(x_t)], dim=1),
         scheduler,
         x,
@@ -198,12 +198,12 @@ def test_hutchinsons_estimate_is_unbiased_and_more_probes_are_better():
     denoise = vector_oracle(scheduler, VECTORS)
     x = double([[0.7, -0.4]])
     options = {"rtol": 1e-8, "atol": 1e-8, "method": "dopri8"}
-    exact = flow_log_likelihood(denoise, scheduler, x, trace="exact", **options).log_density
+    exact = ode_log_likelihood(denoise, scheduler, x, trace="exact", **options).log_density
     variances = []
     for num_probes in (1, 4):
         generator = torch.Generator().manual_seed(num_probes)
         copies = x.expand(2000, 2)
-        found = flow_log_likelihood(
+        found = ode_log_likelihood(
             denoise, scheduler, copies, num_probes=num_probes, generator=generator, **options
         ).log_density
         assert abs(found.mean() - exact) < 5 * found.std() / 2000**0.5
@@ -215,7 +215,7 @@ def test_hutchinsons_estimate_is_exact_where_dimensions_are_independent():
     scheduler = scheduler_of()
     x = X.reshape(1, 2, 3)
     both = [
-        flow_log_likelihood(oracle(scheduler, MIXTURE), scheduler, x, trace=trace, method="dopri8").log_density
+        ode_log_likelihood(oracle(scheduler, MIXTURE), scheduler, x, trace=trace, method="dopri8").log_density
         for trace in ("hutchinson", "exact")
     ]
     torch.testing.assert_close(*both, rtol=0, atol=1e-9)
@@ -234,7 +234,7 @@ def test_all_predictions_have_the_same_likelihood_and_variance_channels_are_left
         if scheduler.process.learns_variance:
             denoise = partial(_with_more_channels, denoise)
         options = {"trace": "exact", "rtol": 1e-10, "atol": 1e-10, "method": "dopri8"}
-        found.append(flow_log_likelihood(denoise, scheduler, X[:4].reshape(2, 2), **options))
+        found.append(ode_log_likelihood(denoise, scheduler, X[:4].reshape(2, 2), **options))
     for other in found[1:]:
         torch.testing.assert_close(other.log_density, found[0].log_density, rtol=0, atol=1e-9)
         torch.testing.assert_close(other.latents, found[0].latents, rtol=0, atol=1e-9)
@@ -248,8 +248,8 @@ def _with_more_channels(denoise: Callable[..., Tensor], x_t: Tensor, timesteps: 
 def test_an_example_does_not_depend_on_the_batch_that_hides_it():
     data = Mixture.gaussian(0.0, VARIANCE)  # at 0 nothing moves, and no error is made
     scheduler = scheduler_of()
-    alone = flow_encode(oracle(scheduler, data), scheduler, double([[2.0]]))
-    hidden = flow_encode(oracle(scheduler, data), scheduler, double([[2.0], *[[0.0]] * 99]))
+    alone = ode_encode(oracle(scheduler, data), scheduler, double([[2.0]]))
+    hidden = ode_encode(oracle(scheduler, data), scheduler, double([[2.0], *[[0.0]] * 99]))
     assert hidden.num_model_evaluations == alone.num_model_evaluations
     torch.testing.assert_close(hidden.sample[:1], alone.sample, rtol=1e-12, atol=0)
 
@@ -265,13 +265,13 @@ def test_the_model_sees_samples_and_times_in_the_precision_of_the_examples(dtype
         return scale * model(x_t.double()).to(dtype)
 
     x = X.to(dtype)
-    found = flow_log_likelihood(denoise, scheduler, x, {"scale": 0.1}, first_time=0.25, rtol=1e-3, atol=1e-3)
+    found = ode_log_likelihood(denoise, scheduler, x, {"scale": 0.1}, first_time=0.25, rtol=1e-3, atol=1e-3)
     assert set(seen) == {(dtype, torch.float64 if dtype == torch.float64 else torch.float32, x.shape[:1])}
     assert found.num_model_evaluations == len(seen)
     assert (found.log_density.dtype, found.latents.dtype) == (torch.float64, dtype)
     assert not found.log_density.requires_grad and not found.latents.requires_grad
     assert model.weight.grad is None
-    back = flow_sample(denoise, scheduler, found.latents, {"scale": 0.1}, rtol=1e-3, atol=1e-3)
+    back = ode_sample(denoise, scheduler, found.latents, {"scale": 0.1}, rtol=1e-3, atol=1e-3)
     assert back.sample.dtype == dtype and back.sample.shape == x.shape
 
 
@@ -282,7 +282,7 @@ def test_bits_of_levels_are_those_of_the_dequantised_density(generator: torch.Ge
     K, shape = 17, (40, 12)
     scheduler = scheduler_of(num_levels=K)
     x = torch.randint(K, shape, generator=generator).double() / 8 - 1
-    found = flow_bits_per_dim(
+    found = ode_bits_per_dim(
         oracle(scheduler, GAUSSIAN),
         scheduler,
         [x[:16], (x[16:], {})],
@@ -310,12 +310,12 @@ def test_bits_of_continuous_data_are_the_density_and_at_most_the_bound(generator
     scheduler = scheduler_of(variance_type="fixed_large")
     denoise = oracle(scheduler, GAUSSIAN)
     x = MEAN + VARIANCE**0.5 * torch.randn(50, 8, generator=generator, dtype=torch.float64)
-    density = flow_log_likelihood(denoise, scheduler, x).log_density
-    found = flow_bits_per_dim(denoise, scheduler, x.split(50))
+    density = ode_log_likelihood(denoise, scheduler, x).log_density
+    found = ode_bits_per_dim(denoise, scheduler, x.split(50))
     torch.testing.assert_close(double(found.per_example), -density / 8 / LOG_2, rtol=0, atol=1e-12)
     bound = bits_per_dim(denoise, scheduler, x.split(50), generator=generator)
     assert found.total < bound.total
-    in_steps = flow_bits_per_dim(denoise, scheduler, x.split(50), num_steps=30, method="rk4")
+    in_steps = ode_bits_per_dim(denoise, scheduler, x.split(50), num_steps=30, method="rk4")
     assert in_steps.total == pytest.approx(found.total, abs=1e-3) and in_steps.num_model_evaluations == 50 * 120
 
 
@@ -333,8 +333,8 @@ def test_dequantisation_fills_the_bins_evenly(generator: torch.Generator):
 def test_encoding_and_sampling_are_inverse():
     scheduler = scheduler_of()
     denoise = oracle(scheduler, MIXTURE)
-    latents, _ = flow_encode(denoise, scheduler, X, first_time=1.5, rtol=1e-9, atol=1e-9)
-    back, _ = flow_sample(
+    latents, _ = ode_encode(denoise, scheduler, X, first_time=1.5, rtol=1e-9, atol=1e-9)
+    back, _ = ode_sample(
         denoise, scheduler, latents, first_time=1.5, denoise_last=False, rtol=1e-9, atol=1e-9, method="dopri8"
     )
     torch.testing.assert_close(back, X, rtol=0, atol=1e-7)
@@ -346,10 +346,10 @@ def test_encoding_and_sampling_are_inverse():
 def test_adaptive_steps_err_by_little_more_than_their_tolerance(method: str, multiple: float):
     scheduler, tolerance = scheduler_of(), 1e-4
     assert method in ADAPTIVE_METHODS
-    sample, _ = flow_sample(
+    sample, _ = ode_sample(
         oracle(scheduler, GAUSSIAN), scheduler, X, method=method, rtol=tolerance, atol=tolerance, denoise_last=False
     )
-    exact, _ = flow_sample(oracle(scheduler, GAUSSIAN), scheduler, X, denoise_last=False, **TIGHT)
+    exact, _ = ode_sample(oracle(scheduler, GAUSSIAN), scheduler, X, denoise_last=False, **TIGHT)
     assert (sample - exact).abs().max() < multiple * tolerance
 
 
@@ -361,13 +361,13 @@ def test_samples_of_gaussian_data_are_a_linear_map_of_the_noise():
         calls.append(timesteps)
         return oracle(scheduler, GAUSSIAN)(x_t, timesteps)
 
-    sample, num_calls = flow_sample(denoise, scheduler, X, **TIGHT)
+    sample, num_calls = ode_sample(denoise, scheduler, X, **TIGHT)
     assert num_calls == len(calls)
     alpha = scheduler.schedule.alphas_cumprod[-1].sqrt()
     first, last = (VARIANCE + noise_level(scheduler, t) ** 2 for t in (1, 20))
     x_bar = MEAN + (X / alpha - MEAN) * (first / last) ** 0.5
     torch.testing.assert_close(sample, MEAN + VARIANCE / first * (x_bar - MEAN), rtol=0, atol=1e-11)
-    noisy, _ = flow_sample(denoise, scheduler, X, denoise_last=False, **TIGHT)
+    noisy, _ = ode_sample(denoise, scheduler, X, denoise_last=False, **TIGHT)
     torch.testing.assert_close(noisy, x_bar, rtol=0, atol=1e-11)
 
 
@@ -375,7 +375,7 @@ def test_euler_steps_are_ddim():
     """x̄ changes by ε (s̄' − s̄); for Gaussian data ε = s̄ (x̄ − m)/(v + s̄²)."""
     scheduler = scheduler_of()
     denoise, alpha = oracle(scheduler, GAUSSIAN), scheduler.schedule.alphas_cumprod[-1].sqrt()
-    sample, num_calls = flow_sample(denoise, scheduler, X, num_steps=7, method="euler", denoise_last=False)
+    sample, num_calls = ode_sample(denoise, scheduler, X, num_steps=7, method="euler", denoise_last=False)
     ends = [math.log(noise_level(scheduler, t)) for t in (20, 1)]
     s = torch.linspace(*ends, 8, dtype=torch.float64).exp()
     x_bar = X / alpha
@@ -389,16 +389,16 @@ def test_euler_steps_are_ddim():
 def test_fixed_steps_converge_with_their_order(method: str, order: int):
     scheduler = scheduler_of()
     denoise = oracle(scheduler, GAUSSIAN)
-    exact, _ = flow_sample(denoise, scheduler, X, **TIGHT)
+    exact, _ = ode_sample(denoise, scheduler, X, **TIGHT)
     errors = []
     for num_steps in (40, 80):
-        sample, num_calls = flow_sample(denoise, scheduler, X, num_steps=num_steps, method=method)
+        sample, num_calls = ode_sample(denoise, scheduler, X, num_steps=num_steps, method=method)
         errors.append((sample - exact).abs().max().item())
         assert num_calls <= 4 * num_steps + 1
     assert math.log2(errors[0] / errors[1]) > order - 0.35
     assert method in FIXED_METHODS
-    there, _ = flow_encode(denoise, scheduler, X, num_steps=80, method=method)
-    precise, _ = flow_encode(denoise, scheduler, X, **TIGHT)
+    there, _ = ode_encode(denoise, scheduler, X, num_steps=80, method=method)
+    precise, _ = ode_encode(denoise, scheduler, X, **TIGHT)
     torch.testing.assert_close(there, precise, rtol=0, atol=0.1 if method == "euler" else 2e-3)
 
 
@@ -407,7 +407,7 @@ def test_the_density_by_euler_steps_is_a_sum():
     scheduler = scheduler_of()
     x = X.reshape(2, 3)
     options = {"num_steps": 7, "method": "euler", "log_prior": lambda x_T: 0 * x_T[:, 0]}
-    found = flow_log_likelihood(oracle(scheduler, GAUSSIAN), scheduler, x, **options)
+    found = ode_log_likelihood(oracle(scheduler, GAUSSIAN), scheduler, x, **options)
     ends = [math.log(noise_level(scheduler, t)) for t in (1, 20)]
     log_s = torch.linspace(*ends, 8, dtype=torch.float64)
     slope = log_s.exp() ** 2 / (VARIANCE + log_s.exp() ** 2)
@@ -427,14 +427,14 @@ def test_the_density_by_fixed_steps_converges_with_their_order(method: str, orde
     errors = []
     for num_steps in (80, 160):
         options = {"num_steps": num_steps, "method": method, "log_prior": prior, "trace": "exact"}
-        found = flow_log_likelihood(denoise, scheduler, X, **options)
+        found = ode_log_likelihood(denoise, scheduler, X, **options)
         errors.append((found.log_density - exact).abs().max().item())
     assert math.log2(errors[0] / errors[1]) > order - 0.35
 
 
 def test_midpoints_are_what_fixed_steps_take_if_not_told():
     scheduler = scheduler_of()
-    ways = [flow_sample(oracle(scheduler, MIXTURE), scheduler, X, num_steps=5, method=m) for m in (None, "midpoint")]
+    ways = [ode_sample(oracle(scheduler, MIXTURE), scheduler, X, num_steps=5, method=m) for m in (None, "midpoint")]
     assert torch.equal(ways[0].sample, ways[1].sample)
     assert ways[0].num_model_evaluations == 11  # two a step, and the predicted x_0 at the end
 
@@ -622,7 +622,7 @@ def _zero(x_t: Tensor, timesteps: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"first_time": 0.0}, "`first_time` must be a number between 0 and 20, where the flow ends, but is 0.0."),
+        ({"first_time": 0.0}, "`first_time` must be a number between 0 and 20, where the ODE ends, but is 0.0."),
         ({"first_time": 20.0}, "`first_time` must be a number between 0 and 20"),
         ({"first_time": math.nan}, "`first_time` must be a number"),
         ({"trace": "full"}, "`trace` must be one of 'hutchinson', 'exact', but is 'full'."),
@@ -636,7 +636,7 @@ def _zero(x_t: Tensor, timesteps: Tensor) -> Tensor:
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, object], message: str):
     with pytest.raises(ValueError, match=message):
-        flow_log_likelihood(_zero, scheduler_of(), X, **options)
+        ode_log_likelihood(_zero, scheduler_of(), X, **options)
 
 
 @pytest.mark.parametrize(
@@ -648,7 +648,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, object], mess
         ({"method": "midpoint"}, "`method` must be one of 'dopri5'.*, but is 'midpoint' for adaptive steps."),
     ],
 )
-@pytest.mark.parametrize("function", [flow_sample, flow_encode, flow_log_likelihood])
+@pytest.mark.parametrize("function", [ode_sample, ode_encode, ode_log_likelihood])
 def test_steps_that_make_no_sense_are_refused(function: Callable, options: dict[str, object], message: str):
     with pytest.raises(ValueError, match=message):
         function(_zero, scheduler_of(), X, **options)
@@ -660,28 +660,28 @@ def test_examples_that_are_none_are_refused():
         (torch.zeros(0, 3), "`x` must hold at least one example"),
     ):
         with pytest.raises(ValueError, match=message):
-            flow_encode(_zero, scheduler_of(), x)
+            ode_encode(_zero, scheduler_of(), x)
     with pytest.raises(ValueError, match="at most 4096, but an example has 5000; use 'hutchinson'"):
-        flow_log_likelihood(_zero, scheduler_of(), torch.zeros(1, 5000), trace="exact")
+        ode_log_likelihood(_zero, scheduler_of(), torch.zeros(1, 5000), trace="exact")
 
 
 def test_a_mean_has_no_flow():
     scheduler = scheduler_of(prediction_type="mean")
-    for function in (flow_log_likelihood, flow_encode, flow_sample):
+    for function in (ode_log_likelihood, ode_encode, ode_sample):
         with pytest.raises(ValueError, match="`prediction_type` 'mean' refers to a pair of times"):
             function(_zero, scheduler, X)
 
 
 @pytest.mark.parametrize("options", [{}, {"num_steps": 3}, {"num_steps": 3, "method": "euler"}])
 def test_a_model_that_gives_no_numbers_is_named(options: dict[str, object]):
-    for function in (flow_encode, flow_sample):
+    for function in (ode_encode, ode_sample):
         with pytest.raises(ValueError, match="`denoise` gives values that are not finite"):
             function(lambda x_t, t: x_t * math.nan, scheduler_of(), X, **options)
 
 
 def test_a_model_without_gradients_is_named():
     with pytest.raises(ValueError, match="`denoise` must be differentiable with respect to x_t"):
-        flow_log_likelihood(torch.no_grad()(_zero), scheduler_of(), X)
+        ode_log_likelihood(torch.no_grad()(_zero), scheduler_of(), X)
 
 
 def test_an_error_of_the_model_is_its_own():
@@ -689,25 +689,25 @@ def test_an_error_of_the_model_is_its_own():
         raise AssertionError("the model's")
 
     with pytest.raises(AssertionError, match="the model's"):
-        flow_encode(denoise, scheduler_of(), X)
+        ode_encode(denoise, scheduler_of(), X)
 
 
 def test_a_missing_solver_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "torchdiffeq", None)
     with pytest.raises(ModuleNotFoundError, match="`pip install torchdiffeq`, or ddpm_hf with its extra `ode`"):
-        flow_encode(_zero, scheduler_of(), X)
+        ode_encode(_zero, scheduler_of(), X)
 
 
 def test_data_that_do_not_fit_are_refused():
     levels, continuous = scheduler_of(num_levels=17), scheduler_of()
     with pytest.raises(ValueError, match="must take 17 evenly spaced levels"):
-        flow_bits_per_dim(_zero, levels, [X])
+        ode_bits_per_dim(_zero, levels, [X])
     with pytest.raises(ValueError, match="`batches` holds no examples"):
-        flow_bits_per_dim(_zero, levels, [torch.zeros(0, 3)])
+        ode_bits_per_dim(_zero, levels, [torch.zeros(0, 3)])
     with pytest.raises(ValueError, match="`num_dequantizations` must be an int >= 1, but is 0"):
-        flow_bits_per_dim(_zero, levels, [X], num_dequantizations=0)
+        ode_bits_per_dim(_zero, levels, [X], num_dequantizations=0)
     with pytest.raises(ValueError, match="`num_dequantizations` must be 1 for continuous data"):
-        flow_bits_per_dim(_zero, continuous, [X], num_dequantizations=2)
+        ode_bits_per_dim(_zero, continuous, [X], num_dequantizations=2)
 
 
 def test_corrections_that_make_no_sense_are_refused():

@@ -15,7 +15,7 @@ from ddpm_hf.diffusion.denoising_errors import DenoisingErrors
 from ddpm_hf.diffusion.noise_schedule import NoiseSchedule
 from ddpm_hf.likelihood import bits_per_dim
 from ddpm_hf.likelihood.importance_weighting import importance_weighted_bits_per_dim
-from ddpm_hf.likelihood.ode import flow_bits_per_dim
+from ddpm_hf.likelihood.ode import ode_bits_per_dim
 from ddpm_hf.schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 
 
@@ -213,7 +213,7 @@ def test_the_standard_error_of_the_ode_is_that_of_fresh_examples_and_probes():
         return (8 * fresh(8, 4)(torch.Generator().manual_seed(seed)).clamp(-1, 1)).round() / 8
 
     found = [
-        flow_bits_per_dim(
+        ode_bits_per_dim(
             denoise, scheduler, [examples(seed)], num_steps=2, generator=torch.Generator().manual_seed(1000 + seed)
         )
         for seed in range(120)

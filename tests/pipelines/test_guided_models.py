@@ -22,15 +22,15 @@ from ddpm_hf import (
     DDPMPaperPipeline,
     DDPMPaperScheduler,
     bits_per_dim,
-    flow_bits_per_dim,
     importance_weighted_bits_per_dim,
+    ode_bits_per_dim,
 )
 from ddpm_hf.cli import evaluate as evaluate_command
 from ddpm_hf.cli import sample as sample_command
 from ddpm_hf.conditioning.classes import LABELS, of_classes
 from ddpm_hf.data.level_images import LevelImages
 from ddpm_hf.evaluation.arguments import EvaluationArguments
-from ddpm_hf.evaluation.sampling import draw_images, draw_images_by_flow
+from ddpm_hf.evaluation.sampling import draw_images, draw_images_by_ode
 from ddpm_hf.evaluation.subject import Subject
 from ddpm_hf.pipelines.guidance import Guidance
 from ddpm_hf.runtime.randomness import Use, generator_of
@@ -280,8 +280,8 @@ def test_the_bound_is_that_of_the_guided_chain(pipeline: Any, w: float) -> None:
     weighted = importance_weighted_bits_per_dim(denoise, scheduler, batches, num_paths=3, generator=generator())
     assert evaluated.bound_by_paths()["bits_per_dim"] == pytest.approx(weighted.total, rel=1e-4)
     options = {"method": "rk4", "num_steps": 5, "generator": generator()}
-    flow = flow_bits_per_dim(denoise, scheduler, batches, **options).total
-    assert evaluated.likelihood_by_flow(20)["flow_bits_per_dim"] == pytest.approx(flow, rel=1e-3)
+    flow = ode_bits_per_dim(denoise, scheduler, batches, **options).total
+    assert evaluated.likelihood_by_ode(20)["flow_bits_per_dim"] == pytest.approx(flow, rel=1e-3)
     if w != 1:
         assert abs(expected - subject(pipeline, 1.0).bound().total) > 1e-3
 
@@ -303,7 +303,7 @@ def test_samples_of_several_batches_are_guided_alike(pipeline: Any) -> None:
 
 
 def test_the_odes_samples_are_guided(pipeline: Any) -> None:
-    guided, plain = (draw_images_by_flow(pipeline, 3, 3, 30, 0, Accelerator(), Guidance(w)) for w in (2.0, 1.0))
+    guided, plain = (draw_images_by_ode(pipeline, 3, 3, 30, 0, Accelerator(), Guidance(w)) for w in (2.0, 1.0))
     assert (guided - plain).abs().max() > 0.01
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, NoiseSchedule
 from ddpm_hf.diffusion.gaussian_process import StepCoefficients, ddim_coefficients
-from ddpm_hf.diffusion.numerics import spherical_interpolation
+from ddpm_hf.diffusion.numerics import slerp
 
 
 MEAN, VARIANCE = 0.3, 0.25
@@ -244,20 +244,20 @@ def test_a_pipeline_encodes_with_classes(generator: torch.Generator):
 
 def test_a_great_circle_leads_from_one_to_the_other(generator: torch.Generator):
     a, b = torch.randn(2, 4, 3, 5, generator=generator, dtype=torch.float64)
-    torch.testing.assert_close(spherical_interpolation(a, b, 0.0), a)
-    torch.testing.assert_close(spherical_interpolation(a, b, 1.0), b)
-    share = torch.tensor([0.1, 0.3, 0.5, 0.9])
-    each = [spherical_interpolation(a[k : k + 1], b[k : k + 1], float(share[k])) for k in range(4)]
-    torch.testing.assert_close(spherical_interpolation(a, b, share), torch.cat(each))
+    torch.testing.assert_close(slerp(a, b, 0.0), a)
+    torch.testing.assert_close(slerp(a, b, 1.0), b)
+    t = torch.tensor([0.1, 0.3, 0.5, 0.9])
+    each = [slerp(a[k : k + 1], b[k : k + 1], float(t[k])) for k in range(4)]
+    torch.testing.assert_close(slerp(a, b, t), torch.cat(each))
 
 
-def test_it_turns_by_its_share_of_the_angle():
+def test_it_turns_by_a_part_of_the_angle():
     angle = 2.0
     a, b = torch.tensor([[1.0, 0.0]]).double(), torch.tensor([[math.cos(angle), math.sin(angle)]]).double()
-    for share in (0.0, 0.25, 0.5, 1.0):
-        expected = torch.tensor([[math.cos(share * angle), math.sin(share * angle)]]).double()
-        torch.testing.assert_close(spherical_interpolation(a, b, share), expected)
-    torch.testing.assert_close(spherical_interpolation(a, 3 * a, 0.5), 2 * a)  # straight, where there is no angle
+    for t in (0.0, 0.25, 0.5, 1.0):
+        expected = torch.tensor([[math.cos(t * angle), math.sin(t * angle)]]).double()
+        torch.testing.assert_close(slerp(a, b, t), expected)
+    torch.testing.assert_close(slerp(a, 3 * a, 0.5), 2 * a)  # straight, where there is no angle
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
@@ -267,11 +267,11 @@ def test_between_opposite_directions_there_is_no_way(distance: float, dtype: tor
     across = torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
     y = -2 * x + distance * across
     with pytest.raises(ValueError, match="`a` and `b` must not point in opposite directions"):
-        spherical_interpolation(x, y, 0.25)
+        slerp(x, y, 0.25)
     with pytest.raises(ValueError, match="opposite"):  # one such pair is enough
-        spherical_interpolation(x, torch.cat([x[:2], y[2:]]), 0.25)
-    for share, end in ((0.0, x), (1.0, y)):  # the ends are what they are
-        torch.testing.assert_close(spherical_interpolation(x, y, share), end)
+        slerp(x, torch.cat([x[:2], y[2:]]), 0.25)
+    for t, end in ((0.0, x), (1.0, y)):  # the ends are what they are
+        torch.testing.assert_close(slerp(x, y, t), end)
 
 
 def test_a_little_further_apart_the_way_keeps_its_length():
@@ -279,33 +279,31 @@ def test_a_little_further_apart_the_way_keeps_its_length():
         return torch.tensor([[math.cos(angle), math.sin(angle)]], dtype=torch.float64)
 
     for angle in (math.pi - 2e-3, math.pi - 0.1, 1e-9):
-        between = spherical_interpolation(direction(0.0), direction(angle), 0.25)
+        between = slerp(direction(0.0), direction(angle), 0.25)
         torch.testing.assert_close(between, direction(0.25 * angle), rtol=1e-11, atol=1e-11)
 
 
 def test_numbers_are_vectors_of_one_dimension():
     torch.testing.assert_close(
-        spherical_interpolation(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 2.0]), 0.5), torch.tensor([2.0, 2.0])
+        slerp(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 2.0]), 0.5), torch.tensor([2.0, 2.0])
     )
     with pytest.raises(ValueError, match="opposite"):
-        spherical_interpolation(torch.tensor([1.0, 2.0]), torch.tensor([3.0, -2.0]), 0.5)
+        slerp(torch.tensor([1.0, 2.0]), torch.tensor([3.0, -2.0]), 0.5)
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "share", [-0.1, 3.0, math.nan, torch.tensor([0.5, 1.5]), torch.tensor([0.1, 0.2, 0.3])], ids=str
-)
-def test_a_share_that_is_no_number_in_the_range_for_each_pair_is_refused(share: object):
-    with pytest.raises(ValueError, match="`share` must"):
-        spherical_interpolation(torch.ones(2, 3), torch.zeros(2, 3), share)
+@pytest.mark.parametrize("t", [-0.1, 3.0, math.nan, torch.tensor([0.5, 1.5]), torch.tensor([0.1, 0.2, 0.3])], ids=str)
+def test_a_t_that_is_no_number_in_the_range_for_each_pair_is_refused(t: object):
+    with pytest.raises(ValueError, match="`t` must"):
+        slerp(torch.ones(2, 3), torch.zeros(2, 3), t)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_between_what_is_not_finite_there_is_nothing(value: float):
     with pytest.raises(ValueError, match="`a` and `b` must be finite"):
-        spherical_interpolation(torch.ones(2, 3), torch.tensor([[1.0, 2.0, 3.0], [1.0, value, 0.0]]), 0.5)
+        slerp(torch.ones(2, 3), torch.tensor([[1.0, 2.0, 3.0], [1.0, value, 0.0]]), 0.5)
 
 
 @pytest.mark.parametrize(
