@@ -28,7 +28,7 @@ from ddpm_hf.training.state import TrainState
 from ddpm_hf.training.step import StepResult
 
 
-# Copied from ddpm_hf.training.step; tests/test_training_step.py holds the copy to the original.
+# Copied from ddpm_hf.training.step; tests/training/test_training_step.py holds the copy to the original.
 
 
 def training_step(state: TrainState, batches: Iterator[Batch]) -> StepResult:

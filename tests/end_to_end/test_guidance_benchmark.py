@@ -18,7 +18,7 @@ from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler
 from ddpm_hf.conditioning.classes import with_null_class
 
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ from ddpm_hf.training.state import TrainState
 from ddpm_hf.training.step import StepResult, training_step
 
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "train.py"
+SCRIPT = Path(__file__).parents[2] / "examples" / "train.py"
 TINY = shlex.split(
     "--block_out_channels 8 8 --layers_per_block 1 --norm_num_groups 4 --ddpm_num_steps 20 --train_batch_size 32"
     " --checkpointing_steps 0 --validation_steps 0 --save_images_epochs 0 --max_train_steps 3 --num_paths 0"
