@@ -215,7 +215,7 @@ class ConfiguredChain:
 
     def _optimal_times(self, num_inference_steps: int) -> list[int]:
         """At most K times that cost the bound least, found once: a pipeline asks again for every batch."""
-        errors = self._derived.chain.process.denoising_errors
+        errors = self._derived.chain.diffusion.denoising_errors
         if errors is None:
             raise ValueError(
                 "`timestep_spacing` 'optimal' needs the scheduler's `denoising_errors`, which"
