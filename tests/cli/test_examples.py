@@ -27,11 +27,13 @@ from tiny_models import tiny_unet
 from training_runs import TINY_MODEL
 
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler
+from ddpm_hf.cli import evaluate
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.loading import load_images
 from ddpm_hf.evaluation.arguments import EvaluationArguments
 from ddpm_hf.evaluation.sampling import draw_images, draw_images_by_ode
 from ddpm_hf.evaluation.subject import Subject
+from ddpm_hf.training import finish
 
 
 TINY_RUN = ["--ddpm_num_steps", "20", "--max_train_steps", "4", "--train_batch_size", "64", "--eval_batch_size", "4"]
@@ -200,7 +202,7 @@ def test_evaluation_repeats_the_score_of_the_training(trained: Path, tmp_path: P
     assert picture.width > 800 and len(set(picture.convert("L").tobytes())) > 50
 
 
-def test_a_measured_model_keeps_its_promise_in_few_steps(tmp_path: Path) -> None:
+def test_a_measured_model_keeps_its_promise_in_few_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fixed, measured = tmp_path / "fixed", tmp_path / "measured"
     done = run("train.py", *TINY_MODEL, *TINY_RUN, "--variance_type", "fixed_small", "--output_dir", fixed)
     assert done.code == 0, done.output
@@ -208,7 +210,7 @@ def test_a_measured_model_keeps_its_promise_in_few_steps(tmp_path: Path) -> None
     assert before.scheduler.first_variance == "measured" and before.scheduler.process.measures_decoder
     told = run(
         "measure.py", "--model_name_or_path", fixed, "--output_dir", measured, "--num_noise_levels", 20,
-        "--num_evaluations", 20,
+        "--num_evaluations", 20, "--max_images", 300,
     )  # fmt: skip
     assert told.code == 0, told.output
     promised = float(re.search(r"^ +5 steps +([\d.]+) bits/dim$", told.output, re.MULTILINE)[1])
@@ -218,8 +220,19 @@ def test_a_measured_model_keeps_its_promise_in_few_steps(tmp_path: Path) -> None
     assert DDPMPaperPipeline.from_pretrained(measured).scheduler.denoising_errors.shape == (1, 8, 8)
     DDPMPipeline.from_pretrained(measured)
 
+    monkeypatch.setattr(evaluate, "save_evaluation", lambda *_: None)  # as another test sees it
+
     def score(model: Path, name: str, *more: object) -> dict[str, Any]:
-        arguments = ["--model_name_or_path", model, "--output_dir", tmp_path / name, "--split", "train"]
+        arguments = [
+            "--model_name_or_path",
+            model,
+            "--output_dir",
+            tmp_path / name,
+            "--split",
+            "train",
+            "--max_images",
+            300,
+        ]
         done = run("evaluate.py", *arguments, "--num_evaluations", 0, "--num_inference_steps", 5, *more)
         assert done.code == 0, done.output
         return json.loads((tmp_path / name / "evaluation.json").read_text())
@@ -276,7 +289,7 @@ def test_a_model_that_learns_its_variance_can_be_measured_for_its_times(trained:
 def by_class(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that learned of the digits' classes."""
     folder = tmp_path_factory.mktemp("by_class") / "run"
-    many = ["--max_train_steps", 150, "--num_class_embeds", 10, "--block_out_channels", 16, 16]
+    many = ["--max_train_steps", 80, "--lr_warmup_steps", 10, "--num_class_embeds", 10, "--block_out_channels", 16, 16]
     quick = ["--num_evaluations", 2, "--num_quality_samples", 0, "--save_images_epochs", 0, "--learning_rate", 1e-2]
     done = run("train.py", *TINY_MODEL, *TINY_RUN, *many, *quick, "--output_dir", folder)
     assert done.code == 0, done.output
@@ -291,19 +304,19 @@ def classified(model: Path, folder: Path, *arguments: object) -> dict[str, Any]:
 
 
 def test_images_are_classified_by_their_bounds(by_class: Path, tmp_path: Path) -> None:
-    report = classified(by_class, tmp_path / "c", "--num_evaluations", 10, "--max_images", 150)
-    assert (report["paths"], report["model_evaluations_per_image_and_class"]) == (0, 10)
+    report = classified(by_class, tmp_path / "c", "--num_evaluations", 5, "--max_images", 60)
+    assert (report["paths"], report["model_evaluations_per_image_and_class"]) == (0, 5)
     confusion = np.array(report["confusion"])
-    index = 1500 + np.arange(150) * 297 // 150
+    index = 1500 + np.arange(60) * 297 // 60
     labels = load_digits().target[index]
     assert confusion.sum(1).tolist() == np.bincount(labels, minlength=10).tolist()
-    assert np.trace(confusion) / 150 == pytest.approx(report["accuracy"])
+    assert np.trace(confusion) / 60 == pytest.approx(report["accuracy"])
     assert report["accuracy"] > 0.3  # by chance it were .1
     machine = SVC(gamma=0.001).fit(load_digits().data[:1500], load_digits().target[:1500])
     expected = machine.score(load_digits().data[index], labels)
     assert report["accuracy_of_a_support_vector_classifier"] == pytest.approx(expected)
     probabilities = np.array(report["probabilities"])
-    assert probabilities.sum(1) == pytest.approx(np.ones(150))
+    assert probabilities.sum(1) == pytest.approx(np.ones(60))
     assert (probabilities.argmax(1) == labels).mean() == pytest.approx(report["accuracy"])
     # p(x) is at least p(class) p(x | class), and no class is a tenth as frequent as another.
     assert report["bits_per_dim_without_the_class"] <= report["bits_per_dim_of_the_true_class"] + np.log2(13) / 64
@@ -313,7 +326,7 @@ def test_images_are_classified_by_the_bounds_of_weighted_paths(by_class: Path, t
     asked = ["--num_inference_steps", 4, "--timestep_spacing", "optimal", "--num_paths", 3, "--max_images", 40]
     report = classified(by_class, tmp_path / "c", *asked)
     assert (report["steps"], report["paths"], report["model_evaluations_per_image_and_class"]) == (4, 3, 12)
-    assert report["accuracy"] > 0.3
+    assert report["accuracy"] > 0.2
     # evaluate.py scores each image given its own class, from the same noise.
     done = run("evaluate.py", "--model_name_or_path", by_class, *asked, "--output_dir", tmp_path / "e")
     assert done.code == 0, done.output
@@ -353,7 +366,10 @@ def test_small_test_sets_are_scored_on_paths_unless_told_otherwise(tmp_path: Pat
         assert report.get("importance_weighted", {}).get("paths") == paths
 
 
-def test_an_evaluation_tells_of_few_steps_of_paths_and_of_the_flow(trained: Path, tmp_path: Path) -> None:
+def test_an_evaluation_tells_of_few_steps_of_paths_and_of_the_flow(
+    monkeypatch: pytest.MonkeyPatch, trained: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(evaluate, "save_evaluation", lambda *_: None)  # as another test sees it
     arguments = ["--model_name_or_path", trained, "--output_dir", tmp_path / "all", "--max_images", 16]
     more = ["--few_steps", 3, 20, "--num_quality_samples", 8, "--num_flow_images", 4, "--num_evaluations", 0]
     more += ["--num_paths", 3]
@@ -583,10 +599,13 @@ def test_one_image_is_trained_on_and_scored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("streaming", [[], ["--streaming"]])
-def test_all_images_are_trained_on_if_none_are_to_be_held_out(tmp_path: Path, streaming: list[str]) -> None:
+def test_all_images_are_trained_on_if_none_are_to_be_held_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, streaming: list[str]
+) -> None:
+    monkeypatch.setattr(finish, "IMAGES_OF_A_DATA_SET", 24)  # of a stream that nobody has counted
     images = save_images(tmp_path / "images", [("L", (8, 8))] * 12)
     arguments = ["--train_data_dir", images, "--test_fraction", 0, *streaming, "--ema_max_decay", 0.9, 0.5]
-    more = ["--validation_steps", 2, "--num_paths", 2, "--output_dir", tmp_path / "run"]
+    more = ["--validation_steps", 2, "--num_paths", 2, "--train_batch_size", 6, "--output_dir", tmp_path / "run"]
     done = run("train.py", *TINY_MODEL, *TINY_RUN, *arguments, *more)
     assert done.code == 0, done.output
     assert "there were no test images to score" in done.output
