@@ -25,7 +25,7 @@ import torch
 from ddpm_hf.data.batches import Batch, TrainingBatches
 from ddpm_hf.data.level_images import ImageData
 from ddpm_hf.data.loading import DIGITS
-from ddpm_hf.tasks import images as image_task
+from ddpm_hf.tasks.images import ImageTask
 from ddpm_hf.training import setup
 from ddpm_hf.training.tracking import Progress
 
@@ -72,16 +72,16 @@ def at_batch(change: Callable[[int, Batch], Batch]) -> AbstractContextManager:
 
 def few_digits(train: int = 150, test: int = 24) -> AbstractContextManager:
     """Without data of its own a run gets so few of the digits, evenly spread over them."""
-    load = image_task.load_images
+    load = ImageTask.load_data
 
-    def loaded(*arguments: Any) -> ImageData:
-        images = load(*arguments)
+    def loaded(task: ImageTask) -> ImageData:
+        images = load(task)
         if images.name != DIGITS:
             return images
         counts = {"train": train, "test": test, "validation": test}
         return dataclasses.replace(images, **{part: getattr(images, part).spread(n) for part, n in counts.items()})
 
-    return mock.patch.object(image_task, "load_images", loaded)
+    return mock.patch.object(ImageTask, "load_data", loaded)
 
 
 def signal_at(
