@@ -176,7 +176,7 @@ class BitsPerDim:
             prior=mean(part.prior for part in parts),
             rate=mean(part.rate for part in parts),
             decoder=mean(part.decoder for part in parts),
-            standard_error=standard_error(torch.tensor(per_example, dtype=torch.float64)),
+            standard_error=standard_error(torch.tensor(per_example, dtype=torch.float64, device="cpu")),
             estimation_error=math.sqrt(sum((part.num_examples * part.estimation_error) ** 2 for part in parts)) / n,
             per_example=per_example,
             per_timestep=[mean(values) for values in zip(*(part.per_timestep for part in parts), strict=True)],
@@ -218,7 +218,7 @@ def bits_per_dim(
     timesteps = torch.sort(scheduler.timesteps.cpu()).values
     times_generator = _host_generator(generator)
     strata, worth = _strata(len(timesteps), num_evaluations, scheduler.expected_terms)
-    sums = torch.zeros(len(strata), dtype=torch.float64)
+    sums = torch.zeros(len(strata), dtype=torch.float64, device="cpu")
     priors, totals, spreads = [], [], []
     for x_0, conditioning in checked_batches(batches, scheduler.num_levels, progress):
         terms = []
@@ -314,8 +314,10 @@ class _Stratum:
         """A term for each example, the batch as a whole covering the stratum evenly, and 1/probability, `[B]`."""
         n = len(self.terms)
         if n == 1:
-            return torch.full((batch_size,), self.terms.start), torch.ones(batch_size, dtype=torch.float64)
-        u = (torch.randperm(batch_size, generator=generator) + torch.rand((), generator=generator)) / batch_size
+            terms = torch.full((batch_size,), self.terms.start, device="cpu")
+            return terms, torch.ones(batch_size, dtype=torch.float64, device="cpu")
+        places = torch.randperm(batch_size, generator=generator, device="cpu")
+        u = (places + torch.rand((), generator=generator, device="cpu")) / batch_size
         cumulative = torch.cumsum(self.probabilities, dim=0)
         place = torch.searchsorted(cumulative, u.double() * cumulative[-1], right=True).clamp(max=n - 1)
         return self.terms.start + place, 1 / self.probabilities[place]
@@ -363,7 +365,7 @@ def _host_generator(generator: torch.Generator | None) -> torch.Generator | None
     if generator is None or generator.device.type == "cpu":
         return generator
     seed = torch.randint(2**62, (), generator=generator, device=generator.device)
-    return torch.Generator().manual_seed(int(seed))
+    return torch.Generator(device="cpu").manual_seed(int(seed))
 
 
 def randn_like(x: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -74,7 +74,7 @@ from .timesteps import (
     quadratic_times,
     spaced_times,
 )
-from .visited_chain import VisitedChain, as_int
+from .visited_chain import VisitedChain, as_index, as_int
 
 
 CHOSEN_SPACINGS = ("quadratic", "log_snr", "optimal")  # for `set_timesteps`; stock schedulers do not know them
@@ -693,7 +693,7 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         """
         check_arguments(timesteps, original_samples=original_samples, noisy_samples=noisy_samples)
         chain = self._chain
-        index = torch.as_tensor(chain.index(timesteps, determined=True))
+        index = as_index(chain.index(timesteps, determined=True))
         return vlb_terms(chain.process, model_output, original_samples, noisy_samples, index, self.num_levels)
 
     def prior_loss(self, original_samples: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ class VisitedChain:
 
     def pair(self, index: int | Tensor) -> tuple[Tensor, Tensor]:
         """The paper's times (s, t) of each index, on its device."""
-        index = torch.as_tensor(index)
+        index = as_index(index)
         times = self._times_table.to(index.device, non_blocking=True)
         return times.take(index), times.take(index + 1)
 
@@ -107,6 +107,11 @@ class VisitedChain:
         if t.device not in self._schedules:
             self._schedules[t.device] = self.process.schedule.to(t.device)
         return self._schedules[t.device]
+
+
+def as_index(index: int | Tensor) -> Tensor:
+    """An index as a tensor, on the CPU if it is an int."""
+    return index if isinstance(index, Tensor) else torch.tensor(index, device="cpu")
 
 
 def as_int(value: Any, argument: str = "timesteps") -> int:
