@@ -79,7 +79,7 @@ class GaussianDiffusion(ReverseProcess):
 
     def pair(self, index: Index) -> tuple[Tensor, Tensor]:
         """The times (s, t) of each pair, int64 in the shape of `index` and on its device."""
-        index = torch.as_tensor(index).long()
+        index = index.long() if isinstance(index, Tensor) else torch.tensor(index, device="cpu")
         times = self._times_on(index.device)
         return times.take(index), times.take(index + 1)
 

@@ -306,8 +306,12 @@ def _variances(variance: Tensor, log_variance: Tensor, sample: Tensor) -> tuple[
 
 def _check_order(s: Times, t: Times) -> None:
     on_host = all(not isinstance(time, Tensor) or time.device.type == "cpu" for time in (s, t))
-    if on_host and not bool((torch.as_tensor(in_int64(s)) < torch.as_tensor(in_int64(t))).all()):
+    if on_host and not _all(in_int64(s) < in_int64(t)):
         raise ValueError(f"Times must satisfy s < t, but s is {s} and t is {t}.")
+
+
+def _all(holds: bool | Tensor) -> bool:
+    return bool(holds.all()) if isinstance(holds, Tensor) else holds
 
 
 def _ones(like: Coefficient) -> Coefficient:

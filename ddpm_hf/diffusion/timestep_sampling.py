@@ -9,14 +9,24 @@ import torch
 from torch import Tensor
 
 
+def _device_of(device: torch.device | str | None, generator: torch.Generator | None) -> torch.device | str:
+    """Where indices are drawn: where the generator is, or on the given device, or on the CPU."""
+    if generator is not None:
+        return generator.device
+    return "cpu" if device is None else device
+
+
 def uniform_timesteps(
     batch_size: int,
     num_timesteps: int,
     device: torch.device | str | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Independent uniform indices 0 … num_timesteps − 1, int64 `[batch_size]`: t ~ Uniform of Algorithm 1."""
-    device = device if generator is None else generator.device
+    """Independent uniform indices 0 … num_timesteps − 1, int64 `[batch_size]`: t ~ Uniform of Algorithm 1.
+
+    They are on the device of the generator, or on `device`, or on the CPU if neither is given.
+    """
+    device = _device_of(device, generator)
     return torch.randint(num_timesteps, (batch_size,), generator=generator, device=device)
 
 
@@ -29,9 +39,9 @@ def stratified_timesteps(
     """Uniform indices 0 … num_timesteps − 1 spread evenly over the batch, int64 `[batch_size]`.
 
     Each is uniform by itself; together they share one random offset on the circle, which lowers the variance of the
-    batch's loss (Kingma et al. 2021, appendix I.1).
+    batch's loss (Kingma et al. 2021, appendix I.1). The device is that of `uniform_timesteps`.
     """
-    device = device if generator is None else generator.device
+    device = _device_of(device, generator)
     offset = torch.rand((), generator=generator, device=device) * num_timesteps
     places = torch.arange(batch_size, device=device) * (num_timesteps / batch_size) + offset
     return places.long() % num_timesteps
@@ -46,7 +56,7 @@ class ImportanceTimesteps:
 
     Args:
         num_timesteps: indices are 0 … num_timesteps − 1.
-        device: where indices are drawn.
+        device: where indices are drawn; the CPU if not given.
         num_bins: of the running means, at most one per index.
         uniform_share: of the density, in (0, 1].
         decay: of the running mean, per loss that comes in.
@@ -66,6 +76,7 @@ class ImportanceTimesteps:
             raise ValueError(f"`uniform_share` must be in (0, 1], but is {uniform_share}.")
         if num_bins < 1 or not 0 < decay < 1:
             raise ValueError(f"`num_bins` must be >= 1 and `decay` in (0, 1), but they are {num_bins} and {decay}.")
+        device = _device_of(device, None)
         self.num_timesteps, self.num_bins = num_timesteps, min(num_bins, num_timesteps)
         self.uniform_share, self.decay, self.warmup = uniform_share, decay, warmup
         self.num_updates = 0

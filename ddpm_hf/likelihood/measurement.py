@@ -73,7 +73,7 @@ def measure_denoising_errors(
     for x_0, conditioning in checked_batches(batches, diffusion.num_levels):
         known = x_0.cpu()
         for turn in range(num_evaluations):
-            level = (torch.arange(seen, seen + len(x_0)) + turn * count // num_evaluations) % count
+            level = (torch.arange(seen, seen + len(x_0), device="cpu") + turn * count // num_evaluations) % count
             t = times[level]
             x_t = diffusion.q_sample(x_0, randn_like(x_0, generator), t)
             output = diffusion.model_output(denoise, x_t, t, conditioning)
@@ -153,7 +153,7 @@ def _some(count: int, most: int) -> Tensor:
     """The same up to `most` of `count` numbers every time."""
     if count <= most:
         return torch.arange(count, device="cpu")
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device="cpu").manual_seed(0)
     return torch.randperm(count, generator=generator, device="cpu")[:most]
 
 

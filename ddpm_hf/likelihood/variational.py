@@ -76,7 +76,7 @@ class BitsPerDim:
             prior=mean(part.prior for part in parts),
             rate=mean(part.rate for part in parts),
             decoder=mean(part.decoder for part in parts),
-            standard_error=standard_error(torch.tensor(per_example, dtype=torch.float64)),
+            standard_error=standard_error(torch.tensor(per_example, dtype=torch.float64, device="cpu")),
             estimation_error=math.sqrt(sum((part.num_examples * part.estimation_error) ** 2 for part in parts)) / n,
             per_example=per_example,
             per_timestep=[mean(values) for values in zip(*(part.per_timestep for part in parts), strict=True)],
@@ -120,7 +120,7 @@ def bits_per_dim(
     times = torch.tensor(diffusion.times, device="cpu")
     times_generator = _host_generator(generator)
     strata = _strata(len(times), num_evaluations, diffusion.expected_terms)
-    sums = torch.zeros(len(strata), dtype=torch.float64)
+    sums = torch.zeros(len(strata), dtype=torch.float64, device="cpu")
     priors, totals, variances = [], [], []
     for x_0, conditioning in checked_batches(batches, diffusion.num_levels, progress):
         terms = []
@@ -226,9 +226,10 @@ class _Stratum:
         """
         n = len(self.terms)
         if n == 1:
-            return torch.full((batch_size,), self.terms.start), torch.ones(batch_size, dtype=torch.float64)
-        parts = torch.randperm(batch_size, generator=generator)
-        places = torch.rand(batch_size if batch_size < SMALL_BATCH else 1, generator=generator)
+            terms = torch.full((batch_size,), self.terms.start, device="cpu")
+            return terms, torch.ones(batch_size, dtype=torch.float64, device="cpu")
+        parts = torch.randperm(batch_size, generator=generator, device="cpu")
+        places = torch.rand(batch_size if batch_size < SMALL_BATCH else 1, generator=generator, device="cpu")
         u = (parts + places) / batch_size
         cumulative = torch.cumsum(self.probabilities, dim=0)
         place = torch.searchsorted(cumulative, u.double() * cumulative[-1], right=True).clamp(max=n - 1)
@@ -272,4 +273,4 @@ def _host_generator(generator: torch.Generator | None) -> torch.Generator | None
     if generator is None or generator.device.type == "cpu":
         return generator
     seed = torch.randint(2**62, (), generator=generator, device=generator.device)
-    return torch.Generator().manual_seed(int(seed))
+    return torch.Generator(device="cpu").manual_seed(int(seed))

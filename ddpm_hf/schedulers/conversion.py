@@ -114,6 +114,8 @@ def betas_unlike(alphas_cumprod: Tensor, expected: Tensor) -> list[float] | None
         alphas_cumprod: ᾱ_1 … ᾱ_T that the scheduler uses, of any precision.
         expected: what its configuration says.
     """
+    if alphas_cumprod.is_meta:  # built where no values are kept
+        return None
     table = alphas_cumprod.detach().to("cpu", torch.float64)
     # Stock's tables are float32, and some write 2⁻²⁴ where nothing of the data is left.
     if table.shape == expected.shape and torch.allclose(table, expected, rtol=1e-3, atol=1e-6):

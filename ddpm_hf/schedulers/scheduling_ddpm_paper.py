@@ -37,7 +37,7 @@ from .configuration import (
 from .configured_chain import ConfiguredChain
 from .convertible import ConvertibleScheduler
 from .noise import noise_like
-from .visited_chain import check_arguments
+from .visited_chain import as_index, check_arguments
 
 
 class DDPMPaperScheduler(ConvertibleScheduler, ConfiguredChain, SchedulerMixin, ConfigMixin):
@@ -355,7 +355,7 @@ class DDPMPaperScheduler(ConvertibleScheduler, ConfiguredChain, SchedulerMixin, 
         """
         check_arguments(timesteps, original_samples=original_samples, noisy_samples=noisy_samples)
         chain = self._chain
-        index = torch.as_tensor(chain.index(timesteps, determined=True))
+        index = as_index(chain.index(timesteps, determined=True))
         return chain.diffusion.vlb_terms(model_output, original_samples, noisy_samples, index)
 
     def prior_loss(self, original_samples: Tensor) -> Tensor:
