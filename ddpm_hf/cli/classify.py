@@ -61,9 +61,9 @@ def classify(
 def scorer(
     pipeline: DDPMPaperPipeline, classification: ClassificationArguments, accelerator: Accelerator
 ) -> Callable[[LevelImages], list[float]]:
-    """Bits/dim of images, by the bound of the pipeline's chain or by weighted paths; all processes share the work.
+    """Computes bits/dim of images, by the bound of the pipeline's chain or by weighted paths, on all processes.
 
-    The noise of an image is by its place and the seed alone.
+    The noise of an image depends on its place and the seed alone.
     """
     paths = classification.num_paths
 
@@ -78,7 +78,7 @@ def scorer(
 def facts(
     model: ModelPathArguments, pipeline: DDPMPaperPipeline, classification: ClassificationArguments
 ) -> dict[str, Any]:
-    """Which model was asked, and how."""
+    """Which model was used, and how."""
     paths, visited = classification.num_paths, len(pipeline.scheduler.timesteps)
     calls = min(classification.num_evaluations or visited, visited)
     return {
@@ -90,7 +90,7 @@ def facts(
 
 
 def report_on(bits: Tensor, train: LevelImages, test: LevelImages) -> dict[str, Any]:
-    """What the bounds `[N, classes]` say of the test images, the classes being as frequent as in training."""
+    """The report on the bounds `[N, classes]` of the test images, with class frequencies of the training images."""
     counts = torch.bincount(classes_of(train.columns), minlength=bits.shape[1]).double() + 1  # none is impossible
     dimensions = torch.Size(test.shape).numel()
     posterior, marginal = bayes(bits, dimensions, counts / counts.sum())

@@ -69,7 +69,7 @@ def evaluate(
 def choose_subject(
     model: ModelPathArguments, data: DataArguments, evaluation: EvaluationArguments, guiding: GuidanceArguments
 ) -> Subject:
-    """What is evaluated, checked.
+    """Check the arguments, and load what is evaluated.
 
     Raises:
         ValueError, OSError: for anything that cannot be evaluated as asked.

@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def measure(script: str, model: ModelPathArguments, data: DataArguments, measurement: MeasurementArguments) -> None:
-    """Measure, save, and tell what to expect."""
+    """Measure, save, and print what to expect."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with user_errors(script):
         require_one_process()
@@ -57,7 +57,7 @@ def choose_images(data: DataArguments, measurement: MeasurementArguments) -> Lev
 def measure_on(
     images: LevelImages, pipeline: DDPMPaperPipeline, measurement: MeasurementArguments, device: torch.device
 ) -> DDPMPaperScheduler:
-    """The model's scheduler with the errors that were measured, and the variance by them."""
+    """The model's scheduler with the measured errors and the variance that follows from them."""
     config = pipeline.scheduler.config
     scheduler = DDPMPaperScheduler.from_config(config, num_levels=images.num_levels, denoising_errors=None)
     size = measurement.batch_size
@@ -77,7 +77,7 @@ def measure_on(
 
 
 def expectations(scheduler: DDPMPaperScheduler) -> str:
-    """The bound with the variance σ* on training images, but for the prior's term, by the number of optimal steps."""
+    """Rate and decoder with the variance σ* on training images, by the number of optimal steps."""
     costs = step_costs(scheduler.schedule, scheduler.denoising_errors)
     lines = ["Rate and decoder to expect of σ* on training images along the optimal times:"]
     for K in [*(K for K in SHOWN if len(scheduler) > K), len(scheduler)]:

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""A command from its arguments to its end."""
+"""Running a command, with errors as sentences."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .parsing import parse
 
 
 def program() -> str:
-    """What the user called the command: "train.py", or "ddpm-hf train"."""
+    """The name of the command as it was called: "train.py", or "ddpm-hf train"."""
     return Path(sys.argv[0]).name
 
 
 def run_script(work: Callable[..., None], *classes: type) -> None:
-    """A command from its arguments, filled into `classes`, to its end: `work(program, *arguments)`."""
+    """Fill `classes` from the command line and call `work(program, *arguments)`."""
     script = program()
     arguments = parse(script, *classes)
     with run_errors(script):

@@ -58,7 +58,7 @@ def sample(script: str, model: ModelPathArguments, sampling: SampleArguments, gu
 
 
 def asked_by_turns(known: int | None, asked: list[int] | None) -> Columns | None:
-    """The classes that are asked for; None if none are. ValueError for classes that the model does not know."""
+    """The column of the classes asked for; None if none are. ValueError for classes that the model does not know."""
     if asked is None:
         return None
     if not (known and asked and all(0 <= label < known for label in asked)):

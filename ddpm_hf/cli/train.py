@@ -14,7 +14,7 @@ from ..tasks.arguments import DiffusionArguments
 from ..tasks.base import Task
 from ..tasks.images import ImageTask
 from ..training.arguments import TrainingArguments
-from ..training.checkpoints import telling_the_way_on
+from ..training.checkpoints import telling_how_to_resume
 from ..training.finish import finish
 from ..training.loop import train
 from ..training.setup import prepare
@@ -48,7 +48,7 @@ def main(training_step: TrainingStep = training_step, task: type[Task] = ImageTa
         signals = Signals()
         with user_errors(script):
             state = prepare_run(arguments, task)
-        with telling_the_way_on(state.folder), contextlib.closing(state.trackers):
+        with telling_how_to_resume(state.folder), contextlib.closing(state.trackers):
             with signals.noted():
                 train(state, signals, training_step)
             finish(state)

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Batches of training images without end, from any step on: a run that goes on reads what it would have read."""
+"""Endless batches of training images from any step on, so that a resumed run reads what it would have read."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchShard:
-    """What one process reads of every step's batch.
+    """The part of every step's batch that one process reads.
 
-    A step's batch has `batch_size` · `processes` · `accumulation` places; the process reads those of its own in each
-    of `accumulation` windows.
+    A step's batch has `batch_size` · `processes` · `accumulation` places. In each of `accumulation` windows a process
+    reads `batch_size` of them.
     """
 
     batch_size: int
@@ -68,7 +68,7 @@ class Levels(NamedTuple):
 
 
 class EndlessImages(Dataset):
-    """Images by their place in an endless row: all of them in a random order, again in another, and so on."""
+    """Images by their place in an endless row: epoch after epoch, each in another random order."""
 
     def __init__(self, images: LevelImages, seed: int, random_flip: bool):
         self.images, self.seed, self.random_flip = images, seed, random_flip
@@ -89,7 +89,7 @@ class EndlessImages(Dataset):
         return Levels(levels, chosen(self.images.columns, index), bad)
 
     def _read(self, index: Tensor, crops: list[list[float]]) -> tuple[Tensor, Tensor, list[str]]:
-        """The images, the next one that can be read in the place of a bad one, and the sentences on those."""
+        """The images, the next readable one in the place of a bad one, their numbers, and sentences on bad ones."""
         levels, bad, found = [], [], index.tolist()
         for k, crop in enumerate(crops):
             for i in range(found[k], found[k] + len(self.images)):
@@ -104,7 +104,7 @@ class EndlessImages(Dataset):
         return torch.stack(levels), torch.tensor(found), bad
 
     def _drawn(self, places: range) -> tuple[Tensor, Tensor]:
-        """The images at these places, and for each three numbers in [0, 1): where it is cropped, whether mirrored."""
+        """The images at these places, and three numbers in [0, 1) for each: two place the crop, one the mirroring."""
         n = len(self.row)
         parts = []
         for epoch in range(places.start // n, (places.stop - 1) // n + 1):
@@ -113,7 +113,7 @@ class EndlessImages(Dataset):
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
     def _epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """The order of an epoch, and what is drawn for the images in this order."""
+        """The order of an epoch, and the random numbers of its images in this order."""
         if epoch not in self._epochs:
             n, is_random = len(self.row), self.random_flip or self.images.pixels is None
             order = self.row[torch.randperm(n, generator=generator_of(Use.ORDER, self.seed, epoch))]
@@ -124,7 +124,7 @@ class EndlessImages(Dataset):
 
 
 class Places(Sampler[range]):
-    """The places in the endless row that a process reads, batch by batch, from a step on."""
+    """The places in the endless row that a process reads, batch by batch."""
 
     def __init__(self, shard: BatchShard, first_step: int, last_step: int):
         self.shard, self.steps = shard, range(first_step, last_step)
@@ -137,20 +137,20 @@ class Places(Sampler[range]):
 
 
 class TrainingBatches:
-    """One process's batches from `first_step` to `last_step`, on the device, and what finds the next one again.
+    """One process's batches from `first_step` to before `last_step`, on the device, and the state to resume them.
 
     Args:
-        images: all there is, or a stream of it, which does not end.
+        images: images, or a stream, which does not end.
         shard: the process's part of a step's batch.
         first_step, last_step: optimisation steps; the last is not read.
         seed: of the order.
-        random_flip: whether half of the images come mirrored.
-        num_workers: processes that read.
+        random_flip: whether half of the images are mirrored.
+        num_workers: worker processes.
         device: where batches go.
-        state: of a stream, as `state` gave it at `first_step`.
+        state: the state of a stream at `first_step`.
 
     Raises:
-        ValueError: if the state is of other parts or workers.
+        ValueError: if the state is of a stream with other parts or workers.
     """
 
     def __init__(
@@ -176,23 +176,23 @@ class TrainingBatches:
             self._go_on(state)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches from where they are; closed, it lets go of all files and workers."""
+        """The batches from the current position on; closing the iterator releases files and workers."""
         for levels, columns, bad in self._of_stream() if self._is_stream else self._of_images():
             x_0 = scaled(levels.to(self.device, non_blocking=True), self.images.num_levels)
             yield Batch(x_0, on_device(columns, self.device), bad)
 
     def place(self) -> tuple[Any, ...]:
-        """Where the next batch is, for `rewind`."""
+        """The position of the next batch, for `rewind`."""
         return self._epoch, self._turn, self._rest, tuple(self._positions)
 
     def rewind(self, place: tuple[Any, ...]) -> None:
-        """Have `state` find the batch that was the next one at this place."""
+        """Set `state` back to a position that `place` gave."""
         self._epoch, self._turn, self._rest, positions = place
         self._positions = list(positions)
 
     @property
     def state(self) -> dict[str, Any] | None:
-        """What finds the next batch of a stream, as JSON; that of other images follows from the step alone."""
+        """The state of a stream, as JSON; None for other images, where the step determines the batch."""
         if not self._is_stream:
             return None
         return {
@@ -266,7 +266,7 @@ class TrainingBatches:
             self._positions = [None] * self._readers
 
     def _pieces_of_epoch(self, loader: DataLoader) -> Iterator[tuple[int, Piece]]:
-        """What the readers give by turns until all have ended, and the number of each."""
+        """The pieces that the readers give by turns until all have ended, each with its reader's number."""
         first, ended = self._turn, set()
         for k, piece in enumerate(loader):
             number = (first + k) % self._readers
@@ -308,7 +308,7 @@ def _checked(read: Any) -> Any:
 
 
 def _begin_worker(number: int) -> None:
-    """Let a worker live on when all processes of a run are told to stop: the last batches come from it."""
+    """Let a worker survive the first signal to its process group: the run still needs its last batches."""
     gc.freeze()  # a collection would copy every page that it looks at, of all that the worker shares with its parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))  # at most once

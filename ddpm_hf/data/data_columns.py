@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Columns of a data set that go along with its images. Which ones there are to look for is the task's to say."""
+"""Columns of a data set that go along with its images. The task decides which ones to look for."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def no_columns(features: Mapping[str, Any], name: str) -> tuple[Column, ...]:
 
 
 def usable(columns: Sequence[Column], values: Mapping[str, list[Any]]) -> dict[str, Values]:
-    """The columns with a value for every image that can be used, by their names in a batch.
+    """The columns that have a good value for every image, by their names in a batch.
 
     Args:
         values: of each column, by its name in the data set.

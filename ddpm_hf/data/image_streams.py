@@ -1,12 +1,12 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Images that pass by and are never all in memory: `datasets` in streaming mode, divided among processes and workers.
+"""Streams of images that are never all in memory: `datasets` in streaming mode, divided among processes and workers.
 
-A reader is one worker of one process. The data come in parts: files, or the row groups of a few parquet files. In
-every epoch the parts are put into another order and dealt out anew: to the processes as they are if their number
-allows, or else every process reads all of them and takes every so many-th image; a process deals its parts to its
-workers. A reader takes images from several parts by turns, and their order is random within blocks of
-`shuffle_buffer_size`. Blocks in place of a reservoir, since the order of a block follows from the place where it
-begins: a reader that was stopped finds that place by the data set's own state, and the next image.
+A reader is one worker of one process. The data come in parts: files, or the row groups of a few parquet files. Every
+epoch shuffles the parts and distributes them anew. If their number is a multiple of the number of processes, each
+process reads its own parts; otherwise every process reads all parts and takes every n-th image. A process distributes
+its parts among its workers. A reader takes images from several parts by turns and shuffles them in blocks of
+`shuffle_buffer_size`. Unlike a reservoir, a block can be found again: its order follows from where it begins, which
+the data set's own state records.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class ImageStream:
         image: the column of images.
         columns: what else is known of every image.
         form: what every image is made into.
-        held_out: the share of the images, by their content, that is kept for testing and validation.
-        buffer: entries of a process among which the order is random.
-        is_listing: whether entries are the places of files, which are read one by one.
+        held_out: share of the images, chosen by their content, that is held out for testing and validation.
+        buffer: entries that a process shuffles together.
+        is_listing: whether entries are paths of files, which are read one by one.
         size: number of images, or None if it is not known.
         read: those of the columns that batches carry.
     """
@@ -75,7 +75,7 @@ class ImageStream:
 
     @property
     def num_parts(self) -> int:
-        """What `datasets` can read one without another."""
+        """Parts that `datasets` can read independently."""
         return self.data.num_shards
 
     def reading(self, conditioners: Conditioners) -> ImageStream:
@@ -94,12 +94,12 @@ class ImageStream:
         return dataclasses.replace(self, read=read)
 
     def num_workers(self, asked: int, processes: int) -> int:
-        """How many of the workers asked for find parts of their own; all, if they need none."""
+        """How many of the workers asked for can be used: no more than there are parts, unless entries are paths."""
         parts = self.num_parts
         return asked if self.is_listing else min(asked, parts // processes if parts % processes == 0 else parts)
 
     def share(self, order: list[int], rank: int, processes: int, worker: int, workers: int) -> tuple[list[int], slice]:
-        """What a reader reads of the parts in this order: some of them, and of the images in these a slice."""
+        """The parts that a reader reads, of those in this order, and the slice of their images that it takes."""
         first, step = 0, 1
         if len(order) % processes == 0:
             order = order[rank::processes]
@@ -146,14 +146,14 @@ def open_stream(
 
 
 def own_splits(splits: dict[str, Any]) -> dict[str, Any]:
-    """What of a data set's splits is for testing, a validation split if nothing else is, and for validation."""
+    """The data set's own test and validation splits; a validation split alone is used for testing."""
     if "test" in splits:
         return {part: splits[part] for part in ("test", "validation") if part in splits}
     return {"test": splits["validation"]} if "validation" in splits else {}
 
 
 def _in_parts(data: datasets.IterableDataset) -> datasets.IterableDataset:
-    """The data by row groups, if there are not too many of them."""
+    """The data divided into row groups, if there are not too many of them."""
     parts = data.reshard() if data.num_shards <= FEW_FILES else data
     return parts if parts.num_shards <= MANY_PARTS else data
 
@@ -166,7 +166,7 @@ def _whole_stream(
     arguments: DataArguments,
     bad: list[str],
 ) -> ImageStream:
-    """All images of the split, in the shape that the first one asks for, with those columns that it has a value in."""
+    """All images of the split, in the shape of the first one, with the columns that it has a good value in."""
     for entry, where in PartsByTurns(data, list(range(data.num_shards)), image, at_once=1):
         try:
             header = header_of(entry[image], where)
@@ -196,7 +196,7 @@ def _kept(
     arguments: DataArguments,
     bad: list[str],
 ) -> tuple[list[Tensor], dict[str, Values]]:
-    """Images whose place is within the bounds, from anywhere in the data, the same every time, and their columns."""
+    """Images whose place is within the bounds, spread over the data, the same every time, and their columns."""
     images: list[Tensor] = []
     values: dict[str, list[Any]] = {column.source: [] for column in stream.columns}
     for entry, name in _mixed(stream, data):

@@ -26,8 +26,8 @@ class LevelImages:
         shape: C, H, W.
         columns: what else is known of every image, by name, such as its class.
         pixels: all that `read` gives, `[size, C, H, W]`, if crops change nothing and memory holds it.
-        row: the images that training goes through, int64: all, and where one was bad the next that is not; None for
-            all of them, each once. So a run goes on when an image breaks on the way.
+        row: the images of a training epoch, int64, where the next good image replaces a bad one; None for all images,
+            each once. With it a resumed run keeps its order when an image has become bad.
     """
 
     def __init__(
@@ -45,12 +45,12 @@ class LevelImages:
 
     @classmethod
     def none_like(cls, images: LevelImages | ImageStream) -> LevelImages:
-        """No images, of the kind of others."""
+        """An empty set of images of the same shape and levels."""
         return cls.in_memory(torch.empty(0, *images.shape, dtype=torch.uint8), images.num_levels)
 
     @classmethod
     def in_memory(cls, pixels: Tensor, num_levels: int, columns: Columns | None = None) -> LevelImages:
-        """Images that are there already, integers `[N, C, H, W]`."""
+        """Images in memory, integers `[N, C, H, W]`."""
         return cls(len(pixels), None, num_levels, tuple(pixels.shape[1:]), columns, pixels)
 
     def __len__(self) -> int:
@@ -91,17 +91,17 @@ class LevelImages:
     def batches_with_columns(
         self, batch_size: int, limit: int | None = None, skip_bad: bool = False
     ) -> Iterator[tuple[Tensor, Columns]]:
-        """Images in order, those of `spread(limit)`, in batches, as `batch` gives them."""
+        """The images of `spread(limit)` in order, in batches, with their columns."""
         images = self.spread(limit)
         for start in range(0, images.size, batch_size):
             yield images.batch(start, min(start + batch_size, images.size), skip_bad)
 
     def batches(self, batch_size: int, limit: int | None = None) -> Iterator[Tensor]:
-        """The same without columns."""
+        """The images of `spread(limit)` in order, in batches."""
         return (images for images, _ in self.batches_with_columns(batch_size, limit))
 
     def spread(self, count: int | None) -> LevelImages:
-        """So many of them, or all, evenly spread over their order: data sets often have one class after the other."""
+        """`count` images, or all, evenly spread over the data set, which is often sorted by class."""
         if count is None or count >= self.size:
             return self
         index = torch.arange(count) * self.size // count
@@ -145,12 +145,12 @@ class ImageData:
     """Training and test images of one shape and number of levels.
 
     Attributes:
-        name: what to call them; of data on this machine the folder's name, and not where it lies.
-        train: a stream if they are not to be counted or kept.
+        name: what to call the data; for local data the folder's name, without its path.
+        train: to train on; a stream with --streaming.
         test: for the score at the end.
-        validation: to watch the training by; the test images where there are no others.
-        hub_name: their name on the Hub, if that is where they come from.
-        bad_images: sentences on those that were left out.
+        validation: for the scores during training; the test images where there are no others.
+        hub_name: the name on the Hub, for data from there.
+        bad_images: a sentence on each image that was left out.
     """
 
     name: str

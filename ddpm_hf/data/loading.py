@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Images loaded: scikit-learn's digits, a data set that `datasets` can read, or a local folder."""
+"""Loading images: scikit-learn's digits, a data set that `datasets` can read, or a local folder."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ datasets.disable_progress_bars()
 
 
 def load_images(arguments: DataArguments, find_columns: FindColumns = no_columns) -> ImageData:
-    """The images that the arguments name; without any, the digits.
+    """The images that the arguments name; the digits if they name none.
 
     Args:
         find_columns: finds the columns that go along with the images.
 
     Raises:
-        ValueError: for no images, for images that cannot be read, naming the file, and for images that differ in mode
-            or size where nothing says what to make of that.
+        ValueError: if there are no images, if one cannot be read, and if they differ in mode or size and no argument
+            says how to convert them.
     """
     _check(arguments)
     if arguments.dataset_name is None and arguments.train_data_dir is None:
@@ -125,7 +125,7 @@ def _image_column(features: Mapping[str, Any], name: str) -> str:
 
 
 def _selected(data: Any, image: str, columns: tuple[Column, ...]) -> Any:
-    """These columns, the images undecoded."""
+    """The data with these columns alone, the images undecoded."""
     selected = data.select_columns(list(dict.fromkeys([image, *(column.source for column in columns)])))
     return selected.cast_column(image, datasets.Image(decode=False))
 
@@ -162,7 +162,7 @@ class StoredImages:
         return self.form.levels(content_of(entry, name), name, crop)
 
     def only(self, kept: list[int] | range) -> StoredImages:
-        """Some of them."""
+        """The images of these numbers."""
         return dataclasses.replace(self, rows=self.rows[list(kept)])
 
 
@@ -173,7 +173,7 @@ def _mapped(
     name: str,
     arguments: DataArguments,
 ) -> dict[str, Any]:
-    """Data that can be counted: train, test and validation images."""
+    """Train, test and validation images of data that are not streamed."""
     if len(splits["train"]) < 2:
         raise ValueError(f"{name} holds no training images (split 'train' of at least 2).")
     parts = _divide({split: _all_of(data, image, split) for split, data in splits.items()}, arguments)
@@ -190,13 +190,13 @@ def _mapped(
 
 
 def _parts(images: dict[str, LevelImages | ImageStream]) -> dict[str, Any]:
-    """Test images, of which there may be none, and validation images, which are those if there are no others."""
+    """All parts: test images may be an empty set, and stand in for missing validation images."""
     test = images.get("test") or LevelImages.none_like(images["train"])
     return {"validation": test, **images, "test": test}
 
 
 def _row(rows: Tensor, good: Tensor) -> Tensor | None:
-    """For every one of `rows` the number of the next that is among `good`, some of them in this order."""
+    """For each of `rows`, the number of the next one that is in `good`, a part of them in the same order."""
     if len(good) == len(rows):
         return None
     is_good = torch.isin(rows, good)
@@ -217,7 +217,7 @@ def _divide(splits: dict[str, StoredImages], arguments: DataArguments) -> dict[s
 
 
 def _split(images: StoredImages, part: str, share: float) -> tuple[StoredImages, StoredImages]:
-    """The images in a random order, all but a share of them and that share."""
+    """The images in a random order, divided into all but a share of them, and that share."""
     count = math.ceil(share * len(images))
     if not 0 < count < len(images):
         raise ValueError(f"`{part}_fraction` {share} of {len(images)} images leaves none for testing or for training.")
@@ -226,7 +226,7 @@ def _split(images: StoredImages, part: str, share: float) -> tuple[StoredImages,
 
 
 def _formed(images: StoredImages, arguments: DataArguments, bad: list[str]) -> tuple[StoredImages, ImageShape]:
-    """The images whose header can be read, and the shape that fits them; a bad one is an error unless skipped."""
+    """The images whose headers can be read, and the shape that fits them; a bad image is an error unless skipped."""
     good: list[int] = []
 
     def headers() -> Iterator[Header]:
@@ -246,10 +246,10 @@ def _formed(images: StoredImages, arguments: DataArguments, bad: list[str]) -> t
 def _level_images(
     images: StoredImages, columns: tuple[Column, ...], arguments: DataArguments, bad: list[str], rows: Tensor | None
 ) -> LevelImages:
-    """The images in memory if it holds them, or else read when they are needed.
+    """The images, in memory if they fit, or else read on demand.
 
     Args:
-        rows: of training images, what they were before the bad ones were left out; None for others.
+        rows: the rows of training images before bad ones were left out; None for other images.
     """
     is_training = rows is not None
 
@@ -281,7 +281,7 @@ def _level_images(
 
 
 def _values(images: StoredImages, columns: tuple[Column, ...]) -> dict[str, Values]:
-    """The columns of the images, but for those that cannot be used for all of them."""
+    """The columns that have a good value for every image."""
     values = {}
     for column in columns:
         of_split = images.data.select_columns([column.source])[:][column.source]
@@ -296,7 +296,7 @@ def _streamed(
     name: str,
     arguments: DataArguments,
 ) -> dict[str, Any]:
-    """Data that pass by: training images as a stream, as many test and validation images as are kept in memory."""
+    """Training images as a stream, and test and validation images in memory."""
     train, held_out, bad = open_stream(splits, image, columns, name, arguments)
     kept = {
         part: LevelImages.in_memory(torch.stack(images), train.num_levels, values)

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The parts of a stream, files or row groups, read by turns and from any place on."""
+"""Reading the parts of a stream, files or row groups, by turns and from any position."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ READ_ERRORS = (OSError, ValueError, EOFError, tarfile.TarError, zlib.error, pyar
 
 
 def place_of(content: bytes) -> float:
-    """A number in [0, 1) that the content of an image file decides."""
+    """A number in [0, 1) that follows from the content of an image file."""
     return zlib.crc32(content) / 2**32
 
 
@@ -32,7 +32,7 @@ def place_of(content: bytes) -> float:
 
 
 class PartsByTurns:
-    """Entries of several parts, one of each by turns; a part that ends makes way for the next.
+    """Entries of several parts, one of each by turns; when a part ends, the next one takes its place.
 
     An iterator of pairs: the entry, and what to call its image.
 
@@ -41,7 +41,7 @@ class PartsByTurns:
         parts: numbers of its parts.
         image: the column of images.
         at_once: parts that are read by turns.
-        state: where to go on, as `state` gave it.
+        state: the position to go on from, as `state` gave it.
 
     Raises:
         OSError: naming the part, for one that cannot be read.
@@ -65,7 +65,7 @@ class PartsByTurns:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What finds the next entry, as JSON."""
+        """The position of the next entry, as JSON."""
         return {"begun": self._begun, "turn": self._turn, "open": [part.place for part in self._open]}
 
     def __iter__(self) -> PartsByTurns:
@@ -108,7 +108,7 @@ class _Part:
 
     @property
     def place(self) -> list[Any]:
-        """What finds the next entry."""
+        """The position of the next entry."""
         return [self.number, self.count, self._data.state_dict()]
 
     def read(self) -> dict[str, Any] | None:

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""One reader of a stream: which parts it reads, in which order, and how it finds its place again."""
+"""One reader of a stream: which parts it reads, in which order, and its position to resume from."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .stream_parts import PARTS_AT_ONCE, READ_ERRORS, PartsByTurns, place_of
 
 @dataclass(frozen=True)
 class Position:
-    """Where a reader goes on in an epoch."""
+    """The position of a reader in an epoch."""
 
     block: int
     next: int  # image of the block
@@ -30,7 +30,7 @@ class Position:
 
 
 class Sample(NamedTuple):
-    """An image of a stream, and where the reader goes on after it."""
+    """An image of a stream, and the position of the reader after it."""
 
     levels: Tensor | None  # integers [C, H, W]; None if it is bad
     values: dict[str, Any]  # of the columns, by name
@@ -39,7 +39,7 @@ class Sample(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Samples that a reader hands over together: all that is good, and the sentence or None and the end of each."""
+    """Samples that a reader hands over together: the good ones stacked, a sentence or None and a position for each."""
 
     levels: Tensor  # [B, C, H, W]
     columns: dict[str, Values]  # of no column if B is 0
@@ -55,7 +55,7 @@ class Piece(NamedTuple):
         return cls(levels, columns, [sample.bad for sample in samples], [sample.after for sample in samples])
 
     def split(self, count: int) -> tuple[Piece, Piece]:
-        """The samples up to the last of so many good ones, and the rest."""
+        """The samples up to the `count`-th good one, and the rest."""
         ends = [k + 1 for k, bad in enumerate(self.bad) if bad is None]
         k = ends[count - 1] if count <= len(ends) else len(self.bad)
         first, rest = slice(count), slice(count, None)
@@ -67,13 +67,13 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a reader cannot go on; a value, since an exception comes out of a worker with its whole traceback."""
+    """Why a reader cannot go on. It is a value, since an exception would leave a worker with its whole traceback."""
 
     sentence: str
 
 
 class StreamReader(IterableDataset):
-    """What the readers of one process read: an epoch each time it is iterated, in pieces, and then None for ever.
+    """The readers of one process: each iteration yields the pieces of an epoch, and then None for ever.
 
     Args:
         stream: what is read.

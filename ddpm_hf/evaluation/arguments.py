@@ -34,7 +34,7 @@ class ChainArguments:
 
 @dataclass
 class GuidanceArguments:
-    """Guidance of a conditional model, or by a weaker one; without any of these the model is followed as it is."""
+    """Guidance; by default there is none."""
 
     guidance_scale: float = field(
         default=1.0,
@@ -60,7 +60,7 @@ class GuidanceArguments:
 
 @dataclass
 class SampleArguments(ChainArguments):
-    """How many images, drawn how."""
+    """How many images, and how they are drawn."""
 
     num_images: int = 36
     batch_size: int = 36
@@ -146,7 +146,7 @@ def check_batches(batch_size: int, max_images: int | None) -> None:
 
 
 def check_scoring(scoring: ScoringArguments) -> None:
-    """Raise ValueError, naming the argument, for what cannot be scored."""
+    """Raise ValueError, naming the argument, for arguments out of range."""
     check_batches(scoring.batch_size, scoring.max_images)
     check_num_evaluations(scoring.num_evaluations)
     check_num_paths(scoring.num_paths)

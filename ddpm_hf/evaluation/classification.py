@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Images classified: by the bounds of a class-conditional model (Bayes' rule), and by a support vector classifier."""
+"""Classifying images by the bounds of a class-conditional model (Bayes' rule), or by a support vector classifier."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def bits_by_class(
     classes: int,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> Tensor:
-    """−log₂ p(x | class) of every image, at most, bits/dim, float64 `[N, classes]`.
+    """Upper bounds on −log₂ p(x | class) of every image, bits/dim, float64 `[N, classes]`.
 
     Args:
-        bits_of: images of some class -> the bits/dim of each. It is to draw the same noise at the same times for every
-            class, so that most of what they do to the bound is not in the differences between classes.
+        bits_of: images with their classes -> the bits/dim of each. It should draw the same noise and times for every
+            class, so that they cancel in the differences between classes.
         progress: wraps the iteration over classes.
     """
     bounds = [bits_of(images.with_columns(of_classes([k] * len(images)))) for k in progress(range(classes))]
@@ -35,9 +35,10 @@ def bits_by_class(
 
 
 def bayes(bits: Tensor, dimensions: int, shares: Tensor) -> tuple[Tensor, Tensor]:
-    """What bits/dim given each class, `[N, classes]`, say of the class, and of the images without it.
+    """Bayes' rule: the posterior of the classes, and the bits/dim without the class.
 
     Args:
+        bits: bits/dim given each class, `[N, classes]`.
         dimensions: of an image.
         shares: p(class), `[classes]`.
 

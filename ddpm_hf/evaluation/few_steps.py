@@ -21,7 +21,7 @@ def score_few_steps(subject: Subject, judge: Judge | None) -> list[dict[str, Any
     Chains have a bound. DDIM has none, and its row samples alone; the ODE is followed if its likelihood is asked for.
 
     Args:
-        judge: of samples, on the process that writes.
+        judge: compares the samples; None on processes that do not write.
     """
     is_measured = subject.pipeline.scheduler.denoising_errors is not None
     spacings = ("linspace", "optimal") if is_measured else ("linspace",)

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""How good samples are: the Fréchet distance of their pixels to those of real images, which needs no other model."""
+"""The Fréchet distance between the pixels of samples and of real images. It needs no other model."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def compared_size(height: int, width: int) -> tuple[int, int]:
 
 
 def pixels_of(images: LevelImages, limit: int | None = None) -> Tensor:
-    """What of up to so many images of a data set is compared, `[N, D]`."""
+    """The pixels that are compared of up to `limit` images of a data set, `[N, D]`."""
     return torch.cat([compared_pixels(batch) for batch in images.batches(256, limit)])
 
 
 def compared_pixels(images: Tensor) -> Tensor:
-    """What of images `[N, C, H, W]` is compared, `[N, D]`."""
+    """The pixels that are compared of images `[N, C, H, W]`, `[N, D]`; large images are averaged down."""
     return adaptive_avg_pool2d(images.float(), compared_size(*images.shape[-2:])).flatten(1)
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The variance that fits a model, measured on training images, for measure.py and for the end of train.py."""
+"""Measuring the denoising errors of a model on training images, and the variance that follows from them."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def measured_errors(
     """The denoising errors of the model.
 
     Args:
-        num_images: in the batches; with fewer than it takes to see every noise level there are fewer levels.
+        num_images: in the batches; few images lead to fewer noise levels.
         shape: of an image.
-        per_element: whether every pixel's channel has its own; if None, where an image has at most `MOST_ELEMENTS`.
-            A learned variance has no use for it.
+        per_element: whether every element of an image has its own error; if None, for images of at most
+            `MOST_ELEMENTS`. Never with a learned variance.
     """
     if scheduler.process.learns_variance:
         per_element = False
@@ -61,9 +61,9 @@ def measured_errors(
 def with_errors(
     scheduler: DDPMPaperScheduler, errors: DenoisingErrors, keeps_variance: bool = False
 ) -> DDPMPaperScheduler:
-    """The scheduler that knows such errors, with the variance that is best for them unless it is learned.
+    """The scheduler with these errors, and with the optimal variance unless it is learned.
 
-    One that is to keep a fixed variance has what was measured for its decoder.
+    With `keeps_variance` a fixed variance stays as it is, and only the decoder uses the errors.
     """
     options: dict[str, str | None] = {}
     if not scheduler.process.learns_variance:

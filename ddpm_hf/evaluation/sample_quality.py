@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Samples judged: how far they are from training images, and what a classifier learns from them alone."""
+"""The quality of samples: their distance from training images, and what a classifier learns from them alone."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ ROUNDS = 500  # over the training images, at most
 
 
 class Judge:
-    """What samples are compared with: training images, and, if these have classes, classifiers that know them.
+    """Compares samples with training images, and, if these have classes, by classifiers trained on them.
 
     Args:
         train: images that samples should look like; up to `IMAGES_OF_A_DATA_SET` of them are looked at.
-        test: images that a classifier is to recognise that has learned from samples.
+        test: images that a classifier trained on samples has to recognise.
     """
 
     def __init__(self, train: LevelImages, test: LevelImages):
@@ -42,18 +42,17 @@ class Judge:
             self.features = self._features(self.train)
 
     def figures(self, samples: Tensor) -> dict[str, float]:
-        """Of samples `[N, C, H, W]` in [0, 1], N ≥ 2; none of any that are not finite, which some samplers end with.
+        """The figures of samples `[N, C, H, W]` in [0, 1], N ≥ 2; {} if they are not finite, as of some samplers.
 
         Returns:
-            The Fréchet distances from the training images, of pixels and of the features of a network that classifies;
-            and the agreement: the share of the test images to which a support vector classifier gives their class that
-            has learned from the samples alone, these labelled by one that has learned from the training images. The
-            last two only of images with classes.
+            The Fréchet distances from the training images, of pixels and of a classifying network's features, and the
+            agreement: the accuracy on test images of a support vector classifier that was trained on the samples
+            alone, which were labelled by one that was trained on the training images. The last two need classes.
         """
         return self._figures(compared_pixels(samples * 2 - 1)) if bool(samples.isfinite().all()) else {}
 
     def references(self, images: LevelImages, count: int) -> dict[str, float]:
-        """The same figures of up to so many real images."""
+        """The same figures of up to `count` real images."""
         pixels = pixels_of(images, count)
         return self._figures(pixels) if len(pixels) > 1 else {}
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Samples by number: image i depends on the seed and i alone, whatever the batch around it."""
+"""Samples by number: image i depends on the seed and i alone, whatever the batch size and number of processes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def draw_images(
 
     Args:
         steps: of the chain; all timesteps if None.
-        turns: arguments of a conditional pipeline, by turns of its examples; the variety that it knows if None.
+        turns: columns of the examples that images are drawn for by turns; the conditioners' variety if None.
         timestep_spacing: of the steps; the scheduler's own if None.
         eta: of DDIM; the scheduler's variance if None.
         guidance: none if None.
@@ -61,10 +61,10 @@ def draw_images_by_ode(
     accelerator: Accelerator,
     guidance: Guidance | None = None,
 ) -> Tensor:
-    """The same along the probability-flow ODE, in at most so many model calls, from the same noise.
+    """Images as `draw_images` draws them, from the same noise, but along the probability-flow ODE.
 
     Args:
-        calls: at least 2, one of which is the last.
+        calls: of the model, at most so many; at least 2.
     """
     denoiser, device = pipeline.denoiser(guidance), accelerator.device
 
@@ -95,7 +95,7 @@ def by_number(
     """Images `[count, …]` on the CPU, by draw(the generators of a batch's images, their columns).
 
     Args:
-        turns: columns of examples that the images are of by turns; {} for an unconditional model.
+        turns: columns of the examples that images are drawn for by turns; {} for an unconditional model.
     """
     examples = count_of(turns)
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Saved models loaded and scored: what evaluate.py does at leisure and train.py at its end."""
+"""Loading saved models and scoring them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def score(
     progress: Callable[[Iterable[int]], Iterable[int]] | None = None,
     count: Callable[..., BitsPerDim] = bits_per_dim,
 ) -> BitsPerDim:
-    """Bits/dim over the images, scored by all processes together, whose number changes nothing.
+    """Bits/dim over the images, scored by all processes together; their number changes nothing.
 
     Args:
         batch_size: images in a batch, which share one draw of noise and times.
@@ -114,7 +114,7 @@ def by_batches(
     part: Callable[[Batches, torch.Generator], Part],
     progress: Callable[[Iterable[int]], Iterable[int]] | None = None,
 ) -> list[Part]:
-    """part([a batch with its conditioning], its generator) of every batch, divided among all processes."""
+    """part([batch], generator) of every batch with its conditioning; the batches are divided among processes."""
 
     def of_batch(k: int) -> Part:
         batch = denoiser.batch(*images.batch(k * batch_size, (k + 1) * batch_size), accelerator.device)
@@ -124,7 +124,7 @@ def by_batches(
 
 
 def images_as_they_are(data: DataArguments, split: str) -> LevelImages:
-    """A split in its order, never mirrored."""
+    """The images of a split in order, not mirrored."""
     if data.random_flip:
         raise ValueError("`random_flip` is for training; a score is taken on the images as they are.")
     images = getattr(load_labelled_images(data), split)

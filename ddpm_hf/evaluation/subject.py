@@ -35,10 +35,10 @@ class Subject:
 
     Attributes:
         pipeline: on the chain that its scheduler visits.
-        images: to be scored.
-        evaluation: how closely.
-        accelerator: all processes, which work together.
-        guidance: of the model.
+        images: the images that are scored.
+        evaluation: how they are scored.
+        accelerator: Accelerate, on all processes.
+        guidance: the guidance of the model.
     """
 
     pipeline: DDPMPaperPipeline
@@ -62,10 +62,10 @@ class Subject:
         return paths_report(score_by_paths(denoiser, self.pipeline.scheduler, self.images, *how, progress))
 
     def likelihood_by_ode(self, calls: int | None = None) -> dict[str, Any]:
-        """The likelihood by the probability-flow ODE: each batch is one process's.
+        """The likelihood by the probability-flow ODE.
 
         Args:
-            calls: of the model, at least 4 and at most so many; as many as the tolerance needs if None.
+            calls: model calls at most, at least 4; as many as the tolerance needs if None.
         """
         images, denoiser = self.images.spread(self.evaluation.num_flow_images), self.pipeline.denoiser(self.guidance)
         solver: dict[str, Any] = {"rtol": ODE_TOLERANCE, "atol": ODE_TOLERANCE}
@@ -89,7 +89,7 @@ class Subject:
         }
 
     def on_chain(self, steps: int, spacing: str) -> Subject:
-        """The same model on a chain of so many steps, with no bar of its own."""
+        """The same model on a chain of `steps` steps, without a progress bar."""
         chain = DDPMPaperScheduler.from_config(self.pipeline.scheduler.config)
         chain.set_timesteps(steps, timestep_spacing=spacing)
         chained = DDPMPaperPipeline(self.pipeline.unet, chain)

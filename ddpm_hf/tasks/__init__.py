@@ -1,2 +1,2 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What is trained: one module per family of models."""
+"""Families of models, one module each: everything that the trainer needs to know of them."""

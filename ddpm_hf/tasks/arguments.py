@@ -125,12 +125,12 @@ class DiffusionArguments:
 
     @property
     def trains_variance_by_few_steps(self) -> bool:
-        """Whether `variance_steps` means anything."""
+        """Whether `variance_steps` is used."""
         return self.objective == "rate" and self.variance_type == "learned_range"
 
     @property
     def variance_stride(self) -> int:
-        """How many timesteps lie between those of the chains that a learned variance is trained by."""
+        """The stride of the chains that a learned variance is trained by, in timesteps."""
         return 1 if self.variance_steps is None else -(-self.ddpm_num_steps // self.variance_steps)
 
 
@@ -157,14 +157,14 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def check_conditioning_dropout(diffusion: DiffusionArguments) -> None:
-    """Raise ValueError for a probability that is none, or that leaves nothing of the conditioning."""
+    """Raise ValueError for a probability outside [0, 1)."""
     probability = diffusion.conditioning_dropout_prob
     if not 0 <= probability < 1:  # NaN included
         raise ValueError(f"`conditioning_dropout_prob` must be in [0, 1), but is {probability}.")
 
 
 def check_variance(diffusion: DiffusionArguments) -> None:
-    """Raise ValueError for a variance that the loss does not train, or not as asked."""
+    """Raise ValueError for a variance that the objective does not train."""
     learns = diffusion.variance_type.startswith("learned")
     if learns and diffusion.objective == "simple":
         raise ValueError("`objective` simple does not train a learned variance; pass --objective hybrid, rate or vlb.")

@@ -22,7 +22,7 @@ from .arguments import DiffusionArguments
 
 
 class Task(ABC):
-    """One family of models: what x_0 is, and everything that follows from it. The trainer knows nothing else of it.
+    """One family of models: what x_0 is, and everything that follows from it. The trainer knows this interface alone.
 
     A new family is a new subclass, a pipeline that saves its models, and a script that calls `ddpm_hf.cli.train.main`
     with the subclass.
@@ -90,7 +90,7 @@ class Task(ABC):
 
     @abstractmethod
     def conditioners(self, model: ModelMixin) -> Conditioners:
-        """What make the model's conditioning."""
+        """The conditioners of the model."""
 
     @abstractmethod
     def denoiser(self, model: nn.Module) -> Denoiser:

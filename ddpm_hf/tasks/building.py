@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The model and the scheduler that the arguments describe."""
+"""Building the model and the scheduler that the arguments describe."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def build_unet(model: ModelArguments, diffusion: DiffusionArguments, images: Lev
     Where conditioning is dropped, it has a null class after `num_class_embeds` others.
 
     Raises:
-        ValueError: for a configuration that does not fit the images or is none.
+        ValueError: for a configuration that is invalid or does not fit the images.
     """
     channels, height, width = images.shape
     size = height if height == width else (height, width)
@@ -42,7 +42,7 @@ def build_unet(model: ModelArguments, diffusion: DiffusionArguments, images: Lev
 
 
 def _config(model: ModelArguments) -> dict[str, Any]:
-    """The configuration that the arguments describe, or name, but for what follows from the images."""
+    """The configuration that the arguments give, without what follows from the images."""
     if model.model_config_name_or_path is None:
         others = ("model_config_name_or_path", "enable_xformers_memory_efficient_attention")
         config = {name: value for name, value in dataclasses.asdict(model).items() if name not in others}
@@ -66,7 +66,7 @@ def _check_size(config: dict[str, Any], height: int, width: int) -> None:
 
 
 def _least_attending(config: dict[str, Any]) -> int:
-    """The fewest channels of a block with attention; the one in the middle has it, and as many as the last."""
+    """The fewest channels of a block with attention. The middle block has attention and the last block's channels."""
     down, channels = config["down_block_types"], config["block_out_channels"]
     up = reversed(config["up_block_types"])
     return min(

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The optimisation, and what is written where. The names are those of diffusers' `train_unconditional.py`."""
+"""Arguments of the optimisation and of the output, named as in diffusers' `train_unconditional.py`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LATEST = "latest"
 
 @dataclass
 class TrainingArguments:
-    """The optimisation, and what is written where."""
+    """The optimisation, and where results are written."""
 
     output_dir: str = field(default="runs/digits", metadata=help_text("Must not hold another run."))
     overwrite_output_dir: bool = field(default=False, metadata=help_text("Write over another run after all."))
@@ -101,15 +101,15 @@ class TrainingArguments:
 
     @property
     def scoring_batch_size(self) -> int:
-        """Images that go together through a model that keeps nothing for gradients.
+        """The batch size of sampling and scoring: larger than in training, since no activations are kept.
 
-        With checkpointing, which keeps little for them, no more than in training.
+        With gradient checkpointing it is that of training, which already fits with few activations kept.
         """
         return self.train_batch_size * (1 if self.gradient_checkpointing else 4)
 
 
 def check_training_arguments(training: TrainingArguments, diffusion: DiffusionArguments) -> None:
-    """Raise ValueError, naming the argument, for what cannot be trained."""
+    """Raise ValueError, naming the argument, for arguments out of range or that contradict each other."""
     numbers = {
         "num_epochs": training.num_epochs,
         "train_batch_size": training.train_batch_size,

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""A run written into a checkpoint, and read back; see checkpoints.py for what lies where."""
+"""The contents of a checkpoint: writing them and restoring a run from them. checkpoints.py lists the files."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ AVERAGE = "ema-{}.safetensors"
 
 
 def save_weights_as_diffusers_does(accelerator: Accelerator, model: ModelMixin) -> None:
-    """Have Accelerate leave the weights to diffusers, by the model's own names whatever wraps it.
+    """Let diffusers save and load the weights in Accelerate's checkpoints, under the names of the unwrapped model.
 
-    Not where an engine divides the model: only the engine can put its parts together.
+    Where an engine divides the model among processes, the engine saves them.
     """
     if accelerator.distributed_type in DIVIDED:
         return
@@ -49,7 +49,7 @@ def save_weights_as_diffusers_does(accelerator: Accelerator, model: ModelMixin) 
 
 
 def write_state(state: TrainState, folder: Path) -> None:
-    """This process's part of a checkpoint."""
+    """Write this process's part of a checkpoint."""
     accelerator = state.accelerator
     accelerator.save_state(str(folder))
     if state.batches.state is not None:
@@ -74,11 +74,11 @@ def write_state(state: TrainState, folder: Path) -> None:
 
 
 def restore(state: TrainState, checkpoint: Path) -> None:
-    """Put the run where the checkpoint was written, and let it read its images from there on.
+    """Restore a run from a checkpoint, and open its batches at the step of the checkpoint.
 
     Raises:
-        ValueError: if it cannot be read, is of a run with other settings, or of a stream that was divided among other
-            processes or workers.
+        ValueError: if the checkpoint cannot be read, was written with other settings, or holds the position in a
+            stream that was divided among other processes or workers.
     """
 
     def read() -> None:
@@ -111,7 +111,7 @@ def _restore(state: TrainState, checkpoint: Path) -> None:
 
 
 def _position(state: TrainState, checkpoint: Path, processes: int) -> dict[str, Any] | None:
-    """Where this process goes on in a stream; None for other data, where it follows from the step."""
+    """This process's position in a stream; None for other data, where the step determines it."""
     if not isinstance(state.data.train, ImageStream):
         return None
     if processes != state.accelerator.num_processes:
@@ -123,27 +123,27 @@ def _position(state: TrainState, checkpoint: Path, processes: int) -> dict[str, 
 
 
 def _follow_the_schedule(state: TrainState) -> None:
-    """Have the next step take the learning rate of this run, which may be longer than the checkpoint knew."""
+    """Set the learning rate by this run's schedule, which may be longer than when the checkpoint was written."""
     schedule = getattr(state.lr_scheduler, "scheduler", state.lr_scheduler)
     for group, factor, rate in zip(state.optimizer.param_groups, schedule.lr_lambdas, schedule.base_lrs, strict=True):
         group["lr"] = rate * factor(schedule.last_epoch)
 
 
 def open_batches(state: TrainState, position: dict[str, Any] | None = None) -> None:
-    """Let the run read its examples from the step on that it is at.
+    """Open the run's batches at its current step.
 
     Args:
-        position: of a stream, as a checkpoint has it.
+        position: this process's position in a stream, from a checkpoint.
 
     Raises:
-        ValueError: if a stream was divided among other workers.
+        ValueError: if the stream was divided among other workers.
     """
     steps, device = (state.step, state.steps), state.accelerator.device
     state.batches = state.task.open_batches(state.data, state.shard, steps, state.training.seed, device, position)
 
 
 def is_finite(state: TrainState) -> bool:
-    """Whether all numbers are finite that a checkpoint would hold now, those of all processes."""
+    """Whether all numbers that a checkpoint would hold now are finite, on all processes."""
     tensors = [*state.parameters, *(tensor for average in state.averages for tensor in average.averages)]
     tensors += [value for kept in state.optimizer.state.values() for value in kept.values()]
     if state.importance is not None:

@@ -1,13 +1,13 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Checkpoints: all that a run needs to go on as if it had never stopped, complete or absent.
+"""Checkpoints: everything that a run needs to be resumed exactly. A checkpoint is complete, or it is not there.
 
     checkpoint-500/
         unet/                     the weights, as diffusers saves them
         optimizer.bin scheduler.bin random_states_<rank>.pkl (scaler.pt)     as Accelerate saves them
         ema-<i>.safetensors       the averaged weights of the i-th decay
         importance.safetensors    the second moments of the loss, where times are drawn by it
-        data_<rank>.json          where a stream of images goes on
-        training.json             the step, and the settings that decide the course of the run
+        data_<rank>.json          the position in a stream of images
+        training.json             the step, and the settings that determine the result of the run
 
 Tensors are safetensors, or files that torch loads with weights only; the rest is JSON. Where an engine divides the
 model (FSDP, DeepSpeed), weights and optimizer are in its own format.
@@ -41,7 +41,7 @@ LEFT = ("samples", "unet", "scheduler", INDEX, CARD, SAMPLES, METRICS)  # by a r
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The whole checkpoints of a run, the earliest first."""
+    """The complete checkpoints of a run, the earliest first."""
     if not folder.is_dir():
         return []
     found = [path for path in folder.iterdir() if NAME.fullmatch(path.name) and path.is_dir()]
@@ -54,7 +54,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def find_checkpoint(folder: Path, name: str) -> Path | None:
-    """The checkpoint to go on from: a path, a name in the run's folder, or the latest; None if there is no latest.
+    """The checkpoint to resume from: a path, a name in the run's folder, or the latest; None if there is no latest.
 
     Raises:
         ValueError: if there is none of this name.
@@ -69,7 +69,7 @@ def find_checkpoint(folder: Path, name: str) -> Path | None:
 
 
 def remove_run(folder: Path) -> None:
-    """Remove what another run left in the folder that this one is to take, all that a run leaves but its logs."""
+    """Remove what an earlier run left in the folder, except its logs."""
     for old in (*checkpoints(folder), *folder.glob("unet_ema_*"), *map(folder.joinpath, LEFT)):
         if old.is_dir():
             remove_folder(old)
@@ -90,9 +90,9 @@ def save_checkpoint(
     limit: int | None,
     is_together: bool = False,
 ) -> Path:
-    """Let every process write its part of a checkpoint; others go when it stands.
+    """Let every process write its part of a checkpoint, and then remove checkpoints beyond the limit.
 
-    These are the oldest, and any later ones: they are of a course that was left when the run went back.
+    The oldest ones are removed, and those of later steps: the run was resumed from before them.
 
     Args:
         folder: the run's, which all processes see.
@@ -101,8 +101,8 @@ def save_checkpoint(
         is_together: whether processes wait for each other while they write, as where an engine divides the model.
 
     Raises:
-        RunStopped: if one process could not write, on every process, but on this alone if they write together; the
-            checkpoints before it are as they were.
+        RunStopped: if a process could not write. All processes raise it, except where they write together. Earlier
+            checkpoints are unchanged.
     """
     target = folder / f"checkpoint-{step}"
     partial = partial_of(target)
@@ -139,7 +139,7 @@ def save_checkpoint(
         if accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
         what = f"The checkpoint of step {step} could not be written: {error}."
-        raise RunStopped(f"{what} {way_on(folder)}") from error
+        raise RunStopped(f"{what} {how_to_resume(folder)}") from error
     _on_all(tidy)
     return target
 
@@ -147,8 +147,8 @@ def save_checkpoint(
 GO_ON = "--resume_from_checkpoint latest"
 
 
-def way_on(folder: Path) -> str:
-    """A sentence on how a run that has stopped is gone on with."""
+def how_to_resume(folder: Path) -> str:
+    """A sentence on how to resume a run that has stopped."""
     last = next(reversed(checkpoints(folder)), None)
     if last is None:
         return "There is no checkpoint to go on from."
@@ -156,27 +156,27 @@ def way_on(folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def telling_the_way_on(folder: Path) -> Iterator[None]:
-    """Inside, what ends a run before its time is told with the way on.
+def telling_how_to_resume(folder: Path) -> Iterator[None]:
+    """Inside, an error that ends the run is followed by a sentence on how to resume it.
 
     Raises:
-        RunStopped: for a signal, a file that cannot be written, a process that has ended, memory that is full.
+        RunStopped: for a signal, a file that cannot be written, a process that has ended, or full memory.
     """
     try:
         yield
     except Interrupted as stop:
-        raise RunStopped(f"{stop}. {way_on(folder)}", stop.status) from stop
+        raise RunStopped(f"{stop}. {how_to_resume(folder)}", stop.status) from stop
     except OSError as error:
-        raise RunStopped(f"error: {' '.join(str(error).split())}. {way_on(folder)}") from error
+        raise RunStopped(f"error: {' '.join(str(error).split())}. {how_to_resume(folder)}") from error
     except RuntimeError as error:
         what = told(error)
         if what is None:
             raise
-        raise RunStopped(f"{what} {way_on(folder)}") from error
+        raise RunStopped(f"{what} {how_to_resume(folder)}") from error
 
 
 def _on_all(part: Callable[[], None]) -> None:
-    """Do a part of the writing on every process; an OSError on all of them if it fails on one."""
+    """Do a part of the writing on every process; if it fails on one, raise OSError on all of them."""
     on_all(disk_errors()(part), OSError, lambda error: error.strerror or str(error))
 
 
@@ -184,7 +184,7 @@ def read_checkpoint(checkpoint: Path, read: Callable[[], Any]) -> None:
     """Let `read` restore a run from a checkpoint.
 
     Raises:
-        ValueError: if it cannot be read, or is another run's.
+        ValueError: if the checkpoint cannot be read, or belongs to another run.
     """
     failures = (OSError, LookupError, TypeError, ValueError, AttributeError, EOFError, RuntimeError)
     failures += (SafetensorError, pickle.UnpicklingError)

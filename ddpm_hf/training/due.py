@@ -9,14 +9,14 @@ import signal
 from ..runtime.errors import RunStopped
 from ..runtime.signals import Interrupted
 from .checkpoint_contents import is_finite, write_state
-from .checkpoints import last_step, save_checkpoint, way_on
+from .checkpoints import how_to_resume, last_step, save_checkpoint
 from .finish import draw_grid, push_snapshot, save_model, validate
 from .report import START_ANEW
 from .state import TrainState, gather_bad_images
 
 
 def is_anything_due(state: TrainState) -> bool:
-    """Whether the last step is followed by anything but the next one."""
+    """Whether anything is due after the last step."""
     training = state.training
     steps = (training.validation_steps, training.checkpointing_steps, state.push_steps)
     epochs = (training.save_images_epochs, training.save_model_epochs)
@@ -24,11 +24,11 @@ def is_anything_due(state: TrainState) -> bool:
 
 
 def what_is_due(state: TrainState, caught: signal.Signals | None) -> None:
-    """Do what is due after the step; after the last one leave out what the end of the run does anyway.
+    """Do what is due after the step. After the last step, leave to `finish` what it does anyway.
 
     Raises:
-        Interrupted: if a signal was caught, when all is saved.
-        RunStopped: if there are numbers that are not finite.
+        Interrupted: if a signal was caught, after saving.
+        RunStopped: if weights are not finite.
     """
     training, is_last = state.training, state.step == state.steps
     if (caught or is_anything_due(state)) and not is_finite(state):
@@ -55,7 +55,7 @@ def at_the_end_of_an_epoch(state: TrainState) -> None:
         push_snapshot(state)
 
 
-def kept(state: TrainState) -> str:
+def saved_before_stopping(state: TrainState) -> str:
     """Save a run that cannot take its next step, if that is possible; returns a sentence on how to resume it.
 
     Of several processes one alone cannot save, since a checkpoint takes all of them.
@@ -63,7 +63,7 @@ def kept(state: TrainState) -> str:
     is_alone = state.accelerator.num_processes == 1
     if is_alone and 0 < state.step > last_step(state.folder) and is_finite(state):
         save(state)
-    return way_on(state.folder)
+    return how_to_resume(state.folder)
 
 
 def save(state: TrainState) -> None:

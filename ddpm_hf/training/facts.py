@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What metrics.json tells of a run."""
+"""What metrics.json says of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .state import TrainState
 
 
 def training_facts(state: TrainState) -> RunFacts:
-    """What there is to tell of a run before it is scored."""
+    """The facts of a run that are known before it is scored."""
     scheduler = state.scheduler
     return {
         "data": state.data.name,

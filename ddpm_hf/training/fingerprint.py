@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The settings of a run: those that decide what it arrives at, and those that anyone may know."""
+"""The settings of a run: those that determine its result, and those that may be published."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..data.image_streams import ImageStream
 from .state import TrainState
 
 
-# Arguments that do not change what a run arrives at: where things lie, what is written, how the work is divided.
+# Arguments that do not change the result of a run: where files lie, what is written, how the work is divided.
 INDIFFERENT = {
     *("train_data_dir", "cache_dir", "dataloader_num_workers", "enable_xformers_memory_efficient_attention"),
     *("output_dir", "overwrite_output_dir", "local_rank", "num_epochs", "max_train_steps", "eval_batch_size"),
@@ -26,7 +26,7 @@ ADDED = {"conditioning_dropout_prob"}
 
 
 def fingerprint_of(state: TrainState) -> dict[str, Any]:
-    """What decides the weights that a run arrives at."""
+    """The settings that determine the final weights of a run."""
     given = _given(state.task.data_arguments, state.diffusion, state.training)
     model = {name: value for name, value in state.model.config.items() if not name.startswith("_")}
     train = state.data.train
@@ -43,9 +43,9 @@ def fingerprint_of(state: TrainState) -> dict[str, Any]:
 
 
 def check_fingerprint(recorded: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise ValueError if a run with these settings does not go on the one that was recorded.
+    """Raise ValueError if a run with these settings cannot resume the recorded one.
 
-    Records hold what counted when they were written; what has since proved indifferent does not count.
+    Settings that no longer count, in records of earlier versions, are ignored.
     """
     counted = (recorded.keys() | now.keys()) - INDIFFERENT
     names = sorted(name for name in counted if recorded.get(name) != now.get(name))
@@ -55,10 +55,7 @@ def check_fingerprint(recorded: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 def settings(state: TrainState) -> dict[str, Any]:
-    """What a reader of the model card may know of the arguments: nothing about the user's machine.
-
-    The model's are those that it has, wherever they come from.
-    """
+    """The arguments as the model card shows them, without anything about the user's machine."""
     # Places; the data are named, without theirs, in the card.
     private = ("_dir", "_path", "dataset_name", "resume_from_checkpoint")
     given = state.task.model_settings(state.model)

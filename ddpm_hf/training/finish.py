@@ -1,7 +1,7 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What a run leaves: sample grids and scores along the way, snapshots on the Hub, the finished model with its card.
+"""Sample grids, validation, saved models and pushes along the way, and the scores and the model card at the end.
 
-All processes draw and score together; the main one writes.
+All processes sample and score together; the main one writes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ STEPS_OF_A_PATH = 50  # at most: more paths tighten the bound more than longer o
 
 @contextlib.contextmanager
 def evaluated(state: TrainState, average: WeightAverage | None) -> Iterator[None]:
-    """Inside, the model has these averaged weights, or its own if None, and drops nothing out."""
+    """Inside, the model has these averaged weights, or its own if None, and is in evaluation mode."""
     with averaged(average, state.model):
         state.model.eval()
         try:
@@ -57,7 +57,7 @@ def evaluated(state: TrainState, average: WeightAverage | None) -> Iterator[None
 
 
 def draw(state: TrainState, count: int) -> Tensor:
-    """Samples in [0, 1], the same noise every time."""
+    """Samples in [0, 1], from the same noise every time."""
     pipeline = state.pipeline()
     pipeline.set_progress_bar_config(
         leave=False, desc="sampling", unit="step", disable=not state.accelerator.is_main_process
@@ -76,7 +76,7 @@ def draw_grid(state: TrainState) -> None:
 
 
 def grid_of(step: int) -> str:
-    """What the sample grid of a step is called."""
+    """The file name of the sample grid of a step, without its ending."""
     return f"step_{step:07d}"
 
 
@@ -103,7 +103,7 @@ def _score(state: TrainState, images: LevelImages, num_evaluations: int | None =
 
 
 def _score_by_paths(state: TrainState) -> Metrics:
-    """The importance-weighted bound of a short chain, its times chosen for the bound if they can be."""
+    """The importance-weighted bound of a short chain, at optimal timesteps where the denoising errors are known."""
     images, count = state.data.test, state.training.num_paths
     visits_all = state.scheduler.process.learns_of_neighbours  # and would take long
     if count is None:
@@ -135,7 +135,7 @@ def _save_pipeline(state: TrainState) -> None:
 
 
 def _whole(state: TrainState, average: WeightAverage | None) -> ModelMixin:
-    """The model, which has these averaged weights, in one piece; of several processes the main one's counts."""
+    """The model with these averaged weights, undivided; only the main process has them."""
     if not state.is_divided:
         return state.model
     weights = state.accelerator.get_state_dict(state.prepared) if average is None else average.state_dict()
@@ -146,9 +146,9 @@ def _whole(state: TrainState, average: WeightAverage | None) -> ModelMixin:
 
 
 def push_snapshot(state: TrainState) -> None:
-    """Push what is trained so far beside the training, which waits for no more than a copy of the weights.
+    """Push the model as it is now, in the background; training waits only while its weights are copied.
 
-    All processes call it together; nothing happens while the last push is under way.
+    All processes call it together. Nothing happens while the last push is still running.
     """
     is_main = state.accelerator.is_main_process
     is_free = broadcast_object_list([is_main and not state.pusher.is_busy])[0]
@@ -171,7 +171,7 @@ def push_snapshot(state: TrainState) -> None:
 
 
 def training_images(state: TrainState, limit: int) -> Iterator[tuple[Tensor, Columns]]:
-    """Up to so many training images with their columns, the same on every process."""
+    """Up to `limit` training images with their columns, the same on every process."""
     train, size = state.data.train, state.training.train_batch_size
     if not isinstance(train, ImageStream):
         yield from train.batches_with_columns(size, limit, state.task.skip_bad_examples)
@@ -212,9 +212,9 @@ def finish(state: TrainState) -> None:
 
 
 def _with_what_is_measured(state: TrainState) -> DDPMPaperScheduler:
-    """The scheduler with what is measured on training images and not learned: denoising errors, and the variance.
+    """The scheduler with denoising errors measured on training images, and the variance that follows from them.
 
-    Of several processes the main one's counts.
+    All processes take the main one's measurement.
     """
     scheduler, seed = state.scheduler, state.training.seed
     most = state.training.max_measured_images
@@ -250,7 +250,7 @@ def _figures(report: Metrics) -> dict[str, float]:
 
 
 def _scores_of_other_averages(state: TrainState) -> Metrics:
-    """Validation bits/dim of every decay, where there are several; the weights of the others are saved beside."""
+    """Validation bits/dim of each decay if there are several; the weights of all but the first are saved apart."""
     if len(state.averages) < 2:
         return {}
     scores = {}

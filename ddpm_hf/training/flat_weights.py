@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""A model's weights side by side in one tensor: what a step does to all of them, it then does in one pass."""
+"""A model's weights as views of one tensor, so that the optimiser and the averages take one pass over memory."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ ALIGNMENT = 16  # numbers: every weight begins where an allocation of its own co
 
 
 class FlatWeights:
-    """One parameter that holds all of a model's, which become views of it; names, shapes and values stay theirs.
+    """One parameter that holds all of a model's. The model's own become views of it, with unchanged names and values.
 
-    Clipping, the optimiser and the averages, all elementwise or a norm, take `parameter` in the place of hundreds of
-    small tensors. Between the weights lie a few numbers that are 0 and stay so.
+    Clipping, the optimiser and the averages are elementwise or a norm, so they take `parameter` in the place of
+    hundreds of small tensors. The padding between weights is 0 and stays 0.
 
     Args:
-        model: wrapped and placed already, with parameters of one floating dtype: what moves them undoes it.
+        model: wrapped and on its device already, with parameters of one floating dtype. Moving it undoes the views.
     """
 
     def __init__(self, model: nn.Module):
@@ -31,7 +31,7 @@ class FlatWeights:
             self._parameters[name].data = view
 
     def views(self, whole: Tensor) -> dict[str, Tensor]:
-        """A tensor like `parameter`, cut into what belongs to each of the model's own parameters, by name."""
+        """A tensor like `parameter`, split into one view for each of the model's parameters, by name."""
         rooms = whole.split([_room(parameter) for parameter in self._parameters.values()])
         return {
             name: room[: parameter.numel()].view(parameter.shape)
@@ -40,7 +40,7 @@ class FlatWeights:
 
     @torch.no_grad()
     def take_gradients(self) -> None:
-        """Move the gradients of the model's parameters, 0 where there is none, to that of `parameter`."""
+        """Move the gradients of the model's parameters to that of `parameter`; a missing gradient is 0."""
         parameters = self._parameters.values()
         pairs = [(p.grad, view) for p, view in zip(parameters, self._gradients.values(), strict=True)]
         if any(gradient is None for gradient, _ in pairs):

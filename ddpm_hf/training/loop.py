@@ -14,7 +14,7 @@ from ..data.batches import Batch
 from ..data.image_files import TAKE_OUT
 from ..runtime.errors import DataUnreadable, RunStopped
 from ..runtime.signals import Signals
-from .due import at_the_end_of_an_epoch, is_anything_due, kept, what_is_due
+from .due import at_the_end_of_an_epoch, is_anything_due, saved_before_stopping, what_is_due
 from .report import report
 from .state import TrainState
 from .step import TrainingStep, training_step
@@ -25,7 +25,7 @@ STEPS_BETWEEN_REPORTS = 10  # reading the loss waits for the device
 
 
 def train(state: TrainState, signals: Signals, training_step: TrainingStep = training_step) -> None:
-    """Steps until the last one, or until a signal comes, and what is due along the way.
+    """Train until the last step or a signal, and do what is due along the way.
 
     Args:
         training_step: takes one step; Algorithm 1 if not given.
@@ -44,7 +44,7 @@ def train(state: TrainState, signals: Signals, training_step: TrainingStep = tra
                 take_step(state, batches, progress, training_step)
             except DataUnreadable as stop:
                 state.batches.rewind(place)
-                raise RunStopped(f"{stop} {kept(state)}") from stop
+                raise RunStopped(f"{stop} {saved_before_stopping(state)}") from stop
             bar.update()
             if is_time_to_report(state, progress, signals):
                 clock = report(state, progress, bar, clock)
@@ -59,7 +59,7 @@ def train(state: TrainState, signals: Signals, training_step: TrainingStep = tra
 def take_step(
     state: TrainState, batches: Iterator[Batch], progress: Progress, training_step: TrainingStep = training_step
 ) -> None:
-    """One training step, and what follows from it: the importance of timesteps, the averages, the progress."""
+    """One training step, and the updates that follow it: importance of timesteps, averages, progress."""
     t, losses, sampling_weights, objective_weights, norm = training_step(state, _checked(state, batches))
     if state.importance is not None:
         state.importance.update(t, objective_weights * losses)
@@ -70,13 +70,13 @@ def take_step(
 
 
 def is_time_to_report(state: TrainState, progress: Progress, signals: Signals) -> bool:
-    """Whether to read the losses now; of several processes none alone may decide it."""
+    """Whether to read the losses now. The answer is the same on all processes."""
     is_stopped = state.accelerator.num_processes == 1 and signals.caught is not None
     return len(progress) == STEPS_BETWEEN_REPORTS or is_anything_due(state) or is_stopped
 
 
 def _checked(state: TrainState, batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The batches; every image that was passed over is named once, or is an error.
+    """The batches. Each bad image is reported once, or ends the run.
 
     Raises:
         DataUnreadable: at the first bad image, unless these are skipped.

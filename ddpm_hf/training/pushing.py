@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""A run's way to the Hub: at its end, and every so many steps beside the training, which a failed push never stops."""
+"""Pushing a run to the Hub: at its end, and in the background while it trains. A failed push never stops it."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ LONGEST_SILENCE = 120.0  # seconds; the client by itself would wait for an answe
 
 
 class Pusher:
-    """Pushes a run to its repository: snapshots one at a time in a thread, the finished run in the caller's own.
+    """Pushes a run to its repository: snapshots one at a time in a background thread, the finished run directly.
 
     Args:
         folder: the run's output folder.
         hub: where to.
 
     Raises:
-        HubError: if the Hub refuses; that it cannot be reached now is told, and the run may start all the same.
+        HubError: if the Hub refuses. If it cannot be reached now, a warning is printed and training starts anyway.
     """
 
     def __init__(self, folder: Path, hub: HubArguments):
@@ -51,11 +51,11 @@ class Pusher:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a snapshot is under way."""
+        """Whether a snapshot is being pushed."""
         return self._thread is not None and self._thread.is_alive()
 
     def push_snapshot(self, step: int, write: Callable[[Path], Any]) -> None:
-        """Let `write` fill a folder and push it, while the caller goes on; call it when nothing is under way."""
+        """Let `write` fill a folder and push it in the background; call it only while nothing is being pushed."""
         self._thread = threading.Thread(target=self._push_snapshot, args=(step, write), daemon=True)
         self._thread.start()
 
@@ -69,7 +69,7 @@ class Pusher:
         self._push(folder, f"Step {step} of a training that goes on", "The training goes on.")
 
     def push_run(self) -> bool:
-        """Push the finished run; whether it is there now."""
+        """Push the finished run; returns whether that succeeded."""
         if self._thread is not None:
             self._thread.join()
         shutil.rmtree(self.folder / SNAPSHOT, ignore_errors=True)  # the run itself stands in for it
@@ -86,7 +86,7 @@ class Pusher:
         return True
 
     def command(self, folder: Path) -> str:
-        """What pushes a folder again, without the token: commands end in histories and logs."""
+        """The command that pushes a folder again, without the token, since commands are kept in histories and logs."""
         arguments = [
             sys.executable,
             "-m",
@@ -101,7 +101,7 @@ class Pusher:
 
 
 def limit_silence() -> None:
-    """Let the Hub's client give up on a connection that says nothing for long."""
+    """Let the Hub's client give up on a connection that is silent for long."""
     hooks = get_session().event_hooks
     set_client_factory(
         lambda: httpx.Client(event_hooks=hooks, follow_redirects=True, timeout=httpx.Timeout(LONGEST_SILENCE))

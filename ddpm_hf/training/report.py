@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Losses read and told, and the run stopped where they are not finite."""
+"""Reading and reporting the losses, and stopping the run if they are not finite."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ START_ANEW = "The checkpoints before it are good, but lead to it again; start an
 
 
 def report(state: TrainState, progress: Progress, bar: tqdm, since: float) -> float:
-    """Tell of the steps since the last report; returns the time.
+    """Report the steps since the last report; returns the time.
 
     Raises:
         RunStopped: if a loss or a gradient is not finite.

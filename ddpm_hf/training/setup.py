@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""A training run, made and checked before it starts, at its beginning or where a checkpoint left it."""
+"""Checking and building a training run, new or resumed from a checkpoint."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ LONGEST_WAIT = datetime.timedelta(hours=2)  # for a process that reads a large d
 
 
 def prepare(task: Task, diffusion: DiffusionArguments, training: TrainingArguments, hub: HubArguments) -> TrainState:
-    """Check what was asked for and build it.
+    """Check the arguments and build the run.
 
     Raises:
         ValueError, OSError: for anything that cannot be trained, resumed or pushed as asked.
@@ -94,7 +94,7 @@ def prepare(task: Task, diffusion: DiffusionArguments, training: TrainingArgumen
 
 
 def _place(state: TrainState, hub: HubArguments, checkpoint: Path | None) -> None:
-    """Put the run at its beginning or where the checkpoint left it, with its batches, pushes and trackers."""
+    """Start the run at step 0 or at the checkpoint, with its batches, pushes and trackers."""
     if checkpoint is not None:
         restore(state, checkpoint)
         state.accelerator.print(f"Going on from {checkpoint}, after step {state.step} of {state.steps}.")
@@ -128,7 +128,7 @@ def _engine(training: TrainingArguments) -> Accelerator:
     """Accelerate, on all the processes that were started.
 
     Raises:
-        ValueError: if they do not find each other, or divide the weights in a way that cannot be sampled from.
+        ValueError: if they do not find each other, or divide the weights in a way that does not allow sampling.
     """
     processes = processes_started()
     if training.local_rank >= 0 and processes > 1:
@@ -165,7 +165,7 @@ def _engine(training: TrainingArguments) -> Accelerator:
 
 
 def _tell_deepspeed(accelerator: Accelerator, shard: BatchShard, training: TrainingArguments) -> None:
-    """Tell DeepSpeed, if it is used, of batches, which it cannot see, and of steps, which it divides itself."""
+    """Configure DeepSpeed, if it is used: batch size, accumulation and clipping, which it handles itself."""
     if accelerator.state.deepspeed_plugin is not None:
         accelerator.state.deepspeed_plugin.deepspeed_config |= {
             "train_micro_batch_size_per_gpu": shard.batch_size,
@@ -175,12 +175,12 @@ def _tell_deepspeed(accelerator: Accelerator, shard: BatchShard, training: Train
 
 
 def _has_device() -> bool:
-    """Whether there is anything but processor cores to compute on."""
+    """Whether there is an accelerator."""
     return torch.accelerator.is_available() if hasattr(torch, "accelerator") else torch.cuda.is_available()
 
 
 def _inference_steps(scheduler: DDPMPaperScheduler, asked: int | None) -> int:
-    """Of the samples; whether there can be so many is found out now."""
+    """Steps of a sample; ValueError if the chain cannot have as many as asked for."""
     T = len(scheduler)
     most = T if scheduler.process.learns_of_neighbours else STEPS_OF_A_SAMPLE
     steps = min(most, T) if asked is None else asked
@@ -208,7 +208,7 @@ def _steps(training: TrainingArguments, data: ImageData, shard: BatchShard) -> i
 
 
 def _claim(training: TrainingArguments, accelerator: Accelerator) -> tuple[Path, Path | None]:
-    """The run's folder, and the checkpoint in it to go on from, if that is wanted and there is one."""
+    """The run's folder, and the checkpoint to resume from, if that is asked for and there is one."""
     folder, resume = Path(training.output_dir), training.resume_from_checkpoint
     checkpoint = None if resume is None else find_checkpoint(folder, resume)
     is_new = resume is None or (checkpoint is not None and checkpoint.parent.resolve() != folder.resolve())
@@ -229,7 +229,7 @@ def _claim(training: TrainingArguments, accelerator: Accelerator) -> tuple[Path,
 def _prepare_to_step(
     model: ModelMixin, training: TrainingArguments, steps: int, shard: BatchShard, accelerator: Accelerator
 ) -> dict[str, Any]:
-    """What Accelerate wraps to be trained, and the averages; by their names in `TrainState`."""
+    """The wrapped model, its optimizer and averages, by their names in `TrainState`."""
     if training.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     save_weights_as_diffusers_does(accelerator, model)
@@ -281,6 +281,6 @@ def _averages(model: ModelMixin, training: TrainingArguments, flat: FlatWeights 
 
 
 def _told(state: TrainState) -> dict[str, Any]:
-    """What the trackers are told of a run that begins."""
+    """The settings that trackers show of a run."""
     facts = training_facts(state) | {"images_in_a_step": state.shard.total} | settings(state)
     return {name: value for name, value in facts.items() if value is not None and name != "settings"}

@@ -18,7 +18,7 @@ class WeightAverage:
     The step counts from 0: the first average is the weights themselves, as in diffusers' `EMAModel`.
 
     Args:
-        model: its parameters and floating buffers are averaged, each where it lies, sharded ones too.
+        model: its parameters and floating buffers are averaged on their devices, sharded ones included.
         flat: its parameters in one tensor, which are then averaged in one pass.
         inv_gamma, power, max_decay: of the decay at each step.
     """
@@ -38,27 +38,27 @@ class WeightAverage:
 
     @property
     def decay(self) -> float:
-        """That of the next update."""
+        """The decay of the next update."""
         return min(self.max_decay, 1 - (1 + self.step / self.inv_gamma) ** -self.power)
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the weights of one more optimisation step."""
+        """Update the averages after an optimisation step."""
         decay = self.decay
         self.step += 1
         current = [tensor.detach().float() for tensor in self._sources]
         torch._foreach_lerp_(self._averages, current, 1 - decay)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averages by name, in one piece: where processes share a model, all of them call this together."""
+        """The averages by name, undivided; processes that share a model call this together."""
         return {name: _whole(tensor) for name, tensor in zip(self.names, self.averages, strict=True)}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor], step: int) -> None:
-        """Go on from what `state_dict` gave after so many steps.
+        """Restore the averages that `state_dict` gave after `step` steps.
 
         Raises:
-            ValueError: if it is that of another model.
+            ValueError: if they belong to another model.
         """
         mine = dict(zip(self.names, self.averages, strict=True))
         if {name: tensor.shape for name, tensor in mine.items()} != {name: t.shape for name, t in state.items()}:
@@ -92,13 +92,13 @@ def _copy(sources: list[Tensor], targets: list[Tensor]) -> None:
 
 
 def floating_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """What of a model is averaged."""
+    """The tensors of a model that are averaged."""
     buffers = {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()}
     return dict(model.named_parameters()) | buffers
 
 
 def _divide(model: nn.Module) -> None:
-    """Have FSDP let go of weights in one piece, which it keeps after a forward pass and computes with again."""
+    """Make FSDP free the gathered weights that it keeps after a forward pass."""
     for module in model.modules():
         if hasattr(module, "reshard"):
             module.reshard()
