@@ -28,7 +28,7 @@ from ddpm_hf.data.level_images import LevelImages
 from ddpm_hf.data.loading import load_images
 
 
-RUN = [*TINY, *shlex.split("--train_batch_size 16 --max_train_steps 12 --num_validation_evaluations 2")]
+RUN = [*TINY, *shlex.split("--train_batch_size 16 --max_train_steps 12 --num_levels 16")]
 
 
 def noise(seed: int, shape: tuple[int, ...] = (8, 8), top: int = 256) -> np.ndarray:

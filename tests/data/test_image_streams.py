@@ -47,7 +47,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  #
 
 FILES = (40, 30, 25, 41, 20)  # images in each, numbered through
 TOTAL = sum(FILES)
-RUN = [*TINY, *shlex.split("--train_batch_size 16 --num_quality_samples 0 --num_paths 0 --lr_warmup_steps 2")]
+RUN = [*TINY, *shlex.split("--train_batch_size 16 --num_quality_samples 0 --num_levels 16 --lr_warmup_steps 2")]
 
 
 def png(number: int) -> bytes:
