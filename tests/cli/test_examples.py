@@ -37,7 +37,7 @@ from ddpm_hf.training import finish
 
 
 TINY_RUN = ["--ddpm_num_steps", "20", "--max_train_steps", "4", "--train_batch_size", "64", "--eval_batch_size", "4"]
-TINY_RUN += ["--max_measured_images", "16", "--num_paths", "0", "--num_quality_samples", "8"]
+TINY_RUN += ["--max_measured_images", "4", "--num_paths", "0", "--num_quality_samples", "8"]
 
 
 @pytest.fixture(autouse=True)

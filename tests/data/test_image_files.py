@@ -18,9 +18,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
-from script_server import ScriptServer
 from sklearn.datasets import load_digits
-from training_runs import TINY
+from training_runs import LATEST, TINY, last_line, refused, train
 
 from ddpm_hf.conditioning.classes import LABELS
 from ddpm_hf.data.arguments import DataArguments
@@ -30,7 +29,7 @@ from ddpm_hf.data.level_images import LevelImages
 from ddpm_hf.tasks.images import load_labelled_images as load_images
 
 
-RUN = [*TINY, *shlex.split("--train_batch_size 16 --max_train_steps 12 --num_validation_evaluations 2")]
+RUN = [*TINY, *shlex.split("--train_batch_size 16 --max_train_steps 12 --num_levels 16")]
 
 
 def noise(seed: int, shape: tuple[int, ...] = (8, 8), top: int = 256) -> np.ndarray:
@@ -353,47 +352,40 @@ def test_images_that_are_read_when_needed_can_be_sent_to_another_process(tmp_pat
 # --- train.py -------------------------------------------------------------------------------------------------------
 
 
+def passed_over(folder: Path) -> int:
+    return json.loads((folder / "metrics.json").read_text())["bad_images_passed_over"]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_image_that_breaks_off_stops_the_run_or_is_passed_over(
-    scripts: ScriptServer, tmp_path: Path, workers: int
-) -> None:
+def test_an_image_that_breaks_off_stops_the_run_or_is_passed_over(tmp_path: Path, workers: int) -> None:
     folder = save_noise(tmp_path / "images", 40, (8, 12))
     for name in ("07.png", "21.png"):
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content[: len(content) - 40])
     common = [*RUN, "--train_data_dir", str(folder), "--resolution", "8", "--dataloader_num_workers", str(workers)]
     common += ["--test_fraction", "0.05"]  # not these two: crops at random places are read when they are needed
-    run = scripts.run("train.py", *common, "--output_dir", tmp_path / "run")
-    assert run.code == 1 and "Traceback" not in run.output, run.output
-    last = run.output.strip().splitlines()[-1]
+    last = last_line(train(tmp_path / "run", *common, code=1))
     assert last.startswith(f"train.py: {folder}/") and "Pass --skip_bad_images to go on without such images" in last
-    skipped = scripts.run("train.py", *common, "--skip_bad_images", "--output_dir", tmp_path / "skipped")
-    assert skipped.code == 0, skipped.output
+    output = train(tmp_path / "skipped", *common, "--skip_bad_images")
     for name in ("07.png", "21.png"):
-        assert skipped.output.count(f"{folder / name} is not an image that can be read") == 1, skipped.output
-    assert json.loads((tmp_path / "skipped" / "metrics.json").read_text())["bad_images_passed_over"] == 2
+        assert output.count(f"{folder / name} is not an image that can be read") == 1, output
+    assert passed_over(tmp_path / "skipped") == 2
 
 
 @pytest.mark.parametrize("resolution", [[], ["--resolution", "6"]], ids=["in memory", "cropped at random"])
-def test_a_run_goes_on_when_images_break_on_the_way(
-    scripts: ScriptServer, tmp_path: Path, resolution: list[str]
-) -> None:
-    folder = save_noise(tmp_path / "images", 40, (8, 8))
+def test_a_run_goes_on_when_images_break_on_the_way(tmp_path: Path, resolution: list[str]) -> None:
+    folder, run = save_noise(tmp_path / "images", 40, (8, 8)), tmp_path / "run"
     common = [*RUN, "--train_data_dir", str(folder), *resolution, "--test_fraction", "0.05", "--random_flip"]
     common += ["--max_train_steps", "12", "--checkpointing_steps", "6", "--checkpoints_total_limit", "-1"]
-    done = scripts.run("train.py", *common, "--output_dir", tmp_path / "run")
-    assert done.code == 0, done.output
-    shutil.rmtree(tmp_path / "run" / "checkpoint-12")
-    (tmp_path / "run" / "metrics.json").unlink()
+    train(run, *common)
+    shutil.rmtree(run / "checkpoint-12")
+    (run / "metrics.json").unlink()
     (folder / "07.png").write_bytes(b"")
     content = (folder / "21.png").read_bytes()
     (folder / "21.png").write_bytes(content[: len(content) - 40])
-    onward = [*common, "--resume_from_checkpoint", "latest", "--output_dir", tmp_path / "run"]
-    told = scripts.run("train.py", *onward)
-    assert told.code == 2 and "Pass --skip_bad_images to go on without such images" in told.output, told.output
-    again = scripts.run("train.py", *onward, "--skip_bad_images")
-    assert again.code == 0 and "after step 6 of 12" in again.output, again.output
-    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["bad_images_passed_over"] == 2
+    assert "Pass --skip_bad_images to go on without such images" in refused(run, *common, *LATEST)
+    assert "after step 6 of 12" in train(run, *common, *LATEST, "--skip_bad_images")
+    assert passed_over(run) == 2
 
 
 @pytest.mark.parametrize("resolution", [None, 6])
@@ -418,15 +410,12 @@ def test_the_next_image_comes_where_one_broke_on_the_way(tmp_path: Path, resolut
     assert after == [following.get(image, image) for image in before] and after != before
 
 
-def test_a_file_without_a_header_stops_the_run_before_it_starts_or_is_passed_over(
-    scripts: ScriptServer, tmp_path: Path
-) -> None:
+def test_a_file_without_a_header_stops_the_run_before_it_starts_or_is_passed_over(tmp_path: Path) -> None:
     folder = save_noise(tmp_path / "images", 40)
     (folder / "05.png").write_bytes(b"not an image")
     common = [*RUN, "--train_data_dir", str(folder)]
-    stopped = scripts.run("train.py", *common, "--output_dir", tmp_path / "stopped")
-    assert stopped.code == 2 and f"train.py: error: {folder / '05.png'} is not an image" in stopped.output
+    assert f"train.py: error: {folder / '05.png'} is not an image" in refused(tmp_path / "stopped", *common)
     assert not (tmp_path / "stopped").exists()
-    skipped = scripts.run("train.py", *common, "--output_dir", tmp_path / "skipped", "--skip_bad_images")
-    assert skipped.code == 0 and skipped.output.count(f"{folder / '05.png'} is not an image") == 1, skipped.output
-    assert json.loads((tmp_path / "skipped" / "metrics.json").read_text())["bad_images_passed_over"] == 1
+    output = train(tmp_path / "skipped", *common, "--skip_bad_images")
+    assert output.count(f"{folder / '05.png'} is not an image") == 1, output
+    assert passed_over(tmp_path / "skipped") == 1

@@ -16,7 +16,7 @@ import signal
 import tarfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -27,10 +27,11 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
+from hooks import signal_at
 from PIL import Image
 from safetensors.torch import load_file
 from script_server import ScriptServer
-from training_runs import LATEST, TINY, assert_same, ended, signal_at, start_together
+from training_runs import GOES_ON, LATEST, TINY, assert_same, ended, start, start_together, train
 
 from ddpm_hf.conditioning.classes import LABELS, ClassConditioner
 from ddpm_hf.conditioning.conditioner import Conditioners
@@ -48,7 +49,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  #
 
 FILES = (40, 30, 25, 41, 20)  # images in each, numbered through
 TOTAL = sum(FILES)
-RUN = [*TINY, *shlex.split("--train_batch_size 16 --num_quality_samples 0 --num_paths 0 --lr_warmup_steps 2")]
+RUN = [*TINY, *shlex.split("--train_batch_size 16 --num_quality_samples 0 --num_levels 16 --lr_warmup_steps 2")]
 
 
 def png(number: int) -> bytes:
@@ -136,6 +137,11 @@ def source(request: pytest.FixtureRequest) -> dict[str, str]:
     return {"train_data_dir": path} if request.param == "folder" else {"dataset_name": path}
 
 
+def slow(*values: object) -> Any:
+    """A case for those who have time."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def open_data(buffer: int = 32, **arguments: object) -> ImageData:
     return load_images(DataArguments(streaming=True, shuffle_buffer_size=buffer, **arguments))
 
@@ -159,7 +165,7 @@ def one_by_one(stream: ImageStream, shard: BatchShard, workers: int, epochs: int
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+@pytest.mark.parametrize("processes", [1, slow(2), 3, slow(5)])
 def test_every_image_is_read_once_in_an_epoch(source: dict[str, str], processes: int, workers: int) -> None:
     data = open_data(**source)
     held_out = numbers_of_test(data)
@@ -315,22 +321,26 @@ def assert_goes_on(stream: ImageStream, workers: int, size: int, stops: list[int
         state = json.loads(part[-1][1])
 
 
-def test_a_reader_goes_on_at_the_next_image_wherever_it_stopped(source: dict[str, str]) -> None:
+@pytest.mark.parametrize("stops", [[1, 4, 5, 16, 17, 18], slow([*range(1, 9), *range(14, 22), 35])])
+def test_a_reader_goes_on_at_the_next_image_wherever_it_stopped(source: dict[str, str], stops: list[int]) -> None:
     # 139 images or so in blocks of 32, in batches of 8: it stops within and between blocks, and between epochs.
     stream = open_data(**source).train.reading(classes(5))
-    assert_goes_on(stream, 0, 8, [*range(1, 9), *range(14, 22), 35], 37)
+    assert_goes_on(stream, 0, 8, stops, stops[-1] + 2)
 
 
+@pytest.mark.parametrize("stops", [[1, 5], slow(range(1, 12))], ids=["twice", "everywhere"])
 @pytest.mark.parametrize(("size", "other"), [(32, 8), (8, 32), (24, 7), (29, 11)])
-def test_a_reader_goes_on_in_batches_of_another_size(parquet: Path, size: int, other: int) -> None:
+def test_a_reader_goes_on_in_batches_of_another_size(
+    parquet: Path, size: int, other: int, stops: Sequence[int]
+) -> None:
     stream = open_data(dataset_name=str(parquet)).train.reading(classes(5))
 
     def numbers(state: dict[str, Any] | None, size: int, count: int) -> tuple[list[int], dict[str, Any]]:
         found = read_with_states(stream, 0, count, size, state=state)
         return [number for batch, _ in found for number in numbers_of(batch)], json.loads(found[-1][1])
 
-    whole, _ = numbers(None, size, 16)
-    for stop in range(1, 12):
+    whole, _ = numbers(None, size, stops[-1] + 5)
+    for stop in stops:
         before, state = numbers(None, size, stop)
         after, state = numbers(state, other, 7)
         last, _ = numbers(state, size, 2)  # and back again
@@ -347,12 +357,12 @@ def test_workers_go_on_in_batches_of_the_same_size_alone(parquet: Path) -> None:
 
 def test_workers_go_on_at_the_next_image_wherever_they_stopped(source: dict[str, str]) -> None:
     stream = open_data(**source).train.reading(classes(5))
-    assert_goes_on(stream, 2, 8, [1, 4, 9, 17, 18], 22)
+    assert_goes_on(stream, 2, 8, [1, 9, 18], 22)
 
 
 def test_three_workers_go_on_too_in_whole_files(parquet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_streams, "MANY_PARTS", 4)
-    assert_goes_on(open_data(dataset_name=str(parquet)).train, 3, 8, [2, 4, 17, 19], 22)
+    assert_goes_on(open_data(dataset_name=str(parquet)).train, 3, 8, [2, 17], 22)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -523,9 +533,9 @@ def test_what_cannot_be_streamed_is_refused(parquet: Path, arguments: dict[str, 
 # --- train.py -------------------------------------------------------------------------------------------------------
 
 
-def options(output: Path, path: Path, workers: int = 0, steps: int = 12) -> list[str]:
+def options(path: Path, workers: int = 0, steps: int = 12) -> list[str]:
     more = f"--streaming --shuffle_buffer_size 32 --max_train_steps {steps} --dataloader_num_workers {workers}"
-    return [*RUN, *shlex.split(more), "--dataset_name", str(path), "--output_dir", str(output)]
+    return [*RUN, *shlex.split(more), "--dataset_name", str(path)]
 
 
 def assert_same_end(left: Path, right: Path) -> None:
@@ -546,29 +556,23 @@ def assert_nothing_but_progress(output: str) -> None:
         assert word not in output, output
 
 
-def test_a_run_of_a_stream_that_goes_on_ends_as_if_it_had_not_stopped(
-    scripts: ScriptServer, parquet: Path, tmp_path: Path
-) -> None:
-    classes = ["--num_class_embeds", "5", "--random_flip", "--checkpointing_steps", "7"]
-    whole = scripts.run("train.py", *options(tmp_path / "whole", parquet, workers=2), *classes)
-    assert whole.code == 0, whole.output
-    assert_nothing_but_progress(whole.output)
+def test_a_run_of_a_stream_that_goes_on_ends_as_if_it_had_not_stopped(parquet: Path, tmp_path: Path) -> None:
+    arguments = [*options(parquet, workers=2), "--num_class_embeds", 5, "--random_flip", "--checkpointing_steps", 7]
+    assert_nothing_but_progress(train(tmp_path / "whole", *arguments))
     (tmp_path / "again").mkdir()
     os.rename(tmp_path / "whole" / "checkpoint-7", tmp_path / "again" / "checkpoint-7")
-    resumed = scripts.run(
-        "train.py", *options(tmp_path / "again", parquet, workers=2), *classes, "--resume_from_checkpoint", "latest"
-    )
-    assert resumed.code == 0, resumed.output
-    assert "after step 7 of 12" in resumed.output
-    assert_nothing_but_progress(resumed.output)
+    output = train(tmp_path / "again", *arguments, *LATEST)
+    assert "after step 7 of 12" in output
+    assert_nothing_but_progress(output)
     assert_same_end(tmp_path / "whole" / "checkpoint-12", tmp_path / "again" / "checkpoint-12")
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_with_their_parts_of_a_stream(
     scripts: ScriptServer, parquet: Path, tmp_path: Path
 ) -> None:
     def run(folder: Path, *more: str) -> None:
-        processes = scripts.start_together(2, "train.py", *options(folder, parquet), "--checkpointing_steps", 7, *more)
+        processes = start_together(scripts, 2, folder, *options(parquet), "--checkpointing_steps", 7, *more)
         while any(process.code is None for process in processes):
             assert all(not process.code for process in processes), [process.output for process in processes]
             time.sleep(0.05)
@@ -579,37 +583,55 @@ def test_two_processes_go_on_with_their_parts_of_a_stream(
     run(tmp_path / "whole")
     (tmp_path / "again").mkdir()
     os.rename(tmp_path / "whole" / "checkpoint-7", tmp_path / "again" / "checkpoint-7")
-    run(tmp_path / "again", "--resume_from_checkpoint", "latest")
+    run(tmp_path / "again", *LATEST)
     left, right = tmp_path / "whole" / "checkpoint-12", tmp_path / "again" / "checkpoint-12"
     assert_same_end(left, right)
     first, second = ((left / f"data_{rank}.json").read_text() for rank in range(2))
     assert first != second
 
 
-@pytest.mark.parametrize(("processes", "workers"), [(1, 2), (2, 2)])
-def test_a_stream_that_was_stopped_goes_on_exactly(
-    scripts: ScriptServer, parquet: Path, tmp_path: Path, processes: int, workers: int
-) -> None:
-    more = f"--streaming --shuffle_buffer_size 32 --max_train_steps 12 --dataloader_num_workers {workers}"
-    more += " --gradient_accumulation_steps 2 --checkpointing_steps 100 --checkpoints_total_limit -1 --random_flip"
-    arguments = [*RUN, *shlex.split(more), "--dataset_name", parquet]
+STOPPED = shlex.split(
+    "--streaming --shuffle_buffer_size 32 --max_train_steps 12 --dataloader_num_workers 2"
+    " --gradient_accumulation_steps 2 --checkpointing_steps 100 --checkpoints_total_limit -1 --random_flip"
+)
+IN_STEP_5 = 9  # the batch that comes in its first window
 
-    def train(folder: Path, code: int, *more: object, prelude: str = "") -> str:
-        runs = start_together(scripts, processes, folder, *arguments, *more, prelude=prelude)
-        return "".join([ended(run, code) for run in runs])
 
-    train(tmp_path / "unstopped", 0)
-    train(tmp_path / "run", 143, prelude=signal_at(9, "SIGTERM"))  # in the first window of step 5
+def assert_goes_on_exactly(tmp_path: Path, go: Callable[..., str]) -> None:
+    """`go(folder, code, *arguments)` trains; told whether to stop by the code."""
+    go(tmp_path / "unstopped", 0)
+    go(tmp_path / "run", 143)
     (stopped,) = (tmp_path / "run").glob("checkpoint-*")
-    assert f"after step {stopped.name.partition('-')[2]} of 12" in train(tmp_path / "run", 0, *LATEST)
+    assert f"after step {stopped.name.partition('-')[2]} of 12" in go(tmp_path / "run", 0, *LATEST)
     shutil.rmtree(stopped)
     assert_same(tmp_path / "run", tmp_path / "unstopped")
+
+
+def test_a_stream_that_was_stopped_goes_on_exactly(parquet: Path, tmp_path: Path) -> None:
+    def go(folder: Path, code: int, *more: object) -> str:
+        hooks = (signal_at(IN_STEP_5, "SIGTERM"),) if code else ()
+        return train(folder, *RUN, *STOPPED, "--dataset_name", parquet, *more, code=code, during=hooks)
+
+    assert_goes_on_exactly(tmp_path, go)
+
+
+def test_a_stream_of_two_processes_with_workers_that_was_stopped_goes_on_exactly(
+    scripts: ScriptServer, parquet: Path, tmp_path: Path
+) -> None:
+    def go(folder: Path, code: int, *more: object) -> str:
+        hooks = f'hooks.signal_at({IN_STEP_5}, "SIGTERM", send=hooks.to_all_of_it)' if code else ""
+        arguments = [*RUN, *STOPPED, "--dataset_name", parquet, *more]
+        return "".join([ended(run, code) for run in start_together(scripts, 2, folder, *arguments, hooks=hooks)])
+
+    assert_goes_on_exactly(tmp_path, go)
+    first, second = ((tmp_path / "run" / "checkpoint-12" / f"data_{rank}.json").read_text() for rank in range(2))
+    assert first != second
 
 
 def test_a_run_with_workers_that_is_told_to_stop_leaves_a_checkpoint(
     scripts: ScriptServer, parquet: Path, tmp_path: Path
 ) -> None:
-    run = scripts.start("train.py", *options(tmp_path / "run", parquet, workers=2, steps=100_000))
+    run = start(scripts, tmp_path / "run", *options(parquet, workers=2, steps=100_000))
     run.wait_for("loss")
     os.killpg(run.pid, signal.SIGTERM)  # the workers too, as a cluster does
     assert run.wait() == 128 + signal.SIGTERM, run.output
@@ -619,37 +641,30 @@ def test_a_run_with_workers_that_is_told_to_stop_leaves_a_checkpoint(
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_bad_image_of_a_stream_stops_the_run_which_goes_on_without_it(
-    scripts: ScriptServer, tmp_path: Path, workers: int
-) -> None:
+def test_a_bad_image_of_a_stream_stops_the_run_which_goes_on_without_it(tmp_path: Path, workers: int) -> None:
     path = write_parquet(tmp_path / "data", [damaged(), [png(number) for number in range(60, 90)]])
     file = re.escape(f"{path / 'train-00000.parquet'}, row group 0")
-    arguments = options(tmp_path / "run", path, workers)
+    arguments = options(path, workers)
     if not workers:
         # It comes in the second window of a step.
         arguments = [*arguments, "--gradient_accumulation_steps", "2", "--train_batch_size", "6"]
-    stopped = scripts.run("train.py", *arguments)
-    assert_nothing_but_progress(stopped.output)
-    assert stopped.code == 1, stopped.output
-    assert re.search(rf"Image \d+ of {file} is not an image .*\. Pass --skip_bad_images to go on", stopped.output)
-    assert "is whole. The same command with --resume_from_checkpoint latest goes on from there." in stopped.output
-    again = scripts.run("train.py", *arguments, "--skip_bad_images", "--resume_from_checkpoint", "latest")
-    assert again.code == 0 and "Going on from" in again.output, again.output
-    whole = scripts.run("train.py", *arguments, "--output_dir", tmp_path / "whole", "--skip_bad_images")
-    assert whole.code == 0, whole.output
-    for run in (again, whole):
-        assert_nothing_but_progress(run.output)
-        told = re.findall(rf"Image (\d+) of {file} is not an image that can be read", run.output)
+    stopped = train(tmp_path / "run", *arguments, code=1)
+    assert_nothing_but_progress(stopped)
+    assert re.search(rf"Image \d+ of {file} is not an image .*\. Pass --skip_bad_images to go on", stopped)
+    assert f"is whole. {GOES_ON}" in stopped
+    again = train(tmp_path / "run", *arguments, "--skip_bad_images", *LATEST)
+    assert "Going on from" in again
+    whole = train(tmp_path / "whole", *arguments, "--skip_bad_images")
+    for output in (again, whole):
+        assert_nothing_but_progress(output)
+        told = re.findall(rf"Image (\d+) of {file} is not an image that can be read", output)
         assert sorted(map(int, told)) == [7, 23, 41]
     assert_same_end(tmp_path / "run" / "checkpoint-12", tmp_path / "whole" / "checkpoint-12")
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["bad_images_passed_over"] == 3
 
 
-def test_a_stream_that_nobody_has_counted_needs_a_number_of_steps(
-    scripts: ScriptServer, parquet: Path, tars: Path, tmp_path: Path
-) -> None:
+def test_a_stream_that_nobody_has_counted_needs_a_number_of_steps(parquet: Path, tars: Path, tmp_path: Path) -> None:
     assert open_data(dataset_name=str(parquet), test_fraction=0.25).train.size == 117
-    arguments = [*RUN, "--streaming", "--dataset_name", str(tars), "--output_dir", str(tmp_path / "run")]
-    run = scripts.run("train.py", *arguments)
-    assert run.code == 2 and "pass --max_train_steps" in run.output, run.output
-    assert_nothing_but_progress(run.output)
+    output = train(tmp_path / "run", *RUN, "--streaming", "--dataset_name", tars, code=2)
+    assert "pass --max_train_steps" in output
+    assert_nothing_but_progress(output)

@@ -25,7 +25,7 @@ TINY = [
     *TINY_MODEL,
     *shlex.split(
         "--ddpm_num_steps 6 --train_batch_size 16 --eval_batch_size 4 --num_quality_samples 4 --num_paths 0"
-        " --num_evaluations 2 --save_images_epochs 0 --max_measured_images 16"
+        " --num_evaluations 2 --save_images_epochs 0 --max_measured_images 4"
     ),
 ]
 # Of 150 images, 15 steps make an epoch. Checkpoints, validations and the ends of epochs come at steps of their own.
