@@ -41,7 +41,25 @@ class _Derived:
     """What follows from a scheduler's configuration."""
 
     chain: VisitedChain
-    optimal_chains: dict[int, list[int]] = field(default_factory=dict)  # by K; they do not depend on the chain
+    optimal: _OptimalTimes = field(default_factory=lambda: _OptimalTimes())  # they do not depend on the chain
+
+
+class _OptimalTimes:
+    """The times that cost the bound least, by the number of steps.
+
+    What a step costs is computed once for all numbers of steps: with an error for every element it takes long.
+    """
+
+    def __init__(self) -> None:
+        self._costs: Tensor | None = None
+        self._chains: dict[int, list[int]] = {}
+
+    def of(self, num_inference_steps: int, schedule: NoiseSchedule, errors: DenoisingErrors) -> list[int]:
+        if self._costs is None:
+            self._costs = step_costs(schedule, errors)
+        if num_inference_steps not in self._chains:
+            self._chains[num_inference_steps] = optimal_times(self._costs, num_inference_steps, at_most=True)
+        return self._chains[num_inference_steps]
 
 
 class ConfiguredChain:
@@ -221,11 +239,7 @@ class ConfiguredChain:
                 "`timestep_spacing` 'optimal' needs the scheduler's `denoising_errors`, which"
                 " `measure_denoising_errors` takes on training data."
             )
-        chains = self._derived.optimal_chains
-        if num_inference_steps not in chains:
-            costs = step_costs(self._derived.chain.diffusion.schedule, errors)
-            chains[num_inference_steps] = optimal_times(costs, num_inference_steps, at_most=True)
-        return chains[num_inference_steps]
+        return self._derived.optimal.of(num_inference_steps, self._derived.chain.diffusion.schedule, errors)
 
     def previous_timestep(self, timestep: int | Tensor) -> int | Tensor:
         """The timestep visited after the given one, −1 for the data."""

@@ -14,6 +14,9 @@ from oracles import Mixture, exact_bound, model_output
 from torch import Tensor
 
 from ddpm_hf import DDPMPaperScheduler, bits_per_dim
+from ddpm_hf.diffusion.denoising_errors import DenoisingErrors, step_costs
+from ddpm_hf.diffusion.timestep_spacing import optimal_times
+from ddpm_hf.schedulers import configured_chain
 
 
 FIFTY = list(range(980, -1, -20))
@@ -167,3 +170,22 @@ def test_a_chain_that_the_configuration_cannot_walk_is_refused():
     scheduler.timesteps = [998, 500, 0]
     with pytest.raises(ValueError, match="all 20 must be visited"):
         DDPMPaperScheduler(20, variance_type="learned").timesteps = [19, 3]
+
+
+def test_what_a_step_costs_is_computed_once_for_all_numbers_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler = DDPMPaperScheduler(num_train_timesteps=30, beta_end=0.3)
+    log_snr = scheduler.schedule.log_snr[1:].tolist()
+    errors = DenoisingErrors(log_snr, [[0.01 * t, 0.02 * t] for t in range(1, 31)])
+    scheduler = DDPMPaperScheduler.from_config(scheduler.config, denoising_errors=errors, variance_type="optimal")
+    computed = []
+
+    def counted(*arguments: object) -> torch.Tensor:
+        computed.append(arguments)
+        return step_costs(*arguments)
+
+    monkeypatch.setattr(configured_chain, "step_costs", counted)
+    for steps in (3, 5, 3, 9):
+        scheduler.set_timesteps(steps, timestep_spacing="optimal")
+        expected = optimal_times(step_costs(scheduler.schedule, errors), steps, at_most=True)
+        assert [t + 1 for t in reversed(scheduler.timesteps.tolist())] == expected
+    assert len(computed) == 1
