@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from .decoders import decoder_nll
+from .finiteness import FiniteTerms, require_finite
 from .gaussian_process import linear_combination, q_sample
 from .likelihood import Batches, Denoiser, checked_batches, randn_like
 from .numerics import (
@@ -70,25 +71,34 @@ def log_path_weights(
         generator: for the noise; on the device of `x_0`, or the CPU.
 
     Raises:
-        ValueError: for a chain that visits a time at which the model's prediction says nothing about x_0.
+        ValueError: for a chain that visits a time at which the model's prediction says nothing about x_0, for
+            examples that are not finite, and for a model whose output is not, with the timesteps where it is not.
     """
     require_samples(x_0=x_0)
+    require_finite(x_0=x_0)
     process = scheduler.process
     if process.is_undetermined:
         raise ValueError(UNDETERMINED)
     data = to_float64(x_0)
 
-    def reverse_step(x_t: Tensor, k: int) -> ReverseStep:
-        timesteps = torch.full((len(data),), process.times[k] - 1, dtype=torch.int64, device=data.device)
-        output = denoise(demote(x_t, x_0.dtype), timesteps, **(conditioning or {}))
-        return process.p_mean_variance(to_float64(output), x_t, k)
+    def predict(x_t: Tensor, timestep: int) -> Tensor:
+        timesteps = torch.full((len(data),), timestep, dtype=torch.int64, device=data.device)
+        return denoise(demote(x_t, x_0.dtype), timesteps, **(conditioning or {}))
 
     x_t, log_w = _noisy_end(process, data, generator)  # per dimension, up to the end
-    for k in range(len(process.times) - 1, 0, -1):
-        x_t, log_ratio = _step(process.coefficients(k), reverse_step(x_t, k), data, x_t, randn_like(data, generator))
+    finite = []
+    for k in range(len(process.times) - 1, -1, -1):
+        output = predict(x_t, process.times[k] - 1)
+        p = process.p_mean_variance(to_float64(output), x_t, k)
+        if k > 0:
+            x_t, log_ratio = _step(process.coefficients(k), p, data, x_t, randn_like(data, generator))
+        else:
+            costs = decoder_nll(p, data, scheduler.num_levels, process.measures_decoder)
+            log_ratio = -to_float64(costs)
         log_w = log_w + log_ratio
-    costs = decoder_nll(reverse_step(x_t, 0), data, scheduler.num_levels, process.measures_decoder)
-    return data[0].numel() * (log_w - to_float64(costs))
+        finite.append(FiniteTerms.of(log_ratio, output, process.times[k] - 1))
+    FiniteTerms.require(finite, "The weight of a path")
+    return data[0].numel() * log_w
 
 
 def _noisy_end(process: ReverseProcess, x_0: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
@@ -196,7 +206,8 @@ def importance_weighted_bits_per_dim(
         progress: wraps the iteration over batches, such as `tqdm.tqdm`.
 
     Raises:
-        ValueError: for no examples, a `num_paths` below 1, or values that are not levels of the data.
+        ValueError: for no examples, a `num_paths` below 1, values that are not levels of the data, or a model whose
+            output is not finite, with the timesteps where it is not.
     """
     require_count(num_paths=num_paths)
     parts, num_timesteps = [], len(scheduler.process.times)

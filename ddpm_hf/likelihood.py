@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from .decoders import decoder_nll
+from .finiteness import FiniteTerms
 from .noise_schedule import NoiseSchedule
 from .numerics import (
     check_num_levels,
@@ -213,7 +214,8 @@ def bits_per_dim(
         progress: wraps the iteration over batches, such as `tqdm.tqdm`.
 
     Raises:
-        ValueError: for no examples, a `num_evaluations` outside 2 … K, or values that are not levels of the data.
+        ValueError: for no examples, a `num_evaluations` outside 2 … K, values that are not levels of the data, or a
+            model whose output is not finite, with the timesteps where it is not.
     """
     timesteps = torch.sort(scheduler.timesteps.cpu()).values
     times_generator = _host_generator(generator)
@@ -221,7 +223,7 @@ def bits_per_dim(
     sums = torch.zeros(len(strata), dtype=torch.float64, device="cpu")
     priors, totals, spreads = [], [], []
     for x_0, conditioning in checked_batches(batches, scheduler.num_levels, progress):
-        terms = []
+        terms, finite = [], []
         for stratum in strata:
             index, weights = stratum.draw(len(x_0), times_generator)
             t = timesteps[index]
@@ -229,10 +231,12 @@ def bits_per_dim(
             x_t = scheduler.add_noise(x_0, noise, t)
             model_output = denoise(x_t, t.to(x_0.device, non_blocking=True), **conditioning)
             term = to_float64(scheduler.vlb_loss(model_output, x_0, x_t, t))
+            finite.append(FiniteTerms.of(term, model_output, t))
             terms.append(
                 _controlled(term * weights.to(term, non_blocking=True), mean_flat(to_float64(noise) ** 2) - 1)
             )
         terms, prior = torch.stack(terms), to_float64(scheduler.prior_loss(x_0))  # [M, B], [B]
+        FiniteTerms.require(finite, "The bound")
         sums += terms.sum(dim=1).cpu()
         priors.append(prior.cpu())
         totals.append((terms.sum(dim=0) + prior).cpu())
@@ -386,14 +390,20 @@ def checked_batches(
 
 
 def check_levels(x_0: Tensor, num_levels: int | None) -> None:
-    """Raise ValueError unless every value of x_0 is (nearly) one of `num_levels` levels in [−1, 1]."""
+    """Raise ValueError unless every value of x_0 is finite, and (nearly) one of `num_levels` levels in [−1, 1]."""
     require_samples(original_samples=x_0)
     if num_levels is None:
+        if not bool(x_0.isfinite().all()):
+            raise ValueError("The examples must be finite numbers, but some are NaN or infinite.")
         return
     check_num_levels(num_levels)
     level = (to_float64(x_0) + 1) / 2 * (num_levels - 1)
     distance = (level - level.round().clamp(0, num_levels - 1)).abs().max()
-    if not distance < 0.1:  # NaN included
+    if not bool(distance.isfinite()):
+        raise ValueError(
+            f"The examples must take {num_levels} evenly spaced levels in [-1, 1], but some are NaN or infinite."
+        )
+    if not distance < 0.1:
         raise ValueError(
             f"The examples must take {num_levels} evenly spaced levels in [-1, 1], but a value lies"
             f" {distance.item():.3g} levels off; set `num_levels` to that of the data, or to None for continuous data."

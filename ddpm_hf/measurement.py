@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .decoders import discrete_normal_log_likelihood
 from .denoising_errors import DenoisingErrors
+from .finiteness import FiniteTerms
 from .likelihood import Batches, Denoiser, checked_batches, randn_like
 from .noise_schedule import NoiseSchedule
 from .numerics import require_count, to_float64
@@ -71,8 +72,8 @@ def measure_denoising_errors(
         generator: for the noise; on the device of the batches, or the CPU.
 
     Raises:
-        ValueError: for counts that are not ints ≥ 1, fewer examples than it takes to visit every level, or values that
-            are not levels of the data.
+        ValueError: for counts that are not ints ≥ 1, fewer examples than it takes to visit every level, values that
+            are not levels of the data, or a model whose output is not finite, with the timesteps where it is not.
     """
     require_count(num_noise_levels=num_noise_levels, num_evaluations=num_evaluations)
     times, process = _times_and_process(scheduler, num_noise_levels)
@@ -87,6 +88,7 @@ def measure_denoising_errors(
             output = denoise(x_t, t.to(x_0.device, non_blocking=True), **conditioning)
             _, predicted, _ = process.predict(output, x_t, process.coefficients(t))
             predicted = predicted.cpu()
+            FiniteTerms.require([FiniteTerms.of(predicted, output, t)], "The error")
             for k in level.unique().tolist():
                 seen_by_level[k].add(known[level == k], predicted[level == k])
         seen += len(x_0)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DDPMPipeline, DiffusionPipeline, ImagePipelineOutput, UNet2DModel
+from diffusers.configuration_utils import FrozenDict
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from huggingface_hub import CommitInfo
@@ -23,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 from typing_extensions import Self
 
+from .finiteness import NO_TIMESTEP_0, require_finite
 from .gaussian_process import check_eta, unknown
 from .hub import INDEX, push_folder
 from .hub_errors import hub_errors
@@ -200,7 +202,8 @@ class DDPMPaperPipeline(DiffusionPipeline):
             latents: x_T, `[B, C, H, W]`, such as `encode` gives it; noise if not given.
 
         Raises:
-            ValueError: for any of these that is out of range, before any image is drawn.
+            ValueError: for any of these that is out of range, before any image is drawn; and for images that are not
+                finite.
         """
         if output_type not in OUTPUT_TYPES:
             raise ValueError(unknown("output_type", output_type, OUTPUT_TYPES))
@@ -210,8 +213,9 @@ class DDPMPaperPipeline(DiffusionPipeline):
         for step in self.iterate(
             batch_size, generator, num_inference_steps, timesteps, class_labels, timestep_spacing, eta, latents
         ):
-            sample = step.prev_sample
-        images = _to_output(sample, output_type)
+            last = step
+        _check_finite(last, self.unet.config)
+        images = _to_output(last.prev_sample, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def iterate(
@@ -275,6 +279,9 @@ class DDPMPaperPipeline(DiffusionPipeline):
             model_output = self.unet(x, on_device[k], **condition, return_dict=False)[0]
             x = scheduler.encode_step(model_output, t, x)
         self.maybe_free_model_hooks()
+        if not bool(x.isfinite().all()):
+            hint = _hint(self.unet.config, int(visited[0]))
+            raise ValueError(f"The latents are not finite: the model's output is not, or it is too large.{hint}")
         return x
 
     def _check_batch(self, batch_size: Any, generator: Any) -> None:
@@ -386,9 +393,27 @@ def _lacks_index(error: BaseException | None) -> bool:
     return False
 
 
+def _check_finite(last: DenoisingStep, config: FrozenDict) -> None:
+    """Raise ValueError unless the chain has ended in images; once for all of it, since it waits for the device."""
+    if bool(last.prev_sample.isfinite().all()):
+        return
+    t = last.timestep
+    is_last = bool(last.sample.isfinite().all())
+    where = f"at timestep {t}" if is_last else f"at a timestep before {t}; `iterate` yields all steps"
+    raise ValueError(
+        f"The images are not finite: the model's output is not, or it is too large, {where}.{_hint(config, t)}"
+    )
+
+
+def _hint(config: FrozenDict, timestep: int) -> str:
+    """What helps if a model's output is not finite, as far as its configuration tells it."""
+    return NO_TIMESTEP_0 if config.get("time_embedding_type") == "fourier" and timestep == 0 else ""
+
+
 def _check_images(name: str, images: Any, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless the argument is floating and of this shape."""
+    """Raise ValueError unless the argument is floating, finite and of this shape."""
     require_samples(**{name: images})
+    require_finite(**{name: images})
     if tuple(images.shape) != shape:
         raise ValueError(f"`{name}` must be of shape {list(shape)}, but is {list(images.shape)}.")
 

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from .decoders import gaussian_log_density
+from .finiteness import outputs_sentence, require_finite
 from .gaussian_process import MarginalCoefficients, conversion, linear_combination, unknown
 from .likelihood import Batches, Denoiser, checked_batches
 from .noise_schedule import NoiseSchedule
@@ -167,7 +168,7 @@ def flow_log_likelihood(
 
     Raises:
         ValueError: for arguments out of range, "mean" as the prediction type, which needs a pair of times, a model
-            that is not differentiable or gives values that are not finite.
+            that is not differentiable, or one whose output is not finite, with the timestep where it is not.
         ModuleNotFoundError: without torchdiffeq.
     """
     flow = _Flow(denoise, scheduler, x, conditioning, first_time)
@@ -186,6 +187,8 @@ def flow_log_likelihood(
     if not isinstance(log_p_T, Tensor) or log_p_T.shape != x.shape[:1]:
         kind = list(log_p_T.shape) if isinstance(log_p_T, Tensor) else type(log_p_T).__name__
         raise ValueError(f"`log_prior` must give one number per example, [{len(x)}], but gave {kind}.")
+    if bool(log_p_T.isnan().any()):
+        raise ValueError("`log_prior` must give log-densities, but gave NaN.")
     log_density = to_float64(log_p_T) + dimensions * (math.log(flow.alpha_last) + mean_divergence)
     return FlowLikelihood(log_density, x_T.to(x.dtype), flow.num_calls)
 
@@ -352,6 +355,7 @@ class _Flow:
         first_time: float,
     ):
         require_samples(x=like)
+        require_finite(x=like)
         if len(like) == 0 or like[0].numel() == 0:
             raise ValueError(f"`x` must hold at least one example, but its shape is {list(like.shape)}.")
         self.process, self.continuous = scheduler.process, scheduler.schedule.continuous
@@ -409,7 +413,9 @@ class _Flow:
                 "`denoise` must be differentiable with respect to x_t, but its output carries no gradient; do not run"
                 " it under torch.no_grad or torch.inference_mode."
             )
-        return _finite(prediction)
+        if not bool(prediction.isfinite().all()):
+            raise ValueError(_NOT_FOLLOWED + outputs_sentence(timesteps[:1].cpu()))
+        return prediction
 
     def velocity_and_divergence(
         self, log_s: Tensor, x_bar: Tensor, directions: Iterable[Tensor]
@@ -509,9 +515,8 @@ def _finite(x: Tensor) -> Tensor:
     return x
 
 
-_NOT_SOLVED = (
-    "The flow could not be followed to its end: `denoise` gives values that are not finite, or change too fast."
-)
+_NOT_FOLLOWED = "The flow could not be followed to its end: "
+_NOT_SOLVED = _NOT_FOLLOWED + "what `denoise` gives is too large, or changes too fast."
 
 
 def _largest_of_examples(state: State) -> Tensor:

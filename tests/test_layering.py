@@ -17,6 +17,7 @@ import ddpm_hf
 PACKAGE = Path(ddpm_hf.__file__).parent
 CORE = [
     "numerics",
+    "finiteness",
     "noise_schedule",
     "gaussian_process",
     "denoising_errors",
