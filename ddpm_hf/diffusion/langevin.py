@@ -84,7 +84,7 @@ def predictor_corrector(
         x_0 in the shape and dtype of `x_T`.
 
     Raises:
-        ValueError: for a negative number of corrections, or an `snr` ≤ 0.
+        ValueError: for a negative number of corrections, an `snr` ≤ 0, or samples that are not finite at the end.
     """
     require_samples(x_T=x_T)
     require_positive(snr=snr)
@@ -108,4 +108,6 @@ def predictor_corrector(
         for _ in range(M):
             score = diffusion.score(diffusion.model_output(denoise, x, arrived, conditioning), x, arrived)
             x = corrector_step(score, x, alpha, snr, generator)
+    if not bool(x.isfinite().all()):
+        raise ValueError("The samples are not finite: what `denoise` gives is not, or it grows without bound.")
     return x

@@ -64,19 +64,18 @@ def _solve(
             raise
         raise ValueError(_NOT_SOLVED) from error
     if isinstance(solution, tuple):
-        return tuple(require_finite(part[-1]) for part in solution)
-    return require_finite(solution[-1])
+        return tuple(require_solved(part[-1]) for part in solution)
+    return require_solved(solution[-1])
 
 
-def require_finite(x: Tensor) -> Tensor:
+def require_solved(x: Tensor) -> Tensor:
     if not bool(x.isfinite().all()):
         raise ValueError(_NOT_SOLVED)
     return x
 
 
-_NOT_SOLVED = (
-    "The ODE could not be followed to its end: `denoise` gives values that are not finite, or change too fast."
-)
+NOT_FOLLOWED = "The flow could not be followed to its end: "
+_NOT_SOLVED = NOT_FOLLOWED + "what `denoise` gives is too large, or changes too fast."
 
 
 def _largest_of_examples(state: State) -> Tensor:

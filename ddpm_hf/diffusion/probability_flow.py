@@ -28,10 +28,11 @@ from torch import Tensor
 
 from .._renamed import old_names
 from .denoiser import Denoiser
+from .finiteness import outputs_sentence, require_finite
 from .gaussian_diffusion import DiffusionSource, diffusion_of
 from .gaussian_process import MarginalCoefficients, conversion, linear_combination
 from .numerics import mean_flat, require_samples, to_float64
-from .ode_solver import grid, require_finite, solve_adaptively, solve_on
+from .ode_solver import NOT_FOLLOWED, grid, require_solved, solve_adaptively, solve_on
 
 
 __getattr__ = old_names(__name__)
@@ -79,7 +80,7 @@ def ode_sample(
     start = to_float64(x_T) / flow.alpha_last
     x_bar = flow.follow(start, flow.last, flow.first, rtol, atol, method, num_steps)
     if denoise_last:
-        x_bar = require_finite(x_bar - flow.velocity(flow.first, x_bar))  # x̂_0 = x̄ − s̄ ε
+        x_bar = require_solved(x_bar - flow.velocity(flow.first, x_bar))  # x̂_0 = x̄ − s̄ ε
     return OdeResult(x_bar.to(x_T.dtype), flow.num_calls)
 
 
@@ -126,6 +127,7 @@ class ProbabilityFlow:
         first_time: float,
     ):
         require_samples(x=like)
+        require_finite(x=like)
         if len(like) == 0 or like[0].numel() == 0:
             raise ValueError(f"`x` must hold at least one example, but its shape is {list(like.shape)}.")
         self.diffusion = diffusion_of(scheduler)
@@ -183,7 +185,9 @@ class ProbabilityFlow:
                 "`denoise` must be differentiable with respect to x_t, but its output carries no gradient; do not run"
                 " it under torch.no_grad or torch.inference_mode."
             )
-        return require_finite(prediction)
+        if not bool(prediction.isfinite().all()):
+            raise ValueError(NOT_FOLLOWED + outputs_sentence(torch.tensor([max(time - 1, 0.0)], device="cpu")))
+        return prediction
 
     def velocity_and_divergence(
         self, log_s: Tensor, x_bar: Tensor, directions: Iterable[Tensor]

@@ -27,14 +27,20 @@ def checked_batches(
 
 
 def check_levels(x_0: Tensor, num_levels: int | None) -> None:
-    """Raise ValueError unless every value of x_0 is (nearly) one of `num_levels` levels in [−1, 1]."""
+    """Raise ValueError unless every value of x_0 is finite, and (nearly) one of `num_levels` levels in [−1, 1]."""
     require_samples(original_samples=x_0)
     if num_levels is None:
+        if not bool(x_0.isfinite().all()):
+            raise ValueError("The examples must be finite numbers, but some are NaN or infinite.")
         return
     check_num_levels(num_levels)
     level = (to_float64(x_0) + 1) / 2 * (num_levels - 1)
     distance = (level - level.round().clamp(0, num_levels - 1)).abs().max()
-    if not distance < 0.1:  # NaN included
+    if not bool(distance.isfinite()):
+        raise ValueError(
+            f"The examples must take {num_levels} evenly spaced levels in [-1, 1], but some are NaN or infinite."
+        )
+    if not distance < 0.1:
         raise ValueError(
             f"The examples must take {num_levels} evenly spaced levels in [-1, 1], but a value lies"
             f" {distance.item():.3g} levels off; set `num_levels` to that of the data, or to None for continuous data."

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from ..diffusion.denoiser import Denoiser, randn_like
 from ..diffusion.discretized_likelihood import decoder_nll
+from ..diffusion.finiteness import FiniteTerms, require_finite
 from ..diffusion.gaussian_diffusion import DiffusionSource, GaussianDiffusion, diffusion_of
 from ..diffusion.gaussian_process import linear_combination
 from ..diffusion.numerics import (
@@ -66,23 +67,26 @@ def log_path_weights(
         generator: for the noise; on the device of `x_0`, or the CPU.
 
     Raises:
-        ValueError: for a chain that visits a time at which the model's prediction says nothing about x_0.
+        ValueError: for a chain that visits a time at which the model's prediction says nothing about x_0, for
+            examples that are not finite, and for a model whose output is not, with the timesteps where it is not.
     """
     require_samples(x_0=x_0)
+    require_finite(x_0=x_0)
     diffusion = diffusion_of(scheduler)
     diffusion.require_determined()
-    data = to_float64(x_0)
-
-    def reverse_step(x_t: Tensor, k: int) -> ReverseStep:
-        output = diffusion.model_output(denoise, cast_back(x_t, x_0.dtype), diffusion.times[k], conditioning)
-        return diffusion.p_mean_variance(to_float64(output), x_t, k)
-
+    data, finite = to_float64(x_0), []
     x_t, log_w = _noisy_end(diffusion, data, generator)  # per dimension, up to the end
-    for k in range(len(diffusion.times) - 1, 0, -1):
-        x_t, log_ratio = _step(diffusion.coefficients(k), reverse_step(x_t, k), data, x_t, randn_like(data, generator))
+    for k in range(len(diffusion.times) - 1, -1, -1):
+        output = diffusion.model_output(denoise, cast_back(x_t, x_0.dtype), diffusion.times[k], conditioning)
+        p = diffusion.p_mean_variance(to_float64(output), x_t, k)
+        if k > 0:
+            x_t, log_ratio = _step(diffusion.coefficients(k), p, data, x_t, randn_like(data, generator))
+        else:
+            log_ratio = -to_float64(decoder_nll(p, data, diffusion.num_levels, diffusion.measures_decoder))
         log_w = log_w + log_ratio
-    costs = decoder_nll(reverse_step(x_t, 0), data, diffusion.num_levels, diffusion.measures_decoder)
-    return data[0].numel() * (log_w - to_float64(costs))
+        finite.append(FiniteTerms.of(log_ratio, output, diffusion.times[k] - 1))
+    FiniteTerms.require(finite, "The weight of a path")
+    return data[0].numel() * log_w
 
 
 def _noisy_end(diffusion: GaussianDiffusion, x_0: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
@@ -189,7 +193,8 @@ def importance_weighted_bits_per_dim(
         progress: wraps the iteration over batches, such as `tqdm.tqdm`.
 
     Raises:
-        ValueError: for no examples, a `num_paths` below 1, or values that are not levels of the data.
+        ValueError: for no examples, a `num_paths` below 1, values that are not levels of the data, or a model whose
+            output is not finite, with the timesteps where it is not.
     """
     require_count(num_paths=num_paths)
     diffusion, parts = diffusion_of(scheduler), []

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..diffusion.denoiser import Denoiser, randn_like
 from ..diffusion.denoising_errors import DenoisingErrors
 from ..diffusion.discretized_likelihood import discrete_normal_log_likelihood
+from ..diffusion.finiteness import FiniteTerms
 from ..diffusion.gaussian_diffusion import DiffusionSource, GaussianDiffusion, diffusion_of
 from ..diffusion.noise_schedule import NoiseSchedule
 from ..diffusion.numerics import require_count, to_float64
@@ -62,8 +63,8 @@ def measure_denoising_errors(
         generator: for the noise; on the device of the batches, or the CPU.
 
     Raises:
-        ValueError: for counts that are not ints ≥ 1, fewer examples than it takes to visit every level, or values that
-            are not levels of the data.
+        ValueError: for counts that are not ints ≥ 1, fewer examples than it takes to visit every level, values that
+            are not levels of the data, or a model whose output is not finite, with the timesteps where it is not.
     """
     require_count(num_noise_levels=num_noise_levels, num_evaluations=num_evaluations)
     diffusion = _along_all_times(diffusion_of(scheduler))
@@ -79,6 +80,7 @@ def measure_denoising_errors(
             output = diffusion.model_output(denoise, x_t, t, conditioning)
             _, predicted, _ = diffusion.predict(output, x_t, diffusion.coefficients(t - 1))
             predicted = predicted.cpu()
+            FiniteTerms.require([FiniteTerms.of(predicted, output, t - 1)], "The error")
             for k in level.unique().tolist():
                 seen_by_level[k].add(known[level == k], predicted[level == k])
         seen += len(x_0)

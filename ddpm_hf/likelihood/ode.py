@@ -163,6 +163,8 @@ def ode_log_likelihood(
     if not isinstance(log_p_T, Tensor) or log_p_T.shape != x.shape[:1]:
         kind = list(log_p_T.shape) if isinstance(log_p_T, Tensor) else type(log_p_T).__name__
         raise ValueError(f"`log_prior` must give one number per example, [{len(x)}], but gave {kind}.")
+    if bool(log_p_T.isnan().any()):
+        raise ValueError("`log_prior` must give log-densities, but gave NaN.")
     log_density = to_float64(log_p_T) + dimensions * (math.log(flow.alpha_last) + mean_divergence)
     return OdeLikelihood(log_density, x_T.to(x.dtype), flow.num_calls)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..diffusion.denoiser import Denoiser, randn_like
+from ..diffusion.finiteness import FiniteTerms
 from ..diffusion.gaussian_diffusion import DiffusionSource, diffusion_of
 from ..diffusion.numerics import mean_flat, standard_error, to_float64
 from .batches import Batches, checked_batches
@@ -113,7 +114,8 @@ def bits_per_dim(
         progress: wraps the iteration over batches, such as `tqdm.tqdm`.
 
     Raises:
-        ValueError: for no examples, a `num_evaluations` outside 2 … K, or values that are not levels of the data.
+        ValueError: for no examples, a `num_evaluations` outside 2 … K, values that are not levels of the data, or a
+            model whose output is not finite, with the timesteps where it is not.
     """
     diffusion = diffusion_of(scheduler)
     diffusion.require_determined()
@@ -123,16 +125,18 @@ def bits_per_dim(
     sums = torch.zeros(len(strata), dtype=torch.float64, device="cpu")
     priors, totals, variances = [], [], []
     for x_0, conditioning in checked_batches(batches, diffusion.num_levels, progress):
-        terms = []
+        terms, finite = [], []
         for stratum in strata:
             index, weights = stratum.draw(len(x_0), times_generator)
             noise = randn_like(x_0, generator)
             x_t = diffusion.q_sample(x_0, noise, times[index])
             model_output = diffusion.model_output(denoise, x_t, times[index], conditioning)
             term = to_float64(diffusion.vlb_terms(model_output, x_0, x_t, index))
+            finite.append(FiniteTerms.of(term, model_output, times[index] - 1))
             terms.append(
                 _controlled(term * weights.to(term, non_blocking=True), mean_flat(to_float64(noise) ** 2) - 1)
             )
+        FiniteTerms.require(finite, "The bound")
         terms, prior = torch.stack(terms), to_float64(diffusion.prior_bits(x_0))  # [M, B], [B]
         sums += terms.sum(dim=1).cpu()
         priors.append(prior.cpu())

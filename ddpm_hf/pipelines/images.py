@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
+from ..diffusion.finiteness import NO_TIMESTEP_0, require_finite
 from ..diffusion.gaussian_process import unknown
 from ..diffusion.numerics import require_samples
 
@@ -25,8 +27,9 @@ def check_output_type(output_type: Any, channels: int) -> None:
 
 
 def check_images(name: str, images: Any, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless the argument is floating and of this shape."""
+    """Raise ValueError unless the argument is floating, finite and of this shape."""
     require_samples(**{name: images})
+    require_finite(**{name: images})
     if tuple(images.shape) != shape:
         raise ValueError(f"`{name}` must be of shape {list(shape)}, but is {list(images.shape)}.")
 
@@ -41,3 +44,32 @@ def to_output(sample: Tensor, output_type: str) -> Tensor | Any:
         return images
     levels = (images * 255).round().astype("uint8")
     return [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image) for image in levels]
+
+
+def require_finite_images(sample: Tensor, before: Tensor, timestep: int, config: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a chain has ended in images; once for all of it, since it waits for the device.
+
+    Args:
+        sample: where the chain has ended.
+        before: x_t of its last step.
+        timestep: of its last step.
+        config: the model's.
+    """
+    if bool(sample.isfinite().all()):
+        return
+    is_last = bool(before.isfinite().all())
+    where = f"at timestep {timestep}" if is_last else f"at a timestep before {timestep}; `iterate` yields all steps"
+    hint = hint_of(config, timestep)
+    raise ValueError(f"The images are not finite: the model's output is not, or it is too large, {where}.{hint}")
+
+
+def require_finite_latents(latents: Tensor, timestep: int, config: Mapping[str, Any]) -> None:
+    """Raise ValueError unless encoded images are finite; arguments as in `require_finite_images`."""
+    if not bool(latents.isfinite().all()):
+        hint = hint_of(config, timestep)
+        raise ValueError(f"The latents are not finite: the model's output is not, or it is too large.{hint}")
+
+
+def hint_of(config: Mapping[str, Any], timestep: int) -> str:
+    """What helps if a model's output is not finite, as far as its configuration tells it."""
+    return NO_TIMESTEP_0 if config.get("time_embedding_type") == "fourier" and timestep == 0 else ""

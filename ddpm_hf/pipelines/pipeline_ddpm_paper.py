@@ -30,7 +30,7 @@ from ..hub.push import INDEX, push_folder
 from ..hub_errors import hub_errors
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .guidance import Guidance
-from .images import check_images, check_output_type, to_output
+from .images import check_images, check_output_type, require_finite_images, require_finite_latents, to_output
 
 
 Generators = torch.Generator | list[torch.Generator] | None
@@ -230,14 +230,16 @@ class DDPMPaperPipeline(DiffusionPipeline):
                 needs a model with a null class and `class_labels`, or a `guidance_model`.
 
         Raises:
-            ValueError: for any of these that is out of range, before any image is drawn.
+            ValueError: for any of these that is out of range, before any image is drawn; and for images that are not
+                finite.
         """
         check_output_type(output_type, self.unet.config.in_channels)
         guidance = (guidance_scale, guidance_interval, guidance_rescale, guidance_model)
         chain = (num_inference_steps, timesteps, class_labels, timestep_spacing, eta, latents)
         for step in self.iterate(batch_size, generator, *chain, *guidance):
-            sample = step.prev_sample
-        images = to_output(sample, output_type)
+            last = step
+        require_finite_images(last.prev_sample, last.sample, last.timestep, self.unet.config)
+        images = to_output(last.prev_sample, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def iterate(
@@ -310,6 +312,7 @@ class DDPMPaperPipeline(DiffusionPipeline):
         for t in self.progress_bar(visited[:-1].tolist()):
             x = scheduler.encode_step(denoise(x, t, **conditioning), t, x)
         self.maybe_free_model_hooks()
+        require_finite_latents(x, int(visited[0]), self.unet.config)
         return x
 
     def _check_batch(self, batch_size: Any, generator: Any) -> None:

@@ -15,20 +15,8 @@ from ..diffusion.gaussian_diffusion import GaussianDiffusion
 from ..diffusion.gaussian_process import unknown
 from ..diffusion.noise_schedule import NoiseSchedule
 from ..diffusion.numerics import in_int64
-from ..diffusion.timestep_spacing import (
-    TIMESTEP_SPACINGS,
-    log_snr_times,
-    optimal_times,
-    quadratic_times,
-    spaced_times,
-)
-from .configuration import (
-    OWN_CONFIG_KEY,
-    SeenConfig,
-    normal_own_arguments,
-    normal_values,
-    own_defaults,
-)
+from ..diffusion.timestep_spacing import TIMESTEP_SPACINGS, log_snr_times, optimal_times, quadratic_times, spaced_times
+from .configuration import OWN_CONFIG_KEY, SeenConfig, normal_own_arguments, normal_values, own_defaults
 from .construction import check_neighbours, diffusion_from
 from .visited_chain import VisitedChain, as_int, times_of, timesteps_of
 

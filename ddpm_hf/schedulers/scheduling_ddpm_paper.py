@@ -29,11 +29,7 @@ from ..diffusion.losses import min_snr_weights
 from ..diffusion.noise_schedule import NoiseSchedule
 from ..diffusion.numerics import cast_back
 from ..diffusion.reverse_process import ReverseStep
-from .configuration import (
-    DEFAULTS_KEY,
-    OWN_ARGUMENTS,
-    names_at_default,
-)
+from .configuration import DEFAULTS_KEY, OWN_ARGUMENTS, names_at_default
 from .configured_chain import ConfiguredChain
 from .convertible import ConvertibleScheduler
 from .noise import noise_like

@@ -1,0 +1,79 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""A NaN is an error, not a result: checks that are cheap where all is well, and sentences that say where it came from.
+
+What is checked stays on its device until a result is read from there anyway; only then is it known whether all was
+finite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+
+NO_TIMESTEP_0 = (
+    " A UNet whose `time_embedding_type` is 'fourier' divides by its timestep and takes its logarithm, and so has no"
+    " timestep 0: give it t + 1 in its place, in training too, or leave timestep 0 out of the chain by"
+    " `set_timesteps(timesteps=...)`."
+)
+TOLD = 5  # of the timesteps
+
+
+class FiniteTerms(NamedTuple):
+    """Of some terms of a result, whether they are finite, and whether the model's output is that they were made of.
+
+    Attributes:
+        terms, outputs: bool `[N]`.
+        timesteps: diffusers' timesteps, `[N]`.
+    """
+
+    terms: Tensor
+    outputs: Tensor
+    timesteps: Tensor
+
+    @classmethod
+    def of(cls, terms: Tensor, model_output: Tensor, timesteps: Tensor | int) -> Self:
+        """Of terms and outputs `[B, *anything]`, one term per example; no value is read from the device."""
+        timesteps = torch.as_tensor(timesteps, device="cpu").expand(len(terms))
+        return cls(finite_examples(terms), finite_examples(model_output), timesteps)
+
+    @classmethod
+    def require(cls, parts: Sequence[Self], what: str) -> None:
+        """Raise ValueError unless all terms are finite; `what` is made of them, such as "The bound"."""
+        if bool(torch.cat([part.terms for part in parts]).all()):
+            return
+        terms, outputs, timesteps = (torch.cat([each.cpu() for each in column]) for column in zip(*parts, strict=True))
+        if bool(outputs[~terms].all()):
+            at = _told(timesteps[~terms])
+            raise ValueError(f"{what} is not finite at {at}, though what `denoise` gives is: it is too large.")
+        raise ValueError(f"{what} is not finite: {outputs_sentence(timesteps[~terms & ~outputs])}")
+
+
+def finite_examples(x: Tensor) -> Tensor:
+    """Whether all values of each example are finite, bool `[B]`, on the device of `x`."""
+    return x.isfinite().reshape(len(x), -1).all(dim=1)
+
+
+def outputs_sentence(timesteps: Tensor) -> str:
+    """Where a model's output is not finite, and what helps if that is timestep 0 alone."""
+    sentence = f"`denoise` gives values that are not finite at {_told(timesteps)}."
+    return sentence if bool(timesteps.any()) else sentence + NO_TIMESTEP_0
+
+
+def require_finite(**tensors: Tensor) -> None:
+    """Raise ValueError unless the named arguments are finite."""
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"`{name}` must be finite, but holds values that are not.")
+
+
+def _told(timesteps: Tensor) -> str:
+    """ "timesteps 1, 2, 3, 4, 5 and 7 more"."""
+    distinct = timesteps.unique().tolist()
+    listed = ", ".join(f"{t:g}" for t in distinct[:TOLD])
+    more = f" and {len(distinct) - TOLD} more" if len(distinct) > TOLD else ""
+    return f"timestep{'s' if len(distinct) > 1 else ''} {listed}{more}"
