@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from huggingface_hub.hf_api import ModelInfo
 
 from ..hub_errors import HubError, hub_errors
@@ -222,3 +222,12 @@ def _asked_to_wait(error: HubError) -> float:
     cause = error.__cause__
     asked = cause.response.headers.get("Retry-After", "") if isinstance(cause, HfHubHTTPError) else ""
     return float(asked) if asked.isdigit() else 0.0
+
+
+def lacks_index(error: BaseException | None) -> bool:
+    """Whether a model could not be loaded since it has no index: an OSError for a folder, a 404 from the Hub."""
+    while error is not None:
+        if INDEX in str(error) and (isinstance(error, EntryNotFoundError) or "no file named" in str(error)):
+            return True
+        error = error.__cause__
+    return False

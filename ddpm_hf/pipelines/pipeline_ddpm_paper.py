@@ -26,7 +26,7 @@ from ..conditioning.denoiser import ConditionalDenoiser
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.gaussian_process import check_eta
 from ..diffusion.numerics import require_count
-from ..hub.push import INDEX, push_folder
+from ..hub.push import lacks_index, push_folder
 from ..hub_errors import hub_errors
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .guidance import Guidance
@@ -92,7 +92,7 @@ class DDPMPaperPipeline(DiffusionPipeline):
             try:
                 return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
             except (OSError, EntryNotFoundError) as error:
-                if not _lacks_index(error):
+                if not lacks_index(error):
                     raise
             return cls._from_flat(name, **kwargs)
 
@@ -390,12 +390,3 @@ class DDPMPaperPipeline(DiffusionPipeline):
 
 # What says where a model comes from, and nothing about what is made of it.
 _SOURCE_ARGUMENTS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision")
-
-
-def _lacks_index(error: BaseException | None) -> bool:
-    """Whether a model could not be loaded since it has no index: an OSError for a folder, a 404 from the Hub."""
-    while error is not None:
-        if INDEX in str(error) and (isinstance(error, EntryNotFoundError) or "no file named" in str(error)):
-            return True
-        error = error.__cause__
-    return False

@@ -1,9 +1,9 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
 """Pushing to the Hugging Face Hub and pulling from it: that it works, and what happens when it does not.
 
-The real client, in fresh processes with fresh caches, against a Hub on loopback that fails on command. A scenario has
-a Hub of its own and runs clients against it; its tests read their reports and what the Hub holds and was asked.
-Clients cost seconds to start, so the scenarios of all selected tests run ahead of them, two at a time.
+The real client, in processes of its own with fresh caches, against a Hub on loopback that fails on command. A scenario
+has a Hub of its own and runs clients against it; its tests read their reports and what the Hub holds and was asked.
+The scenarios of all selected tests run ahead of them, two at a time.
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ from typing import Any
 
 import pytest
 import torch
-from clients import environment
+from clients import environment, settings
 from huggingface_hub import EvalResult, ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from loopback_hub import Fault, LoopbackHub, Repo
 from safetensors.torch import load_file
+from script_server import Script, ScriptServer
 from tiny_models import tiny_unet
+from training_runs import after, last_line
 
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, NoiseSchedule
 from ddpm_hf.hub.model_card import fill_card
 
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 OWNER, READER, STRANGER, WRONG = "hf_theOwners", "hf_readOnly", "hf_somebodyElses", "hf_nobodyKnowsThis"
 TOKENS = {"owner": OWNER, "reader": READER, "stranger": STRANGER, "wrong": WRONG}
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -54,17 +55,19 @@ PATIENCE = 120.0  # seconds, for anything that should have come long before
 
 HEADER = """
 from __future__ import annotations
-import contextlib, hashlib, json, logging, os, sys, tempfile, time, urllib.error, urllib.request, warnings
+import contextlib, hashlib, json, logging, os, sys, tempfile, time, types, urllib.error, urllib.request, warnings
+from huggingface_hub.utils import _http
+_http.time = types.SimpleNamespace(**{**vars(time), "sleep": lambda seconds: time.sleep(seconds / 20)})
 given = json.loads(sys.argv[1])
 globals().update(given)
 report = {}
 import torch
 """
 OURS = """
-import ddpm_hf.hub
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, push_folder
+from ddpm_hf.hub import push
 from huggingface_hub import HfApi
-ddpm_hf.hub.RETRY_WAITS = (0.05, 0.1)
+push.RETRY_WAITS = (0.05, 0.1)
 """
 STOCK = """
 sys.modules["ddpm_hf"] = None
@@ -128,25 +131,19 @@ CLIENT_FUNCTIONS = "\n\n".join(map(inspect.getsource, (digests, draw, attempt, f
 class Client:
     """A process; what it prints must not hold a token."""
 
-    def __init__(self, command: list[str], environment: dict[str, str]):
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        )
+    def __init__(self, run: Script):
+        self.run = run
 
-    def end(self) -> tuple[int, str, str]:
-        try:
-            out, err = self.process.communicate(timeout=PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise
-        assert not any(token in out + err for token in TOKENS.values())
-        return self.process.returncode, out, err
+    def end(self) -> tuple[int, str]:
+        code = self.run.wait(PATIENCE)
+        assert not any(token in self.run.output for token in TOKENS.values())
+        return code, self.run.output
 
     def report(self) -> dict[str, Any]:
-        """What the code has put into `report`, and under "stderr" what it said."""
-        code, out, err = self.end()
-        assert code == 0, err
-        return {**json.loads(out.splitlines()[-1]), "stderr": err}
+        """What the code has put into `report`, and under "said" all that it printed."""
+        code, output = self.end()
+        assert code == 0, output
+        return {**json.loads(last_line(output)), "said": output}
 
 
 @dataclass
@@ -166,28 +163,42 @@ class Scenario:
     """A Hub, the clients' reports by name, and whatever else the tests are to know."""
 
     models: Models
+    scripts: ScriptServer
     folder: Path
     hub: LoopbackHub = field(default_factory=LoopbackHub)
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
     noted: dict[str, Any] = field(default_factory=dict)
 
-    def start(
-        self, code: str, *, token: str | None = OWNER, home: Path | None = None, stock: bool = False, **given: Any
-    ) -> Client:
-        """Run code in a fresh process, by default with a fresh cache; it knows models, tokens and what is given."""
-        source = HEADER + (STOCK if stock else OURS) + CLIENT_FUNCTIONS + inspect.cleandoc(code)
-        models = {path.name: str(path) for path in self.models.root.iterdir()}
-        given = {**models, **TOKENS, **{key: str(value) for key, value in given.items()}}
-        command = [sys.executable, "-c", f"{source}\nprint(json.dumps(report))", json.dumps(given)]
-        return Client(command, environment(self.hub, home or self.fresh_home(), token))
+    def start(self, code: str, *, token: str | None = OWNER, home: Path | None = None, **given: Any) -> Client:
+        """Run code in a process, by default with a fresh cache; it knows models, tokens and what is given."""
+        home = home or self.fresh_home()
+        return Client(self.scripts.start(*self.written(code, OURS, **given), env=settings(self.hub, home, token)))
 
     def run(self, name: str, code: str, **options: Any) -> dict[str, Any]:
         self.reports[name] = self.start(code, **options).report()
         return self.reports[name]
 
+    def run_stock(self, name: str, code: str, **given: Any) -> None:
+        """Run code in a new interpreter, which has never heard of ddpm_hf."""
+        env = environment(self.hub, self.fresh_home(), token=None)
+        command = [sys.executable, *self.written(code, STOCK, **given)]
+        done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=PATIENCE)
+        assert done.returncode == 0, done.stderr
+        self.reports[name] = json.loads(last_line(done.stdout))
+
+    def written(self, code: str, header: str, **given: Any) -> tuple[Path, str]:
+        """A script, and its argument."""
+        source = HEADER + header + CLIENT_FUNCTIONS + inspect.cleandoc(code)
+        models = {path.name: str(path) for path in self.models.root.iterdir()}
+        given = {**models, **TOKENS, **{key: str(value) for key, value in given.items()}}
+        script = self.fresh_home() / "client.py"
+        script.write_text(f"{source}\nprint(json.dumps(report))\n")
+        return script, json.dumps(given)
+
     def start_script(self, *arguments: object) -> Client:
-        command = [sys.executable, str(EXAMPLES / "push.py"), *map(str, arguments)]
-        return Client(command, environment(self.hub, self.fresh_home(), OWNER))
+        script = after(self.fresh_home(), "from ddpm_hf.hub import push\npush.RETRY_WAITS = (0.01,) * 5\n", "push.py")
+        env = settings(self.hub, self.fresh_home(), OWNER)
+        return Client(self.scripts.start(script, *arguments, env=env))
 
     def fresh_home(self) -> Path:
         return Path(tempfile.mkdtemp(dir=self.folder))
@@ -348,14 +359,17 @@ def about(part: Part) -> pytest.MarkDecorator:
 
 @pytest.fixture(scope="module")
 def playing(
-    request: pytest.FixtureRequest, models: Models, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    models: Models,
+    scripts: ScriptServer,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[dict[Part, Future[Scenario]]]:
-    """The scenarios of all selected tests, under way: two at a time, but for those that mostly wait."""
+    """The scenarios of all selected tests, under way: two at a time."""
     calls = [getattr(item, "callspec", None) for item in request.session.items]
     parts = [call.params["scenario"] for call in calls if call and "scenario" in call.params]
 
     def play(part: Part, folder: Path) -> Scenario:
-        scenario = Scenario(models, folder)
+        scenario = Scenario(models, scripts, folder)
         for name, token in (("owner", OWNER), ("stranger", STRANGER)):
             scenario.hub.add_user(name, token)
         scenario.hub.add_user("owner", READER, role="read")
@@ -363,11 +377,8 @@ def playing(
             part(scenario)
         return scenario
 
-    with ThreadPoolExecutor(2) as busy, ThreadPoolExecutor(len(WAITING)) as waiting:
-        yield {
-            part: (waiting if part in WAITING else busy).submit(play, part, tmp_path_factory.mktemp(part.__name__))
-            for part in dict.fromkeys(parts)
-        }
+    with ThreadPoolExecutor(2) as busy:
+        yield {part: busy.submit(play, part, tmp_path_factory.mktemp(part.__name__)) for part in dict.fromkeys(parts)}
         busy.shutdown(cancel_futures=True)
 
 
@@ -428,7 +439,7 @@ def push_and_pull(scenario: Scenario) -> None:
         """,
         token=None,
     )
-    scenario.run(
+    scenario.run_stock(
         "stock",
         """
         heard = []
@@ -446,8 +457,6 @@ def push_and_pull(scenario: Scenario) -> None:
         warnings.warn("another one")
         report["heard at the end"] = heard[len(report["heard"]):]
         """,
-        token=None,
-        stock=True,
     )
     scenario.reports["ours"] = ours.report()
 
@@ -687,7 +696,7 @@ def test_a_hub_that_is_not_reached_is_told_in_a_sentence(scenario: Scenario) -> 
         assert_sentence(report[name], "owner/model", "cannot be reached", "see to the network and try again")
         assert scenario.hub.endpoint in report[name]["error"] and report[name]["is_transient"]
     assert_sentence(report["pipeline"], "owner/other", "cannot be reached", "see to the network and try again")
-    assert report["stderr"].count("Trying again in") == 2 * (TRIES - 1)
+    assert report["said"].count("Trying again in") == 2 * (TRIES - 1)
 
 
 # --- 5. private repositories, and other people's ---------------------------------------------------------------------
@@ -846,7 +855,7 @@ def test_mistakes_change_nothing_on_the_hub(scenario: Scenario) -> None:
     assert scenario.hub.repos.keys() == {"owner/empty", "owner/there", "owner/nonsense"}
     assert [len(repo.commits) for repo in scenario.hub.repos.values()] == [1, 2, 1]
     assert scenario.requests("PUT", "") == []
-    assert "Trying again" not in scenario.reports["client"]["stderr"]
+    assert "Trying again" not in scenario.reports["client"]["said"]
 
 
 @about(make_mistakes)
@@ -911,7 +920,7 @@ def test_what_fails_once_is_tried_again_and_makes_one_commit(scenario: Scenario,
 def test_a_hub_that_limits_the_rate_is_given_the_time_it_asks_for(scenario: Scenario) -> None:
     assert len(scenario.requests("POST", "/owner/commit-429/commit/")) == 2
     assert scenario.reports["client"]["commit-429 took"] >= 1.0
-    assert scenario.reports["client"]["stderr"].count("Trying again in 1 s.") == 1  # the other pauses are 0.05 s
+    assert scenario.reports["client"]["said"].count("Trying again in 1 s.") == 1  # the other pauses are 0.05 s
 
 
 @about(fail_once)
@@ -1006,7 +1015,7 @@ def kill_the_client(scenario: Scenario) -> None:
     upload = scenario.hub.fail("PUT", f"^/store/owner/model/{oid}$", hold=threading.Event())
     client = scenario.start('push_folder(folder, "owner/model")', folder=folder)
     with held(upload):
-        client.process.kill()
+        client.run.kill()
         scenario.noted["exit"] = client.end()[0]
         repo = scenario["owner/model"]
         scenario.noted["commits"], scenario.noted["has_weights"] = len(repo.commits), oid in repo.objects
@@ -1306,32 +1315,28 @@ def test_a_pull_request_leaves_main_as_it_is_and_can_be_pulled(scenario: Scenari
 
 
 def run_the_script(scenario: Scenario) -> None:
-    client = scenario.start_script("--output_dir", scenario.models["run"], "--hub_model_id", "owner/model")
-    scenario.noted["pushed"] = client.end()
-    scenario.hub.stop()
-    client = scenario.start_script("--output_dir", scenario.models["run"], "--hub_model_id", "owner/model")
-    scenario.noted["down"] = client.end()
+    for name in ("pushed", "down"):
+        client = scenario.start_script("--output_dir", scenario.models["run"], "--hub_model_id", "owner/model")
+        scenario.noted[name] = client.end()
+        scenario.hub.stop()
 
 
 @about(run_the_script)
 def test_the_script_pushes_a_run_and_prints_where_it_is(scenario: Scenario) -> None:
-    repo, (code, out, _) = scenario["owner/model"], scenario.noted["pushed"]
+    repo, (code, output) = scenario["owner/model"], scenario.noted["pushed"]
     assert code == 0
-    assert out.strip().endswith(f"is on the Hub: {scenario.hub.endpoint}/owner/model/commit/{repo.refs['main']}")
+    assert output.strip().endswith(f"is on the Hub: {scenario.hub.endpoint}/owner/model/commit/{repo.refs['main']}")
     assert len(repo.commits) == 2 and repo.files().keys() == PUSHED | {WEIGHTS, "samples.png", "metrics.json"}
 
 
 @about(run_the_script)
 def test_the_script_says_in_a_sentence_that_the_hub_is_not_there(scenario: Scenario) -> None:
-    code, out, err = scenario.noted["down"]
-    assert code == 2 and out == "" and "Traceback" not in err
-    *retries, last = err.strip().splitlines()
+    code, output = scenario.noted["down"]
+    assert code == 2 and "Traceback" not in output
+    *retries, last = output.strip().splitlines()
     said, sentence = last.split("error: ", 1)
     assert said == "push.py: "
     assert_sentence(
         {"type": "HubError", "error": sentence}, "owner/model", "cannot be reached", "see to the network and try again"
     )
     assert len([line for line in retries if line.startswith("Could not push") and "Trying again in" in line]) == 5
-
-
-WAITING = (run_the_script, fail_uploads_for_ever, ask_nobody)  # 31, 23 and 23 s of pauses
