@@ -109,7 +109,7 @@ def test_a_signal_to_one_or_both_stops_both_and_they_go_on_exactly(
         ('hooks.signal_at(13, "SIGKILL", [0])', 0, 4),  # in the middle of a step
         pytest.param('hooks.signal_at(13, "SIGKILL", [1])', 1, 4, marks=pytest.mark.slow),
         # while the last checkpoint is written
-        ('hooks.signal_in("ddpm_hf.training.loop.write_state", "SIGKILL", 3, [1])', 1, 8),
+        ('hooks.signal_in("ddpm_hf.training.due.write_state", "SIGKILL", 3, [1])', 1, 8),
     ],
     ids=["main", "other", "writing"],
 )
@@ -132,7 +132,7 @@ def test_when_one_process_cannot_write_both_end_with_the_last_checkpoint(
     scripts: ScriptServer, unstopped: Path, tmp_path: Path, rank: int, size: int
 ) -> None:
     folder = tmp_path / "run"
-    hooks = f"hooks.done_in('ddpm_hf.training.loop.write_state', lambda: hooks.limit_files({size}), 2, [{rank}])"
+    hooks = f"hooks.done_in('ddpm_hf.training.due.write_state', lambda: hooks.limit_files({size}), 2, [{rank}])"
     for output in all_ended(start_together(scripts, 2, folder, *TOGETHER, hooks=hooks), 1, 1):
         assert last_line(output).startswith("train.py: The checkpoint of step 8 could not be written: ")
         assert last_line(output).endswith(f" {folder / 'checkpoint-4'} is whole. {GOES_ON}")
