@@ -16,33 +16,18 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from script_server import Script, ScriptServer
-from training_runs import (
-    LATEST,
-    TINY,
-    assert_same,
-    done_in,
-    ended,
-    last_line,
-    losses_in,
-    losses_to,
-    nan_at,
-    signal_at,
-    signal_in,
-    start,
-    start_together,
-)
+from training_runs import GOES_ON, LATEST, TINY, assert_same, ended, last_line, start, start_together
 
 
 # Of several processes signals are seen when anything is due, here a checkpoint or a validation, or for ten steps.
 TOGETHER = [
     *TINY,
     *shlex.split(
-        "--max_train_steps 14 --train_batch_size 16 --gradient_accumulation_steps 2 --dropout 0.1 --random_flip"
-        " --ema_max_decay 0.99 0.9 --checkpointing_steps 4 --validation_steps 7 --max_validation_images 64"
+        "--max_train_steps 14 --train_batch_size 4 --gradient_accumulation_steps 2 --dropout 0.1 --random_flip"
+        " --ema_max_decay 0.99 0.9 --checkpointing_steps 4 --validation_steps 7 --max_validation_images 16"
         " --num_validation_evaluations 2"
     ),
 ]
-GOES_ON = "The same command with --resume_from_checkpoint latest goes on from there."
 ALONE = "train.py: Another process has ended, and this one cannot go on without it."
 
 
@@ -64,19 +49,21 @@ def unstopped(scripts: ScriptServer, tmp_path_factory: pytest.TempPathFactory) -
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-# Times are drawn by importance after five steps, not after fifty.
-EARLY = """
-import functools, preparation
-preparation.ImportanceTimesteps = functools.partial(preparation.ImportanceTimesteps, warmup=5)
-"""
+def recorded(file: Path) -> str:
+    """Hooks: times are drawn by importance early; the losses of the steps go into a file."""
+    return f"hooks.early_importance(), hooks.losses_to({str(file)!r})"
+
+
+def losses_in(file: Path) -> list[float]:
+    return [float(line) for line in file.read_text().splitlines()]
 
 
 def test_two_processes_train_as_one_with_the_whole_batch(scripts: ScriptServer, tmp_path: Path) -> None:
     arguments = [*TINY, *shlex.split("--max_train_steps 40 --dropout 0 --random_flip --checkpointing_steps 40")]
     one, two = tmp_path / "one", tmp_path / "two"
-    alone = start(scripts, tmp_path / "alone", *arguments, prelude=EARLY + losses_to(one))
-    half = ["--train_batch_size", 32]
-    both = start_together(scripts, 2, tmp_path / "both", *arguments, *half, prelude=EARLY + losses_to(two))
+    alone = start(scripts, tmp_path / "alone", *arguments, hooks=recorded(one))
+    half = ["--train_batch_size", 8]
+    both = start_together(scripts, 2, tmp_path / "both", *arguments, *half, hooks=recorded(two))
     all_ended([alone, *both], 0, 0, 0)
     one, two = losses_in(one), losses_in(two)
     assert len(one) == 40 and one[-1] < 0.8 * one[0]
@@ -88,11 +75,11 @@ def test_two_processes_train_as_one_with_the_whole_batch(scripts: ScriptServer, 
 
 def test_a_run_goes_on_with_other_processes(scripts: ScriptServer, tmp_path: Path) -> None:
     arguments = [*TINY, *shlex.split("--max_train_steps 20 --dropout 0 --random_flip")]
-    alone = start(scripts, tmp_path / "alone", *arguments, prelude=EARLY + losses_to(tmp_path / "one"))
-    two = EARLY + losses_to(tmp_path / "two")
-    ended(start(scripts, tmp_path / "run", *arguments, prelude=two + signal_at(7, "SIGTERM")), 143)
-    half = ["--train_batch_size", 32, *LATEST]
-    both = start_together(scripts, 2, tmp_path / "run", *arguments, *half, prelude=two)
+    alone = start(scripts, tmp_path / "alone", *arguments, hooks=recorded(tmp_path / "one"))
+    two = recorded(tmp_path / "two")
+    ended(start(scripts, tmp_path / "run", *arguments, hooks=f'{two}, hooks.signal_at(7, "SIGTERM")'), 143)
+    half = ["--train_batch_size", 8, *LATEST]
+    both = start_together(scripts, 2, tmp_path / "run", *arguments, *half, hooks=two)
     all_ended([alone, *both], 0, 0, 0)
     assert losses_in(tmp_path / "two") == pytest.approx(losses_in(tmp_path / "one"), rel=1e-4)
     assert {path.name for path in (tmp_path / "run" / "checkpoint-20").glob("random*")} == {
@@ -107,8 +94,8 @@ def test_a_signal_to_one_or_both_stops_both_and_they_go_on_exactly(
     folder = tmp_path / "run"
     # In the first window of step 6, and in the second of step 9.
     for ranks, name, code, batch, step in [((0, 1), "SIGTERM", 143, 11, 7), ((1,), "SIGINT", 130, 4, 12)]:
-        prelude = signal_at(batch, name, ranks)
-        runs = start_together(scripts, 2, folder, *TOGETHER, *LATEST, prelude=prelude)
+        hooks = f"hooks.signal_at({batch}, {name!r}, {ranks})"
+        runs = start_together(scripts, 2, folder, *TOGETHER, *LATEST, hooks=hooks)
         told = f"{folder / f'checkpoint-{step}'} is whole. {GOES_ON}"
         for output in all_ended(runs, code, code):
             assert last_line(output) == f"train.py: {name} stopped it. {told}"
@@ -117,22 +104,20 @@ def test_a_signal_to_one_or_both_stops_both_and_they_go_on_exactly(
 
 
 @pytest.mark.parametrize(
-    ("prelude", "killed", "step"),
+    ("hooks", "killed", "step"),
     [
-        (signal_at(13, "SIGKILL", [1]), 1, 4),  # in the middle of a step
-        (signal_at(13, "SIGKILL", [0]), 0, 4),
-        (
-            signal_in("ddpm_hf.training.checkpoint_contents.write_state", "SIGKILL", 3, [1]),
-            1,
-            8,
-        ),  # while the last checkpoint is written
+        ('hooks.signal_at(13, "SIGKILL", [0])', 0, 4),  # in the middle of a step
+        pytest.param('hooks.signal_at(13, "SIGKILL", [1])', 1, 4, marks=pytest.mark.slow),
+        # while the last checkpoint is written
+        ('hooks.signal_in("ddpm_hf.training.due.write_state", "SIGKILL", 3, [1])', 1, 8),
     ],
+    ids=["main", "other", "writing"],
 )
 def test_when_one_process_is_killed_the_other_ends_and_both_go_on(
-    scripts: ScriptServer, unstopped: Path, tmp_path: Path, prelude: str, killed: int, step: int
+    scripts: ScriptServer, unstopped: Path, tmp_path: Path, hooks: str, killed: int, step: int
 ) -> None:
     folder = tmp_path / "run"
-    runs = start_together(scripts, 2, folder, *TOGETHER, prelude=prelude)
+    runs = start_together(scripts, 2, folder, *TOGETHER, hooks=hooks)
     assert runs[killed].wait() == -signal.SIGKILL
     since = time.monotonic()
     sentence = last_line(ended(runs[1 - killed], 1))
@@ -142,17 +127,13 @@ def test_when_one_process_is_killed_the_other_ends_and_both_go_on(
     assert_same(folder, unstopped)
 
 
-def limit(size: int) -> str:
-    return f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
-
-
 @pytest.mark.parametrize(("rank", "size"), [(0, 100_000), (1, 10_000)])
 def test_when_one_process_cannot_write_both_end_with_the_last_checkpoint(
     scripts: ScriptServer, unstopped: Path, tmp_path: Path, rank: int, size: int
 ) -> None:
     folder = tmp_path / "run"
-    prelude = done_in("ddpm_hf.training.checkpoint_contents.write_state", limit(size), 2, [rank])
-    for output in all_ended(start_together(scripts, 2, folder, *TOGETHER, prelude=prelude), 1, 1):
+    hooks = f"hooks.done_in('ddpm_hf.training.due.write_state', lambda: hooks.limit_files({size}), 2, [{rank}])"
+    for output in all_ended(start_together(scripts, 2, folder, *TOGETHER, hooks=hooks), 1, 1):
         assert last_line(output).startswith("train.py: The checkpoint of step 8 could not be written: ")
         assert last_line(output).endswith(f" {folder / 'checkpoint-4'} is whole. {GOES_ON}")
     assert [path.name for path in folder.iterdir()] == ["checkpoint-4"]
@@ -160,8 +141,8 @@ def test_when_one_process_cannot_write_both_end_with_the_last_checkpoint(
 
 def test_when_the_end_cannot_be_written_both_end(scripts: ScriptServer, unstopped: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    prelude = done_in("ddpm_hf.reporting.figures.save_grid", limit(50_000), 1, [0])
-    outputs = all_ended(start_together(scripts, 2, folder, *TOGETHER, prelude=prelude), 1, 0)
+    hooks = "hooks.done_in('ddpm_hf.training.finish.save_grid', lambda: hooks.limit_files(50_000), 1, [0])"
+    outputs = all_ended(start_together(scripts, 2, folder, *TOGETHER, hooks=hooks), 1, 0)
     assert last_line(outputs[0]).startswith("train.py: error: ")
     assert last_line(outputs[0]).endswith(f" {folder / 'checkpoint-14'} is whole. {GOES_ON}")
     assert not list(folder.rglob("*.partial*")) and not (folder / "README.md").exists()  # the card comes last
@@ -172,15 +153,16 @@ def test_when_one_process_cannot_read_the_checkpoint_both_say_so(
     scripts: ScriptServer, unstopped: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(unstopped, tmp_path / "run"))
-    prelude = done_in("ddpm_hf.training.checkpoint_contents.load_file", "raise OSError('the disk has gone')", 1, [1])
-    for output in all_ended(start_together(scripts, 2, folder, *TOGETHER, *LATEST, prelude=prelude), 2, 2):
+    gone = "lambda: hooks.raise_error(OSError('the disk has gone'))"
+    hooks = f"hooks.done_in('ddpm_hf.training.checkpoint_contents.load_file', {gone}, 1, [1])"
+    for output in all_ended(start_together(scripts, 2, folder, *TOGETHER, *LATEST, hooks=hooks), 2, 2):
         told = f"{folder / 'checkpoint-14'} cannot be gone on from: the disk has gone"
         assert last_line(output) == f"train.py: error: {told}"
 
 
 def test_a_loss_that_is_no_number_on_one_process_stops_both(scripts: ScriptServer, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    for output in all_ended(start_together(scripts, 2, folder, *TOGETHER, prelude=nan_at(11, rank=1)), 1, 1):
+    for output in all_ended(start_together(scripts, 2, folder, *TOGETHER, hooks="hooks.nan_at(11, rank=1)"), 1, 1):
         assert last_line(output).startswith("train.py: The loss of step 6 is nan, the norm of its gradient nan. ")
     assert [path.name for path in folder.iterdir()] == ["checkpoint-4"]
 
@@ -188,29 +170,45 @@ def test_a_loss_that_is_no_number_on_one_process_stops_both(scripts: ScriptServe
 # --- scoring and sampling --------------------------------------------------------------------------------------------
 
 
+SCORED = shlex.split(
+    "--batch_size 8 --max_images 36 --num_evaluations 5 --num_paths 2 --few_steps 3 --num_quality_samples 12"
+    " --num_flow_images 9"
+)
+DRAWN = shlex.split("--batch_size 3 --num_images 10")
+
+
+@pytest.fixture(scope="module")
+def made_by_one(scripts: ScriptServer, unstopped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A score, and a grid, that one process made."""
+    folder = tmp_path_factory.mktemp("one")
+    score, _ = scored_and_drawn(scripts, 1, unstopped, folder)
+    assert "bits/dim on 36 images" in score
+    return folder
+
+
+def scored_and_drawn(scripts: ScriptServer, processes: int, model: Path, folder: Path) -> list[str]:
+    """What so many processes printed."""
+    common = ["--model_name_or_path", model]
+    score = ["evaluate.py", *common, *SCORED, "--output_dir", folder / "score"]
+    draw = ["sample.py", *common, *DRAWN, "--output", folder / "grid.png"]
+    if processes == 1:
+        return all_ended([scripts.start(*score), scripts.start(*draw)], 0, 0)
+    runs = [run for each in (score, draw) for run in scripts.start_together(processes, *each)]
+    return all_ended(runs, *[0] * len(runs))
+
+
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_score_and_a_grid_are_the_same_whoever_makes_them(
-    scripts: ScriptServer, unstopped: Path, tmp_path: Path
+    scripts: ScriptServer, unstopped: Path, made_by_one: Path, tmp_path: Path, processes: int
 ) -> None:
-    scored = ["evaluate.py", "--model_name_or_path", unstopped, "--batch_size", 64, "--num_evaluations", 5]
-    scored += ["--num_paths", 2, "--few_steps", 3, "--num_quality_samples", 70, "--num_flow_images", 70]
-    drawn = ["sample.py", "--model_name_or_path", unstopped, "--batch_size", 3, "--num_images", 10]
-    runs = [
-        scripts.start(*scored, "--output_dir", tmp_path / "1"),
-        scripts.start(*drawn, "--output", tmp_path / "1.png"),
-    ]
-    # Five and four batches: of two and of three processes some have nothing left to do in the last round.
-    for processes in (2, 3):
-        all_ended(runs, *[0] * len(runs))
-        runs = scripts.start_together(processes, *scored, "--output_dir", tmp_path / str(processes))
-        runs += scripts.start_together(processes, *drawn, "--output", tmp_path / f"{processes}.png")
-    all_ended(runs, *[0] * len(runs))
-    for other in ("2", "3"):
-        for name in ("1/evaluation.json", "1/evaluation.png", "1/few_steps.png", "1.png"):
-            assert (tmp_path / name).read_bytes() == (tmp_path / name.replace("1", other, 1)).read_bytes()
-    table = json.loads((tmp_path / "1" / "evaluation.json").read_text())
-    assert table["num_examples"] == 297
-    assert sum(run.output.count("bits/dim on 297 images") for run in runs) == 1  # one of them tells
-    assert len(np.unique(np.asarray(Image.open(tmp_path / "1.png")))) > 20
+    # Five and four batches: some processes have nothing left to do in the last round.
+    outputs = scored_and_drawn(scripts, processes, unstopped, tmp_path)
+    for name in ("score/evaluation.json", "score/evaluation.png", "score/few_steps.png", "grid.png"):
+        assert (tmp_path / name).read_bytes() == (made_by_one / name).read_bytes()
+    table = json.loads((tmp_path / "score" / "evaluation.json").read_text())
+    assert table["num_examples"] == 36
+    assert sum(output.count("bits/dim on 36 images") for output in outputs) == 1  # one of them tells
+    assert len(np.unique(np.asarray(Image.open(tmp_path / "grid.png")))) > 20
 
 
 def test_a_mistake_ends_all_processes_with_a_sentence(scripts: ScriptServer, unstopped: Path) -> None:

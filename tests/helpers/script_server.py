@@ -55,11 +55,10 @@ POLL_SECONDS = 0.01
 
 
 def import_everything() -> None:
-    """What the scripts import, apart from the rooms that train: each process reads those anew.
+    """What the scripts and the hooks of tests import.
 
     Nothing is computed: a pool of threads would be lost to the forked processes, which then wait for it forever.
     """
-    sys.path[0] = str(EXAMPLES)
     names = [
         "ddpm_hf.runtime.threads",
         "torch",
@@ -71,6 +70,8 @@ def import_everything() -> None:
     names += ["matplotlib.pyplot", "matplotlib.backends.backend_agg", "PIL.Image", "safetensors.torch"]
     names += ["ddpm_hf.pipelines.pipeline_ddpm_paper", "ddpm_hf.likelihood.ode", "ddpm_hf.diffusion.losses"]
     names += ["ddpm_hf.likelihood.importance_weighting", "ddpm_hf.likelihood.measurement", "diffusers.optimization"]
+    names += [f"ddpm_hf.cli.{verb}" for verb in ("train", "sample", "evaluate", "measure", "classify", "push")]
+    names += ["hooks", "in_process"]
     for name in names:
         importlib.import_module(name)
     for name in ("torch.utils.tensorboard", "diffusers.guiders", "sklearn.datasets.data", "sklearn.datasets.descr"):

@@ -83,7 +83,7 @@ def refused(folder: Path, *arguments: object) -> str:
 
 
 def start(scripts: ScriptServer, folder: Path, *arguments: object, hooks: str = "", **options: Any) -> Script:
-    """A training into the folder, with one process."""
+    """A training into the folder, with one process; on few digits, if there are no other data."""
     return scripts.start(_hooked(folder, hooks), *arguments, "--output_dir", folder, **options)
 
 
@@ -94,8 +94,8 @@ def start_together(
     return scripts.start_together(processes, _hooked(folder, hooks), *arguments, "--output_dir", folder)
 
 
-def _hooked(folder: Path, hooks: str) -> str | Path:
-    return after(folder.parent, f"import hooks\nhooks.install({hooks})\n") if hooks else "train.py"
+def _hooked(folder: Path, hooks: str) -> Path:
+    return after(folder.parent, f"import hooks\nhooks.install(hooks.few_digits(), {hooks})\n")
 
 
 def after(folder: Path, prelude: str, script: str | Path = "train.py") -> Path:

@@ -23,7 +23,8 @@ from safetensors.torch import load_file, save_file
 from training_runs import EVERYTHING, GOES_ON, LATEST, TINY, assert_same, last_line, left, refused, train
 
 from ddpm_hf import DDPMPaperPipeline
-from ddpm_hf.training import loop, setup
+from ddpm_hf.runtime import randomness
+from ddpm_hf.training import setup
 from ddpm_hf.training.tracking import Progress
 
 
@@ -78,7 +79,7 @@ def test_a_run_goes_on_with_another_division_of_the_batch(tmp_path: Path) -> Non
 
 def test_every_step_and_every_image_draws_anew(tmp_path: Path) -> None:
     arguments = shlex.split("--max_train_steps 3 --train_batch_size 16 --gradient_accumulation_steps 2")
-    drawn, times, noise_like, add = [], [], loop.noise_like, Progress.add
+    drawn, times, noise_like, add = [], [], randomness.noise_like, Progress.add
 
     def drawn_noise(x_0: torch.Tensor, first: int, *address: int) -> torch.Tensor:
         noise = noise_like(x_0, first, *address)
@@ -89,7 +90,10 @@ def test_every_step_and_every_image_draws_anew(tmp_path: Path) -> None:
         times.append(t)
         add(self, t, *rest)
 
-    recorded = mock.patch.object(loop, "noise_like", drawn_noise), mock.patch.object(Progress, "add", drawn_times)
+    recorded = (
+        mock.patch.object(randomness, "noise_like", drawn_noise),  # from which the script takes its own
+        mock.patch.object(Progress, "add", drawn_times),
+    )
     train(tmp_path / "run", *TINY, *arguments, during=recorded)
     assert [first for first, _ in drawn] == [0, 16] * 3
     assert len({noise.numpy().tobytes() for _, noise in drawn}) == 6

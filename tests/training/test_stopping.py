@@ -31,9 +31,9 @@ def test_a_signal_wherever_it_comes_is_told_and_gone_on_from(whole: Path, tmp_pa
     folder = tmp_path / "run"
     for function, call, name, step in [
         ("finish._score", 1, "SIGINT", 7),  # the validation of step 6
-        ("loop.write_state", 1, "SIGTERM", 9),  # the checkpoint of step 8
+        ("due.write_state", 1, "SIGTERM", 9),  # the checkpoint of step 8
         ("finish.draw", 1, "SIGTERM", 16),  # the sample grid of step 15
-        ("loop.is_finite", 2, "SIGTERM", 20),  # after the last step
+        ("due.is_finite", 2, "SIGTERM", 20),  # after the last step
         ("finish._score", 2, "SIGINT", 20),  # the validations of the averages at the end
         ("finish.measured_errors", 1, "SIGTERM", 20),
         ("finish.quality_of", 1, "SIGINT", 20),
