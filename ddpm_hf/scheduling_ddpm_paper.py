@@ -223,7 +223,8 @@ class DDPMPaperScheduler(SchedulerMixin, ConfigMixin):
         """
         if not isinstance(scheduler, SchedulerMixin) or not isinstance(scheduler, ConfigMixin):
             raise ValueError(f"`scheduler` must be a scheduler of diffusers, but is {type(scheduler).__name__}.")
-        config = dict(scheduler.config)
+        # The attributes, which schedulers read, and not the items: they can be assigned by themselves.
+        config = {name: getattr(scheduler.config, name, value) for name, value in scheduler.config.items()}
         check_process(config, [base.__name__ for base in type(scheduler).__mro__])
         at_default = names_at_default(config, type(scheduler))
         config = in_todays_names({**config, DEFAULTS_KEY: at_default}, None)

@@ -78,9 +78,7 @@ class VisitedChain:
             last = int(index.argmax())
             self._check_index(int(index[last]), int(timesteps[last]), determined)
             return index
-        if (
-            determined and self.is_undetermined
-        ):  # which timesteps these are is not known without waiting for the device
+        if determined and self.is_undetermined:  # to tell the timesteps apart would mean to wait for the device
             raise ValueError(UNDETERMINED)
         return self._index_tables[device].take(timesteps)
 
