@@ -56,6 +56,7 @@ OTHER_PROCESSES = {
 }
 
 _BETA_ARGUMENTS = {"beta_start", "beta_end", "beta_schedule"}
+_OF_A_DDPM = {"DDPMScheduler", "DDPMPaperScheduler"}  # which may leave them out
 
 
 def check_process(config: Mapping[str, Any], class_names: Collection[str]) -> None:
@@ -83,8 +84,8 @@ def _other_process(config: Mapping[str, Any], class_names: Collection[str]) -> s
         return f"{_FLOW} (`use_flow_sigmas` is True)"
     if config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction":
         return f"{_EDM} (`timestep_type` is 'continuous')"
-    is_from_a_class = bool(class_names) or DEFAULTS_KEY in config
-    if is_from_a_class and not was_ours and "DDPMScheduler" not in class_names and not _BETA_ARGUMENTS & set(config):
+    is_of_another_class = (bool(class_names) or DEFAULTS_KEY in config) and not _OF_A_DDPM & set(class_names)
+    if is_of_another_class and not was_ours and not _BETA_ARGUMENTS & set(config):
         return "another process, which has no betas"
     return None
 

@@ -69,7 +69,8 @@ class ConvertibleScheduler:
         if not isinstance(scheduler, SchedulerMixin) or not isinstance(scheduler, ConfigMixin):
             raise ValueError(f"`scheduler` must be a scheduler of diffusers, but is {type(scheduler).__name__}.")
         check_process(scheduler.config, [base.__name__ for base in type(scheduler).__mro__])
-        config = dict(scheduler.config)
+        # The attributes, which schedulers read, and not the items: they can be assigned by themselves.
+        config = {name: getattr(scheduler.config, name, value) for name, value in scheduler.config.items()}
         at_default = names_at_default(config, type(scheduler))
         config = in_todays_names({**config, DEFAULTS_KEY: at_default}, None)
         parameters = inspect.signature(cls.__init__).parameters

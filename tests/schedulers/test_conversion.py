@@ -157,6 +157,13 @@ def test_the_table_of_a_scheduler_counts_where_it_is_not_that_of_its_configurati
     assert converted.config.prediction_type == "v_prediction"
 
 
+def test_a_value_that_was_assigned_to_a_configuration_counts():
+    """As pipelines do it, and as the source's own `step` reads it."""
+    source = DDPMScheduler()
+    source.config.prediction_type = "v_prediction"
+    assert DDPMPaperScheduler.from_scheduler(source).config.prediction_type == "v_prediction"
+
+
 def test_what_is_no_scheduler_is_refused():
     for other in (None, "DDPMScheduler", tiny_unet()):
         with pytest.raises(ValueError, match="`scheduler` must be a scheduler of diffusers, but is"):
@@ -263,4 +270,5 @@ def test_a_ddpm_comes_back_from_a_scheduler_of_another_process(tmp_path: Path):
 
 def test_plain_dictionaries_may_leave_everything_out():
     assert len(DDPMPaperScheduler.from_config({"num_train_timesteps": 10})) == 10
-    assert len(DDPMPaperScheduler.from_config({"_class_name": "DDPMScheduler", "num_train_timesteps": 10})) == 10
+    for name in ("DDPMScheduler", "DDPMPaperScheduler"):
+        assert len(DDPMPaperScheduler.from_config({"_class_name": name, "num_train_timesteps": 10})) == 10
