@@ -30,10 +30,14 @@ from ddpm_hf.training import setup
 from ddpm_hf.training.tracking import Progress
 
 
+_INSTALLED: list[AbstractContextManager] = []
+
+
 def install(*hooks: AbstractContextManager) -> None:
     """Enter hooks for as long as the process lives."""
     for hook in hooks:
         hook.__enter__()
+    _INSTALLED.extend(hooks)  # a generator that nobody keeps is closed, and leaves its hook
 
 
 class Killed(BaseException):
