@@ -18,7 +18,7 @@ from accelerate import DistributedType
 from diffusers import UNet2DModel
 from launcher import launched
 from script_server import READ_BY_IMPORTS, Script, ScriptServer
-from training_runs import after, done_in
+from training_runs import after
 
 from ddpm_hf import DDPMPaperPipeline
 from ddpm_hf.training import setup as preparation
@@ -107,8 +107,9 @@ def test_a_divided_run_goes_on_exactly(scripts: ScriptServer, divided: Path, tmp
 def test_when_one_process_cannot_write_its_part_the_run_ends_with_the_last_checkpoint(
     scripts: ScriptServer, tmp_path: Path, rank: int, size: int
 ) -> None:
-    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
-    script = after(tmp_path, done_in("ddpm_hf.training.checkpoint_contents.write_state", limit, 2, [rank]), ON_CPU)
+    limit = f"lambda: hooks.limit_files({size})"
+    hook = f"hooks.done_in('ddpm_hf.training.due.write_state', {limit}, 2, [{rank}])"
+    script = after(tmp_path, f"import hooks\nhooks.install({hook})\n", ON_CPU)
     folder = tmp_path / "run"
     arguments = ["train.py", *RUN, "--train_batch_size", 256, "--output_dir", folder]
     runs = scripts.start_together(2, script, *arguments, env=environment())
@@ -137,7 +138,7 @@ import torch
 from ddpm_hf.training import finish as outcome
 from accelerate import Accelerator
 from diffusers import UNet2DModel
-from ema import WeightAverage, averaged
+from ddpm_hf.training.weight_averages import WeightAverage, averaged
 from torch.distributed.fsdp import fully_shard
 
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler
@@ -175,10 +176,11 @@ class Pusher:
     def push_snapshot(self, step, write):
         write(folder)
 
-outcome.training_facts = lambda job: {{}}
-job = types.SimpleNamespace(accelerator=accelerator, unet=unet, model=unet, average=average, is_divided=True, step=3,
-    scheduler=DDPMPaperScheduler(), folder=folder, pusher=Pusher() if accelerator.is_main_process else None)
-outcome.push_snapshot(job)
+outcome.training_facts = lambda state: {{}}
+state = types.SimpleNamespace(accelerator=accelerator, model=unet, prepared=unet, average=average, is_divided=True,
+    step=3, pipeline=lambda model: DDPMPaperPipeline(model, DDPMPaperScheduler()), folder=folder,
+    pusher=Pusher() if accelerator.is_main_process else None)
+outcome.push_snapshot(state)
 if accelerator.is_main_process:
     pushed = DDPMPaperPipeline.from_pretrained(folder).unet.state_dict()
     assert all(torch.equal(pushed[name], again[name]) for name in again)
