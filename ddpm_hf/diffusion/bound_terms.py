@@ -11,7 +11,7 @@ their difference, which loses no digits where c₁ is small:
 
     L_{t−1} = ½ (β̃/σ² − 1 − log(β̃/σ²)) + c₁² (x_0 − x̂_0)² / (2σ²)
 
-L_0 is what the decoder makes of the data (`decoders`).
+L_0 is what the decoder makes of the data (`discretized_likelihood`).
 """
 
 from __future__ import annotations

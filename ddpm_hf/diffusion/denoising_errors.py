@@ -45,7 +45,7 @@ class DenoisingErrors:
     Args:
         log_snr: the levels, finite and strictly descending: from the data to the noise.
         errors: e at each of them, > 0: a number, or one for each element of an example, in nested lists of its shape.
-        decoder_variances: of data of levels, the v of the decoder p_θ(x_0 | x_t), a discrete normal law (`decoders`),
+        decoder_variances: of data of levels, the v of the decoder p_θ(x_0 | x_t), a discrete normal law,
             under which L_0 is least, if that level is the first that a chain visits; one for all elements, since it
             is the noise's above all. None for continuous data, whose decoder is a Gaussian of variance e.
         decoder_costs: that least L_0, nats per dimension; None for continuous data, where it is ½ log(2πe · e).

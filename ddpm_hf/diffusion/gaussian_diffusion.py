@@ -79,7 +79,7 @@ class GaussianDiffusion(ReverseProcess):
 
     def pair(self, index: Index) -> tuple[Tensor, Tensor]:
         """The times (s, t) of each pair, int64 in the shape of `index` and on its device."""
-        index = index.long() if isinstance(index, Tensor) else torch.tensor(index, device="cpu")
+        index = _as_tensor(index)
         times = self._times_on(index.device)
         return times.take(index), times.take(index + 1)
 
@@ -203,12 +203,12 @@ class GaussianDiffusion(ReverseProcess):
 
     # --- the bound --------------------------------------------------------------------------------------------------
 
-    def vlb_terms(self, model_output: Tensor, x_0: Tensor, x_t: Tensor, index: Tensor) -> Tensor:
+    def vlb_terms(self, model_output: Tensor, x_0: Tensor, x_t: Tensor, index: Index) -> Tensor:
         """The term of the bound that belongs to each example's pair, L_{t−1} or L_0, bits/dim, `[B]`.
 
         Arguments as in `bound_terms.vlb_terms`.
         """
-        return vlb_terms(self, model_output, x_0, x_t, index, self.num_levels)
+        return vlb_terms(self, model_output, x_0, x_t, _as_tensor(index), self.num_levels)
 
     def prior_bits(self, x_0: Tensor) -> Tensor:
         """L_T = KL(q(x_T | x_0) ‖ N(0, I)) at the last visited time, bits/dim, `[B]` (Ho et al. 2020, Eq. 5)."""
@@ -237,6 +237,11 @@ DiffusionSource = GaussianDiffusion | HasDiffusion
 def diffusion_of(source: DiffusionSource) -> GaussianDiffusion:
     """The diffusion itself, or the one that a scheduler owns."""
     return source if isinstance(source, GaussianDiffusion) else source.diffusion
+
+
+def _as_tensor(index: Index) -> Tensor:
+    """An index in int64, on the CPU if it is an int."""
+    return index.long() if isinstance(index, Tensor) else torch.tensor(index, device="cpu")
 
 
 def _timesteps(t: float | Tensor, x_t: Tensor) -> Tensor:

@@ -1,19 +1,9 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The probability-flow ODE: a deterministic way between data and noise, with the exact likelihood of what it models.
+"""The exact likelihood of what the probability-flow ODE models; `diffusion.probability_flow` has the ODE itself.
 
-The SDE of the schedule has an ODE with the same marginals (Song et al. 2021, Eq. 13). In the coordinates
-x̄ = x_t/√ᾱ_t and s̄ = √((1 − ᾱ_t)/ᾱ_t) = e^(−log SNR_t/2) it knows of no schedule (Song, Meng & Ermon 2021, Eq. 14):
-
-    dx̄ = ε_θ(x_t, t) ds̄,    that is    dx̄ / d log s̄ = s̄ ε_θ,
-
-which is integrated over log s̄ by adaptive steps, over s̄ by fixed ones, the model being asked at the real time t that
-belongs to s̄. Along the flow the density changes as its divergence says (Chen et al. 2018; Song et al. 2021, Eq. 39):
+Along the flow the density changes as its divergence says (Chen et al. 2018; Song et al. 2021, Eq. 39):
 
     log p(x̄ at s̄_1) = log p(x̄ at s̄_T) + ∫ ∇·(s̄ ε_θ) d log s̄,    log p(x̄ at s̄_T) = log p_T(x_T) + ½ D log ᾱ_T.
-
-ε_θ is what the model says, of whatever prediction type; x̂_0 is not constrained here. The solver is torchdiffeq's, the
-extra `ode`. Its state is float64; the model sees samples in the dtype of those that were given, and times in it too,
-but in float32 for half precision.
 """
 
 from __future__ import annotations

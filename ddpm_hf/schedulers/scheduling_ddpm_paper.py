@@ -33,7 +33,7 @@ from .configuration import DEFAULTS_KEY, OWN_ARGUMENTS, names_at_default
 from .configured_chain import ConfiguredChain
 from .convertible import ConvertibleScheduler
 from .noise import noise_like
-from .visited_chain import as_index, check_arguments
+from .visited_chain import check_arguments
 
 
 class DDPMPaperScheduler(ConvertibleScheduler, ConfiguredChain, SchedulerMixin, ConfigMixin):
@@ -185,7 +185,7 @@ class DDPMPaperScheduler(ConvertibleScheduler, ConfiguredChain, SchedulerMixin, 
     def min_snr_weights(self, timesteps: int | Tensor, gamma: float = 5.0) -> Tensor:
         """The weight of each example's squared error to its `training_target` under min-SNR-γ (Hang et al. 2023).
 
-        It makes the weight of the predicted x_0's error min(SNR, γ); see `objectives.min_snr_weights`.
+        It makes the weight of the predicted x_0's error min(SNR, γ); see `losses.min_snr_weights`.
 
         Args:
             timesteps: an int, or a tensor `[B]`, whose device is that of the result.
@@ -351,7 +351,7 @@ class DDPMPaperScheduler(ConvertibleScheduler, ConfiguredChain, SchedulerMixin, 
         """
         check_arguments(timesteps, original_samples=original_samples, noisy_samples=noisy_samples)
         chain = self._chain
-        index = as_index(chain.index(timesteps, determined=True))
+        index = chain.index(timesteps, determined=True)
         return chain.diffusion.vlb_terms(model_output, original_samples, noisy_samples, index)
 
     def prior_loss(self, original_samples: Tensor) -> Tensor:

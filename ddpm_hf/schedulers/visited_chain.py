@@ -95,11 +95,6 @@ class VisitedChain:
             raise ValueError(UNDETERMINED)
 
 
-def as_index(index: int | Tensor) -> Tensor:
-    """An index as a tensor, on the CPU if it is an int."""
-    return index if isinstance(index, Tensor) else torch.tensor(index, device="cpu")
-
-
 def as_int(value: Any, argument: str = "timesteps") -> int:
     """A Python int of anything integral.
 
