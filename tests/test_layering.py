@@ -169,6 +169,23 @@ def test_no_file_of_the_package_names_a_path_outside_it() -> None:
         assert not [text for text in strings if "../" in text], named(path)
 
 
+def claims_independence(path: Path) -> bool:
+    return "ndependent of ddpm_hf" in (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "")
+
+
+def test_what_is_to_judge_the_package_imports_nothing_of_it(tmp_path: Path) -> None:
+    """An oracle that called the package would agree with whatever the package says."""
+    files = [path for path in Path(__file__).parent.rglob("*.py") if claims_independence(path)]
+    assert "oracles.py" in {path.name for path in files}
+    helpers = {path.stem for path in (Path(__file__).parent / "helpers").glob("*.py")}
+    for path in files:
+        of_others = {name.split(".")[0] for name in imports(path, ())} - set(sys.stdlib_module_names)
+        assert not of_others & {"ddpm_hf", *helpers}, path.name  # a helper could bring it in
+    dependent = tmp_path / "oracle.py"
+    dependent.write_text('"""Independent of ddpm_hf."""\ndef f():\n    from ddpm_hf.diffusion import g\n')
+    assert claims_independence(dependent) and "ddpm_hf.diffusion" in set(imports(dependent, ()))
+
+
 def test_this_test_sees_every_kind_of_import(tmp_path: Path) -> None:
     source = "import a.b, c\nfrom d.e import f\nfrom . import g\nfrom .h import i\nfrom ..j import k\n"
     path = tmp_path / "module.py"

@@ -22,9 +22,11 @@ from oracles import (
     Points,
     double,
     exact_bound,
+    fixed_log_variances,
     model_output,
     optimal_log_variance,
 )
+from package_bound import log_abar_of, package_bound
 from scipy.stats import norm
 from torch import Tensor
 
@@ -101,26 +103,26 @@ def test_the_optimal_variance_makes_the_bound_of_gaussian_data_exact(
 ):
     # (D): for any number of steps, any schedule.
     schedule, data = SCHEDULES[name], Mixture.gaussian(mean, variance)
-    bound = exact_bound(full_chain(schedule, prediction_type=prediction_type), data)
+    bound = package_bound(full_chain(schedule, prediction_type=prediction_type), data)
     assert bound.total == pytest.approx(truth(schedule, schedule.T, mean, variance), abs=1e-12)
 
 
 @pytest.mark.parametrize("times", [[1000], [1, 1000], [1, 7, 50, 51, 900], [500], list(range(3, 1000, 37))], ids=len)
 def test_it_does_so_for_any_visited_times(times: list[int]):
     # A strided bound is that of another chain: every coefficient belongs to a visited pair, the prior to the last one.
-    bound = exact_bound(ReverseProcess(LINEAR, times, variance_type="learned"), GAUSSIAN)
+    bound = package_bound(ReverseProcess(LINEAR, times, variance_type="learned"), GAUSSIAN)
     assert bound.total == pytest.approx(truth(LINEAR, times[-1]), abs=1e-12)
 
 
 @pytest.mark.parametrize("variance_type", ["fixed_small", "fixed_large"])
 def test_a_strided_bound_is_the_bound_of_the_schedule_with_the_visited_times_alone(variance_type: str):
     times = [2, 10, 11, 300, 1000]
-    strided = exact_bound(ReverseProcess(LINEAR, times, variance_type=variance_type), GAUSSIAN)
+    strided = package_bound(ReverseProcess(LINEAR, times, variance_type=variance_type), GAUSSIAN)
     alone = full_chain(NoiseSchedule(LINEAR.log_alphas_cumprod[[0, *times]]), variance_type)
-    expected = exact_bound(alone, GAUSSIAN)
+    expected = package_bound(alone, GAUSSIAN)
     torch.testing.assert_close(strided.terms, expected.terms, rtol=1e-12, atol=0)
     assert strided.prior == pytest.approx(expected.prior, rel=1e-12, abs=0)
-    unstrided = exact_bound(full_chain(LINEAR, variance_type), GAUSSIAN).terms[[t - 1 for t in times]]
+    unstrided = package_bound(full_chain(LINEAR, variance_type), GAUSSIAN).terms[[t - 1 for t in times]]
     assert (strided.terms[1:] / unstrided[1:]).max() > 2, "not a sum over the unstrided terms"
 
 
@@ -133,7 +135,7 @@ def test_beta_as_the_variance_costs_in_proportion_to_the_step():
     limit = float((weight * beta**2 * (1 - v) ** 2 / v**2).sum()) / 4
     assert limit == pytest.approx(1.0919172, abs=1e-7)
     excess = {
-        T: T * (exact_bound(full_chain(linear(T), "fixed_large"), GAUSSIAN).total - truth(linear(T), T))
+        T: T * (package_bound(full_chain(linear(T), "fixed_large"), GAUSSIAN).total - truth(linear(T), T))
         for T in (1000, 16000)
     }
     assert excess[1000] == pytest.approx(1.09226, abs=5e-6)
@@ -146,7 +148,7 @@ def test_the_posteriors_variance_never_becomes_exact():
     limit = EULER_GAMMA / 2 + (1 - LOG_2) / 2
     assert limit / LOG_2 == pytest.approx(0.6377, abs=5e-5)
     excess = {
-        T: exact_bound(full_chain(linear(T), "fixed_small"), GAUSSIAN).total - truth(linear(T), T)
+        T: package_bound(full_chain(linear(T), "fixed_small"), GAUSSIAN).total - truth(linear(T), T)
         for T in (1000, 64000)
     }
     assert excess[1000] / LOG_2 == pytest.approx(0.8222, abs=5e-5)
@@ -154,13 +156,13 @@ def test_the_posteriors_variance_never_becomes_exact():
 
 
 def test_the_whole_bound_of_25_steps():
-    bound = exact_bound(full_chain(NoiseSchedule.linear(25, 0.004, 0.8), "fixed_small"), GAUSSIAN)
+    bound = package_bound(full_chain(NoiseSchedule.linear(25, 0.004, 0.8), "fixed_small"), GAUSSIAN)
     assert bound.total == pytest.approx(4.0330697089355715, abs=1e-13)
 
 
 def test_the_bound_down_to_a_time_is_its_mutual_information():
     # L_T and the terms above t are what it costs to send x_t: I(x_0; x_t) = ½ ln(s²/mmse_t), and the prior's misfit.
-    bound = exact_bound(full_chain(LINEAR), GAUSSIAN)
+    bound = package_bound(full_chain(LINEAR), GAUSSIAN)
     grid = GAUSSIAN.grid(LINEAR.log_alphas_cumprod[1:])
     process = full_chain(LINEAR, "fixed_small")
     output = model_output("epsilon", grid.mean, grid.x_t, grid.log_abar)
@@ -192,7 +194,7 @@ def pair_coefficients(s: int, t: int) -> tuple[float, float, float]:
 def test_a_term_is_the_variances_misfit_and_the_posteriors_spread(data: Mixture, log_variance: float):
     # (A)
     process = ReverseProcess(LINEAR, IDENTITY_TIMES, variance_type="learned")
-    terms = exact_bound(process, data, log_variance=torch.full((10,), log_variance, dtype=torch.float64)).terms
+    terms = package_bound(process, data, log_variance=torch.full((10,), log_variance, dtype=torch.float64)).terms
     mmse = data.mmse(LINEAR.log_alphas_cumprod[IDENTITY_TIMES])
     for k in range(1, 10):
         _, posterior, c1 = pair_coefficients(IDENTITY_TIMES[k - 1], IDENTITY_TIMES[k])
@@ -205,12 +207,14 @@ def test_a_term_is_the_variances_misfit_and_the_posteriors_spread(data: Mixture,
 def test_the_optimal_variance_is_where_a_term_is_least(data: Mixture):
     # (B)
     process = ReverseProcess(LINEAR, IDENTITY_TIMES, variance_type="learned")
-    best = optimal_log_variance(process, data.mmse(LINEAR.log_alphas_cumprod[IDENTITY_TIMES])).requires_grad_()
-    terms = exact_bound(process, data, log_variance=best).terms
+    best = optimal_log_variance(
+        log_abar_of(process), data.mmse(LINEAR.log_alphas_cumprod[IDENTITY_TIMES])
+    ).requires_grad_()
+    terms = package_bound(process, data, log_variance=best).terms
     (slope,) = torch.autograd.grad(terms.sum(), best)
     assert slope.abs().max() < 1e-12
     for change in (-0.1, 0.1):
-        assert (exact_bound(process, data, log_variance=best.detach() + change).terms > terms).all()
+        assert (package_bound(process, data, log_variance=best.detach() + change).terms > terms).all()
     for k in range(1, 10):
         _, posterior, _ = pair_coefficients(IDENTITY_TIMES[k - 1], IDENTITY_TIMES[k])
         expected = 0.5 * (best[k].item() - math.log(posterior))
@@ -233,7 +237,7 @@ def test_the_optimal_variance_lies_between_the_posteriors_and_that_of_the_way_ba
     # β̃ ≤ σ*² ≤ β/α; β̃ for data that are a point, β for data that are noise already, more than β beyond.
     data = Mixture.gaussian(0.3, variance)
     mmse = data.mmse(LINEAR.log_alphas_cumprod[1:])
-    best = optimal_log_variance(full_chain(LINEAR), mmse).exp()[1:]
+    best = optimal_log_variance(LINEAR.log_alphas_cumprod, mmse).exp()[1:]
     table = full_chain(LINEAR).table
     small, large = table.log_variance_small[1:].exp(), table.log_variance_large[1:].exp()
     assert (best >= small * (1 - 1e-12)).all()
@@ -250,7 +254,7 @@ def test_a_learned_range_reaches_the_optimum_below_unit_variance_and_not_beyond(
     for variance, reaches in ((0.25, True), (4.0, False)):
         data = Mixture.gaussian(0.0, variance)
         process = full_chain(LINEAR, "learned_range")
-        best = optimal_log_variance(process, data.mmse(LINEAR.log_alphas_cumprod[1:]))
+        best = optimal_log_variance(log_abar_of(process), data.mmse(LINEAR.log_alphas_cumprod[1:]))
         small, large = process.table.log_variance_small, process.table.log_variance_large
         channels = (2 * (best - small) / (large - small) - 1)[1:]  # 2ν − 1
         assert ((channels.abs() <= 1).all()) == reaches
@@ -262,7 +266,22 @@ def test_the_bound_of_a_mixture_exceeds_its_entropy_by_what_1000_steps_cost():
     log_density = MIXTURE.log_density(x, double(0.0))
     entropy = -float((log_density.exp() * log_density).sum()) * 6 / 20000
     assert entropy == pytest.approx(0.21202310348, abs=1e-11)
-    assert exact_bound(full_chain(LINEAR), MIXTURE).total - entropy == pytest.approx(0.00451389, abs=1e-8)
+    assert package_bound(full_chain(LINEAR), MIXTURE).total - entropy == pytest.approx(0.00451389, abs=1e-8)
+
+
+@pytest.mark.parametrize("times", [[1, 2, 30], [3, 50, 51, 900, 1000]], ids=str)
+@pytest.mark.parametrize("data", ["Gaussian", "mixture", "levels"])
+def test_all_terms_of_the_bound_are_those_of_the_papers_equations(data: str, times: list[int]):
+    mixture = {"Gaussian": GAUSSIAN, "mixture": MIXTURE, "levels": FOUR}[data]
+    num_levels, log_abar = 256 if data == "levels" else None, LINEAR.log_alphas_cumprod[[0, *times]]
+    fixed = zip(("fixed_small", "fixed_large"), fixed_log_variances(log_abar), strict=True)
+    best = optimal_log_variance(log_abar, mixture.mmse(log_abar[1:]))
+    for variance_type, log_variance in [*fixed, ("learned", best)]:
+        process = ReverseProcess(LINEAR, times, variance_type=variance_type)
+        found = package_bound(process, mixture, num_levels)
+        expected = exact_bound(mixture, log_abar, log_variance, num_levels)
+        torch.testing.assert_close(found.terms, expected.terms, rtol=1e-9, atol=1e-12)
+        assert found.prior == pytest.approx(expected.prior, rel=1e-9, abs=0)
 
 
 def test_clipping_cannot_raise_the_terms_of_data_within_the_range(generator: torch.Generator):
@@ -332,7 +351,7 @@ def test_the_bound_of_1000_steps_on_levels(
     grids: dict[str, Grid],
 ):
     process = full_chain(LINEAR, variance_type, first_variance=first_variance)
-    bound = exact_bound(process, {"smooth": SMOOTH, "four": FOUR}[data], 256, grid=grids[data])
+    bound = package_bound(process, {"smooth": SMOOTH, "four": FOUR}[data], 256, grid=grids[data])
     assert bound.total / LOG_2 == pytest.approx(expected, abs=tolerance)
 
 
@@ -340,7 +359,7 @@ def test_the_bound_of_1000_steps_on_levels(
 def test_the_first_variance_alone_moves_the_total(data: str, expected: float, grids: dict[str, Grid]):
     mixture = {"smooth": SMOOTH, "four": FOUR}[data]
     one, other = (
-        exact_bound(full_chain(LINEAR, "fixed_large", first_variance=first), mixture, 256, grid=grids[data])
+        package_bound(full_chain(LINEAR, "fixed_large", first_variance=first), mixture, 256, grid=grids[data])
         for first in ("posterior", "beta")
     )
     torch.testing.assert_close(one.terms[1:], other.terms[1:], rtol=0, atol=0)
@@ -353,7 +372,7 @@ def test_the_first_variance_alone_moves_the_total(data: str, expected: float, gr
 )
 def test_the_bound_of_10_evenly_spaced_steps_on_levels(variance_type: str, expected: float, tolerance: float):
     process = ReverseProcess(LINEAR, spaced_times("linspace", 10, 1000), variance_type=variance_type)
-    assert exact_bound(process, SMOOTH, 256).total / LOG_2 == pytest.approx(expected, abs=tolerance)
+    assert package_bound(process, SMOOTH, 256).total / LOG_2 == pytest.approx(expected, abs=tolerance)
 
 
 def test_the_published_distortion():

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 from mpmath import mpf
-from oracles import LOG_2, Mixture, double, exact_bound, model_output
+from oracles import LOG_2, Mixture, double, exact_bound, fixed_log_variances, model_output
 from scipy.stats import chisquare
 from torch import Tensor
 
@@ -76,9 +76,11 @@ def test_the_simple_loss_refuses_shapes_that_do_not_fit(shape: list[int]):
 def test_the_mean_of_the_vlb_loss_over_all_indices_is_the_bound(variance_type: str, times: list[int]):
     data = Mixture.gaussian(0.3, 0.25)
     process = ReverseProcess(SCHEDULE, times, "epsilon", variance_type)
-    log_variance = double([-2.0]).expand(len(times)) if process.learns_variance else None
-    bound = exact_bound(process, data, log_variance=log_variance)
-    grid = data.grid(SCHEDULE.log_alphas_cumprod[list(times)])
+    log_abar = SCHEDULE.log_alphas_cumprod[[0, *times]]
+    fixed = fixed_log_variances(log_abar)[0] if len(times) > 1 else fixed_log_variances(log_abar)[1]  # β alone
+    log_variance = torch.full_like(fixed, -2.0) if process.learns_variance else fixed
+    bound = exact_bound(data, log_abar, log_variance)
+    grid = data.grid(log_abar[1:])
     output = model_output("epsilon", grid.mean, grid.x_t, grid.log_abar)[:, None]
     if process.learns_variance:
         output = torch.cat([output, torch.full_like(output, -2.0)], dim=1)

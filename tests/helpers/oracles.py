@@ -6,8 +6,10 @@ denoiser is the posterior mean
 
     E[x_0 | x_t] = Σ_k w_k(x_t) (m_k + √ᾱ s_k² (x_t − √ᾱ m_k) / v_k),   v_k = ᾱ s_k² + 1 − ᾱ.
 
-`Points` is a finite data set of tensors and `GaussianVectors` has a full covariance. The oracles use nothing of the
-package; of its schedule they are given log ᾱ_t, which has tests of its own.
+`Points` is a finite data set of tensors and `GaussianVectors` has a full covariance.
+
+Independent of ddpm_hf: nothing of the package is imported; of its schedule the oracles are given log ᾱ_t, which has
+tests of its own. `package_bound` puts them into the package's functions.
 """
 
 from __future__ import annotations
@@ -20,9 +22,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-
-from ddpm_hf.diffusion.bound_terms import prior_kl, vlb_terms
-from ddpm_hf.diffusion.reverse_process import ReverseProcess
 
 
 LOG_2 = math.log(2.0)
@@ -139,11 +138,17 @@ class Mixture:
         return grid.sum_per_time(grid.variance)
 
 
-def optimal_log_variance(process: ReverseProcess, mmse: Tensor) -> Tensor:
-    """log σ*² = log(β̃ + c₁² mmse) of every visited pair, `[K]`."""
-    log_abar = process.schedule.log_alphas_cumprod[[0, *process.times]]
+def optimal_log_variance(log_abar: Tensor, mmse: Tensor) -> Tensor:
+    """log σ*² = log(β̃ + c₁² mmse) of every pair of neighbours in `log_abar` (`[K + 1]`, time 0 first), `[K]`."""
     beta, noise_s, noise_t = (-torch.expm1(v) for v in (log_abar.diff(), log_abar[:-1], log_abar[1:]))
     return (beta * noise_s / noise_t + log_abar[:-1].exp() * (beta / noise_t) ** 2 * mmse).log()
+
+
+def fixed_log_variances(log_abar: Tensor) -> tuple[Tensor, Tensor]:
+    """log β̃ and log β of those pairs, `[K]`; β̃ of the first is 0, and takes the second's."""
+    beta, noise_s, noise_t = (-torch.expm1(v) for v in (log_abar.diff(), log_abar[:-1], log_abar[1:]))
+    small = beta * noise_s / noise_t
+    return torch.cat([small[1:2], small[1:]]).log(), beta.log()
 
 
 def model_output(kind: str, x_0: Tensor, x_t: Tensor, log_abar: Tensor) -> Tensor:
@@ -165,47 +170,40 @@ class Bound(NamedTuple):
         return self.prior + math.fsum(self.terms.tolist())
 
 
-def exact_bound(
-    process: ReverseProcess,
-    data: Mixture,
-    num_levels: int | None = None,
-    log_variance: Tensor | None = None,
-    grid: Grid | None = None,
-) -> Bound:
-    """The bound of the optimal denoiser through `vlb_terms` and `prior_kl`, with quadrature nodes as the batch.
+def exact_bound(data: Mixture, log_abar: Tensor, log_variance: Tensor, num_levels: int | None = None) -> Bound:
+    """The bound of the optimal denoiser by Eq. 5, 7, 8 and 13 of Ho et al., x_0 | x_t integrated in closed form.
 
     Args:
-        log_variance: `[K]`, for a process that learns it; the optimal one if not given.
-        grid: `data.grid` of the visited times, where it is at hand.
+        log_abar: log ᾱ of time 0 and of the visited times, `[K + 1]`.
+        log_variance: log σ² of the visited pairs, `[K]`.
     """
-    log_abar = process.schedule.log_alphas_cumprod[list(process.times)]
-    grid = data.grid(log_abar) if grid is None else grid
-    if process.learns_variance and log_variance is None:
-        log_variance = optimal_log_variance(process, grid.sum_per_time(grid.variance))
-
-    def terms(grid: Grid, x_0: Tensor) -> Tensor:
-        output = model_output(process.prediction_type, grid.mean, grid.x_t, grid.log_abar)[:, None]
-        if log_variance is not None:
-            output = torch.cat([output, log_variance[grid.index][:, None]], dim=1)
-        return LOG_2 * vlb_terms(process, output, x_0[:, None], grid.x_t[:, None], grid.index, num_levels)
-
-    # Two values with the posterior's mean and variance are exact for what is quadratic in x_0: all but levels.
-    deviation = grid.variance.clamp(min=0).sqrt()
-    values = (terms(grid, grid.mean + deviation) + terms(grid, grid.mean - deviation)) / 2
-    per_time = grid.sum_per_time(values)
+    beta, noise_s, noise_t = (-torch.expm1(v) for v in (log_abar.diff(), log_abar[:-1], log_abar[1:]))
+    c1_squared, variance = log_abar[:-1].exp() * (beta / noise_t) ** 2, log_variance.exp()
+    grid = data.grid(log_abar[1:])
+    spread = c1_squared * grid.sum_per_time(grid.variance) / (2 * variance)  # of what the posterior leaves open
+    ratio = beta * noise_s / noise_t / variance
+    terms = 0.5 * (ratio - 1 - ratio.log()) + spread
+    terms[0] = spread[0] + 0.5 * (math.log(2 * math.pi) + log_variance[0])
     if num_levels is not None:
-        first = Grid(*(column[grid.index == 0] for column in grid))
-        posterior = data.components(first.x_t, first.log_abar)[1]  # of the levels, [N, levels]
-        rows = torch.arange(len(first.x_t)).repeat_interleave(len(data.means))
-        x_0 = data.means.repeat(len(first.x_t))
-        repeated = Grid(*(column[rows] for column in first))
-        per_time[0] = (repeated.weight * posterior.flatten() * terms(repeated, x_0)).sum()
+        terms[0] = _decoder_of_levels(data, grid, log_variance[0], num_levels)
     second_moment = float((data.weights * (data.means**2 + data.variances)).sum())
-    prior = prior_kl(process.schedule, double([[second_moment**0.5]]), process.times[-1])
-    return Bound(float(prior), per_time)
+    abar, log_noise = log_abar[-1].exp().item(), noise_t[-1].log().item()
+    return Bound(0.5 * (abar * second_moment - abar - log_noise), terms)
 
 
-# --- data of many dimensions ------------------------------------------------------------------------------------
+def _decoder_of_levels(data: Mixture, grid: Grid, log_variance: Tensor, num_levels: int) -> Tensor:
+    """−E log P(x_0's bin), the bins' edges half way between levels and the outer ones open (Eq. 13)."""
+    first = grid.index == 0
+    posterior = data.components(grid.x_t[first], grid.log_abar[first])[1]
+    centred = (data.means - grid.mean[first, None]).abs()  # N is symmetric: the bin's upper edge lies in the tail
+    half, deviation = 1 / (num_levels - 1), (0.5 * log_variance).exp()
+    near, far = (torch.special.log_ndtr(-(centred + side) / deviation) for side in (-half, half))
+    inner = near + torch.log1p(-(far - near).exp())
+    below, above = (data.means <= half - 1), (data.means >= 1 - half)  # the edge bins
+    upper = torch.special.log_ndtr((grid.mean[first, None] - data.means + half) / deviation)  # P(x > its lower edge)
+    lower = torch.special.log_ndtr((data.means + half - grid.mean[first, None]) / deviation)  # P(x < its upper edge)
+    log_probability = torch.where(below, lower, torch.where(above, upper, inner))
+    return -(grid.weight[first, None] * posterior * log_probability).sum()
 
 
 @dataclass(frozen=True, eq=False)

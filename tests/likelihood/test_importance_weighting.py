@@ -50,7 +50,8 @@ def oracle(scheduler: DDPMPaperScheduler, data: Mixture, error: float = 0.0) -> 
         output = model_output(scheduler.config.prediction_type, x_0, flat, log_abar).reshape(x_t.shape)
         process = scheduler.process
         if process.learns_variance:
-            of_pairs = optimal_log_variance(process, data.mmse(process.schedule.log_alphas_cumprod[[*process.times]]))
+            log_abars = process.schedule.log_alphas_cumprod[[0, *process.times]]
+            of_pairs = optimal_log_variance(log_abars, data.mmse(log_abars[1:]))
             index = process.times.index(int(timesteps[0]) + 1)
             channel, row = of_pairs[index], process.coefficients(index)
             if process.variance_type == "learned_range":
@@ -141,7 +142,9 @@ def test_the_bound_of_a_mixture_lies_between_its_entropy_and_the_variational_bou
     noise = torch.randn(20_000, generator=generator, dtype=torch.float64)
     x_0 = (MIXTURE.means[component] + MIXTURE.variances[component].sqrt() * noise)[:, None]
     entropy = -MIXTURE.log_density(x_0[:, 0], double(0.0)).mean().item() / LOG_2
-    variational = exact_bound(scheduler.process, MIXTURE).total / LOG_2
+    log_abar = scheduler.schedule.log_alphas_cumprod
+    best = optimal_log_variance(log_abar, MIXTURE.mmse(log_abar[1:]))
+    variational = exact_bound(MIXTURE, log_abar, best).total / LOG_2
     result = importance_weighted_bits_per_dim(
         oracle(scheduler, MIXTURE), scheduler, [x_0], num_paths=16, generator=generator
     )

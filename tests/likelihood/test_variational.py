@@ -11,7 +11,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from oracles import Mixture, double, exact_bound, model_output
+from oracles import Mixture, double, exact_bound, model_output, optimal_log_variance
 from scipy.stats import norm
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
@@ -515,22 +515,24 @@ def test_the_estimate_by_expected_costs_is_unbiased(num_evaluations: int, varian
     assert abs(error) <= 4 * np.std(totals, ddof=1) / math.sqrt(len(totals))
 
 
+def terms_of_the_optimal_variance(scheduler: DDPMPaperScheduler, data: Mixture) -> Tensor:
+    """What the steps of its chain cost an optimal denoiser, `[K]`."""
+    log_abar = scheduler.schedule.log_alphas_cumprod[[0, *scheduler.process.times]]
+    return exact_bound(data, log_abar, optimal_log_variance(log_abar, data.mmse(log_abar[1:]))).terms
+
+
 def test_what_is_expected_of_every_term_is_what_it_is_on_average():
     scheduler = with_errors(scheduler_of(), variance_type="optimal")
     scheduler.set_timesteps(7)
-    process, data = scheduler.process, Mixture.gaussian(0.3, 0.25)
-    torch.testing.assert_close(scheduler.expected_terms, exact_bound(process, data).terms, rtol=1e-10, atol=0)
+    expected = terms_of_the_optimal_variance(scheduler, Mixture.gaussian(0.3, 0.25))
+    torch.testing.assert_close(scheduler.expected_terms, expected, rtol=1e-10, atol=0)
 
 
 def test_without_errors_what_is_expected_is_that_of_standard_normal_data():
     scheduler = scheduler_of()
     scheduler.set_timesteps(7)
     standard = Mixture.gaussian(0.0, 1.0)
-    errors = standard.mmse(scheduler.schedule.log_alphas_cumprod[1:]).tolist()
-    measured = DenoisingErrors(scheduler.schedule.log_snr[1:].tolist(), errors)
-    best = DDPMPaperScheduler.from_config(scheduler.config, denoising_errors=measured, variance_type="optimal")
-    best.set_timesteps(7)
-    expected = exact_bound(best.process, standard).terms
+    expected = terms_of_the_optimal_variance(scheduler, standard)
     torch.testing.assert_close(scheduler.expected_terms, expected, rtol=1e-10, atol=0)
 
 
