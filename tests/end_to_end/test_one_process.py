@@ -1,0 +1,59 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""One real process: what it takes of the machine when it is launched, and how it ends when the user has erred."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from launcher import launched
+from script_server import EXAMPLES, NOT_INHERITED, ScriptServer
+from training_runs import TINY, ended, start
+
+
+STEPS = ["--max_train_steps", 1, "--validation_steps", 0, "--checkpointing_steps", 0, "--num_quality_samples", 0]
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def threads_of(run: Path) -> int:
+    return json.loads((run / "metrics.json").read_text())["cpu_threads"]
+
+
+@pytest.mark.skipif(cores() == 1, reason="one thread is all there is")
+def test_a_launched_script_takes_all_the_cores_it_may(scripts: ScriptServer, tmp_path: Path) -> None:
+    """`accelerate launch` leaves a script one thread on the CPU; the server of scripts was started with as many."""
+    environment = launched("one_gpu", "--cpu")[1]
+    assert environment["OMP_NUM_THREADS"] == "1"
+    # OMP_NUM_THREADS is read on import, so the server has it already; the tests hold its runs to one thread otherwise.
+    settings = {key: value for key, value in environment.items() if key.startswith("ACCELERATE_")}
+    run = start(scripts, tmp_path / "run", *TINY, *STEPS, env=settings | {"LOCAL_WORLD_SIZE": "1"})
+    ended(run)
+    assert threads_of(tmp_path / "run") == cores()
+
+
+@pytest.mark.slow  # the launcher and the script import everything anew
+@pytest.mark.skipif(cores() == 1, reason="one thread is all there is")
+def test_a_script_that_accelerate_launches_takes_them(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu"]
+    command += [EXAMPLES / "train.py", *TINY, *STEPS, "--output_dir", tmp_path / "run"]
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(NOT_INHERITED)}
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, env=kept)
+    assert done.returncode == 0, done.stderr
+    assert threads_of(tmp_path / "run") == cores()
+
+
+def test_a_mistake_ends_a_process_with_a_sentence(tmp_path: Path) -> None:
+    """As a user starts it: an interpreter of its own, which has nothing of the tests."""
+    command = [sys.executable, EXAMPLES / "train.py", "--variance_type", "fixed", "--output_dir", tmp_path / "run"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("train.py: error: `variance_type` must be one of ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert not (tmp_path / "run").exists()
