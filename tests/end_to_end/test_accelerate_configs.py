@@ -83,6 +83,7 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"HF_HUB_OFFLINE": "1", "PATH": path} | more
 
 
+@pytest.mark.slow  # test_processes.py trains with two processes, and what this file makes of them is told above
 def test_two_processes_on_the_cpu(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -167,6 +168,23 @@ def test_slurm_starts_a_launcher_on_each_node(slurm: dict[str, str]) -> None:
     assert not (folder / "requeued").exists()
 
 
+def test_slurm_tells_the_launchers_to_end_in_time_and_queues_the_job_again(slurm: dict[str, str]) -> None:
+    folder = Path(slurm["SLURM_TEST"])
+    launcher = 'trap "exit 143" TERM; touch "$SLURM_TEST/node$SLURM_NODEID"; while true; do sleep 0.05; done'
+    (folder / "accelerate").write_text(f"#!/bin/bash\n{launcher}\n")
+    (folder / "accelerate").chmod(0o755)
+    job = subprocess.Popen(["bash", str(SLURM)], env=slurm, cwd=ROOT)
+    end = time.monotonic() + 60
+    while len(list(folder.glob("node*"))) < 2:
+        assert job.poll() is None and time.monotonic() < end
+        time.sleep(0.02)
+    assert not (folder / "requeued").exists()
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(60) == 143
+    assert (folder / "requeued").read_text().strip() == slurm["SLURM_JOB_ID"]
+
+
+@pytest.mark.slow  # as above, with the trainings themselves
 def test_slurm_ends_a_training_in_time_and_queues_it_again(slurm: dict[str, str], tmp_path: Path) -> None:
     run, output = tmp_path / "run", tmp_path / "output.txt"
     arguments = [*RUN, "--max_train_steps", "100000", "--output_dir", str(run)]

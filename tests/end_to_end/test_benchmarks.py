@@ -23,7 +23,7 @@ import training_quality
 overhead = training_overhead.measure_overhead(batch_size=1, rounds=2)
 with our_recipe.quiet():
     job = our_recipe.prepare_ours(Path({folder!r}), *{flags!r})
-    clock = training_quality.Clock(2.0)
+    clock = training_quality.Clock(1.0)
     clock.lead(job.lr_scheduler, job.training.lr_warmup_steps)
     our_recipe.train_ours(job, training_quality.UntilTimeIsUp(job, clock))
 rate = job.lr_scheduler.get_last_lr()[0] / job.training.learning_rate

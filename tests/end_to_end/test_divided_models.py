@@ -28,7 +28,7 @@ from ddpm_hf.training.arguments import TrainingArguments
 ON_CPU = Path(__file__).parents[1] / "helpers" / "fsdp_on_cpu.py"
 RUN = ["--block_out_channels", 8, 8, "--layers_per_block", 1, "--norm_num_groups", 4, "--ddpm_num_steps", 20]
 RUN += ["--eval_batch_size", 3, "--num_quality_samples", 0, "--num_evaluations", 2, "--max_train_steps", 6]
-RUN += ["--num_paths", 0, "--max_measured_images", 64]
+RUN += ["--num_paths", 0, "--max_measured_images", 64, "--max_validation_images", 16]
 RUN += ["--dropout", 0, "--learning_rate", 1e-3, "--lr_warmup_steps", 1, "--ema_max_decay", 0.9, 0.5]
 RUN += ["--validation_steps", 3, "--checkpointing_steps", 3, "--save_images_epochs", 1, "--save_model_epochs", 1]
 RUN += ["--num_validation_evaluations", 2, "--mixed_precision", "no"]
@@ -42,8 +42,15 @@ def environment() -> dict[str, str]:
     }
 
 
-def trained_by_two(scripts: ScriptServer, *arguments: object) -> list[Script]:
-    runs = scripts.start_together(2, ON_CPU, "train.py", *RUN, *arguments, env=environment())
+def on_few_digits(folder: Path, script: str | Path = ON_CPU, hook: str = "") -> Path:
+    """The script, written beside the run: of 150 images, 25 for each of two processes are three steps an epoch."""
+    return after(folder.parent, f"import hooks\nhooks.install(hooks.few_digits(), {hook})\n", script)
+
+
+def trained_by_two(scripts: ScriptServer, folder: Path, *arguments: object, hook: str = "") -> list[Script]:
+    script = on_few_digits(folder, hook=hook)
+    arguments = ["train.py", *RUN, "--train_batch_size", 25, *arguments, "--output_dir", folder]
+    runs = scripts.start_together(2, script, *arguments, env=environment())
     for run in runs:
         run.wait()
     return runs
@@ -53,7 +60,7 @@ def trained_by_two(scripts: ScriptServer, *arguments: object) -> list[Script]:
 def divided(scripts: ScriptServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two processes, three steps an epoch."""
     folder = tmp_path_factory.mktemp("divided") / "run"
-    runs = trained_by_two(scripts, "--train_batch_size", 256, "--output_dir", folder)
+    runs = trained_by_two(scripts, folder)
     assert [run.code for run in runs] == [0, 0], runs[0].output + runs[1].output
     return folder
 
@@ -70,7 +77,8 @@ def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None
 
 def test_two_processes_train_the_model_of_one(scripts: ScriptServer, divided: Path, tmp_path: Path) -> None:
     alone = tmp_path / "run"
-    run = scripts.run("train.py", *RUN, "--train_batch_size", 512, "--output_dir", alone)
+    script = on_few_digits(alone, "train.py")
+    run = scripts.run(script, *RUN, "--train_batch_size", 50, "--output_dir", alone)
     assert run.code == 0, run.output
     for part in ("unet", "unet_ema_0.5"):  # the averages of either decay
         assert_close(weights(divided / part), weights(alone / part))
@@ -93,8 +101,7 @@ def test_a_divided_run_goes_on_exactly(scripts: ScriptServer, divided: Path, tmp
     folder = tmp_path / "run"
     shutil.copytree(divided, folder)
     shutil.rmtree(folder / "checkpoint-6")
-    arguments = ["--train_batch_size", 256, "--output_dir", folder, "--resume_from_checkpoint", "latest"]
-    runs = trained_by_two(scripts, *arguments)
+    runs = trained_by_two(scripts, folder, "--resume_from_checkpoint", "latest")
     assert [run.code for run in runs] == [0, 0], runs[0].output + runs[1].output
     for part in ("unet", "unet_ema_0.5"):
         before, after = weights(divided / part), weights(folder / part)
@@ -109,12 +116,9 @@ def test_when_one_process_cannot_write_its_part_the_run_ends_with_the_last_check
 ) -> None:
     limit = f"lambda: hooks.limit_files({size})"
     hook = f"hooks.done_in('ddpm_hf.training.due.write_state', {limit}, 2, [{rank}])"
-    script = after(tmp_path, f"import hooks\nhooks.install({hook})\n", ON_CPU)
     folder = tmp_path / "run"
-    arguments = ["train.py", *RUN, "--train_batch_size", 256, "--output_dir", folder]
-    runs = scripts.start_together(2, script, *arguments, env=environment())
-    codes = [run.wait() for run in runs]
-    assert codes == [1, 1], runs[0].output + runs[1].output
+    runs = trained_by_two(scripts, folder, hook=hook)
+    assert [run.code for run in runs] == [1, 1], runs[0].output + runs[1].output
     told = [run.output.rstrip().splitlines()[-1] for run in runs]
     assert told[rank].startswith("train.py: The checkpoint of step 6 could not be written: "), told
     assert told[1 - rank].startswith("train.py: Another process has ended"), told

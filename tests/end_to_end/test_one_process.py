@@ -49,11 +49,21 @@ def test_a_script_that_accelerate_launches_takes_them(tmp_path: Path) -> None:
     assert threads_of(tmp_path / "run") == cores()
 
 
-def test_a_mistake_ends_a_process_with_a_sentence(tmp_path: Path) -> None:
-    """As a user starts it: an interpreter of its own, which has nothing of the tests."""
+def assert_one_sentence(told: str, folder: Path) -> None:
+    assert told.startswith("train.py: error: `variance_type` must be one of ") and told.count("\n") == 1, told
+    assert not folder.exists()
+
+
+def test_a_mistake_ends_a_process_with_a_sentence(scripts: ScriptServer, tmp_path: Path) -> None:
+    run = scripts.run("train.py", "--variance_type", "fixed", "--output_dir", tmp_path / "run")
+    assert run.code == 2, run.output
+    assert_one_sentence(run.output, tmp_path / "run")
+
+
+@pytest.mark.slow  # the script imports everything anew
+def test_a_mistake_ends_an_interpreter_of_its_own_with_a_sentence(tmp_path: Path) -> None:
+    """As a user starts it; what is printed to stdout is another stream."""
     command = [sys.executable, EXAMPLES / "train.py", "--variance_type", "fixed", "--output_dir", tmp_path / "run"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("train.py: error: `variance_type` must be one of ")
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert not (tmp_path / "run").exists()
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert_one_sentence(done.stderr, tmp_path / "run")

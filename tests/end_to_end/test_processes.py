@@ -43,6 +43,8 @@ def unstopped(scripts: ScriptServer, tmp_path_factory: pytest.TempPathFactory) -
     """A run of two processes that was never stopped."""
     folder = tmp_path_factory.mktemp("unstopped") / "run"
     all_ended(start_together(scripts, 2, folder, *TOGETHER), 0, 0)
+    assert json.loads((folder / "checkpoint-14" / "training.json").read_text())["processes"] == 2
+    assert json.loads((folder / "metrics.json").read_text())["train_batch_size"] == 16  # 4 images, twice, by each
     return folder
 
 
@@ -172,8 +174,8 @@ def test_a_loss_that_is_no_number_on_one_process_stops_both(scripts: ScriptServe
 
 
 SCORED = shlex.split(
-    "--batch_size 8 --max_images 36 --num_evaluations 5 --num_paths 2 --few_steps 3 --num_quality_samples 12"
-    " --num_flow_images 9"
+    "--batch_size 4 --max_images 18 --num_evaluations 5 --num_paths 2 --few_steps 3 --num_quality_samples 6"
+    " --num_flow_images 5"
 )
 DRAWN = shlex.split("--batch_size 3 --num_images 10")
 
@@ -183,7 +185,7 @@ def made_by_one(scripts: ScriptServer, unstopped: Path, tmp_path_factory: pytest
     """A score, and a grid, that one process made."""
     folder = tmp_path_factory.mktemp("one")
     score, _ = scored_and_drawn(scripts, 1, unstopped, folder)
-    assert "bits/dim on 36 images" in score
+    assert "bits/dim on 18 images" in score
     return folder
 
 
@@ -207,8 +209,8 @@ def test_a_score_and_a_grid_are_the_same_whoever_makes_them(
     for name in ("score/evaluation.json", "score/evaluation.png", "score/few_steps.png", "grid.png"):
         assert (tmp_path / name).read_bytes() == (made_by_one / name).read_bytes()
     table = json.loads((tmp_path / "score" / "evaluation.json").read_text())
-    assert table["num_examples"] == 36
-    assert sum(output.count("bits/dim on 36 images") for output in outputs) == 1  # one of them tells
+    assert table["num_examples"] == 18
+    assert sum(output.count("bits/dim on 18 images") for output in outputs) == 1  # one of them tells
     assert len(np.unique(np.asarray(Image.open(tmp_path / "grid.png")))) > 20
 
 

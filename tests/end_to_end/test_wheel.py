@@ -116,6 +116,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
+# What the installed wheel does in processes of its own is slow to test. The fast tests know the files and the command
+# that it brings, here; what a process without ddpm_hf loads, in tests/pipelines/test_pipeline.py; what is pushed, in
+# tests/hub/test_hub.py.
+
+
 @pytest.fixture(scope="module")
 def hub() -> Iterator[LoopbackHub]:
     with LoopbackHub() as hub:
@@ -135,9 +140,12 @@ def test_the_wheel_holds_the_package_its_template_and_nothing_else(wheel: Path) 
     names = zipfile.ZipFile(wheel).namelist()
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "ddpm_hf").rglob("*.py")}
     assert {name for name in names if ".dist-info/" not in name} == modules | {"ddpm_hf/hub/model_card.md"}
+    (entry_points,) = (name for name in names if name.endswith(".dist-info/entry_points.txt"))
+    assert "ddpm-hf = ddpm_hf.cli:main" in zipfile.ZipFile(wheel).read(entry_points).decode()
     assert (ROOT / "model_card.md").read_text() == (ROOT / "ddpm_hf" / "hub" / "model_card.md").read_text()
 
 
+@pytest.mark.slow
 def test_what_an_installed_wheel_pushes_stock_alone_loads(
     machine: Machine, hub: LoopbackHub, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -151,6 +159,7 @@ def test_what_an_installed_wheel_pushes_stock_alone_loads(
     assert report["sums"] == pytest.approx([float(total)] * 2, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_command_tells_its_verbs_and_refuses_others(machine: Machine, hub: LoopbackHub) -> None:
     told = machine.start("ddpm-hf", "--help", hub=hub)
     assert told.returncode == 0 and told.stdout == machine.start("python", "-m", "ddpm_hf", "--help", hub=hub).stdout
