@@ -37,7 +37,7 @@ from ddpm_hf.training import finish
 
 
 TINY_RUN = ["--ddpm_num_steps", "20", "--max_train_steps", "4", "--train_batch_size", "64", "--eval_batch_size", "4"]
-TINY_RUN += ["--max_measured_images", "4", "--num_paths", "0", "--num_quality_samples", "8"]
+TINY_RUN += ["--max_measured_images", "1", "--num_paths", "0", "--num_quality_samples", "8"]
 
 
 @pytest.fixture(autouse=True)
@@ -210,7 +210,7 @@ def test_a_measured_model_keeps_its_promise_in_few_steps(monkeypatch: pytest.Mon
     assert before.scheduler.first_variance == "measured" and before.scheduler.process.measures_decoder
     told = run(
         "measure.py", "--model_name_or_path", fixed, "--output_dir", measured, "--num_noise_levels", 20,
-        "--num_evaluations", 20, "--max_images", 300,
+        "--num_evaluations", 20, "--max_images", 150,
     )  # fmt: skip
     assert told.code == 0, told.output
     promised = float(re.search(r"^ +5 steps +([\d.]+) bits/dim$", told.output, re.MULTILINE)[1])
@@ -231,7 +231,7 @@ def test_a_measured_model_keeps_its_promise_in_few_steps(monkeypatch: pytest.Mon
             "--split",
             "train",
             "--max_images",
-            300,
+            150,
         ]
         done = run("evaluate.py", *arguments, "--num_evaluations", 0, "--num_inference_steps", 5, *more)
         assert done.code == 0, done.output
@@ -323,7 +323,7 @@ def test_images_are_classified_by_their_bounds(by_class: Path, tmp_path: Path) -
 
 
 def test_images_are_classified_by_the_bounds_of_weighted_paths(by_class: Path, tmp_path: Path) -> None:
-    asked = ["--num_inference_steps", 4, "--timestep_spacing", "optimal", "--num_paths", 3, "--max_images", 40]
+    asked = ["--num_inference_steps", 4, "--timestep_spacing", "optimal", "--num_paths", 3, "--max_images", 24]
     report = classified(by_class, tmp_path / "c", *asked)
     assert (report["steps"], report["paths"], report["model_evaluations_per_image_and_class"]) == (4, 3, 12)
     assert report["accuracy"] > 0.2

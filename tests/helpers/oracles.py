@@ -99,6 +99,10 @@ class Mixture:
 
     def denoise(self, x_t: Tensor, log_abar: Tensor) -> Tensor:
         """E[x_0 | x_t], `[N]`."""
+        if len(self.means) == 1:  # Gaussian data, which most tests have: a tenth of the work
+            alpha, abar = (0.5 * log_abar).exp(), log_abar.exp()
+            gain = alpha * self.variances / (abar * self.variances - torch.expm1(log_abar))
+            return self.means + gain * (x_t - alpha * self.means)
         return self.posterior(x_t, log_abar)[1]
 
     def log_density(self, x_t: Tensor, log_abar: Tensor) -> Tensor:

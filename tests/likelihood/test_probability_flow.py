@@ -89,6 +89,12 @@ def exact_prior(scheduler: DDPMPaperScheduler, data: Mixture) -> Callable[[Tenso
     return lambda x_T: data.log_density(x_T.flatten(), log_abar).view_as(x_T).flatten(1).sum(1)
 
 
+def led(scheduler: DDPMPaperScheduler, x_bar: Tensor, start: float, end: float) -> Tensor:
+    """Where the flow of Gaussian data leads x_t/√ᾱ: as many standard deviations from the mean as it was."""
+    before, after = (VARIANCE + noise_level(scheduler, t) ** 2 for t in (start, end))
+    return MEAN + (x_bar - MEAN) * (after / before) ** 0.5
+
+
 # --- log-densities --------------------------------------------------------------------------------------------------
 
 SCHEDULES = {
@@ -98,8 +104,11 @@ SCHEDULES = {
 }
 
 
-@pytest.mark.parametrize("first_time", [1.0, 2.375])
-@pytest.mark.parametrize("name", SCHEDULES)
+# Each schedule, and both times with the one that both of the others resemble.
+@pytest.mark.parametrize(
+    ("name", "first_time"),
+    [("linear", 1.0), ("linear", 2.375), ("log-SNR", 2.375), ("linear, zero terminal SNR", 1.0)],
+)
 def test_the_density_of_gaussian_data_is_exact(name: str, first_time: float):
     scheduler = scheduler_of(SCHEDULES[name]())
     found = ode_log_likelihood(
@@ -112,11 +121,9 @@ def test_the_density_of_gaussian_data_is_exact(name: str, first_time: float):
     )
     expected = exact_log_density(scheduler, GAUSSIAN, X, first_time)
     torch.testing.assert_close(found.log_density, expected, rtol=0, atol=1e-11)
-    # The flow of Gaussian data keeps an example as many standard deviations from the mean as it was.
     last = scheduler.schedule.continuous.last_time
-    spread = [VARIANCE + noise_level(scheduler, t) ** 2 for t in (first_time, last)]
     alpha = scheduler.schedule.alphas_cumprod[last].sqrt()
-    latents = alpha * (MEAN + (X - MEAN) * (spread[1] / spread[0]) ** 0.5)
+    latents = alpha * led(scheduler, X, first_time, last)
     torch.testing.assert_close(found.latents, latents, rtol=0, atol=1e-11)
 
 
@@ -155,7 +162,7 @@ def test_starting_at_little_noise_shifts_the_density_by_little(eps: float, shift
 
     Their density is that of x_t, taken at the data: at the mean of N(0.3, 0.25), by ½ log of the variances.
     """
-    u = torch.cat([double([0.0]), torch.logspace(math.log10(eps), 0, 20, dtype=torch.float64)])
+    u = torch.cat([double([0.0]), torch.logspace(math.log10(eps), 0, 6, dtype=torch.float64)])
     scheduler = scheduler_of(NoiseSchedule(-(0.1 * u + 0.5 * 19.9 * u**2)))
     log_alpha = 0.5 * scheduler.schedule.log_alphas_cumprod[1]
     x_bar = double([[MEAN]]) / log_alpha.exp()
@@ -181,8 +188,8 @@ def test_the_flow_has_the_likelihood_of_a_mixture_and_the_bound_costs_more():
         x,
         trace="exact",
         log_prior=exact_prior(scheduler, MIXTURE),
-        rtol=1e-9,
-        atol=1e-9,
+        rtol=1e-8,
+        atol=1e-8,
         method="dopri8",
     )
     truth = exact_log_density(scheduler, MIXTURE, x, 1)
@@ -234,7 +241,8 @@ def test_all_predictions_have_the_same_likelihood_and_variance_channels_are_left
         denoise = oracle(scheduler, MIXTURE)
         if scheduler.process.learns_variance:
             denoise = partial(_with_more_channels, denoise)
-        options = {"trace": "exact", "rtol": 1e-10, "atol": 1e-10, "method": "dopri8"}
+        # The same steps are taken with all of them, and the same errors made.
+        options = {"trace": "exact", "rtol": 1e-7, "atol": 1e-7, "method": "dopri8"}
         found.append(ode_log_likelihood(denoise, scheduler, X[:4].reshape(2, 2), **options))
     for other in found[1:]:
         torch.testing.assert_close(other.log_density, found[0].log_density, rtol=0, atol=1e-9)
@@ -350,7 +358,7 @@ def test_adaptive_steps_err_by_little_more_than_their_tolerance(method: str, mul
     sample, _ = ode_sample(
         oracle(scheduler, GAUSSIAN), scheduler, X, method=method, rtol=tolerance, atol=tolerance, denoise_last=False
     )
-    exact, _ = ode_sample(oracle(scheduler, GAUSSIAN), scheduler, X, denoise_last=False, **TIGHT)
+    exact = led(scheduler, X / scheduler.schedule.alphas_cumprod[-1].sqrt(), 20, 1)
     assert (sample - exact).abs().max() < multiple * tolerance
 
 
@@ -365,8 +373,7 @@ def test_samples_of_gaussian_data_are_a_linear_map_of_the_noise():
     sample, num_calls = ode_sample(denoise, scheduler, X, **TIGHT)
     assert num_calls == len(calls)
     alpha = scheduler.schedule.alphas_cumprod[-1].sqrt()
-    first, last = (VARIANCE + noise_level(scheduler, t) ** 2 for t in (1, 20))
-    x_bar = MEAN + (X / alpha - MEAN) * (first / last) ** 0.5
+    x_bar, first = led(scheduler, X / alpha, 20, 1), VARIANCE + noise_level(scheduler, 1) ** 2
     torch.testing.assert_close(sample, MEAN + VARIANCE / first * (x_bar - MEAN), rtol=0, atol=1e-11)
     noisy, _ = ode_sample(denoise, scheduler, X, denoise_last=False, **TIGHT)
     torch.testing.assert_close(noisy, x_bar, rtol=0, atol=1e-11)
@@ -389,18 +396,19 @@ def test_euler_steps_are_ddim():
 @pytest.mark.parametrize(("method", "order"), [("euler", 1), ("midpoint", 2), ("heun2", 2), ("heun3", 3), ("rk4", 4)])
 def test_fixed_steps_converge_with_their_order(method: str, order: int):
     scheduler = scheduler_of()
-    denoise = oracle(scheduler, GAUSSIAN)
-    exact, _ = ode_sample(denoise, scheduler, X, **TIGHT)
+    denoise, alpha = oracle(scheduler, GAUSSIAN), scheduler.schedule.alphas_cumprod[-1].sqrt()
+    exact = led(scheduler, X / alpha, 20, 1)
     errors = []
     for num_steps in (40, 80):
-        sample, num_calls = ode_sample(denoise, scheduler, X, num_steps=num_steps, method=method)
+        sample, num_calls = ode_sample(denoise, scheduler, X, num_steps=num_steps, method=method, denoise_last=False)
         errors.append((sample - exact).abs().max().item())
         assert num_calls <= 4 * num_steps + 1
     assert math.log2(errors[0] / errors[1]) > order - 0.35
     assert method in FIXED_METHODS
     there, _ = ode_encode(denoise, scheduler, X, num_steps=80, method=method)
-    precise, _ = ode_encode(denoise, scheduler, X, **TIGHT)
-    torch.testing.assert_close(there, precise, rtol=0, atol=0.1 if method == "euler" else 2e-3)
+    torch.testing.assert_close(
+        there, alpha * led(scheduler, X, 1, 20), rtol=0, atol=0.1 if method == "euler" else 2e-3
+    )
 
 
 def test_the_density_by_euler_steps_is_a_sum():
@@ -426,7 +434,7 @@ def test_the_density_by_fixed_steps_converges_with_their_order(method: str, orde
     denoise, prior = oracle(scheduler, MIXTURE), exact_prior(scheduler, MIXTURE)
     exact = exact_log_density(scheduler, MIXTURE, X, 1.0)
     errors = []
-    for num_steps in (80, 160):
+    for num_steps in (40, 80):
         options = {"num_steps": num_steps, "method": method, "log_prior": prior, "trace": "exact"}
         found = ode_log_likelihood(denoise, scheduler, X, **options)
         errors.append((found.log_density - exact).abs().max().item())
@@ -598,7 +606,7 @@ def test_samples_of_gaussian_data_have_the_moments_of_the_recursion(
 ):
     scheduler = scheduler_of()
     scheduler.set_timesteps(timesteps=[t - 1 for t in reversed(times)])
-    x_T = torch.randn(16, 8192, generator=generator, dtype=torch.float64)
+    x_T = torch.randn(16, 4096, generator=generator, dtype=torch.float64)
     found = predictor_corrector(
         oracle(scheduler, GAUSSIAN), scheduler, x_T, num_corrector_steps=num_corrector_steps, generator=generator
     )

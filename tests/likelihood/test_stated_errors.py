@@ -85,8 +85,9 @@ def well_informed(**options: object) -> DDPMPaperScheduler:
 # --- of these examples --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("count", "timestep"), [(2, 1), (8, 1), (8, 2)])
-@pytest.mark.parametrize("num_evaluations", [None, 2])
+@pytest.mark.parametrize(
+    ("count", "timestep", "num_evaluations"), [(2, 1, None), (2, 1, 2), (8, 1, 2), (8, 2, None), (8, 2, 2)]
+)
 def test_the_noise_of_a_stratum_that_dominates_is_stated(num_evaluations: int | None, count: int, timestep: int):
     # The examples do not differ: there is nothing else to state.
     x_0 = torch.zeros(count, 1, dtype=torch.float64)
@@ -96,8 +97,7 @@ def test_the_noise_of_a_stratum_that_dominates_is_stated(num_evaluations: int | 
     assert 0.85 * seen < stated < 1.3 * seen
 
 
-@pytest.mark.parametrize("num_evaluations", [None, 4])
-@pytest.mark.parametrize("count", [2, 8, 32])
+@pytest.mark.parametrize(("count", "num_evaluations"), [(2, None), (2, 4), (8, 4), (32, None)])
 def test_the_noise_and_the_times_are_stated_for_few_examples_and_many(count: int, num_evaluations: int | None):
     scheduler = well_informed(variance_type="optimal")
     x_0 = fresh(count, 16)(torch.Generator().manual_seed(1))

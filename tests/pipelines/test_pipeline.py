@@ -60,7 +60,7 @@ def stock_folder(tmp_path_factory) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("K", [50, 1000])
+@pytest.mark.parametrize("K", [50, 200, pytest.param(1000, marks=pytest.mark.slow)])
 def test_images_are_those_of_stock_but_for_its_float32_tables(stock_folder: str, K: int):
     pipe = quiet(DDPMPaperPipeline.from_pretrained(stock_folder))
     stock, exact = (quiet(DDPMPipeline.from_pretrained(stock_folder)) for _ in range(2))
