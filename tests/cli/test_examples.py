@@ -125,6 +125,7 @@ def test_training_follows_a_settings_file_and_flags_win(tmp_path: Path) -> None:
     settings.write_text(
         "block_out_channels: [8, 8]\nlayers_per_block: 1\nnorm_num_groups: 4\nattention_head_dim: 4\n"
         "ddpm_num_steps: 20\nmax_train_steps: 50\ntrain_batch_size: 64\neval_batch_size: 4\n"
+        "max_measured_images: 1\nnum_paths: 0\nnum_quality_samples: 8\nnum_evaluations: 2\n"
         "variance_type: learned_range\nobjective: vlb\nprediction_type: v_prediction\nlearning_rate: 1e-3\n"
         f"output_dir: {tmp_path / 'run'}\n"
     )
@@ -189,7 +190,7 @@ def test_samples_do_not_depend_on_the_batch_they_are_drawn_in(trained: Path, tmp
 
 def test_evaluation_repeats_the_score_of_the_training(trained: Path, tmp_path: Path) -> None:
     arguments = ["--model_name_or_path", trained, "--output_dir", tmp_path / "evaluation", "--num_evaluations", 0]
-    done = run("evaluate.py", *arguments)
+    done = run("evaluate.py", *arguments, "--max_images", 100)
     assert done.code == 0, done.output
     result = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
     report = json.loads((trained / "metrics.json").read_text())
