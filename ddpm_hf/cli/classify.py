@@ -48,8 +48,7 @@ def classify(
         if classes is None:
             raise ValueError("The model is not class-conditional; train one with --num_class_embeds.")
         pipeline.scheduler = follow(pipeline.scheduler, test.num_levels, classification)
-        folder = claim_folder(classification.output_dir, classification.overwrite_output_dir)
-        accelerator.wait_for_everyone()  # all have looked before anything is written
+        folder = claim_folder(classification.output_dir, classification.overwrite_output_dir, accelerator)
     use_all_cores(accelerator.device)
     progress = functools.partial(tqdm, desc="classifying", unit="class", disable=not accelerator.is_main_process)
     bits = bits_by_class(scorer(pipeline, classification, accelerator), test, classes, progress)

@@ -46,8 +46,7 @@ def evaluate(
         subject = choose_subject(model, data, evaluation, guiding)
         accelerator = subject.accelerator
         train = images_as_they_are(data, "train") if evaluation.num_quality_samples else None
-        folder = claim_folder(evaluation.output_dir, evaluation.overwrite_output_dir)
-        accelerator.wait_for_everyone()  # all have looked before anything is written
+        folder = claim_folder(evaluation.output_dir, evaluation.overwrite_output_dir, accelerator)
     use_all_cores(accelerator.device)
     progress = functools.partial(tqdm, desc="scoring", unit="batch", disable=not accelerator.is_main_process)
     result, weighted = subject.bound(progress), subject.bound_by_paths(progress)
