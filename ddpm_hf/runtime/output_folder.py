@@ -80,15 +80,18 @@ def lock_folder(folder: Path) -> None:
 
 
 def claim_file(path: str) -> Path:
-    """The path of a file that does not exist yet, in a folder that does.
+    """The path of a file that does not exist yet, in a folder that is made if need be.
 
     Raises:
-        ValueError: if the file exists.
+        ValueError: if the file, or a file in the place of its folder, exists.
     """
     file = Path(path)
     if file.exists():
         raise ValueError(f"`output` {path} already exists; choose another name.")
-    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(f"`output` {path} cannot be made: {file.parent} is not a folder.") from None
     return file
 
 
