@@ -33,6 +33,14 @@ hypothesis.settings.load_profile("same_every_run")
 torch.set_num_threads(1)  # small tensors run faster on one thread, and sums come out the same on every machine
 
 
+LONGEST = "test_survival.py"  # of the slow tests: begun last, it would run on alone
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file comes first; the others stay in their order."""
+    items.sort(key=lambda item: item.path.name != LONGEST)
+
+
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     """What a test did to signals, threads and Accelerate's shared state is put back for the next one."""

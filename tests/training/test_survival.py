@@ -39,7 +39,7 @@ FOUR_STEPS = [
     ),
 ]
 # For any number of kills: every file more is several states more, of which each leads to others.
-FEWER_FILES = ["--ema_max_decay", 0.99, "--save_images_epochs", 0]
+FEWER_FILES = ["--use_ema", False, "--save_images_epochs", 0, "--save_model_epochs", 0]
 
 
 # --- a kill at every moment ------------------------------------------------------------------------------------------
