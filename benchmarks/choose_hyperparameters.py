@@ -22,7 +22,7 @@ import gzip
 import itertools
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -98,7 +98,7 @@ def training_digits() -> Tensor:
     return torch.from_numpy(rows[:, :64]).reshape(-1, 1, 8, 8)  # the last column is the class
 
 
-def recipe(epochs: int | None, seed: int) -> Values:
+def recipe(epochs: int | None) -> Values:
     """The values of the recipe, but perhaps for how long it trains."""
     training = TrainingArguments()
     return {
@@ -107,17 +107,18 @@ def recipe(epochs: int | None, seed: int) -> Values:
         "vlb_weight": DiffusionArguments().vlb_weight,
         EPOCHS: training.num_epochs if epochs is None else epochs,
         DECAY: training.ema_max_decay[0],
-        SEED: seed,
+        SEED: training.seed,
     }
 
 
-def others(argument: str, base: Values) -> list[float]:
-    """The values of an argument that are compared with the recipe's."""
-    if argument == EPOCHS:
-        return [max(1, round(share * base[EPOCHS])) for share in OTHERS[EPOCHS]]
-    if argument == SEED:
-        return [base[SEED] + more for more in OTHERS[SEED]]
-    return [value for value in OTHERS[argument] if value != base[argument]]
+def other_values(asked: argparse.Namespace, base: Values) -> dict[str, list[float]]:
+    """By argument, the values that are compared with the recipe's; without arguments of which none is asked for."""
+    found = {}
+    for argument in OTHERS:
+        given = getattr(asked, argument)
+        values = [max(1, round(share * base[EPOCHS])) for share in given] if argument == EPOCHS else given
+        found[argument] = [value for value in values if value != base[argument]]
+    return {argument: values for argument, values in found.items() if values}
 
 
 def name_of(argument: str, value: float) -> str:
@@ -144,12 +145,12 @@ class Trial:
         return [*flags, f"--{DECAY}", *(f"{decay:g}" for decay in self.decays.values())]
 
 
-def trials(base: Values, arguments: list[str]) -> Iterator[Trial]:
+def trials(base: Values, others: dict[str, list[float]]) -> Iterator[Trial]:
     """The recipe with all decays, and then one training for every other value of the other arguments."""
-    decays = others(DECAY, base) if DECAY in arguments else []
-    yield Trial(base, {RECIPE: base[DECAY]} | {name_of(DECAY, decay): decay for decay in decays})
-    for argument in arguments:
-        for value in [] if argument == DECAY else others(argument, base):
+    decays = {name_of(DECAY, decay): decay for decay in others.get(DECAY, [])}
+    yield Trial(base, {RECIPE: base[DECAY]} | decays)
+    for argument, values in others.items():
+        for value in [] if argument == DECAY else values:
             yield Trial(base | {argument: value}, {name_of(argument, value): base[DECAY]})
 
 
@@ -226,7 +227,7 @@ def compared(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {name: row | found.get(name, {}) for name, row in results.items()}
 
 
-def table(results: dict[str, dict[str, Any]], arguments: list[str]) -> str:
+def table(results: dict[str, dict[str, Any]], arguments: Iterable[str]) -> str:
     """The figures as Markdown: for every argument a row for each of its values, the recipe's among them."""
     lines = ["| setting | validation bits/dim | over the recipe | |", "| --- | --- | --- | --- |"]
     for argument in arguments:
@@ -254,10 +255,13 @@ def _line(argument: str, name: str, row: dict[str, Any], is_best: bool) -> str:
 
 def arguments_of() -> argparse.Namespace:
     parser = parser_of(__doc__, "choose_hyperparameters")
-    parser.add_argument("--settings", nargs="+", choices=OTHERS, default=list(OTHERS), help="which to compare")
+    for argument, values in OTHERS.items():
+        kind = int if argument == SEED else float
+        told = "shares of the recipe's to compare" if argument == EPOCHS else "values to compare with the recipe's"
+        told = f"{told}, perhaps none (default: %(default)s)"
+        parser.add_argument(f"--{argument}", type=kind, nargs="*", default=values, metavar="VALUE", help=told)
     parser.add_argument("--epochs", type=int, help="that the recipe trains for here; its own number if not given")
     parser.add_argument("--evaluations", type=int, default=50, help="model calls per image for the bits/dim")
-    parser.add_argument("--seed", type=int, default=0, help="of the trainings")
     parser.add_argument("--threads", type=int, help="one for each core if not given")
     parser.add_argument("--resume", action="store_true", help="leave out what the output knows already")
     parser.add_argument("--quick", action="store_true", help="few images and two epochs, to see that it runs")
@@ -268,7 +272,7 @@ def arguments_of() -> argparse.Namespace:
 def main() -> None:
     arguments = arguments_of()
     task = FewDigits if arguments.quick else TrainingDigits
-    base = recipe(2 if arguments.quick and arguments.epochs is None else arguments.epochs, arguments.seed)
+    base = recipe(2 if arguments.quick and arguments.epochs is None else arguments.epochs)
     evaluations = 4 if arguments.quick else arguments.evaluations
     judge = Judge(task, evaluations, arguments.threads, arguments.flags)
     first, last = task.train, task.train + task.validation
@@ -279,8 +283,8 @@ def main() -> None:
         "flags for all": arguments.flags,
         "threads": arguments.threads,
     }
-    known, results = known_results(arguments), {}
-    for trial in trials(base, arguments.settings):
+    others, known, results = other_values(arguments, base), known_results(arguments), {}
+    for trial in trials(base, others):
         if judge.is_known(trial, known):
             results |= {name: known[name] for name in trial.decays}
         else:
@@ -290,7 +294,7 @@ def main() -> None:
         for name in trial.decays:
             print(f"{name:24} {results[name]['bits_per_dim']:.4f} bits/dim", flush=True)
     save_report(arguments.output, results, diffusers, sklearn, **facts)
-    text = table(results, arguments.settings)
+    text = table(results, others)
     arguments.output.with_suffix(".md").write_text(text + "\n", "utf-8")
     print(f"{text}\nwritten to {arguments.output}")
 

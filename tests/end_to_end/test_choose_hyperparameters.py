@@ -105,7 +105,7 @@ def test_each_setting_has_its_row(benchmark: Any, monkeypatch: Any, no_test_imag
 
 
 def test_what_is_known_is_not_trained_again(benchmark: Any, monkeypatch: Any, tmp_path: Path) -> None:
-    output, settings = tmp_path / "chosen.json", ["--settings", "seed", "ema_max_decay"]
+    output, settings = tmp_path / "chosen.json", ["--dropout", "--vlb_weight", "--num_epochs", "--adam_weight_decay"]
     report = run(benchmark, monkeypatch, output, *settings)
     monkeypatch.setattr(benchmark, "prepare_ours", lambda *_, **__: pytest.fail("there was nothing to train"))
     assert run(benchmark, monkeypatch, output, *settings, "--resume") == report
