@@ -5,24 +5,25 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..conditioning.classes import classes_of, number_of_classes
 from ..data.arguments import DataArguments
 from ..data.level_images import LevelImages
 from ..evaluation.arguments import ClassificationArguments, ModelPathArguments, check_scoring
-from ..evaluation.classification import bayes, bits_by_class, support_vector_classifier
+from ..evaluation.classification import bayes, bits_by_class, bits_without_the_class, support_vector_classifier
 from ..evaluation.frechet_distance import IMAGES_OF_A_DATA_SET, pixels_of
 from ..evaluation.scoring import check_fit, follow, images_as_they_are, load_pipeline, score, score_by_paths
 from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
 from ..runtime.errors import user_errors
 from ..runtime.output_folder import claim_folder, write_json
+from ..runtime.progress import progress_bar
 from ..runtime.threads import use_all_cores
 from .running import run_script
 
@@ -47,13 +48,19 @@ def classify(
         if classes is None:
             raise ValueError("The model is not class-conditional; train one with --num_class_embeds.")
         pipeline.scheduler = follow(pipeline.scheduler, test.num_levels, classification)
-        folder = claim_folder(classification.output_dir, classification.overwrite_output_dir)
-        accelerator.wait_for_everyone()  # all have looked before anything is written
+        folder = claim_folder(classification.output_dir, classification.overwrite_output_dir, accelerator)
     use_all_cores(accelerator.device)
-    progress = functools.partial(tqdm, desc="classifying", unit="class", disable=not accelerator.is_main_process)
+    progress = functools.partial(
+        progress_bar, desc="classifying", unit="class", disable=not accelerator.is_main_process
+    )
     bits = bits_by_class(scorer(pipeline, classification, accelerator), test, classes, progress)
+    shares = class_shares(train, classes)
+    posterior, marginal = bayes(bits, torch.Size(test.shape).numel(), shares)
+    if not classification.num_paths:
+        again = scorer(pipeline, replace(classification, seed=classification.seed + 1), accelerator)
+        marginal = bits_without_the_class(again, test, posterior, shares)
     if accelerator.is_main_process:
-        report = facts(model, pipeline, classification) | report_on(bits, train, test)
+        report = facts(model, pipeline, classification) | report_on(bits, posterior, marginal, train, test)
         write_json(folder / "classification.json", report)
         print(describe(report, folder))
 
@@ -89,11 +96,22 @@ def facts(
     }
 
 
-def report_on(bits: Tensor, train: LevelImages, test: LevelImages) -> dict[str, Any]:
-    """The report on the bounds `[N, classes]` of the test images, with class frequencies of the training images."""
-    counts = torch.bincount(classes_of(train.columns), minlength=bits.shape[1]).double() + 1  # none is impossible
-    dimensions = torch.Size(test.shape).numel()
-    posterior, marginal = bayes(bits, dimensions, counts / counts.sum())
+def class_shares(train: LevelImages, classes: int) -> Tensor:
+    """p(class), float64 `[classes]`: the frequencies in the training images, each counted once more."""
+    counts = torch.bincount(classes_of(train.columns), minlength=classes).double() + 1  # none is impossible
+    return counts / counts.sum()
+
+
+def report_on(
+    bits: Tensor, posterior: Tensor, marginal: Tensor, train: LevelImages, test: LevelImages
+) -> dict[str, Any]:
+    """The report on the test images.
+
+    Args:
+        bits: bits/dim given each class, `[N, classes]`.
+        posterior: log₂ p(class | image), `[N, classes]`.
+        marginal: bits/dim without the class, `[N]`.
+    """
     found, known = posterior.argmax(dim=1), classes_of(test.columns)
     confusion = torch.zeros(bits.shape[1], bits.shape[1], dtype=torch.int64)
     confusion.index_put_((known, found), torch.ones_like(known), accumulate=True)

@@ -104,10 +104,13 @@ class LevelImages:
         """`count` images, or all, evenly spread over the data set, which is often sorted by class."""
         if count is None or count >= self.size:
             return self
-        index = torch.arange(count) * self.size // count
+        return self.chosen(torch.arange(count) * self.size // count)
+
+    def chosen(self, index: Tensor) -> LevelImages:
+        """The images with these places, int64 `[M]`, in this order."""
         pixels = None if self.pixels is None else self.pixels[index]
         read = None if self.read is None else Chosen(self.read, index)
-        return LevelImages(count, read, self.num_levels, self.shape, chosen(self.columns, index), pixels)
+        return LevelImages(len(index), read, self.num_levels, self.shape, chosen(self.columns, index), pixels)
 
     def reading(self, conditioners: Conditioners) -> LevelImages:
         """The images themselves.

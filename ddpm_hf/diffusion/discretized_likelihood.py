@@ -30,9 +30,11 @@ LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 EDGE = 1 / 512  # of a level's distance to its neighbour: nearer to an outer level no mean is taken to lie
 MAX_PRECISION = 100.0  # (distance of levels)²/v: narrower still, and only the two levels next to the mean are left
 MOST_LEVELS = 1024
-ITERATIONS = 40  # more than it takes; it ends before where that can be told without waiting for a device
-TOLERANCE = 1e-9  # of the mean, in levels
-NUMBERS_AT_ONCE = 2**16  # of elements times levels: what caches hold;
+ITERATIONS = 12  # at most 8 are needed; on the CPU the search ends as soon as all have been found
+TOLERANCE = 1e-7  # of the tilt; one more Newton step squares it
+REACH = 10.0  # deviations from the mean beyond which levels weigh less than e^−50
+LOWEST = -700.0  # exponents: e to a lower one is slow to compute, and as good as this
+NUMBERS_AT_ONCE = 2**16  # elements times levels: what caches hold;
 NUMBERS_ON_A_DEVICE = 2**24  # elsewhere, where every call takes time, many
 
 
@@ -58,12 +60,7 @@ def discretized_gaussian_log_likelihood(x_0: Tensor, mean: Tensor, log_variance:
     mean = to_float64(mean)
     half_width = torch.exp(-0.5 * to_float64(log_variance)) / intervals
     level, mean, half_width = torch.broadcast_tensors(level, mean, half_width)
-    # Distances from the mean in half-bins do not round: it is cut in two parts whose products with an int are exact.
-    coarse = mean.detach().float().to(mean.dtype)
-    middle, lower, upper = (
-        ((2 * level - intervals + edge - coarse * intervals) - (mean - coarse) * intervals) * half_width
-        for edge in (0, -1, 1)
-    )
+    middle, lower, upper = (_from_mean(2 * level + edge, mean, intervals) * half_width for edge in (0, -1, 1))
     inner = _log_gaussian_interval(middle, lower, upper, half_width)
     lowest = torch.special.log_ndtr(upper)  # all that is below the bin's upper edge
     highest = torch.special.log_ndtr(-lower)  # all that is above its lower edge
@@ -73,6 +70,15 @@ def discretized_gaussian_log_likelihood(x_0: Tensor, mean: Tensor, log_variance:
 def _nearest_level(x_0: Tensor, intervals: int) -> Tensor:
     """0 … intervals, in float64."""
     return torch.round((to_float64(x_0) + 1) / 2 * intervals).clamp(0, intervals)
+
+
+def _from_mean(half_bins: Tensor, mean: Tensor, intervals: int) -> Tensor:
+    """How far a place, counted in half-bins from the lowest level, lies above the mean, in half-bins.
+
+    It does not round: the mean is cut into two parts whose products with an integer are exact.
+    """
+    coarse = mean.detach().float().to(mean.dtype)
+    return (half_bins - intervals - coarse * intervals) - (mean - coarse) * intervals
 
 
 def _log_gaussian_interval(middle: Tensor, lower: Tensor, upper: Tensor, half_width: Tensor) -> Tensor:
@@ -120,62 +126,77 @@ def discrete_normal_log_likelihood(x_0: Tensor, mean: Tensor, log_variance: Tens
     check_num_levels(num_levels)
     if num_levels > MOST_LEVELS:
         return discretized_gaussian_log_likelihood(x_0, mean, log_variance, num_levels)
-    # Counted in levels from the middle: −reach … reach.
-    reach = (num_levels - 1) / 2
-    level = _nearest_level(x_0, num_levels - 1) - reach
-    place = (to_float64(mean) * reach).clamp(EDGE - reach, reach - EDGE)
-    precision = (torch.exp(-to_float64(log_variance)) / reach**2).clamp(max=MAX_PRECISION)
-    level, place, precision = torch.broadcast_tensors(level, place, precision)
-    powers = torch.arange(num_levels, dtype=place.dtype, device=place.device) - reach
-    powers = torch.stack([powers**0, powers, powers**2], dim=1)  # [K, 3]
-    order = torch.argsort(place.detach().reshape(-1))  # side by side those that take as many iterations
-    at_once = max(1, (NUMBERS_AT_ONCE if place.device.type == "cpu" else NUMBERS_ON_A_DEVICE) // num_levels)
-    columns = [x.reshape(-1)[order].split(at_once) for x in (level, place, precision)]
-    parts = [_discrete_normal(*part, powers) for part in zip(*columns, strict=True)]
-    return torch.zeros_like(place).reshape(-1).index_put((order,), torch.cat(parts)).reshape(place.shape)
+    intervals = num_levels - 1
+    mean = to_float64(mean).clamp(-2, 2)  # beyond 1 all are the same
+    nearest = _nearest_level(mean.detach(), intervals)
+    delta = -0.5 * _from_mean(2 * nearest, mean, intervals)
+    delta = delta.clamp(EDGE - nearest, intervals - EDGE - nearest)
+    level = _nearest_level(x_0, intervals) - nearest
+    precision = (4 * torch.exp(-to_float64(log_variance)) / intervals**2).clamp(1e-30, MAX_PRECISION)
+    level, nearest, delta, precision = torch.broadcast_tensors(level, nearest, delta, precision)
+    order = torch.argsort(nearest.reshape(-1))  # side by side those that need the same levels
+    at_once = max(1, (NUMBERS_AT_ONCE if mean.device.type == "cpu" else NUMBERS_ON_A_DEVICE) // num_levels)
+    columns = (column.reshape(-1)[order].split(at_once) for column in (level, nearest, delta, precision))
+    found = [_discrete_normal(*part, intervals) for part in zip(*columns, strict=True)]
+    return torch.zeros_like(delta).reshape(-1).index_put((order,), torch.cat(found)).reshape(delta.shape)
 
 
-def _discrete_normal(level: Tensor, place: Tensor, precision: Tensor, powers: Tensor) -> Tensor:
-    """log P at `level` for the mean `place`, counted as `powers` are; all `[N]`."""
-    tilt = _tilt(place.detach(), precision.detach(), powers)
-    # One more step of Newton's method changes nothing but brings the derivatives of the tilt.
-    _, mean, variance = _moments(tilt, precision, powers)
-    tilt = tilt - (mean - place) / variance.detach()
-    log_sum, _, _ = _moments(tilt, precision, powers)
-    return tilt * level - 0.5 * precision * level**2 - log_sum
+def _discrete_normal(level: Tensor, nearest: Tensor, delta: Tensor, precision: Tensor, intervals: int) -> Tensor:
+    """log P at `level` under the law with the mean δ, both counted in levels from the one nearest the mean; all `[N]`.
+
+    Counted from there, a mean next to a level keeps all its digits, and so do the small probabilities that make it.
+    """
+    j = _levels_around(nearest, precision, intervals)
+    exist = ((j >= -nearest) & (j <= intervals - nearest)).to(delta.dtype)
+    tilt = _tilt(j, exist, delta.detach(), precision.detach())
+    # One more Newton step, towards Σ (j − δ) P(j) = 0, brings the derivatives of the tilt.
+    weights, _ = _weights(tilt, j, exist, precision)
+    off = (j - delta) * weights
+    tilt = tilt - off.sum(0) / ((j - delta) * off).sum(0).detach()
+    weights, top = _weights(tilt, j, exist, precision)
+    return tilt * level - 0.5 * precision * level**2 - top - torch.log(weights.sum(0))
 
 
-def _moments(tilt: Tensor, precision: Tensor, powers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """log Σ_j, and the mean and the variance, > 0, of the law ∝ e^(tilt · j − precision · j²/2); all `[N]`."""
-    reach = powers[-1, 1]
-    peak = torch.clamp((tilt / precision).detach(), -reach, reach)
-    top = (tilt * peak - 0.5 * precision * peak**2).detach()
-    total, first, second = powers.T @ torch.exp(powers @ torch.stack([-top, tilt, -0.5 * precision]))
-    mean = first / total
-    return top + torch.log(total), mean, (second / total - mean**2).clamp(min=1e-12)
+def _levels_around(nearest: Tensor, precision: Tensor, intervals: int) -> Tensor:
+    """Levels counted from the nearest, `[J, 1]`: those that weigh at all. A device is not asked, and takes all."""
+    below = above = intervals
+    if nearest.device.type == "cpu":
+        reach = math.ceil(REACH / math.sqrt(precision.detach().nan_to_num(nan=1.0).min())) + 3
+        known = nearest.nan_to_num()
+        below, above = min(int(known.max()), reach), min(int(intervals - known.min()), reach)
+    return torch.arange(-below, above + 1, dtype=nearest.dtype, device=nearest.device)[:, None]
+
+
+def _weights(tilt: Tensor, j: Tensor, exist: Tensor, precision: Tensor) -> tuple[Tensor, Tensor]:
+    """e^(tilt · j − precision · j²/2 − top), `[J, N]`, and top `[N]`, which is at least the largest exponent."""
+    peak = (tilt / precision).detach().clamp(j[0], j[-1])
+    top = (peak * (tilt - 0.5 * precision * peak)).detach()
+    exponents = torch.addcmul(-top, j, torch.addcmul(tilt, j, precision, value=-0.5))
+    return torch.exp(exponents.clamp(min=LOWEST)) * exist, top
 
 
 @torch.no_grad()
-def _tilt(place: Tensor, precision: Tensor, powers: Tensor) -> Tensor:
-    """The tilt at which the law has the mean `place`, by Newton's method within a bracket; all `[N]`."""
-    # Beyond these ends one level on one side of the mean outweighs all levels on its other side.
-    reach = powers[-1, 1]
-    odds = torch.logit(0.5 * place / reach + 0.5)
-    tilt = precision * place
-    step = precision + 2 * math.log(3 / EDGE)
-    low, high = tilt - 0.5 * step, tilt + 0.5 * step
+def _tilt(j: Tensor, exist: Tensor, delta: Tensor, precision: Tensor) -> Tensor:
+    """The tilt at which the law has the mean δ, `[N]`.
+
+    It is the root of log Σ_{j>δ} (j − δ) P(j) − log Σ_{j<δ} (δ − j) P(j), by Newton's method. No sum cancels. The
+    slope, the mean level in the first sum less that in the second, is at least 1, so the root is no farther than the
+    value: that gives the bracket.
+    """
+    above, below = (j - delta).clamp(min=0) * exist, (delta - j).clamp(min=0) * exist
+    powers = torch.cat([torch.ones_like(j), j], dim=1).T  # [2, J]
+    tilt = precision * delta
+    low, high = torch.full_like(tilt, -math.inf), torch.full_like(tilt, math.inf)
     for _ in range(ITERATIONS):
-        _, mean, variance = _moments(tilt, precision, powers)
-        off = mean - place
-        found = off.abs() < TOLERANCE
-        if found.device.type == "cpu" and bool(found.all()):
+        weights, _ = _weights(tilt, j, exist, precision)
+        (right, right_first), (left, left_first) = powers @ (above * weights), powers @ (below * weights)
+        value = torch.log(right) - torch.log(left)
+        if value.device.type == "cpu" and bool((value.abs() < TOLERANCE).all()):
             break
-        low, high = torch.where(off < 0, tilt, low), torch.where(off < 0, high, tilt)
-        # Of the mean's log-odds between the outer levels, which for two levels are linear in the tilt.
-        newton = (odds - torch.logit(0.5 * mean / reach + 0.5)) * (reach**2 - mean**2) / (2 * reach * variance)
-        fits = (tilt + newton > low) & (tilt + newton < high) & (newton.abs() < 0.5 * step.abs())
-        step = torch.where(fits, newton, 0.5 * (low + high) - tilt)
-        tilt = torch.where(found, tilt, tilt + step)
+        low = torch.maximum(low, torch.where(value < 0, tilt, tilt - value))
+        high = torch.minimum(high, torch.where(value < 0, tilt - value, tilt))
+        newton = tilt - value / (right_first / right - left_first / left)
+        tilt = torch.where((newton >= low) & (newton <= high), newton, 0.5 * (low + high))
     return tilt
 
 

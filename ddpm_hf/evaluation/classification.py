@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -14,6 +15,7 @@ from ..data.level_images import LevelImages
 from ..diffusion.numerics import LOG_2
 
 
+UNLIKELY = 1e-3  # classes of a smaller probability are left out of the second scoring
 SVC_GAMMA = 4.096  # over the number of pixels, of values in [−1, 1]: scikit-learn's .001 for its digits' levels 0 … 16
 
 
@@ -43,11 +45,45 @@ def bayes(bits: Tensor, dimensions: int, shares: Tensor) -> tuple[Tensor, Tensor
         shares: p(class), `[classes]`.
 
     Returns:
-        log₂ p(class | x), `[N, classes]`, and −log₂ Σ p(class) p(x | class) in bits/dim, `[N]`.
+        log₂ p(class | x), `[N, classes]`, and −log₂ Σ p(class) p(x | class) in bits/dim, `[N]`. Where 2^(−bits) is an
+        unbiased estimate of p(x | class), or below it, as weighted paths are, the second is an upper bound in
+        expectation. Where the bits themselves are unbiased, it is not: see `bits_without_the_class`.
     """
     joint = torch.log2(shares.double()) - dimensions * bits
     evidence = torch.logsumexp(joint * LOG_2, dim=1) / LOG_2
     return joint - evidence[:, None], -evidence / dimensions
+
+
+def bits_without_the_class(
+    bits_of: Callable[[LevelImages], Sequence[float]], images: LevelImages, log_posterior: Tensor, shares: Tensor
+) -> Tensor:
+    """An upper bound on −log₂ Σ p(class) p(x | class), in expectation, from unbiased bounds given the class.
+
+        −log₂ p(x) ≤ Σ_c w_c bits_c + Σ_c w_c log₂(w_c / p(class c))      for all weights w that sum to one
+
+    The sum is least for the posterior. With weights from one scoring and bits from another, the bound is linear in
+    the bits, so noise does not bias it; −log₂ Σ_c p(class c) 2^(−bits_c) is concave, and noise takes it below.
+
+    Args:
+        bits_of: as for `bits_by_class`, from noise that the posterior does not depend on.
+        images: `[N]` of them.
+        log_posterior: log₂ p(class | x), `[N, classes]`; classes less likely than `UNLIKELY` are not scored again.
+        shares: p(class), `[classes]`.
+
+    Returns:
+        bits/dim, float64 `[N]`.
+    """
+    dimensions = torch.Size(images.shape).numel()
+    likely = log_posterior.exp2() * (log_posterior >= math.log2(UNLIKELY))
+    weights = likely / likely.sum(1, keepdim=True)
+    relative = torch.special.xlogy(weights, weights / shares.double()).sum(1) / LOG_2  # KL(w ‖ shares), bits
+    total = relative / dimensions
+    for k, weight in enumerate(weights.T):
+        index = weight.nonzero()[:, 0]
+        if len(index):
+            some = images.chosen(index).with_columns(of_classes([k] * len(index)))
+            total[index] += weight[index] * torch.tensor(bits_of(some), dtype=torch.float64)
+    return total
 
 
 def support_vector_classifier(pixels: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:

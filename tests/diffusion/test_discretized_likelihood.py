@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""decoders: bins against 60 digits, the discrete normal law against its definition, Bayes' rule and entropy."""
+"""The decoder: bins against 60 digits, the discrete normal law against its definition, Bayes' rule and entropy."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ SIGMAS = [1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]
 
 mp = mpmath.mp.clone()
 mp.dps = 60
+short = mpmath.mp.clone()
+short.dps = 25
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -224,7 +226,8 @@ def law(means: Tensor, sigma: float, num_levels: int) -> Tensor:
 @pytest.mark.parametrize("num_levels", [2, 17, 256])
 def test_the_law_has_its_mean_and_is_log_quadratic(num_levels: int, sigma: float):
     levels, distance = levels_of(num_levels), 2 / (num_levels - 1)
-    means = torch.cat([levels, levels[:-1] + 0.37 * distance, double([-0.9997, 0.1234, 0.99])])
+    some = levels[:: 1 + num_levels // 20]
+    means = torch.cat([some, some + 0.37 * distance, double([-1, -0.9997, 0.1234, 0.99, 1])]).clamp(-1, 1)
     log_p = law(means, sigma, num_levels)
     torch.testing.assert_close(log_p.exp().sum(1), torch.ones(len(means)).double(), rtol=0, atol=1e-9)
     inside = means.clamp(-1 + EDGE * distance, 1 - EDGE * distance)
@@ -249,7 +252,7 @@ def test_the_law_is_the_posterior_of_a_level_seen_in_noise(snr: float, bend: flo
     )
     seen_often = (guess.abs() < 1 - 2 * EDGE / 8)[..., None].expand_as(posterior)  # EDGE moves no other mean
     assert seen_often.float().mean() > 0.5
-    torch.testing.assert_close(actual[seen_often], posterior[seen_often], rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(actual[seen_often], posterior[seen_often], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("sigma", [0.05, 0.15, 0.4])
@@ -283,6 +286,57 @@ def test_close_levels_tend_to_the_density():
     probability = discrete_normal_log_likelihood(x_0, mean, log_variance, 256)
     density = gaussian_log_density(x_0, mean, log_variance)
     torch.testing.assert_close(probability, density + math.log(2 / 255), rtol=0, atol=1e-8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Law:
+    """The discrete normal law with 25 digits, by bisection."""
+
+    mean: float
+    log_variance: float
+    num_levels: int
+
+    @functools.cached_property
+    def log_probabilities(self) -> list[mpmath.mpf]:
+        mp = short
+        intervals = self.num_levels - 1
+        precision = min(4 * mp.exp(-mp.mpf(self.log_variance)) / intervals**2, mp.mpf(MAX_PRECISION))
+        place = (mp.mpf(self.mean) + 1) * intervals / 2  # in levels from the lowest
+        place = min(max(place, mp.mpf(EDGE)), intervals - mp.mpf(EDGE))
+        nearest = int(mp.nint(place))
+        levels = [mp.mpf(level - nearest) for level in range(self.num_levels)]
+
+        def weights(tilt: mpmath.mpf) -> list[mpmath.mpf]:
+            return [mp.exp(tilt * j - precision * j**2 / 2) for j in levels]
+
+        def off(tilt: mpmath.mpf) -> mpmath.mpf:
+            return mp.fsum((j + nearest - place) * w for j, w in zip(levels, weights(tilt), strict=True))
+
+        low, high = -precision - 30, precision + 30
+        for _ in range(100):
+            middle = (low + high) / 2
+            low, high = (middle, high) if off(middle) < 0 else (low, middle)
+        return [mp.log(w / mp.fsum(weights(low))) for w in weights(low)]
+
+
+@pytest.mark.parametrize("sigma", [1e-4, 1e-2, 0.1, 1.0])
+@pytest.mark.parametrize("num_levels", [2, 3, 17])
+def test_every_level_of_the_law_has_twelve_digits(num_levels: int, sigma: float):
+    log_variance, distance = 2 * math.log(sigma), 2 / (num_levels - 1)
+    levels = levels_of(num_levels)
+    for level in (num_levels // 3, num_levels - 1):
+        for away in (0.0, 1e-13, 1e-10, -1e-5, -0.3 * distance, 0.5 * distance):
+            mean = levels[level].item() + away
+            expected = Law(mean, log_variance, num_levels).log_probabilities
+            actual = discrete_normal_log_likelihood(levels, double(mean), double(log_variance), num_levels)
+            for value, exact in zip(actual.tolist(), expected, strict=True):
+                assert abs(value - exact) <= 1e-12 * abs(exact) + 1e-13, (mean, exact)
+
+
+def test_a_level_next_to_the_mean_is_likely_however_narrow_the_law():
+    # Mean and level 10⁻¹⁰ apart, σ = 10⁻⁴: a mean found to 10⁻⁹ of a level only made this −3150.
+    x_0, mean, log_variance = double(0.125), double(0.125 + 1e-10), double(math.log(1e-8))
+    assert discrete_normal_log_likelihood(x_0, mean, log_variance, 17).item() == pytest.approx(-8e-10, rel=1e-5)
 
 
 def test_of_a_law_without_spread_the_two_nearest_levels_are_left():
@@ -328,7 +382,7 @@ def test_many_elements_are_computed_as_one_by_one(monkeypatch: pytest.MonkeyPatc
         for each in zip(x_0.flatten(), mean.flatten(), log_variance.flatten(), strict=True)
     ]
     torch.testing.assert_close(together.flatten(), torch.stack(alone), rtol=1e-9, atol=1e-9)
-    monkeypatch.setattr("ddpm_hf.decoders.NUMBERS_AT_ONCE", 100)
+    monkeypatch.setattr("ddpm_hf.diffusion.discretized_likelihood.NUMBERS_AT_ONCE", 100)
     torch.testing.assert_close(
         discrete_normal_log_likelihood(x_0, mean, log_variance, 17), together, rtol=1e-9, atol=0
     )

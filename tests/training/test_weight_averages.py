@@ -24,7 +24,6 @@ from ddpm_hf.cli.parsing import parse
 from ddpm_hf.conditioning.classes import of_classes
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.level_images import LevelImages
-from ddpm_hf.evaluation.classification import bayes
 from ddpm_hf.evaluation.frechet_distance import frechet_distance, pixel_frechet_distance
 from ddpm_hf.evaluation.sample_quality import Judge
 from ddpm_hf.evaluation.sampling import draw_images
@@ -237,15 +236,6 @@ def test_the_papers_models_have_the_published_sizes(config: str, shape: tuple[in
     assert sum(parameter.numel() for parameter in unet.parameters()) == parameters
     scheduler = build_scheduler(diffusion, 256)
     assert torch.equal(scheduler.schedule.log_alphas_cumprod, NoiseSchedule.linear(1000).log_alphas_cumprod)
-
-
-def test_bayes_rule_on_likelihoods_that_are_known() -> None:
-    # p(x | class) = 2^(−D bits): 1/2, 1/4, 1/8 for one image of 2 dimensions, with shares 1/4, 1/4, 1/2.
-    bits, shares = torch.tensor([[0.5, 1.0, 1.5]], dtype=torch.float64), torch.tensor([0.25, 0.25, 0.5])
-    posterior, without = bayes(bits, 2, shares)
-    evidence = 0.125 + 0.0625 + 0.0625
-    torch.testing.assert_close(posterior.exp2(), torch.tensor([[0.125, 0.0625, 0.0625]]).double() / evidence)
-    assert without.item() == pytest.approx(-np.log2(evidence) / 2)
 
 
 def test_a_recipe_sets_what_its_paper_did_and_gives_way_to_what_is_said(tmp_path: Path) -> None:
