@@ -35,8 +35,12 @@ class DataArguments:
     num_levels: int | None = field(
         default=None, metadata=help_text("Quantise 8-bit images to this many levels, <= 256.")
     )
+    image_column: str | None = field(
+        default=None, metadata=help_text("The column of images; the one called `image`, or the only one, if unset.")
+    )
     label_column: str | None = field(
-        default=None, metadata=help_text("The column of classes; the first of type ClassLabel if unset.")
+        default=None,
+        metadata=help_text("The column of classes, numbers or names; the first of type ClassLabel if unset."),
     )
     test_fraction: float = field(
         default=0.1,

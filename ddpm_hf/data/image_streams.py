@@ -179,7 +179,7 @@ def _whole_stream(
         return ImageStream(
             data,
             image,
-            tuple(column for column in columns if column.fault(entry[column.source]) is None),
+            tuple(column for column in columns if column.is_good(entry[column.source])),
             ImageShape.of([header], arguments),
             held_out=0.0,
             buffer=arguments.shuffle_buffer_size * (PLACES_PER_IMAGE if entry[image]["bytes"] is None else 1),

@@ -142,5 +142,9 @@ def _file_of(part: datasets.IterableDataset) -> str | None:
     files = next((list(told[key]) for key in ("files", "tar_paths") if key in told), [])
     if len(files) != 1:
         return None
+    # An archive comes with the folder that it is unpacked to, and an iterator of what is in it.
+    file = files[0] if isinstance(files[0], str) else next((part for part in files[0] if isinstance(part, str)), None)
+    if file is None:
+        return None
     groups = told.get("row_groups_list") or [None]
-    return str(files[0]) if not groups[0] else f"{files[0]}, row group {groups[0][0]}"
+    return file if not groups[0] else f"{file}, row group {groups[0][0]}"
