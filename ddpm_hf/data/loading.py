@@ -19,12 +19,14 @@ from torch import Tensor
 from ..conditioning.columns import Values, chosen
 from .arguments import DataArguments
 from .class_names import check_stream
+from .colours import colour_of
 from .data_columns import Column, FindColumns, no_columns, usable
-from .image_files import INTERPOLATIONS, MODES, TAKE_OUT, BadImage, Header, ImageShape, content_of, header_of, name_of
+from .image_files import MODES, TAKE_OUT, BadImage, Header, ImageShape, content_of, name_of, usable_header
 from .image_streams import ImageStream, open_stream, own_splits
 from .level_images import ImageData, LevelImages
-from .notes import split_note
+from .notes import HeaderCounts, split_note
 from .sources import image_column, open_source
+from .squares import INTERPOLATIONS
 
 
 LARGEST_IN_MEMORY = 2 * 2**30  # bytes of pixels that are kept decoded
@@ -57,7 +59,7 @@ def load_images(arguments: DataArguments, find_columns: FindColumns = no_columns
     except BadImage as error:
         raise BadImage(f"{error} {TAKE_OUT}") from error
     label = Path(name).resolve().name if is_local else name
-    notes = (split_note(label, parts), *parts.pop("notes", ()), *notes)
+    notes = (split_note(label, parts, arguments.streaming), *parts.pop("notes", ()), *notes)
     return ImageData(name=label, hub_name=None if is_local else name, notes=notes, **parts)
 
 
@@ -70,6 +72,7 @@ def _check(arguments: DataArguments) -> None:
         raise ValueError(f"`interpolation` must be one of {known}, but is {arguments.interpolation!r}.")
     if arguments.channels is not None and arguments.channels not in MODES:
         raise ValueError(f"`channels` must be 1, 3 or 4, but is {arguments.channels}.")
+    colour_of(arguments.background)
     for name in ("test_fraction", "validation_fraction"):
         if not 0 <= getattr(arguments, name) < 1:
             raise ValueError(f"`{name}` must be in [0, 1), but is {getattr(arguments, name)}.")
@@ -163,14 +166,15 @@ def _mapped(
     parts = _divide({split: _all_of(data, image, split) for split, data in splits.items()}, arguments)
     bad: list[str] = []
     rows = parts["train"].rows
-    parts["train"], form = _formed(parts["train"], arguments, bad)
+    counts = HeaderCounts()
+    parts["train"], form = _formed(parts["train"], arguments, bad, counts)
     images = {
         part: _level_images(
             dataclasses.replace(stored, form=form), columns, arguments, bad, rows if part == "train" else None
         )
         for part, stored in parts.items()
     }
-    return _parts(images) | {"bad_images": tuple(bad)}
+    return _parts(images) | {"bad_images": tuple(bad), "notes": counts.notes(arguments)}
 
 
 def _parts(images: dict[str, LevelImages | ImageStream]) -> dict[str, Any]:
@@ -209,21 +213,25 @@ def _split(images: StoredImages, part: str, share: float) -> tuple[StoredImages,
     return images.only(order[count:]), images.only(order[:count])
 
 
-def _formed(images: StoredImages, arguments: DataArguments, bad: list[str]) -> tuple[StoredImages, ImageShape]:
+def _formed(
+    images: StoredImages, arguments: DataArguments, bad: list[str], counts: HeaderCounts
+) -> tuple[StoredImages, ImageShape]:
     """The images whose headers can be read, and the shape that fits them; a bad image is an error unless skipped."""
     good: list[int] = []
 
     def headers() -> Iterator[Header]:
         for i in range(len(images)):
             try:
-                yield header_of(*images.entry(i))
+                yield usable_header(*images.entry(i), arguments)
                 good.append(i)
             except BadImage as error:
                 if not arguments.skip_bad_images:
                     raise
                 bad.append(str(error))
+        if not good and bad:
+            raise ValueError(f"None of the training images can be read: {bad[0]}")
 
-    form = ImageShape.of(headers(), arguments)
+    form = ImageShape.of(counts.counted(headers()), arguments)
     return (images if len(good) == len(images) else images.only(good)), form
 
 
@@ -281,9 +289,11 @@ def _streamed(
     arguments: DataArguments,
 ) -> dict[str, Any]:
     """Training images as a stream, and test and validation images in memory."""
-    train, held_out, bad = open_stream(splits, image, columns, name, arguments)
+    counts = HeaderCounts()
+    train, held_out, bad = open_stream(splits, image, columns, name, arguments, counts.counted)
     kept = {
         part: LevelImages.in_memory(torch.stack(images), train.num_levels, values)
         for part, (images, values) in held_out.items()
     }
-    return _parts({"train": train, **kept}) | {"bad_images": tuple(bad)}
+    notes = counts.notes(arguments, is_stream=True)
+    return _parts({"train": train, **kept}) | {"bad_images": tuple(bad), "notes": notes}

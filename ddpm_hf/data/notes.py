@@ -3,15 +3,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from .image_streams import ImageStream
+from .arguments import DataArguments
+from .image_files import DEEP, Header
 
 
-def split_note(name: str, parts: Mapping[str, Any]) -> str:
+def split_note(name: str, parts: Mapping[str, Any], is_stream: bool) -> str:
     """How many images there are to train on, to validate and to test with."""
     train, validation, test = (parts[part] for part in ("train", "validation", "test"))
-    told = "images to train on, as they come" if isinstance(train, ImageStream) else f"{len(train)} to train on"
+    told = "those to train on as they come" if is_stream else f"{len(train)} to train on"
     own = f", {len(validation)} to validate with" if validation is not test else ""
     return f"Images of {name}: {told}{own}, {len(test)} to test with."
+
+
+class HeaderCounts:
+    """Counts training images of which not all is used as it is in the file."""
+
+    def __init__(self) -> None:
+        self.images = self.transparent = self.profiles = self.animated = 0
+
+    def counted(self, headers: Iterable[Header]) -> Iterator[Header]:
+        """The same headers, which are counted as they pass."""
+        for header in headers:
+            self.images += 1
+            self.transparent += header.is_transparent
+            self.profiles += header.has_profile and header.mode not in DEEP
+            self.animated += header.is_animated
+            yield header
+
+    def notes(self, arguments: DataArguments, is_stream: bool = False) -> tuple[str, ...]:
+        """What is made of the images that were counted; of a stream this is the first one."""
+        told = {
+            "transparency": (
+                self.transparent if arguments.channels != 4 else 0,
+                f"is put on a background of {arguments.background} (--background); --channels 4 keeps transparency",
+            ),
+            "a colour profile": (self.profiles, "is converted to sRGB"),
+            "several frames": (self.animated, "gives its first one alone"),
+        }
+        return tuple(
+            f"The first image has {what}: such an image {then}."
+            if is_stream
+            else f"{count} of {self.images} training images have {what}: such an image {then}."
+            for what, (count, then) in told.items()
+            if count
+        )

@@ -22,7 +22,7 @@ INDIFFERENT = {
     *("dataset_name", "mixed_precision"),  # told apart by what they come to
 }
 # Arguments that older checkpoints do not know, and the values that they were written with.
-ADDED = {"conditioning_dropout_prob": 0.0, "image_column": None}
+ADDED = {"conditioning_dropout_prob": 0.0, "image_column": None, "background": "white"}
 
 
 def fingerprint_of(state: TrainState) -> dict[str, Any]:
