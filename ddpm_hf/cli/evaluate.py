@@ -45,7 +45,7 @@ def evaluate(
     with user_errors(script):
         subject = choose_subject(model, data, evaluation, guiding)
         accelerator = subject.accelerator
-        train = images_as_they_are(data, "train") if evaluation.num_quality_samples else None
+        train = images_as_they_are(data, "train", is_told=False) if evaluation.num_quality_samples else None
         folder = claim_folder(evaluation.output_dir, evaluation.overwrite_output_dir)
         accelerator.wait_for_everyone()  # all have looked before anything is written
     use_all_cores(accelerator.device)

@@ -258,8 +258,13 @@ class ImageShape:
             raise BadImage(f"{name} of mode {image.mode} must have values in 0 ... {top:g}; scale it to these.")
         values = np.rint(values.astype(np.float64) * (DEEP_LEVELS - 1)) if image.mode == "F" else values
         channels = values.astype(np.int64)[..., None].repeat(self.channels, -1)
+        clear = image.info.get("transparency")  # a grey level, in a PNG file
+        is_clear = values == clear if isinstance(clear, int) and image.mode != "F" else np.zeros(values.shape, bool)
         if self.channels == 4:
-            channels[..., 3] = DEEP_LEVELS - 1
+            channels[..., 3] = np.where(is_clear, 0, DEEP_LEVELS - 1)
+        elif is_clear.any():
+            below = Image.new("RGB", (1, 1), self.background).convert(MODES[self.channels])
+            channels[is_clear] = np.asarray(below).reshape(-1).astype(np.int64) * 257
         return channels
 
 
