@@ -10,8 +10,8 @@ from __future__ import annotations
 import posixpath
 from pathlib import Path, PurePosixPath
 
-import pandas
 import pyarrow
+import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
@@ -51,17 +51,21 @@ def _is_of_names(column: str) -> bool:
 def _read(path: Path) -> pyarrow.Table:
     try:
         if path.suffix == ".csv":
-            names = pandas.read_csv(path, nrows=0).columns
-            # A class may be called NA or None; only an empty cell has no value.
-            frame = pandas.read_csv(
-                path, dtype={n: str for n in names if _is_of_names(n)}, keep_default_na=False, na_values=[""]
-            )
-            return pyarrow.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
+            return _read_csv(path)
         if path.suffix == ".jsonl":
             return pyarrow.json.read_json(path)
         return pyarrow.parquet.read_table(path)
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _read_csv(path: Path) -> pyarrow.Table:
+    """A table of columns of numbers and strings. A class may be called NA or null; only an empty cell has no value."""
+    parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
+    with pyarrow.csv.open_csv(path, parse_options=parse) as reader:
+        names = {name: pyarrow.string() for name in reader.schema.names if _is_of_names(name)}
+    convert = pyarrow.csv.ConvertOptions(column_types=names, null_values=[""], strings_can_be_null=True)
+    return pyarrow.csv.read_csv(path, parse_options=parse, convert_options=convert)
 
 
 def _with_paths(table: pyarrow.Table, metadata: str) -> pyarrow.Table:

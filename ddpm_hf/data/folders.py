@@ -6,6 +6,7 @@ The order is that of the paths, or of the rows of the metadata files.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,9 +64,18 @@ def is_image_folder(path: str | Path) -> bool:
 
 
 def holds_archives_alone(path: str | Path) -> bool:
-    """Whether a folder holds zip files, and no image beside them."""
+    """Whether a folder holds zip files, and no image beside them.
+
+    Raises:
+        ValueError: naming one of these that is none.
+    """
     files = find_files(path)
-    return bool(files.archives) and not files.images
+    if files.images or not files.archives:
+        return False
+    for archive in (files.root / name for name in files.archives):
+        if not zipfile.is_zipfile(archive):
+            raise ValueError(f"{archive} is not a zip file that can be read.")
+    return True
 
 
 def left_out(files: FolderFiles) -> str:

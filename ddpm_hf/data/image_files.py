@@ -6,14 +6,19 @@ from __future__ import annotations
 import io
 import os
 import re
+import tarfile
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+import pyarrow
 import torch
 from datasets.utils.file_utils import xopen
+from huggingface_hub.utils import httpx
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
@@ -28,6 +33,10 @@ CHANNELS = {"1": 1, "L": 1, "LA": 1, "La": 1, "RGB": 3, "P": 3, "PA": 3, "RGBA":
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")  # modes of one channel of more than 8 bits
 DEEP_LEVELS = 2**16
 TAKE_OUT = "Pass --skip_bad_images to go on without such images, or take it out and begin anew."
+READ_ERRORS = (
+    *(OSError, ValueError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error),
+    *(pyarrow.ArrowException, httpx.HTTPError),
+)
 SEVERAL_PICTURES = ("MPO", "PSD")  # formats whose further frames are previews and layers
 
 
@@ -63,7 +72,7 @@ def content_of(entry: dict[str, Any] | None, name: str) -> bytes:
     try:
         with _source(entry) as source:
             return source.read()
-    except OSError as error:
+    except READ_ERRORS as error:
         raise _bad(name, error) from error
 
 

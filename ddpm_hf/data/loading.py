@@ -25,7 +25,7 @@ from .image_files import MODES, TAKE_OUT, BadImage, Header, ImageShape, content_
 from .image_streams import ImageStream, open_stream, own_splits
 from .level_images import ImageData, LevelImages
 from .notes import HeaderCounts, split_note
-from .sources import image_column, open_source
+from .sources import image_column, open_source, told_of_archives
 from .squares import INTERPOLATIONS
 
 
@@ -55,7 +55,8 @@ def load_images(arguments: DataArguments, find_columns: FindColumns = no_columns
         check_stream(features, arguments.label_column, name)
     splits = {split: _selected(data, image, columns) for split, data in splits.items()}
     try:
-        parts = (_streamed if arguments.streaming else _mapped)(splits, image, columns, name, arguments)
+        with told_of_archives(name):
+            parts = (_streamed if arguments.streaming else _mapped)(splits, image, columns, name, arguments)
     except BadImage as error:
         raise BadImage(f"{error} {TAKE_OUT}") from error
     label = Path(name).resolve().name if is_local else name

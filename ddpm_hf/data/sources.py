@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ import datasets
 from .arguments import DataArguments
 from .class_names import numbered
 from .folders import ImageFolder, holds_archives_alone, is_image_folder
+from .image_files import READ_ERRORS
 
 
 SPLITS = ("train", "test", "validation")
@@ -51,7 +53,7 @@ def open_source(arguments: DataArguments) -> Source:
     else:
         try:
             splits = datasets.load_dataset(**options, cache_dir=arguments.cache_dir, streaming=arguments.streaming)
-        except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        except (*READ_ERRORS, RuntimeError, datasets.exceptions.DatasetsError) as error:
             raise ValueError(reason(name, error, arguments)) from error
         splits, notes = (splits, ()) if arguments.streaming else numbered(splits, arguments.label_column, name)
     if "train" not in splits:
@@ -71,15 +73,30 @@ def _named(arguments: DataArguments) -> tuple[str, dict[str, Any] | None]:
     return name, {"path": "imagefolder", "data_dir": name} if holds_archives_alone(name) else None
 
 
+@contextlib.contextmanager
+def told_of_archives(name: str) -> Iterator[None]:
+    """Inside, what `datasets` says of an archive with class folders, which a stream finds out late, is explained."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if any(CLASS_FOLDERS in str(cause) for cause in _causes(error)):
+            raise ValueError(_of_class_folders(name)) from error
+        raise
+
+
+def _of_class_folders(name: str) -> str:
+    return (
+        f"{name} holds an archive with class folders, which `datasets` does not read; unpack it, and name the folder"
+        " by --train_data_dir."
+    )
+
+
 def reason(name: str, error: BaseException, arguments: DataArguments) -> str:
     """The sentence on data that `datasets` does not read, from the first cause of its error."""
     causes = list(_causes(error))
     told = " ".join(str(causes[-1]).split()) or type(causes[-1]).__name__
     if any(CLASS_FOLDERS in str(cause) for cause in causes):
-        return (
-            f"{name} holds an archive with class folders, which `datasets` does not read; unpack it, and name the"
-            " folder by --train_data_dir."
-        )
+        return _of_class_folders(name)
     numbers = {cause.errno for cause in causes if isinstance(cause, OSError)}
     cache = arguments.cache_dir or str(datasets.config.HF_DATASETS_CACHE)
     if numbers & {errno.ENOSPC, errno.EDQUOT} or any("enough disk space" in str(cause) for cause in causes):

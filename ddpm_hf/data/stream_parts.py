@@ -4,23 +4,17 @@
 from __future__ import annotations
 
 import contextlib
-import tarfile
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import datasets
-import pyarrow
-from huggingface_hub.utils import httpx
 
-from .image_files import name_of
+from .image_files import READ_ERRORS, name_of
 
 
 PARTS_AT_ONCE = 8  # that a process takes images from by turns
 PLACES_PER_IMAGE = 16  # that are kept in the room of an encoded image
-
-
-READ_ERRORS = (OSError, ValueError, EOFError, tarfile.TarError, zlib.error, pyarrow.ArrowException, httpx.HTTPError)
 
 
 def place_of(content: bytes) -> float:

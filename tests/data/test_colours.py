@@ -191,6 +191,23 @@ def profile_of(gamma: float, red: tuple[float, float] = (0.64, 0.33), space: byt
     return header + bytes(128 - len(header)) + struct.pack(">I", len(tags)) + table + body
 
 
+def profile_of_a_press() -> bytes:
+    """A CMYK profile: a table of two values of each ink, to colours in Lab that are none of Pillow's."""
+    lab = [(255 - 60 * (c + m + y) // 1 - 70 * k if c + m + y < 4 else 20) for c, m, y, k in np.ndindex(2, 2, 2, 2)]
+    table = b"".join(
+        bytes([max(10, value), 128 + 50 * m - 40 * c, 128 + 60 * y - 45 * c])
+        for value, (c, m, y, _) in zip(lab, np.ndindex(2, 2, 2, 2), strict=True)
+    )
+    identity = b"".join(struct.pack(">i", value << 16) for value in (1, 0, 0, 0, 1, 0, 0, 0, 1))
+    tag = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + identity + bytes(range(256)) * 4 + table + bytes(range(256)) * 3
+    start = 128 + 4 + 12
+    header = struct.pack(
+        ">I4sI4s4s4s12s4s", start + len(tag), b"lcms", 0x02400000, b"prtr", b"CMYK", b"Lab ", bytes(12), b"acsp"
+    )
+    header += bytes(68 - len(header)) + b"".join(struct.pack(">i", round(v * 65536)) for v in (0.9642, 1.0, 0.8249))
+    return header + bytes(128 - len(header)) + struct.pack(">I4sII", 1, b"A2B0", start, len(tag)) + tag
+
+
 ADOBE, GREY, SRGB = profile_of(2.2), profile_of(1.8, space=b"GRAY"), ImageCms.createProfile("sRGB")
 SRGB_BYTES = ImageCms.ImageCmsProfile(SRGB).tobytes()
 
@@ -239,6 +256,11 @@ def test_palettes_and_cmyk_with_a_profile() -> None:
     image = Image.fromarray(noise(8, 8), mode="P")
     image.putpalette(noise(256, 3).ravel().tolist())
     np.testing.assert_array_equal(made(encoded(image, icc_profile=ADOBE)), by_lcms(image.convert("RGB"), ADOBE))
+    inks, press = Image.fromarray(noise(8, 8, 4), mode="CMYK"), profile_of_a_press()
+    expected = by_lcms(inks, press)
+    assert np.abs(expected.astype(int) - np.asarray(inks.convert("RGB"))).max() > 30
+    np.testing.assert_array_equal(made(encoded(inks, "TIFF", icc_profile=press), channels=3), expected)
+    np.testing.assert_array_equal(made(encoded(inks, "TIFF"), channels=3), np.asarray(inks.convert("RGB")))
 
 
 @pytest.mark.parametrize("profile", [b"nonsense", ADOBE[:200], GREY])

@@ -212,7 +212,8 @@ def test_every_format_that_pillow_reads_is_read(tmp_path: Path) -> None:
     folder.mkdir()
     suffixes += (".avif",) if ".avif" in Image.registered_extensions() else ()
     for i, suffix in enumerate(suffixes):
-        image = Image.new("RGB" if suffix == ".qoi" else "L", (8, 8), 20 * i)
+        grey = Image.new("L", (8, 8), 20 * i)
+        image = grey.convert("RGB") if suffix == ".qoi" else grey
         image.save(folder / f"{i}{suffix}", **({"lossless": True} if suffix == ".webp" else {}))
     data = load(folder, channels=1)
     assert len(data.train) + len(data.test) == len(suffixes) and len(data.notes) == 1
@@ -340,6 +341,15 @@ def test_metadata_of_splits_lie_in_them_or_above(tmp_path: Path) -> None:
         assert numbers(data.test) == [2] and data.test.columns[LABELS].tolist() == [1]
 
 
+def test_cells_of_a_table(tmp_path: Path) -> None:
+    folder = save(tmp_path / "data", ["0001.png", "2.png", "3.png", "a, b.png"])
+    text = '\ufefffile_name,kind,text\n0001.png,null,"two\nlines"\n2.png,NA,\n3.png,"",x\n"a, b.png",true,y\n'
+    (folder / "metadata.csv").write_text(text, "utf-8")
+    data = ImageFolder(folder).splits["train"]
+    assert list(data["kind"]) == ["null", "NA", None, "true"] and data["text"][0] == "two\nlines"
+    assert [Path(entry["path"]).name for entry in data["image"]] == ["0001.png", "2.png", "3.png", "a, b.png"]
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -348,7 +358,7 @@ def test_metadata_of_splits_lie_in_them_or_above(tmp_path: Path) -> None:
         ("file_name\n../secret.png\n", "Row 0 of metadata.csv names '../secret.png'; it must be a path within"),
         ("file_name\n/etc/passwd\n", "Row 0 of metadata.csv names '/etc/passwd'; it must be a path within"),
         ("file_name\nfile:///etc/passwd\n", "Row 0 of metadata.csv names 'file:///etc/passwd'; it must be a path"),
-        ("", "metadata.csv cannot be read: No columns to parse from file"),
+        ("", "metadata.csv cannot be read: Empty CSV file"),
     ],
 )
 def test_metadata_that_make_no_sense(tmp_path: Path, text: str, sentence: str) -> None:
