@@ -25,10 +25,10 @@ from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.batches import Batch
 from ddpm_hf.data.level_images import ImageData
 from ddpm_hf.data.loading import load_images
+from ddpm_hf.diffusion.denoiser import denoiser_of
 from ddpm_hf.evaluation.frechet_distance import quality_of
 from ddpm_hf.evaluation.measuring import measured_errors, with_errors
 from ddpm_hf.evaluation.scoring import score
-from ddpm_hf.pipelines.denoisers import denoiser_of
 from ddpm_hf.tasks.arguments import DiffusionArguments, ModelArguments
 from ddpm_hf.tasks.building import build_unet
 from ddpm_hf.training.arguments import TrainingArguments

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 from collections.abc import Iterator
+from pathlib import Path
 
 from huggingface_hub import constants
 from huggingface_hub.errors import (
@@ -132,17 +133,32 @@ def hub_errors(name: str, revision: str | None = None, doing: str = "load") -> I
     except HubError:
         raise
     except (OSError, ValueError, RuntimeError, httpx.HTTPError, pickle.UnpicklingError) as error:
-        told = _tell(error, f"Could not {doing} {name}:", name=name, revision=revision)
+        could_not = f"Could not {doing} {name}:"
+        if doing == "load" and not Path(name).is_dir() and _asks_the_hub(error):
+            could_not += " there is no such folder here, and"
+        told = _tell(error, could_not, name=name, revision=revision)
         if told is None:
             raise
         raise told from error
 
 
-def _tell(error: BaseException, could_not: str, **facts: str | None) -> HubError | None:
-    """The sentence for an exception and what it was raised from."""
+def _causes(error: BaseException) -> list[BaseException]:
+    """An exception, and what it was raised from, the innermost last."""
     causes = [error]
     while (inner := causes[-1].__cause__ or causes[-1].__context__) is not None and inner not in causes:
         causes.append(inner)
+    return causes
+
+
+def _asks_the_hub(error: BaseException) -> bool:
+    """Whether a name was looked for on the Hub and not found: it may be a path with a slip in it."""
+    kinds = (RepositoryNotFoundError, OfflineModeIsEnabled, LocalEntryNotFoundError, httpx.TransportError)
+    return any(isinstance(cause, kinds) for cause in _causes(error))
+
+
+def _tell(error: BaseException, could_not: str, **facts: str | None) -> HubError | None:
+    """The sentence for an exception and what it was raised from."""
+    causes = _causes(error)
     for cause in causes:
         for kind, text, told, is_transient in _BY_TEXT:
             if isinstance(cause, kind) and text in str(cause):

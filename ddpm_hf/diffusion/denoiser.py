@@ -4,18 +4,75 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .numerics import upcast
 
 
 Denoiser = Callable[..., Tensor]
-"""denoise(x_t, timesteps, **conditioning) -> model output; timesteps are diffusers' indices, int64 `[B]`."""
+"""denoise(x_t, timesteps, **conditioning) -> model output; timesteps are diffusers' indices, int64 `[B]`.
+
+A module is one too, such as a `UNet2DModel`: see `denoiser_of`."""
+
+
+def denoiser_of(model: Denoiser | nn.Module) -> Denoiser:
+    """A model as the mathematics takes it: its input in the model's precision, its output in at least float32.
+
+    Args:
+        model: a function, or a module such as a diffusers model, wrapped for training or not. What it returns is a
+            tensor, a tuple that begins with one, or an output of diffusers, whose `sample` is taken.
+
+    Raises:
+        ValueError: for what cannot be called, and for a pipeline.
+    """
+    if isinstance(model, nn.Module):
+        parameter = next(model.parameters(), None)
+        return partial(_call_module, model, parameter)
+    if not callable(model) or hasattr(model, "components"):
+        kind = type(model).__name__
+        hint = f"; of a {kind} pass its `unet`" if hasattr(model, "components") else ""
+        raise ValueError(f"`denoise` must be a model or a function of x_t and the timesteps, but is {kind}{hint}.")
+    return partial(_call, model)
+
+
+def _call_module(
+    model: nn.Module, parameter: Tensor | None, x_t: Tensor, timesteps: float | Tensor, **conditioning: Any
+) -> Tensor:
+    if parameter is None:
+        return _call(model, x_t, timesteps, **conditioning)
+    is_offloaded = hasattr(model, "_hf_hook")  # accelerate then moves what the model is given
+    if parameter.device != x_t.device and not is_offloaded:
+        raise ValueError(
+            f"The model is on {parameter.device}, but the examples are on {x_t.device}; move one to the other."
+        )
+    x_t = x_t.to(parameter.dtype) if parameter.is_floating_point() else x_t
+    return upcast(_call(model, x_t, timesteps, **conditioning))
+
+
+def _call(model: Callable[..., Any], x_t: Tensor, timesteps: float | Tensor, **conditioning: Any) -> Tensor:
+    output = model(x_t, timesteps, **conditioning)
+    first = output[0] if isinstance(output, tuple) and output else getattr(output, "sample", output)
+    if not isinstance(first, Tensor):
+        raise ValueError(f"`denoise` must return a tensor, or an output with a `sample`, but gave {type(output)!r}.")
+    return first
+
+
+def check_generator(generator: torch.Generator | None) -> None:
+    """Raise ValueError unless it is a `torch.Generator` or None."""
+    if generator is None or isinstance(generator, torch.Generator):
+        return
+    hint = ""
+    if isinstance(generator, int) and not isinstance(generator, bool):
+        hint = f"; for a seed pass torch.Generator().manual_seed({generator})"
+    raise ValueError(f"`generator` must be a torch.Generator or None, but is {type(generator).__name__}{hint}.")
 
 
 def randn_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
     """Standard normal noise like x, drawn on the generator's device in at least float32."""
+    check_generator(generator)
     device = x.device if generator is None else generator.device
     return torch.randn(x.shape, generator=generator, device=device, dtype=upcast(x).dtype).to(x)

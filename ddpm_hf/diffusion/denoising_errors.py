@@ -88,6 +88,15 @@ class DenoisingErrors:
         """Of the errors at a level: `[]` for one of all elements, or the shape of an example."""
         return _table(self.errors).shape[1:]
 
+    def __repr__(self) -> str:
+        levels, shape = len(self.log_snr), list(self.shape)
+        of_each = f", one for each element of {shape}" if shape else ""
+        decoder = "no decoder" if self.decoder_costs is None else f"a decoder of {self.num_levels} levels"
+        return (
+            f"DenoisingErrors({levels} noise levels, log-SNR {self.log_snr[0]:.4g} to {self.log_snr[-1]:.4g}{of_each};"
+            f" {decoder})"
+        )
+
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
         """What `to_dict` gave, `num_levels` being as good as None where it is not there.

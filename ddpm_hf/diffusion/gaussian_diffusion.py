@@ -15,6 +15,7 @@ the one place that knows this. A family whose models scale their input, or whose
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from .bound_terms import prior_kl, vlb_terms
-from .denoiser import Denoiser
+from .denoiser import Denoiser, denoiser_of
 from .denoising_errors import chain_costs
 from .gaussian_process import (
     convert_prediction,
@@ -101,12 +102,12 @@ class GaussianDiffusion(ReverseProcess):
         """The model's output for x_t, `[B, *anything]`.
 
         Args:
-            denoise: `denoise(x_t, timesteps, **conditioning)`.
+            denoise: `denoise(x_t, timesteps, **conditioning)`, or a model; see `denoiser_of`.
             t: times ≥ 1, an int, or an integer tensor `[B]`; or a real time > 0 of the probability-flow ODE, for which
                 the model sees the real timestep t − 1, or 0 where t < 1.
             conditioning: more arguments of `denoise`.
         """
-        return denoise(x_t, _timesteps(t, x_t), **(conditioning or {}))
+        return denoiser_of(denoise)(x_t, _timesteps(t, x_t), **(conditioning or {}))
 
     # --- the forward process ----------------------------------------------------------------------------------------
 
@@ -232,11 +233,30 @@ class HasDiffusion(Protocol):
 
 
 DiffusionSource = GaussianDiffusion | HasDiffusion
+"""Or a stock scheduler: see `diffusion_of`."""
+
+ADAPTER = "ddpm_hf.schedulers.scheduling_ddpm_paper"
 
 
 def diffusion_of(source: DiffusionSource) -> GaussianDiffusion:
-    """The diffusion itself, or the one that a scheduler owns."""
-    return source if isinstance(source, GaussianDiffusion) else source.diffusion
+    """The diffusion itself, or the one that a scheduler owns; a stock scheduler is converted, with its timesteps.
+
+    Raises:
+        ValueError: for the scheduler of another process, and for what is no scheduler.
+    """
+    if isinstance(source, GaussianDiffusion):
+        return source
+    diffusion = getattr(source, "diffusion", None)
+    if isinstance(diffusion, GaussianDiffusion):
+        return diffusion
+    if hasattr(source, "config"):
+        # The mathematics needs its adapter for this alone, and the adapter needs diffusers, which made the scheduler.
+        adapter = importlib.import_module(ADAPTER).DDPMPaperScheduler
+        return adapter.from_scheduler(source, keep_timesteps=True).diffusion
+    raise ValueError(
+        f"`scheduler` must be a DDPMPaperScheduler, a scheduler of diffusers or a GaussianDiffusion, but is"
+        f" {type(source).__name__}."
+    )
 
 
 def _as_tensor(index: Index) -> Tensor:

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .denoiser import Denoiser
+from .denoiser import Denoiser, denoiser_of
 from .noise_schedule import NoiseSchedule
 from .numerics import cast_back, expand_like, upcast
 
@@ -87,6 +87,7 @@ def classifier_free_guidance(
             does not fit its null value, and outputs that fit neither x_t nor each other.
     """
     _check_null(null)
+    denoise = denoiser_of(denoise)
 
     def unconditional(x_t: Tensor, timesteps: float | Tensor, **conditioning: Any) -> Tensor:
         return denoise(x_t, timesteps, **_replaced(conditioning, null))
@@ -122,6 +123,7 @@ def autoguidance(
     The other arguments, the result and the errors are those of `classifier_free_guidance`, with `denoise` in the place
     of the conditional model and `weaker` in that of the unconditional one.
     """
+    denoise, weaker = denoiser_of(denoise), denoiser_of(weaker)
     branches = _two_calls(denoise, weaker)
     return _Guided(denoise, weaker, branches, guidance_scale, guidance_interval, guidance_rescale)
 

@@ -142,7 +142,8 @@ class ProbabilityFlow:
             raise ValueError(
                 f"`first_time` must be a number between 0 and {last_time}, where the ODE ends, but is {first_time!r}."
             )
-        self.denoise, self.conditioning, self.dtype = denoise, conditioning or {}, like.dtype
+        self.denoise, self.dtype = denoise, like.dtype
+        self.conditioning = {name: _differentiable(value) for name, value in (conditioning or {}).items()}
         self.first, self.last = (-0.5 * self.continuous.log_snr(float(t)).item() for t in (first_time, last_time))
         self.alpha_last = math.exp(0.5 * self.continuous.log_alpha_cumprod(float(last_time)).item())
         self.num_calls = 0
@@ -193,11 +194,19 @@ class ProbabilityFlow:
         self, log_s: Tensor, x_bar: Tensor, directions: Iterable[Tensor]
     ) -> tuple[Tensor, Tensor]:
         """s̄ ε_θ and Σ v·∂(s̄ ε_θ)/∂x̄·v over the directions, divided by the number of dimensions, `[B]`."""
-        with torch.enable_grad():
-            x_bar = x_bar.detach().requires_grad_()
+        with torch.inference_mode(False), torch.enable_grad():
+            x_bar = x_bar.detach().clone().requires_grad_()  # made in inference mode, a tensor has no gradient
             velocity = self.velocity(log_s, x_bar)
         divergence = to_float64(torch.zeros((), device=x_bar.device))
         for direction in directions:
             (product,) = torch.autograd.grad(velocity, x_bar, direction, retain_graph=True)
             divergence = divergence + mean_flat(direction * product)
         return velocity.detach(), divergence
+
+
+def _differentiable(value: Any) -> Any:
+    """A value of the conditioning; a tensor that was made in inference mode, and that autograd refuses, is copied."""
+    if isinstance(value, Tensor) and value.is_inference():
+        with torch.inference_mode(False):
+            return value.clone()
+    return value

@@ -8,9 +8,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from .denoiser import check_generator
+
 
 def _device_of(device: torch.device | str | None, generator: torch.Generator | None) -> torch.device | str:
     """Where indices are drawn: where the generator is, or on the given device, or on the CPU."""
+    check_generator(generator)
     if generator is not None:
         return generator.device
     return "cpu" if device is None else device

@@ -18,17 +18,51 @@ Batches = Iterable[Tensor | tuple[Tensor, Mapping[str, Any]]]
 def checked_batches(
     batches: Batches, num_levels: int | None, progress: Callable[[Batches], Batches] | None = None
 ) -> Iterator[tuple[Tensor, Mapping[str, Any]]]:
-    """The examples of each batch that has any, checked by `check_levels`, and their conditioning."""
+    """The examples of each batch that has any, checked by `check_levels`, and their conditioning.
+
+    Raises:
+        ValueError: for what is no iterable of batches, as soon as it is met.
+    """
+    if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
+        hint = "; for one batch x pass [x]" if isinstance(batches, Tensor) else ""
+        raise ValueError(f"`batches` must be an iterable of batches, but is {type(batches).__name__}{hint}.")
     for batch in batches if progress is None else progress(batches):
-        x_0, conditioning = batch if isinstance(batch, (tuple, list)) else (batch, {})
-        if len(x_0) > 0:
+        x_0, conditioning = _examples_and_conditioning(batch)
+        if x_0.ndim == 0 or len(x_0) > 0:
             check_levels(x_0, num_levels)
             yield x_0, conditioning
 
 
+def _examples_and_conditioning(batch: Any) -> tuple[Tensor, Mapping[str, Any]]:
+    """What a batch consists of: `x`, `[x]` or `(x, conditioning)`."""
+    if isinstance(batch, Tensor):
+        return batch, {}
+    parts = batch if isinstance(batch, (tuple, list)) else ()
+    if len(parts) == 1 and isinstance(parts[0], Tensor):
+        return parts[0], {}
+    if len(parts) == 2 and isinstance(parts[0], Tensor) and isinstance(parts[1], Mapping):
+        return parts[0], parts[1]
+    raise ValueError(
+        f"`batches` must give tensors [B, ...], or pairs of one and a dictionary of conditioning such as"
+        f" {{'class_labels': labels}}, but gave {_told(batch)}."
+    )
+
+
+def _told(batch: Any) -> str:
+    """What a batch is, in a few words."""
+    kind = type(batch).__name__
+    if isinstance(batch, Mapping):
+        return f"a {kind} of {', '.join(map(str, batch))}"
+    if isinstance(batch, (tuple, list)):
+        return f"a {kind} of {', '.join(type(part).__name__ for part in batch[:3])}{', ...' if len(batch) > 3 else ''}"
+    if hasattr(batch, "mode"):
+        return f"a picture ({kind}); make tensors of pictures, scaled to [-1, 1]"
+    return kind
+
+
 def check_levels(x_0: Tensor, num_levels: int | None) -> None:
     """Raise ValueError unless every value of x_0 is finite, and (nearly) one of `num_levels` levels in [−1, 1]."""
-    require_samples(original_samples=x_0)
+    require_samples(batches=x_0)
     if num_levels is None:
         if not bool(x_0.isfinite().all()):
             raise ValueError("The examples must be finite numbers, but some are NaN or infinite.")
@@ -43,5 +77,15 @@ def check_levels(x_0: Tensor, num_levels: int | None) -> None:
     if not distance < 0.1:
         raise ValueError(
             f"The examples must take {num_levels} evenly spaced levels in [-1, 1], but a value lies"
-            f" {distance.item():.3g} levels off; set `num_levels` to that of the data, or to None for continuous data."
+            f" {distance.item():.3g} levels off; {_advice(x_0)}."
         )
+
+
+def _advice(x_0: Tensor) -> str:
+    """What to do about values that are no levels."""
+    low, high = x_0.min().item(), x_0.max().item()
+    if low >= 0 and high <= 1:
+        return "they lie in [0, 1]: scale them by 2x - 1"
+    if low >= 0 and high <= 255:
+        return "they lie in [0, 255]: scale them by x / 127.5 - 1"
+    return "set `num_levels` to that of the data, or to None for continuous data"

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..diffusion.denoiser import Denoiser, randn_like
+from ..diffusion.denoiser import Denoiser, check_generator, randn_like
 from ..diffusion.discretized_likelihood import decoder_nll
 from ..diffusion.finiteness import FiniteTerms, require_finite
 from ..diffusion.gaussian_diffusion import DiffusionSource, GaussianDiffusion, diffusion_of
@@ -46,6 +46,7 @@ from ..diffusion.numerics import (
 from ..diffusion.reverse_coefficients import ReverseCoefficients
 from ..diffusion.reverse_process import ReverseStep
 from .batches import Batches, checked_batches
+from .summary import Summary
 
 
 @torch.no_grad()
@@ -108,9 +109,11 @@ def _step(row: ReverseCoefficients, p: ReverseStep, x_0: Tensor, x_t: Tensor, z:
     return x_s, 0.5 * mean_flat(row.posterior_log_variance - log_variance + z**2 - from_the_mean**2)
 
 
-@dataclass(frozen=True)
-class ImportanceWeightedBits:
+@dataclass(frozen=True, repr=False)
+class ImportanceWeightedBits(Summary):
     """The importance-weighted bound over a data set, in bits/dim.
+
+    `print` shows the figures in three lines, `to_dict` gives all of them, and `table` the bound by number of paths.
 
     Attributes:
         total: with `num_paths` paths of every example; an upper bound on the mean negative log-likelihood.
@@ -126,6 +129,16 @@ class ImportanceWeightedBits:
     by_num_paths: dict[int, float]
     per_example: list[float]
     num_model_evaluations: int
+
+    HEADLINES = ("total", "standard_error", "num_paths", "num_examples")
+
+    def __str__(self) -> str:
+        of_paths = ", ".join(f"{count}: {bits:.4f}" for count, bits in self.by_num_paths.items())
+        return f"{self.first_line}\nby number of paths: {of_paths}\n{self.last_line}"
+
+    def table(self) -> dict[str, list[float]]:
+        """The bound by column, such as for `pandas.DataFrame`: `paths`, and the `bits_per_dim` with so many."""
+        return {"paths": list(self.by_num_paths), "bits_per_dim": list(self.by_num_paths.values())}
 
     @property
     def total(self) -> float:
@@ -196,6 +209,7 @@ def importance_weighted_bits_per_dim(
         ValueError: for no examples, a `num_paths` below 1, values that are not levels of the data, or a model whose
             output is not finite, with the timesteps where it is not.
     """
+    check_generator(generator)
     require_count(num_paths=num_paths)
     diffusion, parts = diffusion_of(scheduler), []
     for x_0, conditioning in checked_batches(batches, diffusion.num_levels, progress):

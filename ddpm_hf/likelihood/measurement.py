@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..diffusion.denoiser import Denoiser, randn_like
+from ..diffusion.denoiser import Denoiser, check_generator, randn_like
 from ..diffusion.denoising_errors import DenoisingErrors
 from ..diffusion.discretized_likelihood import discrete_normal_log_likelihood
 from ..diffusion.finiteness import FiniteTerms
@@ -66,6 +66,7 @@ def measure_denoising_errors(
         ValueError: for counts that are not ints ≥ 1, fewer examples than it takes to visit every level, values that
             are not levels of the data, or a model whose output is not finite, with the timesteps where it is not.
     """
+    check_generator(generator)
     require_count(num_noise_levels=num_noise_levels, num_evaluations=num_evaluations)
     diffusion = _along_all_times(diffusion_of(scheduler))
     times = _times_to_measure_at(diffusion.schedule, num_noise_levels)
@@ -129,7 +130,7 @@ class _Seen:
             return
         # A few elements of many examples tell more than all of a few examples.
         chosen = _some(x_0[0].numel(), ELEMENTS_OF_AN_EXAMPLE)
-        pair = x_0.flatten(1)[:, chosen].flatten(), predicted.flatten(1)[:, chosen].flatten()
+        pair = tuple(x.reshape(len(x), -1)[:, chosen].flatten() for x in (x_0, predicted))
         self._pairs.append(pair)
         self._kept += pair[0].numel()
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .._renamed import old_names
-from ..diffusion.denoiser import Denoiser
+from ..diffusion.denoiser import Denoiser, check_generator
 from ..diffusion.discretized_likelihood import gaussian_log_density
 from ..diffusion.gaussian_diffusion import DiffusionSource, diffusion_of
 from ..diffusion.gaussian_process import unknown
@@ -25,6 +25,7 @@ from ..diffusion.numerics import mean_flat, nats_to_bits, require_count, standar
 from ..diffusion.ode_solver import State, grid, solve_adaptively, solve_on
 from ..diffusion.probability_flow import ProbabilityFlow
 from .batches import Batches, checked_batches
+from .summary import Summary
 
 
 __getattr__ = old_names(__name__)
@@ -52,9 +53,11 @@ class OdeLikelihood:
     num_model_evaluations: int
 
 
-@dataclass(frozen=True)
-class OdeBitsPerDim:
+@dataclass(frozen=True, repr=False)
+class OdeBitsPerDim(Summary):
     """The likelihood of a data set by the ODE.
+
+    `print` shows the figures in two lines, `to_dict` gives all of them.
 
     Attributes:
         total: the mean over the examples, bits/dim: of discrete data an upper bound on the negative log-likelihood,
@@ -71,6 +74,11 @@ class OdeBitsPerDim:
     per_example: list[float]
     num_examples: int
     num_model_evaluations: int
+
+    HEADLINES = ("total", "standard_error", "num_examples")
+
+    def __str__(self) -> str:
+        return f"{self.first_line}\n{self.last_line}"
 
     @classmethod
     def of(cls, bits: Tensor, num_model_evaluations: int) -> OdeBitsPerDim:
@@ -233,6 +241,7 @@ def ode_bits_per_dim(
 
 def dequantize(x: Tensor, num_levels: int, generator: torch.Generator | None = None) -> Tensor:
     """x + u, u uniform over the bin of its level, ±1/(num_levels − 1) (Theis et al. 2016), in at least float32."""
+    check_generator(generator)
     x = upcast(x)
     device = x.device if generator is None else generator.device
     u = torch.rand(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
@@ -245,6 +254,7 @@ def _directions(
     """Directions v, float64 like x, with Σ v·J·v the trace of J, or an unbiased estimate of it."""
     if trace not in TRACES:
         raise ValueError(unknown("trace", trace, TRACES))
+    check_generator(generator)
     require_count(num_probes=num_probes)
     if trace == "exact":
         if x[0].numel() > MAX_EXACT_DIMENSIONS:

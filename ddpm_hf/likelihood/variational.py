@@ -11,19 +11,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..diffusion.denoiser import Denoiser, randn_like
+from ..diffusion.denoiser import Denoiser, check_generator, randn_like
 from ..diffusion.finiteness import FiniteTerms
 from ..diffusion.gaussian_diffusion import DiffusionSource, diffusion_of
 from ..diffusion.numerics import mean_flat, standard_error, to_float64
 from .batches import Batches, checked_batches
+from .summary import Summary
 
 
 SMALL_BATCH = 16  # with fewer examples no control variate is fitted, and each draws its place in a stratum by itself
 
 
-@dataclass(frozen=True)
-class BitsPerDim:
+@dataclass(frozen=True, repr=False)
+class BitsPerDim(Summary):
     """The bound over a data set; every figure but those of timesteps and counts in bits/dim.
+
+    `print` shows the figures in three lines, `to_dict` gives all of them, and `table` the terms of the bound.
 
     Attributes:
         total: prior + rate + decoder, an upper bound on the mean negative log-likelihood.
@@ -56,6 +59,19 @@ class BitsPerDim:
     timesteps: list[int]
     num_examples: int
     num_model_evaluations: int
+
+    HEADLINES = ("total", "standard_error", "num_examples")
+
+    def __str__(self) -> str:
+        return (
+            f"{self.first_line}\n"
+            f"= prior {self.prior:.4f} + rate {self.rate:.4f} + decoder {self.decoder:.4f}\n"
+            f"{self.last_line}; for these very examples noise and times leave ± {self.estimation_error:.4f}"
+        )
+
+    def table(self) -> dict[str, list[float]]:
+        """The terms of the bound by column, such as for `pandas.DataFrame`: `timestep`, and its `bits_per_dim`."""
+        return {"timestep": list(self.timesteps), "bits_per_dim": list(self.per_timestep)}
 
     @classmethod
     def merged(cls, parts: Sequence[BitsPerDim]) -> BitsPerDim:
@@ -102,14 +118,15 @@ def bits_per_dim(
     Follows the scheduler's visited timesteps: after `scheduler.set_timesteps(50)` it is the 50-step chain's bound.
 
     Args:
-        denoise: `denoise(x_t, timesteps, **conditioning)`, the model in evaluation mode.
-        scheduler: a `DDPMPaperScheduler` or a `GaussianDiffusion`.
-        batches: tensors `[B, *anything]` in [−1, 1] on the model's device, or pairs of one and its conditioning.
+        denoise: `denoise(x_t, timesteps, **conditioning)`, or a model such as a `UNet2DModel`, in evaluation mode.
+        scheduler: a `DDPMPaperScheduler` or a `GaussianDiffusion`; a stock scheduler is converted, with its timesteps.
+        batches: tensors `[B, *anything]` in [−1, 1] on the model's device, alone or as the one item of a list; or
+            pairs of one and its conditioning, a dictionary. A `DataLoader` gives such batches.
         num_evaluations: None for the full sum, K model calls per example; or M in 2 … K for an unbiased estimate from
-            M calls: L_0 always, the other terms cut into M − 1 strata of which each example draws one time, spread
-            evenly over the batch. By what the scheduler expects of each term the strata are worth as much as each
-            other, and dear times are drawn more often: best with `denoising_errors`, but the estimate is unbiased
-            whatever is expected. See `BitsPerDim.estimation_error` for what it leaves open.
+            M calls. L_0 is always computed. The other terms are cut into M − 1 strata, and each example draws one
+            time of each stratum, spread evenly over the batch. Strata have equal expected cost, and costlier times
+            are drawn more often. What is expected comes from the scheduler, best from its `denoising_errors`; the
+            estimate is unbiased whatever is expected. `BitsPerDim.estimation_error` says how uncertain it is.
         generator: for the noise and the times; on the device of the batches, or the CPU.
         progress: wraps the iteration over batches, such as `tqdm.tqdm`.
 
@@ -170,8 +187,8 @@ def _summary(
 def _controlled(values: Tensor, control: Tensor) -> Tensor:
     """Values `[B]` less what is explained by a control variate of mean zero, ‖ε‖²/D − 1.
 
-    Where there is little noise, the error of x̂_0 is the noise itself. Each half of the batch takes the coefficient of
-    the other, whose noise has nothing to do with its own: that leaves the mean exactly what it is.
+    Where there is little noise, the error of x̂_0 is the noise itself. Each half of the batch uses the coefficient
+    fitted on the other half, so the estimate stays unbiased.
     """
     half = len(values) // 2
     if len(values) < SMALL_BATCH:
@@ -274,6 +291,7 @@ def _ends(num_terms: int, num_evaluations: int | None, costs: Tensor) -> list[in
 
 def _host_generator(generator: torch.Generator | None) -> torch.Generator | None:
     """A generator on the CPU that follows from the given one: times are drawn where tables are looked up."""
+    check_generator(generator)
     if generator is None or generator.device.type == "cpu":
         return generator
     seed = torch.randint(2**62, (), generator=generator, device=generator.device)

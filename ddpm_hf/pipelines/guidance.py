@@ -13,9 +13,8 @@ from torch import Tensor
 from ..conditioning.classes import conditioners_of
 from ..conditioning.conditioner import Conditioners
 from ..conditioning.denoiser import ConditionalDenoiser
-from ..diffusion.denoiser import Denoiser
+from ..diffusion.denoiser import Denoiser, denoiser_of
 from ..diffusion.guidance import autoguidance, classifier_free_guidance
-from .denoisers import denoiser_of
 
 
 @dataclass(frozen=True)

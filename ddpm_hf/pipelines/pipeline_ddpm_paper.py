@@ -31,6 +31,7 @@ from ..hub_errors import hub_errors
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .guidance import Guidance
 from .images import check_images, check_output_type, require_finite_images, require_finite_latents, to_output
+from .models import check_unet
 
 
 Generators = torch.Generator | list[torch.Generator] | None
@@ -64,12 +65,17 @@ class DDPMPaperPipeline(DiffusionPipeline):
         unet (`UNet2DModel`): predicts what the scheduler's `prediction_type` says, with twice the channels where it
             learns the variance; class-conditional with `num_class_embeds`.
         scheduler (`SchedulerMixin`): a `DDPMPaperScheduler`, or any compatible one, which is converted.
+
+    Raises:
+        ValueError: for a model that is not called with a sample and a timestep alone, and for the scheduler of
+            another process.
     """
 
     model_cpu_offload_seq = "unet"
 
     def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin):
         super().__init__()
+        check_unet(unet)
         if not isinstance(scheduler, DDPMPaperScheduler):
             scheduler = DDPMPaperScheduler.from_scheduler(scheduler)
         self.register_modules(unet=unet, scheduler=scheduler)

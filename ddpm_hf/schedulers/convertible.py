@@ -10,6 +10,7 @@ from typing import Any
 from diffusers import DDPMScheduler
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import Tensor
 from typing_extensions import Self
 
 from ..hub_errors import hub_errors
@@ -57,14 +58,18 @@ class ConvertibleScheduler:
         return (scheduler, unused) if return_unused_kwargs else scheduler
 
     @classmethod
-    def from_scheduler(cls, scheduler: SchedulerMixin) -> Self:
+    def from_scheduler(cls, scheduler: SchedulerMixin, keep_timesteps: bool = False) -> Self:
         """A scheduler in the place of one of another class.
 
         Its arguments are kept, those at the defaults of its class included, and so is ᾱ, which it may have changed by
         itself. What its class has no argument for is at the defaults of this class.
 
+        Args:
+            keep_timesteps: visit the timesteps that the scheduler has been set to, in the place of all of them.
+
         Raises:
-            ValueError: for the scheduler of another process, such as flow matching, and for what is no scheduler.
+            ValueError: for the scheduler of another process, such as flow matching, for what is no scheduler, and for
+                timesteps to be kept that are not whole numbers, or of which some are visited twice.
         """
         if not isinstance(scheduler, SchedulerMixin) or not isinstance(scheduler, ConfigMixin):
             raise ValueError(f"`scheduler` must be a scheduler of diffusers, but is {type(scheduler).__name__}.")
@@ -79,6 +84,8 @@ class ConvertibleScheduler:
         betas = None if table is None else betas_unlike(table, converted.alphas_cumprod)
         if betas is not None:
             converted.register_to_config(trained_betas=betas, rescale_betas_zero_snr=False)
+        if keep_timesteps and not _visits_all(scheduler, len(converted)):
+            converted.timesteps = _whole_timesteps(scheduler)
         return converted
 
     def to_stock(self) -> DDPMScheduler:
@@ -92,3 +99,27 @@ class ConvertibleScheduler:
             config["variance_type"] = NEAREST_IN_STOCK[variance_type]
             config[OWN_CONFIG_KEY] = {**config[OWN_CONFIG_KEY], "variance_type": variance_type}
         return DDPMScheduler.from_config(config)
+
+
+def _visits_all(scheduler: SchedulerMixin, T: int) -> bool:
+    """Whether a scheduler is set to all T training timesteps, which some classes visit more than once."""
+    steps = getattr(scheduler, "num_inference_steps", None)
+    return (len(scheduler.timesteps) if steps is None else steps) == T
+
+
+def _whole_timesteps(scheduler: SchedulerMixin) -> Tensor:
+    """The timesteps that a scheduler is set to, int64 `[K]`.
+
+    Raises:
+        ValueError: for those of Euler's or Heun's methods, which lie between two of a chain or come twice.
+    """
+    timesteps = scheduler.timesteps
+    whole = timesteps.long()
+    between = timesteps[whole != timesteps].tolist()
+    if between or len(whole.unique()) < len(whole):
+        what = f"{between[0]:g}, between two of a chain's" if between else "some timesteps twice"
+        raise ValueError(
+            f"`scheduler`, a {type(scheduler).__name__}, visits {what}; a chain visits whole timesteps, once each."
+            " Take a scheduler that has not been set, and set the converted one."
+        )
+    return whole

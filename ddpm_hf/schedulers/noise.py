@@ -7,6 +7,8 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from ..diffusion.denoiser import check_generator
+
 
 def noise_like(
     sample: Tensor, dtype: torch.dtype, generator: torch.Generator | list[torch.Generator] | None
@@ -16,6 +18,8 @@ def noise_like(
         return torch.empty_like(sample, dtype=dtype, memory_format=torch.contiguous_format).normal_(
             generator=generator
         )
+    for each in generator if isinstance(generator, list) else [generator]:
+        check_generator(each)
     if isinstance(generator, list) and len(generator) not in (1, len(sample)):
         raise ValueError(f"`generator` must hold one per example: {len(sample)}, but there are {len(generator)}.")
     return randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=dtype)

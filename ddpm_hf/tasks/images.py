@@ -16,8 +16,7 @@ from ..data.arguments import DataArguments
 from ..data.batches import BatchShard, TrainingBatches
 from ..data.level_images import ImageData
 from ..data.loading import load_images
-from ..diffusion.denoiser import Denoiser
-from ..pipelines.denoisers import denoiser_of
+from ..diffusion.denoiser import Denoiser, denoiser_of
 from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .arguments import ModelArguments

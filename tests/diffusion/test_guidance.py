@@ -847,7 +847,7 @@ def test_conditioning_that_does_not_fit_its_null_value_is_refused(
         ),
         (lambda x_t, timesteps: x_t[:, :1], r"Both outputs must have the shape of `x_t`"),
         (lambda x_t, timesteps: x_t[:1], "`denoise` must return a tensor of 4 examples, .* has shape"),
-        (lambda x_t, timesteps: (x_t,), "`denoise` must return a tensor of 4 examples, .* is a tuple"),
+        (lambda x_t, timesteps: "x_t", "`denoise` must return a tensor, or an output with a `sample`"),
     ],
 )
 def test_outputs_that_do_not_fit_are_refused(denoise: Callable[..., Any], message: str):

@@ -694,6 +694,7 @@ def test_a_hub_that_is_not_reached_is_told_in_a_sentence(scenario: Scenario) -> 
     report = scenario.reports["cold"]
     for name in ("pull", "scheduler", "push"):
         assert_sentence(report[name], "owner/model", "cannot be reached", "see to the network and try again")
+        assert ("there is no such folder here, and the Hub" in report[name]["error"]) == (name != "push")
         assert scenario.hub.endpoint in report[name]["error"] and report[name]["is_transient"]
     assert_sentence(report["pipeline"], "owner/other", "cannot be reached", "see to the network and try again")
     assert report["said"].count("Trying again in") == 2 * (TRIES - 1)
@@ -821,7 +822,12 @@ def make_mistakes(scenario: Scenario) -> None:
         ("push, reader, there", "owner/there", "the token has no permission", "take one that may write"),
         ("push, nobody", "owner/model", "the Hub asks who you are", "log in with `hf auth login`"),
         ("pull, wrong", "owner/there", "does not accept the token", "make another at"),
-        ("pull, missing", "owner/missing", "there is no such repository", "check the name"),
+        (
+            "pull, missing",
+            "owner/missing",
+            "there is no such folder here, and there is no such repository",
+            "the name",
+        ),
         ("scheduler, missing", "owner/missing", "there is no such repository", "check the name"),
         ("pull, no revision", "owner/there", "it has no revision 'v9'", "choose a branch, tag or commit"),
         ("scheduler, no revision", "owner/there", "it has no revision 'v9'", "choose a branch, tag or commit"),

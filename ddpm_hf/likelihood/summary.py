@@ -1,0 +1,46 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""What a result shows of itself: a few lines when it is printed, and everything as a dictionary."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+
+class Summary:
+    """A dataclass of a data set's figures, of which `repr` shows the main ones in one line.
+
+    Attributes:
+        HEADLINES: the names of those.
+    """
+
+    HEADLINES: ClassVar[tuple[str, ...]] = ()
+
+    total: float
+    standard_error: float
+    num_examples: int
+    num_model_evaluations: int
+
+    def __repr__(self) -> str:
+        figures = ", ".join(f"{name}={_rounded(getattr(self, name))}" for name in self.HEADLINES)
+        return f"{type(self).__name__}({figures})"
+
+    @property
+    def first_line(self) -> str:
+        """The figure, and what its error is about."""
+        return f"{self.total:.4f} bits/dim ± {self.standard_error:.4f} (standard error for other examples like these)"
+
+    @property
+    def last_line(self) -> str:
+        """What the figure rests on."""
+        calls = self.num_model_evaluations / self.num_examples
+        return f"{self.num_examples} example{'' if self.num_examples == 1 else 's'}, {calls:g} model calls each"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures by name, as numbers, lists and dictionaries, for JSON."""
+        names = dict.fromkeys((*self.HEADLINES, *(field.name for field in dataclasses.fields(self))))
+        return {name: getattr(self, name) for name in names}
+
+
+def _rounded(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.6g}"
