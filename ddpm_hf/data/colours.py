@@ -100,7 +100,7 @@ def _space(profile: bytes) -> str | None:
     """The mode of images that a profile is for; None for one that cannot be read or is for others."""
     try:
         return SPACES.get(ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.xcolor_space.strip())
-    except (ImageCms.PyCMSError, OSError):
+    except (ImageCms.PyCMSError, OSError, ImportError):  # there are Pillows without littlecms
         return None
 
 

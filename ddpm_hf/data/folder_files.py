@@ -21,7 +21,7 @@ PICTURES = (".heic", ".heif", ".avif", ".jxl", ".svg", ".raw", ".dng", ".cr2", "
 INDEX = "model_index.json"
 CHECKPOINT = re.compile(r"checkpoint-\d+")
 GRID = re.compile(r"step_\d{7}\.png")  # of samples, in a run's folder `samples`
-OF_A_RUN = {"samples.png", "samples", "unet", "scheduler", "logs", "README.md", INDEX}
+OF_A_RUN = {"samples.png", "samples", "unet", "scheduler", "logs", INDEX}
 
 # Why something is left out: of one file or folder, and of several.
 NO_IMAGE = "file that is not an image", "files that are not images"
@@ -85,8 +85,8 @@ def find_files(folder: str | Path) -> FolderFiles:
         for entry in _entries(files.root, place):
             path = f"{place}{entry.name}"
             if not place and root_is_run and (entry.name in OF_A_RUN or CHECKPOINT.fullmatch(entry.name)):
-                files.leave_out(OF_THE_ROOT, f"{path}/" if entry.is_dir() else path)
-            elif entry.is_dir():
+                files.leave_out(OF_THE_ROOT, f"{path}/" if os.path.isdir(entry.path) else path)
+            elif os.path.isdir(entry.path):  # also through a link
                 inside = _looked_into(files, entry, f"{path}/", around)
                 waiting.extend([] if inside is None else [(f"{path}/", inside)])
             else:
@@ -123,8 +123,8 @@ def _looked_into(files: FolderFiles, entry: os.DirEntry, path: str, around: tupl
 def _sort(files: FolderFiles, entry: os.DirEntry, path: str) -> None:
     """Put a file where it belongs."""
     suffix = PurePosixPath(entry.name).suffix.lower()
-    if entry.is_symlink() and not os.path.exists(entry.path):
-        files.leave_out(DANGLING, path)
+    if not os.path.isfile(entry.path):  # or a pipe, which would keep its reader waiting
+        files.leave_out(DANGLING if entry.is_symlink() else NO_IMAGE, path)
     elif entry.name.startswith("."):
         if suffix in image_suffixes():  # nobody misses a .DS_Store
             files.leave_out(HIDDEN, path)

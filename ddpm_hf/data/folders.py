@@ -7,14 +7,15 @@ The order is that of the paths, or of the rows of the metadata files.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow
 import yaml
 
-from .folder_files import DANGLING, NO_IMAGE, UNREADABLE, FolderFiles, find_files
+from .folder_files import DANGLING, NO_IMAGE, UNREADABLE, FolderFiles
 from .folder_metadata import FILE_NAME, IMAGE, image_columns, read_metadata
 from .folder_splits import find_splits
 
@@ -24,6 +25,7 @@ TABLES = (".parquet", ".arrow", ".tar", ".zip", ".gz", ".zst", ".py")  # data th
 CONFIGURED = ("configs", "dataset_info")  # what a data card may say of the files beside it
 NOT_NAMED = "image that the metadata do not name", "images that the metadata do not name"
 ARCHIVE = "archive beside the images", "archives beside the images"
+ROWS_AT_ONCE = 1000
 SHOWN = 3  # names of what is left out
 
 
@@ -31,7 +33,7 @@ class ImageFolder:
     """A local folder of images.
 
     Args:
-        folder: its path.
+        files: what is in it.
 
     Attributes:
         splits: entries of undecoded images and their columns, by the names of the splits.
@@ -41,35 +43,42 @@ class ImageFolder:
         ValueError: if the folder, or a file of columns in it, cannot be read, or there are no images.
     """
 
-    def __init__(self, folder: str | Path):
-        files = find_files(folder)
+    def __init__(self, files: FolderFiles):
         if files.metadata:
             tables, notes, classes = *_from_metadata(files), ()
         else:
             tables, notes, classes = _from_paths(files)
         if not tables:
-            raise ValueError(f"{folder} holds no images. {left_out(files)}".strip())
+            raise ValueError(f"{files.root} holds no images. {left_out(files)}".strip())
         self.splits = {split: _data_set(table, classes) for split, table in tables.items()}
         named = f"{len(classes)} classes, by folder: {first_few(classes, 10)}." if classes else ""
         self.notes = tuple(note for note in (*notes, named, left_out(files)) if note)
 
 
-def is_image_folder(path: str | Path) -> bool:
-    """Whether a path is a folder of image files that no card, table or archive beside them describes."""
-    if not Path(path).is_dir() or _is_configured(Path(path) / "README.md"):
-        return False
-    files = find_files(path)
+def as_stream(data: datasets.Dataset) -> datasets.IterableDataset:
+    """The entries of a split one by one. A stream of `datasets`' own image folders has the same state."""
+    return datasets.IterableDataset.from_generator(_entries, data.features, {"data": data})
+
+
+def _entries(data: datasets.Dataset) -> Iterator[dict[str, Any]]:
+    for first in range(0, len(data), ROWS_AT_ONCE):
+        columns = data[first : first + ROWS_AT_ONCE]
+        yield from (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+
+
+def is_of_images(files: FolderFiles) -> bool:
+    """Whether a folder holds image files that no card, table or archive beside them describes."""
     others = (name for names in files.left_out.values() for name in names)
-    return bool(files.images) and not files.archives and not any(name.lower().endswith(TABLES) for name in others)
+    has_tables = bool(files.archives) or any(name.lower().endswith(TABLES) for name in others)
+    return bool(files.images) and not has_tables and not _is_configured(files.root / "README.md")
 
 
-def holds_archives_alone(path: str | Path) -> bool:
+def is_of_archives(files: FolderFiles) -> bool:
     """Whether a folder holds zip files, and no image beside them.
 
     Raises:
         ValueError: naming one of these that is none.
     """
-    files = find_files(path)
     if files.images or not files.archives:
         return False
     for archive in (files.root / name for name in files.archives):
@@ -93,7 +102,8 @@ def left_out(files: FolderFiles) -> str:
 
 def first_few(names: Sequence[str], most: int) -> str:
     """The first of these names, for a note."""
-    shown = [name.encode("utf-8", "backslashreplace").decode() for name in names[:most]]  # whatever the name
+    # A name may hold anything, also a new line.
+    shown = [name.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n") for name in names[:most]]
     return ", ".join(shown) + (", …" if len(names) > most else "")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,7 +15,8 @@ import datasets
 
 from .arguments import DataArguments
 from .class_names import numbered
-from .folders import ImageFolder, holds_archives_alone, is_image_folder
+from .folder_files import FolderFiles, find_files
+from .folders import ImageFolder, as_stream, is_of_archives, is_of_images
 from .image_files import READ_ERRORS
 
 
@@ -43,13 +45,14 @@ def open_source(arguments: DataArguments) -> Source:
     Raises:
         ValueError: if there are no training images, with the reason.
     """
-    name, options = _named(arguments)
-    if options is None:
-        folder = ImageFolder(name)
+    name = arguments.dataset_name or arguments.train_data_dir
+    options, files = _named(arguments)
+    if files is not None:
+        folder = ImageFolder(files)
         splits, more = numbered(folder.splits, arguments.label_column, name)
         notes = (*more, *folder.notes)
         if arguments.streaming:
-            splits = {split: data.to_iterable_dataset() for split, data in splits.items()}
+            splits = {split: as_stream(data) for split, data in splits.items()}
     else:
         try:
             splits = datasets.load_dataset(**options, cache_dir=arguments.cache_dir, streaming=arguments.streaming)
@@ -61,16 +64,33 @@ def open_source(arguments: DataArguments) -> Source:
     return Source(name, {split: data for split, data in splits.items() if split in SPLITS}, notes)
 
 
-def _named(arguments: DataArguments) -> tuple[str, dict[str, Any] | None]:
-    """What the data are called, and the arguments of `load_dataset`; None for a local folder of images."""
+def _named(arguments: DataArguments) -> tuple[dict[str, Any], FolderFiles | None]:
+    """The arguments of `load_dataset`, or the files of a local folder that is read as it is."""
     if arguments.dataset_name is not None:
         name = arguments.dataset_name
-        is_plain = arguments.dataset_config_name is None and is_image_folder(name)
-        return name, None if is_plain else {"path": name, "name": arguments.dataset_config_name}
+        if arguments.dataset_config_name is None and Path(name).is_dir():
+            files = find_files(name)
+            if is_of_images(files):
+                return {}, files
+        _check_no_pattern("dataset_name", name)
+        return {"path": name, "name": arguments.dataset_config_name}, None
     name = arguments.train_data_dir
     if not Path(name).is_dir():
         raise ValueError(f"`train_data_dir` {name} is not a folder.")
-    return name, {"path": "imagefolder", "data_dir": name} if holds_archives_alone(name) else None
+    files = find_files(name)
+    if not is_of_archives(files):
+        return {}, files
+    _check_no_pattern("train_data_dir", name)
+    return {"path": "imagefolder", "data_dir": name}, None
+
+
+def _check_no_pattern(argument: str, name: str) -> None:
+    """Raise ValueError for a local path that `datasets` would read another folder for."""
+    if Path(name).exists() and glob.has_magic(os.path.abspath(name)):
+        raise ValueError(
+            f"`{argument}` {name} holds tables or archives, which `datasets` reads; it takes [, * and ? in a path for"
+            " a pattern. Rename the folder."
+        )
 
 
 @contextlib.contextmanager

@@ -19,7 +19,8 @@ from training_runs import TINY, refused, train
 
 from ddpm_hf.conditioning.classes import LABELS
 from ddpm_hf.data.arguments import DataArguments
-from ddpm_hf.data.folders import ImageFolder, is_image_folder
+from ddpm_hf.data.folder_files import find_files
+from ddpm_hf.data.folders import ImageFolder, is_of_images
 from ddpm_hf.tasks.images import load_labelled_images
 
 
@@ -118,9 +119,9 @@ def test_folders_named_by_dataset_name_follow_the_same_rules(tmp_path: Path) -> 
     data = load_labelled_images(DataArguments(dataset_name=str(folder)))
     assert sorted([*numbers(data.train), *numbers(data.test)]) == list(range(8)) and data.name == "data"
     assert data.train.columns[LABELS].tolist() == [number // 4 for number in numbers(data.train)]
-    assert is_image_folder(folder) and not is_image_folder(tmp_path / "nowhere")
+    assert is_of_images(find_files(folder))
     (folder / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: bus/*.png\n---\n")
-    assert not is_image_folder(folder)
+    assert not is_of_images(find_files(folder))
     assert len(load_labelled_images(DataArguments(dataset_name=str(folder), test_fraction=0)).train) == 4
 
 
@@ -131,7 +132,7 @@ def test_classes_and_order_are_those_of_datasets(tmp_path: Path) -> None:
     names = ["b", "a b", "a", "B", "10", "9"]
     files = [f"{split}/{name}/{i} {i}.png" for split in ("train", "test") for name in names for i in (10, 9, 1)]
     folder = save(tmp_path / "data", files)
-    ours = ImageFolder(folder).splits
+    ours = ImageFolder(find_files(folder)).splits
     theirs = datasets.load_dataset("imagefolder", data_dir=str(folder), cache_dir=str(tmp_path / "cache"))
     for split in ("train", "test"):
         paths = theirs[split].cast_column("image", datasets.Image(decode=False))["image"]
@@ -192,9 +193,12 @@ def test_links_that_lead_nowhere_or_round_are_told(tmp_path: Path) -> None:
     (folder / "a" / "gone.png").symlink_to(tmp_path / "nothing.png")
     (folder / "cats").symlink_to(tmp_path / "nowhere", target_is_directory=True)
     (folder / "a" / "round").symlink_to(folder, target_is_directory=True)
+    (folder / "itself.png").symlink_to(folder / "itself.png")
+    os.mkfifo(folder / "pipe.png")
     assert all_numbers(folder) == [0, 1]
     said = told(folder)
-    assert "2 links that lead nowhere (a/gone.png, cats)" in said and "1 link to a folder around it (a/round/)" in said
+    assert "3 links that lead nowhere (a/gone.png, cats, itself.png)" in said and "not an image (pipe.png)" in said
+    assert "1 link to a folder around it (a/round/)" in said
 
 
 @pytest.mark.parametrize("name", ["data[1]", "data*", "data?", "{data}", "a::b", "**", "[!d]ata"])
@@ -205,6 +209,15 @@ def test_names_are_no_patterns_or_addresses(tmp_path: Path, name: str, streaming
     data = load(folder, streaming=streaming, test_fraction=0.3)
     read = streamed(data, 6 - len(data.test)) if streaming else set(numbers(data.train))
     assert read | set(numbers(data.test)) == set(range(6))
+
+
+def test_tables_in_a_folder_whose_name_is_a_pattern_are_not_those_of_its_neighbour(tmp_path: Path) -> None:
+    for name in ("data1", "data[1]"):
+        (tmp_path / name).mkdir()
+        datasets.Dataset.from_dict({"text": [name]}).to_parquet(str(tmp_path / name / "train.parquet"))
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match=r"`dataset_name` .*data\[1\] holds .* a pattern. Rename the folder"):
+            load_labelled_images(DataArguments(dataset_name=str(tmp_path / "data[1]"), streaming=streaming))
 
 
 def test_every_format_that_pillow_reads_is_read(tmp_path: Path) -> None:
@@ -275,6 +288,7 @@ def test_runs_within_the_data_are_left_out(tmp_path: Path, files: dict[str, str 
 def test_a_folder_with_figures_of_its_own_is_no_run(tmp_path: Path) -> None:
     folder = save(tmp_path / "data", ["bus/0.png", "bus/1.png", "car/2.png"])
     (folder / "bus" / "metrics.json").write_text('{"width": 4}')
+    (folder / "bus" / "README.md").write_text("buses")
     assert all_numbers(folder) == [0, 1, 2]
 
 
@@ -314,7 +328,7 @@ def test_columns_come_from_metadata(tmp_path: Path, kind: str, streaming: bool) 
     data = datasets.Dataset.from_list(rows)
     path = str(folder / f"metadata.{kind}")
     {"csv": data.to_csv, "jsonl": data.to_json, "parquet": data.to_parquet}[kind](path)
-    assert [Path(entry["path"]).stem for entry in ImageFolder(folder).splits["train"]["image"]] == list(
+    assert [Path(entry["path"]).stem for entry in ImageFolder(find_files(folder)).splits["train"]["image"]] == list(
         map(str, order)
     )
     loaded = load(folder, label_column="kind", streaming=streaming, test_fraction=0.4)
@@ -345,7 +359,7 @@ def test_cells_of_a_table(tmp_path: Path) -> None:
     folder = save(tmp_path / "data", ["0001.png", "2.png", "3.png", "a, b.png"])
     text = '\ufefffile_name,kind,text\n0001.png,null,"two\nlines"\n2.png,NA,\n3.png,"",x\n"a, b.png",true,y\n'
     (folder / "metadata.csv").write_text(text, "utf-8")
-    data = ImageFolder(folder).splits["train"]
+    data = ImageFolder(find_files(folder)).splits["train"]
     assert list(data["kind"]) == ["null", "NA", None, "true"] and data["text"][0] == "two\nlines"
     assert [Path(entry["path"]).name for entry in data["image"]] == ["0001.png", "2.png", "3.png", "a, b.png"]
 
