@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
@@ -34,7 +33,6 @@ OF_THE_ROOT = "file or folder of the run that is saved here", "files and folders
 Reason = tuple[str, str]
 
 
-@functools.cache
 def image_suffixes() -> frozenset[str]:
     """The endings of image files that the installed Pillow can open, in lower case, with their dot."""
     Image.init()
@@ -78,7 +76,7 @@ def find_files(folder: str | Path) -> FolderFiles:
         ValueError: naming a folder that cannot be read, or an image whose name is not UTF-8.
     """
     files = FolderFiles(Path(os.path.abspath(folder)))
-    root_is_run = (files.root / INDEX).is_file()
+    suffixes, root_is_run = image_suffixes(), (files.root / INDEX).is_file()
     waiting = [("", (os.path.realpath(files.root),))]
     while waiting:
         place, around = waiting.pop()
@@ -90,7 +88,7 @@ def find_files(folder: str | Path) -> FolderFiles:
                 inside = _looked_into(files, entry, f"{path}/", around)
                 waiting.extend([] if inside is None else [(f"{path}/", inside)])
             else:
-                _sort(files, entry, path)
+                _sort(files, entry, path, suffixes)
     for paths in (files.images, files.metadata, files.archives, *files.left_out.values()):
         paths.sort()
     _check_names(files)
@@ -120,17 +118,17 @@ def _looked_into(files: FolderFiles, entry: os.DirEntry, path: str, around: tupl
     return (*around, real)
 
 
-def _sort(files: FolderFiles, entry: os.DirEntry, path: str) -> None:
+def _sort(files: FolderFiles, entry: os.DirEntry, path: str, suffixes: frozenset[str]) -> None:
     """Put a file where it belongs."""
     suffix = PurePosixPath(entry.name).suffix.lower()
     if not os.path.isfile(entry.path):  # or a pipe, which would keep its reader waiting
         files.leave_out(DANGLING if entry.is_symlink() else NO_IMAGE, path)
     elif entry.name.startswith("."):
-        if suffix in image_suffixes():  # nobody misses a .DS_Store
+        if suffix in suffixes:  # nobody misses a .DS_Store
             files.leave_out(HIDDEN, path)
     elif entry.name in METADATA:
         files.metadata.append(path)
-    elif suffix in image_suffixes():
+    elif suffix in suffixes:
         files.images.append(path)
     elif suffix in ARCHIVES:
         files.archives.append(path)

@@ -8,12 +8,22 @@ from typing import Any
 
 from .arguments import DataArguments
 from .image_files import DEEP, Header
+from .image_streams import ImageStream
 
 
-def split_note(name: str, parts: Mapping[str, Any], is_stream: bool) -> str:
-    """How many images there are to train on, to validate and to test with."""
+def split_note(name: str, parts: Mapping[str, Any], listed: int | None) -> str:
+    """How many images there are to train on, to validate and to test with.
+
+    Args:
+        listed: images in the folder that a stream reads, with those that it holds out; None for other streams.
+    """
     train, validation, test = (parts[part] for part in ("train", "validation", "test"))
-    told = "those to train on as they come" if is_stream else f"{len(train)} to train on"
+    if isinstance(train, ImageStream):
+        count = listed or train.epoch_size
+        told = f"{'those' if count is None else count} to train on as they come"
+        told += ", but for the share that is held out" if listed and train.held_out else ""
+    else:
+        told = f"{len(train)} to train on"
     own = f", {len(validation)} to validate with" if validation is not test else ""
     return f"Images of {name}: {told}{own}, {len(test)} to test with."
 

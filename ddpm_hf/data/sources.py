@@ -32,11 +32,13 @@ class Source(NamedTuple):
         name: as the user named it.
         splits: entries by the names of their splits.
         notes: sentences on what was found and on what was left out.
+        listed: training images in a local folder; None for other data.
     """
 
     name: str
     splits: Mapping[str, datasets.Dataset | datasets.IterableDataset]
     notes: tuple[str, ...] = ()
+    listed: int | None = None
 
 
 def open_source(arguments: DataArguments) -> Source:
@@ -45,12 +47,13 @@ def open_source(arguments: DataArguments) -> Source:
     Raises:
         ValueError: if there are no training images, with the reason.
     """
-    name = arguments.dataset_name or arguments.train_data_dir
+    name = arguments.train_data_dir if arguments.dataset_name is None else arguments.dataset_name
     options, files = _named(arguments)
+    listed = None
     if files is not None:
         folder = ImageFolder(files)
         splits, more = numbered(folder.splits, arguments.label_column, name)
-        notes = (*more, *folder.notes)
+        notes, listed = (*more, *folder.notes), len(splits.get("train", ()))
         if arguments.streaming:
             splits = {split: as_stream(data) for split, data in splits.items()}
     else:
@@ -61,7 +64,7 @@ def open_source(arguments: DataArguments) -> Source:
         splits, notes = (splits, ()) if arguments.streaming else numbered(splits, arguments.label_column, name)
     if "train" not in splits:
         raise ValueError(f"{name} holds no training images (split 'train'); it has {list(splits)}.")
-    return Source(name, {split: data for split, data in splits.items() if split in SPLITS}, notes)
+    return Source(name, {split: data for split, data in splits.items() if split in SPLITS}, notes, listed)
 
 
 def _named(arguments: DataArguments) -> tuple[dict[str, Any], FolderFiles | None]:
