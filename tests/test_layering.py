@@ -35,7 +35,7 @@ GROUND = {"_lazy", "_moved", "_renamed", "hub_errors", "results", "version"}  # 
 MATHEMATICS = ("diffusion", "likelihood")
 EXTRAS = {"torchdiffeq", "trackio"}  # imported by the functions that need it, since not everyone has it
 INSTALLED = {"torch", "diffusers", "huggingface_hub", "numpy", "PIL", "safetensors", "typing_extensions", "yaml"}
-TRAINING = {"accelerate", "datasets", "matplotlib", "sklearn", "tqdm", "transformers", "fsspec", "pyarrow"}
+TRAINING = {"accelerate", "datasets", "matplotlib", "sklearn", "tqdm", "transformers", "fsspec", "pyarrow", "filelock"}
 ALWAYS_INSTALLED = (
     "diffusion",
     "likelihood",

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..conditioning.classes import classes_of, number_of_classes
 from ..data.arguments import DataArguments
@@ -24,6 +23,7 @@ from ..evaluation.scoring import check_fit, follow, images_as_they_are, load_pip
 from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
 from ..runtime.errors import user_errors
 from ..runtime.output_folder import claim_folder, write_json
+from ..runtime.progress import progress_bar
 from ..runtime.threads import use_all_cores
 from .running import run_script
 
@@ -48,10 +48,11 @@ def classify(
         if classes is None:
             raise ValueError("The model is not class-conditional; train one with --num_class_embeds.")
         pipeline.scheduler = follow(pipeline.scheduler, test.num_levels, classification)
-        folder = claim_folder(classification.output_dir, classification.overwrite_output_dir)
-        accelerator.wait_for_everyone()  # all have looked before anything is written
+        folder = claim_folder(classification.output_dir, classification.overwrite_output_dir, accelerator)
     use_all_cores(accelerator.device)
-    progress = functools.partial(tqdm, desc="classifying", unit="class", disable=not accelerator.is_main_process)
+    progress = functools.partial(
+        progress_bar, desc="classifying", unit="class", disable=not accelerator.is_main_process
+    )
     bits = bits_by_class(scorer(pipeline, classification, accelerator), test, classes, progress)
     shares = class_shares(train, classes)
     posterior, marginal = bayes(bits, torch.Size(test.shape).numel(), shares)

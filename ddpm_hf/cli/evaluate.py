@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from tqdm.auto import tqdm
 
 from ..data.arguments import DataArguments
 from ..data.level_images import LevelImages
@@ -25,6 +24,7 @@ from ..reporting.lines import evaluation_report, weighted_line
 from ..reporting.tables import few_steps_table
 from ..runtime.errors import user_errors
 from ..runtime.output_folder import claim_folder, write_json
+from ..runtime.progress import progress_bar
 from ..runtime.threads import use_all_cores
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .running import run_script
@@ -46,10 +46,9 @@ def evaluate(
         subject = choose_subject(model, data, evaluation, guiding)
         accelerator = subject.accelerator
         train = images_as_they_are(data, "train", is_told=False) if evaluation.num_quality_samples else None
-        folder = claim_folder(evaluation.output_dir, evaluation.overwrite_output_dir)
-        accelerator.wait_for_everyone()  # all have looked before anything is written
+        folder = claim_folder(evaluation.output_dir, evaluation.overwrite_output_dir, accelerator)
     use_all_cores(accelerator.device)
-    progress = functools.partial(tqdm, desc="scoring", unit="batch", disable=not accelerator.is_main_process)
+    progress = functools.partial(progress_bar, desc="scoring", unit="batch", disable=not accelerator.is_main_process)
     result, weighted = subject.bound(progress), subject.bound_by_paths(progress)
     judge = Judge(train, subject.images) if train is not None and accelerator.is_main_process else None
     chains = score_few_steps(subject, judge)

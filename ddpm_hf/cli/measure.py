@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import torch
-from tqdm.auto import tqdm
 
 from ..data.arguments import DataArguments
 from ..data.level_images import LevelImages
@@ -19,6 +18,7 @@ from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
 from ..runtime.distributed import require_one_process
 from ..runtime.errors import user_errors
 from ..runtime.output_folder import claim_folder, write_folder
+from ..runtime.progress import progress_bar
 from ..runtime.threads import use_all_cores
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .running import run_script
@@ -64,7 +64,7 @@ def measure_on(
     errors = measured_errors(
         pipeline.denoiser(),
         scheduler,
-        tqdm(images.batches_with_columns(size), total=-(-len(images) // size), desc="measuring", unit="batch"),
+        progress_bar(images.batches_with_columns(size), total=-(-len(images) // size), desc="measuring", unit="batch"),
         len(images),
         tuple(images.shape),
         measurement.seed,

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import os
 import sys
 import typing
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from ..tasks.arguments import RECIPES, DiffusionArguments
+from .parser import build_parser, names, nearest
 
 
 def parse(script: str, *classes: type, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
@@ -23,8 +26,7 @@ def parse(script: str, *classes: type, argv: Sequence[str] | None = None) -> tup
     Both win over what a recipe sets. A mistake ends the process with status 2 and one sentence.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = HfArgumentParser(classes, prog=script)
-    parser.usage = f"{script} [settings.yaml] [--flag value ...]"
+    parser = build_parser(script, classes)
     settings = {}
     if argv and argv[0].endswith((".yaml", ".yml", ".json")):
         settings = _read_settings(parser, classes, Path(argv.pop(0)))
@@ -33,10 +35,22 @@ def parse(script: str, *classes: type, argv: Sequence[str] | None = None) -> tup
     parser.set_defaults(**settings)
     *filled, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
     if rest:
-        parser.error(f"there is no argument {rest[0]}; --help lists those there are.")
+        flag = rest[0].split("=")[0]
+        hint = nearest(flag.lstrip("-"), names(parser)).replace("mean ", "mean --")
+        parser.error(f"there is no argument {flag}.{hint or ' --help lists those there are.'}")
+    for group in filled:
+        _expand_home(group)
     for token in filter(None, (getattr(group, "hub_token", None) for group in filled)):
         sys.argv = [argument.replace(token, "...") for argument in sys.argv]  # which trackers write down
     return tuple(filled)
+
+
+def _expand_home(group: Any) -> None:
+    """Put the home folder in the place of a `~` that no shell has seen: in a file, and after a `=`."""
+    for field in dataclasses.fields(group):
+        value = getattr(group, field.name)
+        if isinstance(value, str) and (value == "~" or value.startswith(("~/", f"~{os.sep}"))):
+            setattr(group, field.name, os.path.expanduser(value))
 
 
 def _recipe(parser: HfArgumentParser, argv: Sequence[str], settings: dict[str, Any]) -> dict[str, Any]:
@@ -52,15 +66,15 @@ def _recipe(parser: HfArgumentParser, argv: Sequence[str], settings: dict[str, A
 def _read_settings(parser: HfArgumentParser, classes: Sequence[type], path: Path) -> dict[str, Any]:
     try:
         text = path.read_text()
-        settings = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        settings = json.loads(text, object_pairs_hook=_once) if path.suffix == ".json" else yaml.load(text, _Loader)
     except (OSError, ValueError, yaml.YAMLError) as error:
         parser.error(f"{path} cannot be read: {' '.join(str(error).split())}")
     if not isinstance(settings, dict):
         parser.error(f"{path} must hold a mapping of argument names to values.")
-    known = {action.dest for action in parser._actions}
-    extra = sorted(set(settings) - known)
+    extra = sorted(str(name) for name in settings if name not in names(parser))
     if extra:
-        parser.error(f"{path} names arguments that do not exist: {', '.join(extra)}.")
+        hint = nearest(extra[0], names(parser))
+        parser.error(f"{path} names arguments that do not exist: {', '.join(extra)}.{hint}")
     hints = {name: hint for each in classes for name, hint in typing.get_type_hints(each).items()}
     for action in parser._actions:
         value = settings.get(action.dest)
@@ -72,6 +86,24 @@ def _read_settings(parser: HfArgumentParser, classes: Sequence[type], path: Path
         except (TypeError, ValueError, argparse.ArgumentTypeError):
             parser.error(f"{path} has {value!r} for `{action.dest}`.")
     return settings
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML whose names come once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        _once([(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+        return super().construct_mapping(node, deep)
+
+
+def _once(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
+    """A mapping of pairs; ValueError if a name comes twice, of which the last would win."""
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        known = [name for name, _ in pairs]
+        twice = next(name for name in known if known.count(name) > 1)
+        raise ValueError(f"{twice!r} comes twice")
+    return mapping
 
 
 def _as_by_flag(action: argparse.Action, value: Any) -> Any:

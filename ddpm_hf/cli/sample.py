@@ -12,9 +12,10 @@ from ..evaluation.arguments import GuidanceArguments, ModelPathArguments, Sample
 from ..evaluation.guiding import load_guidance
 from ..evaluation.sampling import draw_images
 from ..evaluation.scoring import load_pipeline
-from ..reporting.figures import save_grid
+from ..reporting.figures import check_picture, save_grid
 from ..runtime.errors import user_errors
 from ..runtime.output_folder import claim_file
+from ..runtime.progress import shows_bars
 from ..runtime.threads import use_all_cores
 from .running import run_script
 
@@ -36,7 +37,8 @@ def sample(script: str, model: ModelPathArguments, sampling: SampleArguments, gu
         pipeline = load_pipeline(model, accelerator.device)
         steps = len(pipeline.scheduler) if sampling.num_inference_steps is None else sampling.num_inference_steps
         pipeline.scheduler.set_timesteps(steps, timestep_spacing=sampling.timestep_spacing)
-        pipeline.set_progress_bar_config(disable=not accelerator.is_main_process)
+        pipeline.set_progress_bar_config(disable=not (accelerator.is_main_process and shows_bars()))
+        check_picture(output, pipeline.example_shape[0])
         guidance = load_guidance(guiding, pipeline)
         turns = asked_by_turns(number_of_classes(pipeline.unet.config), sampling.class_labels)
     use_all_cores(accelerator.device)

@@ -12,6 +12,8 @@ from ..runtime.arguments import help_text
 class DataArguments:
     """Which images; without any of these, scikit-learn's handwritten digits (8x8, 17 grey levels)."""
 
+    _argument_group_name = "data"
+
     dataset_name: str | None = field(default=None, metadata=help_text("A data set on the Hub, or a local one's path."))
     dataset_config_name: str | None = field(default=None, metadata=help_text("The configuration of that data set."))
     train_data_dir: str | None = field(default=None, metadata=help_text("A local folder of images."))

@@ -15,6 +15,8 @@ MEASURED_IMAGES = 2048  # by default, of those trained on
 class ModelPathArguments:
     """Which saved model."""
 
+    _argument_group_name = "model"
+
     model_name_or_path: str = field(default="runs/digits", metadata=help_text("A folder, or a name on the Hub."))
     revision: str | None = field(default=None, metadata=help_text("Branch, tag or commit on the Hub."))
     variant: str | None = field(default=None, metadata=help_text("Of the weights, such as fp16."))
@@ -23,6 +25,8 @@ class ModelPathArguments:
 @dataclass
 class ChainArguments:
     """Which timesteps are visited."""
+
+    _argument_group_name = "sampling and scoring"
 
     num_inference_steps: int | None = field(
         default=None, metadata=help_text("Of a strided chain; all training timesteps if unset.")
@@ -35,6 +39,8 @@ class ChainArguments:
 @dataclass
 class GuidanceArguments:
     """Guidance; by default there is none."""
+
+    _argument_group_name = "guidance"
 
     guidance_scale: float = field(
         default=1.0,
@@ -125,6 +131,8 @@ class ClassificationArguments(ScoringArguments):
 @dataclass
 class MeasurementArguments:
     """How a model's errors are measured, and where it is saved with them."""
+
+    _argument_group_name = "measurement"
 
     output_dir: str = field(default="runs/digits_optimal", metadata=help_text("Must not hold another model."))
     overwrite_output_dir: bool = False

@@ -12,6 +12,8 @@ from ..runtime.arguments import help_text
 class RepositoryArguments:
     """A repository on the Hugging Face Hub, and the right to push to it."""
 
+    _argument_group_name = "Hub"
+
     hub_model_id: str | None = field(
         default=None, metadata=help_text("owner/name; the output folder's name if unset.")
     )

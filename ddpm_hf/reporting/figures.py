@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 from collections.abc import Mapping
@@ -28,6 +29,18 @@ matplotlib.use("Agg")
 
 
 SMALLEST_CELL = 64  # pixels: smaller images are enlarged, each pixel to a square
+
+
+def check_picture(path: Path, channels: int) -> None:
+    """Raise ValueError unless a grid of images of so many channels can be saved under this name."""
+    kinds = {suffix: kind for suffix, kind in Image.registered_extensions().items() if kind in Image.SAVE}
+    suffix = path.suffix.lower()
+    if suffix not in kinds:
+        raise ValueError(f"`output` {path} must end in the name of a kind of picture, such as .png or .webp.")
+    try:
+        Image.new({3: "RGB", 4: "RGBA"}.get(channels, "L"), (1, 1)).save(io.BytesIO(), kinds[suffix])
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"`output` {path} cannot hold images of {channels} channels ({error}); take .png.") from error
 
 
 def save_grid(images: Tensor, path: Path, columns: int | None = None, margin: int = 2) -> Image.Image:

@@ -15,36 +15,83 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from .distributed import on_all
 
-def claim_folder(path: str, overwrite: bool) -> Path:
-    """The folder, made if need be.
+
+LOCK = ".lock"
+_LOCKS: dict[Path, FileLock] = {}  # those of this process, which keeps them as long as it lives
+
+
+def claim_folder(path: str, overwrite: bool, accelerator: Accelerator | None = None) -> Path:
+    """The folder of a run, made if need be, which no other run can claim while this process lives.
+
+    Args:
+        overwrite: whether it may hold something already.
+        accelerator: of several processes, which all call this; the main one claims.
 
     Raises:
-        ValueError: if it holds anything already, unless `overwrite`, or is not a folder.
+        ValueError: if it holds anything, unless `overwrite`, if another process writes into it, or if it is not a
+            folder.
     """
     folder = Path(path)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"`output_dir` {path} exists and is not a folder.")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise ValueError(
-            f"`output_dir` {path} already holds another run; choose another or pass --overwrite_output_dir."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
+
+    def claim() -> None:
+        if accelerator is not None and not accelerator.is_main_process:
+            return
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"`output_dir` {path} exists and is not a folder.")
+        folder.mkdir(parents=True, exist_ok=True)
+        lock_folder(folder)
+        if not overwrite and any(entry.name != LOCK for entry in folder.iterdir()):
+            raise ValueError(
+                f"`output_dir` {path} already holds another run; choose another or pass --overwrite_output_dir."
+            )
+
+    if accelerator is None:
+        claim()
+    else:
+        on_all(claim, ValueError)  # and nothing is written before all know
     return folder
 
 
-def claim_file(path: str) -> Path:
-    """The path of a file that does not exist yet, in a folder that does.
+def lock_folder(folder: Path) -> None:
+    """Keep other processes from a folder for as long as this one lives, however it ends.
 
     Raises:
-        ValueError: if the file exists.
+        ValueError: if another process has it.
+    """
+    file = folder.resolve() / LOCK
+    lock = _LOCKS.setdefault(file, FileLock(file, timeout=0, thread_local=False))
+    if lock.is_locked and file.exists():
+        return
+    lock.release(force=True)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"`output_dir` {folder} is being written by another run; wait for its end, or choose another."
+        ) from None
+    except NotImplementedError:  # a file system without locks
+        return
+
+
+def claim_file(path: str) -> Path:
+    """The path of a file that does not exist yet, in a folder that is made if need be.
+
+    Raises:
+        ValueError: if the file, or a file in the place of its folder, exists.
     """
     file = Path(path)
     if file.exists():
         raise ValueError(f"`output` {path} already exists; choose another name.")
-    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(f"`output` {path} cannot be made: {file.parent} is not a folder.") from None
     return file
 
 

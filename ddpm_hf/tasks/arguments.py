@@ -17,6 +17,8 @@ TIMESTEP_SAMPLINGS = ("uniform", "stratified", "importance")
 class ModelArguments:
     """The UNet2DModel, by its own argument names."""
 
+    _argument_group_name = "model"
+
     model_config_name_or_path: str | None = field(
         default=None,
         metadata=help_text(
@@ -46,6 +48,8 @@ class ModelArguments:
 @dataclass
 class DiffusionArguments:
     """The forward process, and what the model learns."""
+
+    _argument_group_name = "diffusion"
 
     recipe: str = field(
         default="default",

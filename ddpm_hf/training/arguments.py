@@ -28,6 +28,8 @@ LATEST = "latest"
 class TrainingArguments:
     """The optimisation, and where results are written."""
 
+    _argument_group_name = "training"
+
     output_dir: str = field(default="runs/digits", metadata=help_text("Must not hold another run."))
     overwrite_output_dir: bool = field(default=False, metadata=help_text("Write over another run after all."))
     seed: int = 0

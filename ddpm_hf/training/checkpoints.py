@@ -8,6 +8,7 @@
         importance.safetensors    the second moments of the loss, where times are drawn by it
         data_<rank>.json          the position in a stream of images
         training.json             the step, and the settings that determine the result of the run
+    checksums.json            the SHA-256 of every other file
 
 Tensors are safetensors, or files that torch loads with weights only; the rest is JSON. Where an engine divides the
 model (FSDP, DeepSpeed), weights and optimizer are in its own format.
@@ -24,16 +25,19 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
 from ..hub.model_card import CARD, SAMPLES
 from ..hub.push import INDEX
 from ..results import METRICS
+from ..runtime.checksums import damage_of, write_checksums
 from ..runtime.distributed import on_all
 from ..runtime.errors import RunStopped, told
 from ..runtime.output_folder import disk_errors, flush, partial_of, put, remove_folder
 from ..runtime.signals import Interrupted
 from .arguments import LATEST
+from .tracking import tell
 
 
 NAME = re.compile(r"checkpoint-(\d+)")
@@ -53,19 +57,49 @@ def step_of(checkpoint: Path) -> int:
     return int(NAME.fullmatch(checkpoint.name)[1])
 
 
+def agreed_checkpoint(accelerator: Accelerator, folder: Path, name: str) -> Path | None:
+    """What `find_checkpoint` finds on the main process, on all of them, with its errors."""
+    found: list[Path | None] = [None]
+
+    def find() -> None:
+        if accelerator.is_main_process:
+            found[0] = find_checkpoint(folder, name)
+
+    on_all(find, ValueError)
+    return broadcast_object_list(found)[0]
+
+
 def find_checkpoint(folder: Path, name: str) -> Path | None:
-    """The checkpoint to resume from: a path, a name in the run's folder, or the latest; None if there is no latest.
+    """The checkpoint to resume from: a path, a name in the run's folder, or the latest that is not damaged.
+
+    None if there is no checkpoint at all, and the latest is asked for.
 
     Raises:
-        ValueError: if there is none of this name.
+        ValueError: if there is none of this name, or it is damaged, or all are.
     """
     if name == LATEST:
-        return next(reversed(checkpoints(folder)), None)
+        return _latest(folder)
     for path in (Path(name), folder / name):
         if NAME.fullmatch(path.name) and path.is_dir():
+            damage = damage_of(path)
+            if damage is not None:
+                raise ValueError(f"`resume_from_checkpoint` {path} is damaged: {damage}; choose another, or latest.")
             return path
     there = ", ".join(path.name for path in checkpoints(folder)) or "none"
     raise ValueError(f"`resume_from_checkpoint` {name} is no checkpoint; {folder} holds {there}.")
+
+
+def _latest(folder: Path) -> Path | None:
+    """The latest checkpoint that is not damaged; those that are are told of."""
+    there = checkpoints(folder)
+    for path in reversed(there):
+        damage = damage_of(path)
+        if damage is None:
+            return path
+        tell(f"{path} is damaged and is left out: {damage}.")
+    if there:
+        raise ValueError(f"`resume_from_checkpoint` latest: all checkpoints of {folder} are damaged.")
+    return None
 
 
 def remove_run(folder: Path) -> None:
@@ -115,6 +149,10 @@ def save_checkpoint(
     def fill() -> None:
         write(partial)
 
+    def seal() -> None:
+        if accelerator.is_main_process:
+            write_checksums(partial)
+
     def secure() -> None:  # when nobody writes any more: files come and go while they are written
         flush(partial)
 
@@ -133,7 +171,7 @@ def save_checkpoint(
         _on_all(make)
         # Where it is waited for in the midst of writing, a process that cannot goes on to nobody.
         disk_errors()(fill)() if is_together else _on_all(fill)
-        for part in (secure, stand):
+        for part in (seal, secure, stand):
             _on_all(part)
     except OSError as error:
         if accelerator.is_main_process:

@@ -18,7 +18,6 @@ import torch
 from accelerate.utils import broadcast_object_list
 from diffusers import ModelMixin
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..conditioning.columns import Columns
 from ..data.batches import BatchShard, TrainingBatches
@@ -35,6 +34,7 @@ from ..reporting.figures import save_grid
 from ..reporting.lines import describe
 from ..results import METRICS, Metrics, QualityFigures, Validation, checked
 from ..runtime.output_folder import replace_folder, write_file, write_folder, write_json
+from ..runtime.progress import progress_bar, shows_bars
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .facts import metrics, training_facts
 from .state import TrainState, gather_bad_images
@@ -59,9 +59,8 @@ def evaluated(state: TrainState, average: WeightAverage | None) -> Iterator[None
 def draw(state: TrainState, count: int) -> Tensor:
     """Samples in [0, 1], from the same noise every time."""
     pipeline = state.pipeline()
-    pipeline.set_progress_bar_config(
-        leave=False, desc="sampling", unit="step", disable=not state.accelerator.is_main_process
-    )
+    hidden = not (state.accelerator.is_main_process and shows_bars())
+    pipeline.set_progress_bar_config(leave=False, desc="sampling", unit="step", disable=hidden)
     batch_size = state.training.scoring_batch_size
     return draw_images(pipeline, count, batch_size, state.inference_steps, state.training.seed, state.accelerator)
 
@@ -116,7 +115,7 @@ def _score_by_paths(state: TrainState) -> Metrics:
         scheduler.set_timesteps(min(STEPS_OF_A_PATH, state.inference_steps), timestep_spacing=spacing)
     chosen = (state.accelerator, state.training.scoring_batch_size, count, state.training.seed)
     hidden = not state.accelerator.is_main_process
-    progress = partial(tqdm, leave=False, desc="scoring by weighted paths", unit="batch", disable=hidden)
+    progress = partial(progress_bar, leave=False, desc="scoring by weighted paths", unit="batch", disable=hidden)
     bits = state.task.importance_weighted_bits_per_dim
     result = score_by_paths(state.denoiser, scheduler, images, *chosen, progress, count=bits)
     return {"importance_weighted": paths_report(result)}

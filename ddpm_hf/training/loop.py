@@ -8,11 +8,11 @@ import time
 from collections.abc import Iterator
 
 from accelerate.utils import gather_object
-from tqdm.auto import tqdm
 
 from ..data.batches import Batch
 from ..data.image_files import TAKE_OUT
 from ..runtime.errors import DataUnreadable, RunStopped
+from ..runtime.progress import progress_bar
 from ..runtime.signals import Signals
 from .due import at_the_end_of_an_epoch, is_anything_due, saved_before_stopping, what_is_due
 from .report import report
@@ -35,7 +35,7 @@ def train(state: TrainState, signals: Signals, training_step: TrainingStep = tra
     if state.is_resumed and state.step < state.steps:
         at_the_end_of_an_epoch(state)  # which may have been due when the run was stopped
     clock = time.monotonic()
-    bar = tqdm(total=state.steps, initial=state.step, desc="training", unit="step", disable=not is_main)
+    bar = progress_bar(total=state.steps, initial=state.step, desc="training", unit="step", disable=not is_main)
     with bar, contextlib.closing(iter(state.batches)) as batches:
         state.prepared.train()
         while state.step < state.steps:

@@ -7,9 +7,10 @@ import math
 import time
 
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ..runtime.errors import RunStopped
+from ..runtime.progress import shows_bars
 from .state import TrainState
 from .tracking import Progress
 
@@ -30,7 +31,7 @@ def report(state: TrainState, progress: Progress, bar: tqdm, since: float) -> fl
     state.seconds += now - since
     speed = count * state.shard.total / (now - since)
     loss = sum(losses) / count
-    bar.set_postfix_str(f"loss {loss:.4f}, {speed:.0f} images/s")
+    bar.set_postfix_str(f"loss {loss:.4f}, {speed:.0f} images/s", refresh=shows_bars())
     state.trackers.log(_figures(state, loss, norms[-1], speed) | levels, state.step)
     return time.monotonic()
 

@@ -34,7 +34,7 @@ from ..tasks.arguments import DiffusionArguments
 from ..tasks.base import Task
 from .arguments import TrainingArguments, check_training_arguments
 from .checkpoint_contents import open_batches, restore, save_weights_as_diffusers_does
-from .checkpoints import find_checkpoint, remove_run
+from .checkpoints import agreed_checkpoint, remove_run
 from .facts import training_facts
 from .fingerprint import settings
 from .flat_weights import FlatWeights
@@ -212,14 +212,11 @@ def _steps(training: TrainingArguments, data: ImageData, shard: BatchShard) -> i
 def _claim(training: TrainingArguments, accelerator: Accelerator) -> tuple[Path, Path | None]:
     """The run's folder, and the checkpoint to resume from, if that is asked for and there is one."""
     folder, resume = Path(training.output_dir), training.resume_from_checkpoint
-    checkpoint = None if resume is None else find_checkpoint(folder, resume)
+    checkpoint = None if resume is None else agreed_checkpoint(accelerator, folder, resume)
     is_new = resume is None or (checkpoint is not None and checkpoint.parent.resolve() != folder.resolve())
-    if is_new:
-        claim_folder(training.output_dir, training.overwrite_output_dir)
-    elif checkpoint is None and (folder / METRICS).exists() and not training.overwrite_output_dir:
+    if not is_new and checkpoint is None and (folder / METRICS).exists() and not training.overwrite_output_dir:
         raise ValueError(f"`output_dir` {folder} holds a finished run without a checkpoint; choose another.")
-    folder.mkdir(parents=True, exist_ok=True)
-    accelerator.wait_for_everyone()  # all have looked before anything is written
+    claim_folder(training.output_dir, training.overwrite_output_dir or not is_new, accelerator)
     if accelerator.is_main_process:
         clear_remains(folder)
         if is_new:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from ddpm_hf.runtime.output_folder import LOCK
+
 
 Tree = tuple[tuple[str, bytes | None], ...]  # sorted names with contents; None for a folder
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.link", "os.symlink"}
@@ -48,8 +50,8 @@ class Watch:
 
 
 def tree_of(folder: Path) -> Tree:
-    """All in a folder."""
-    paths = sorted(folder.rglob("*"))
+    """All in a folder but its lock, which a process holds only while it lives."""
+    paths = sorted(path for path in folder.rglob("*") if path.name != LOCK)
     return tuple((str(path.relative_to(folder)), None if path.is_dir() else path.read_bytes()) for path in paths)
 
 

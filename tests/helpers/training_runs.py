@@ -15,6 +15,8 @@ import in_process
 from hooks import few_digits
 from script_server import EXAMPLES, Script, ScriptServer
 
+from ddpm_hf.runtime.output_folder import LOCK
+
 
 # Without attention, with few digits and a chain of six steps, a run is done in a second.
 TINY_MODEL = shlex.split(
@@ -47,6 +49,7 @@ SCORED = [
 LATEST = ["--resume_from_checkpoint", "latest"]
 GOES_ON = "The same command with --resume_from_checkpoint latest goes on from there."
 TIMES = {"seconds", "train_seconds"}
+BY_CHANCE = {"run_id", "training.json"}  # the second in checksums.json, since it holds times
 _numbers = itertools.count()
 
 
@@ -130,13 +133,13 @@ def left(folder: Path) -> dict[str, Any]:
     return {
         str(name): json_without_times(path) if path.suffix == ".json" else path.read_bytes()
         for name, path in files.items()
-        if name.name != "README.md" and name.parts[0] != "logs"
+        if name.name not in ("README.md", LOCK) and name.parts[0] != "logs"
     }
 
 
 def json_without_times(path: Path) -> Any:
     content = json.loads(path.read_text())
-    return {name: value for name, value in content.items() if name not in TIMES | {"run_id"}}
+    return {name: value for name, value in content.items() if name not in TIMES | BY_CHANCE}
 
 
 def assert_same(folder: Path, other: Path) -> None:

@@ -24,7 +24,9 @@ from training_runs import EVERYTHING, GOES_ON, LATEST, TINY, assert_same, last_l
 
 from ddpm_hf import DDPMPaperPipeline
 from ddpm_hf.runtime import randomness
+from ddpm_hf.runtime.checksums import CHECKSUMS, damage_of, write_checksums
 from ddpm_hf.training import setup
+from ddpm_hf.training.checkpoints import find_checkpoint
 from ddpm_hf.training.tracking import Progress
 
 
@@ -283,7 +285,7 @@ def test_a_checkpoint_holds_nothing_that_is_unpickled(whole: Path) -> None:
             assert load(path, weights_only=True)
     assert names == {
         *("unet", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"),
-        *("optimizer.bin", "scheduler.bin", "random_states_0.pkl", "training.json"),
+        *("optimizer.bin", "scheduler.bin", "random_states_0.pkl", "training.json", "checksums.json"),
         *("ema-0.safetensors", "ema-1.safetensors", "importance.safetensors"),
     }
 
@@ -292,6 +294,7 @@ def test_a_checkpoint_holds_nothing_that_is_unpickled(whole: Path) -> None:
 @pytest.mark.parametrize("save", [torch.save, lambda malice, path: path.write_bytes(pickle.dumps(malice))])
 def test_a_malicious_checkpoint_is_refused_and_does_nothing(finished: Path, tmp_path: Path, name: str, save) -> None:
     save(Malice(tmp_path / "bitten"), finished / "checkpoint-20" / name)
+    write_checksums(finished / "checkpoint-20")  # who changes one file can change another
     assert "checkpoint-20 cannot be gone on from" in refused(finished, *EVERYTHING, *LATEST)
     assert not (tmp_path / "bitten").exists()
     with contextlib.suppress(RuntimeError):
@@ -303,9 +306,11 @@ def test_random_states_are_not_needed(whole: Path, finished: Path, tmp_path: Pat
     # What is drawn depends on the seed and the step: a checkpoint of fewer processes lacks some of these files.
     shutil.rmtree(finished / "checkpoint-20")
     torch.save(Malice(tmp_path / "bitten"), finished / "checkpoint-16" / "random_states_0.pkl")
+    write_checksums(finished / "checkpoint-16")
     train(finished, *EVERYTHING, *LATEST)
     assert not (tmp_path / "bitten").exists()
-    shutil.copy(whole / "checkpoint-16" / "random_states_0.pkl", finished / "checkpoint-16")
+    for name in ("random_states_0.pkl", CHECKSUMS):
+        shutil.copy(whole / "checkpoint-16" / name, finished / "checkpoint-16")
     assert_same(finished, whole)
 
 
@@ -330,5 +335,61 @@ DAMAGES = {
 @pytest.mark.parametrize(("name", "damage"), DAMAGES.values(), ids=DAMAGES.keys())
 def test_a_damaged_checkpoint_is_named_in_a_sentence(finished: Path, name: str, damage) -> None:
     damage(finished / "checkpoint-20" / name)
+    write_checksums(finished / "checkpoint-20")  # as if it had been written so
     sentence = refused(finished, *EVERYTHING, *LATEST)
     assert f"{finished / 'checkpoint-20'} cannot be gone on from: " in sentence
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGES.values(), ids=DAMAGES.keys())
+def test_the_last_whole_checkpoint_stands_in_for_a_damaged_one(
+    finished: Path, capsys: pytest.CaptureFixture, name: str, damage
+) -> None:
+    damage(finished / "checkpoint-20" / name)
+    assert find_checkpoint(finished, "latest") == finished / "checkpoint-16"
+    told = capsys.readouterr().err
+    assert f"{finished / 'checkpoint-20'} is damaged and is left out: {name}" in told
+    with pytest.raises(ValueError, match=r"`resume_from_checkpoint` .*checkpoint-20 is damaged: .*; choose another"):
+        find_checkpoint(finished, "checkpoint-20")
+
+
+def test_a_flipped_bit_in_any_file_of_a_checkpoint_is_seen(finished: Path) -> None:
+    checkpoint = finished / "checkpoint-20"
+    assert damage_of(checkpoint) is None
+    for path in sorted(path for path in checkpoint.rglob("*") if path.is_file()):
+        before = path.read_bytes()
+        flip_a_bit(path)
+        damage = damage_of(checkpoint)
+        assert damage is not None and (path.name in damage or path.name == CHECKSUMS), path
+        path.write_bytes(before)
+    assert damage_of(checkpoint) is None
+
+
+def test_a_run_with_a_flipped_bit_goes_on_from_the_checkpoint_before_and_ends_the_same(
+    whole: Path, finished: Path
+) -> None:
+    flip_a_bit(finished / "checkpoint-20" / "unet" / "diffusion_pytorch_model.safetensors")
+    output = train(finished, *EVERYTHING, *LATEST)
+    assert "checkpoint-20 is damaged and is left out: unet/diffusion_pytorch_model.safetensors is not what" in output
+    assert "Going on from" in output and "checkpoint-16, after step 16 of 20." in output
+    assert_same(finished, whole)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(finished: Path) -> None:
+    for step in (16, 20):
+        flip_a_bit(finished / f"checkpoint-{step}" / "optimizer.bin")
+    sentence = refused(finished, *EVERYTHING, *LATEST)
+    assert f"`resume_from_checkpoint` latest: all checkpoints of {finished} are damaged." in sentence
+
+
+def test_a_checkpoint_from_before_there_were_checksums_is_gone_on_from(whole: Path, finished: Path) -> None:
+    shutil.rmtree(finished / "checkpoint-20")
+    (finished / "checkpoint-16" / CHECKSUMS).unlink()
+    train(finished, *EVERYTHING, *LATEST)
+    shutil.copy(whole / "checkpoint-16" / CHECKSUMS, finished / "checkpoint-16")
+    assert_same(finished, whole)

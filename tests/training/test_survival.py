@@ -22,6 +22,7 @@ from training_runs import LATEST, TINY, assert_same, train
 
 from ddpm_hf.cli.parsing import parse
 from ddpm_hf.cli.train import prepare_run, run_arguments
+from ddpm_hf.runtime.output_folder import LOCK
 from ddpm_hf.runtime.signals import Signals
 from ddpm_hf.training import loop, setup
 from ddpm_hf.training.finish import finish
@@ -149,6 +150,8 @@ def test_whatever_a_run_leaves_is_flushed_before_it_stands(events: tuple[Path, l
     folder, seen = events
     renamed = {target: (k, source) for k, (what, source, target) in enumerate(seen) if what == "rename"}
     for path in folder.rglob("*"):
+        if path.name == LOCK:
+            continue
         # It came with the folder, in the run's own, that it lies in, or by itself.
         top = folder / path.relative_to(folder).parts[0]
         k, source = renamed[str(top)]

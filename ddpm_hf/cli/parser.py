@@ -1,0 +1,57 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""The parser of a command: its flags in groups, each once and with its default, and the nearest for a mistyped one."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Iterable, Sequence
+
+from transformers import HfArgumentParser
+
+
+NO_TEXT = "-"  # argparse leaves out a flag's default where it has no text at all
+
+
+class Help(argparse.HelpFormatter):
+    """Lists every flag by its first name, with its default unless that is None."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        values = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{action.option_strings[0]} {values}"
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        kind = getattr(action.type, "__name__", "value")
+        return {"string_to_bool": "BOOL"}.get(kind, kind.upper())
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        if action.default in (None, argparse.SUPPRESS):
+            return action.help
+        default = action.default if isinstance(action.default, (list, tuple)) else [action.default]
+        shown = f"Default: {' '.join(map(str, default))}."
+        return shown if action.help == NO_TEXT else f"{action.help} {shown}"
+
+
+def build_parser(script: str, classes: Sequence[type]) -> HfArgumentParser:
+    """A parser of the fields of dataclasses, each class a group named by its `_argument_group_name`."""
+    parser = HfArgumentParser(classes, prog=script, formatter_class=Help, allow_abbrev=False)
+    parser.usage = f"{script} [settings.yaml] [--flag value ...]"
+    for action in parser._actions:
+        if action.option_strings[:1] and action.option_strings[0].startswith("--no_"):
+            action.help = argparse.SUPPRESS  # the twin of a flag that takes True and False
+        elif not action.help and action.default is not None:
+            action.help = NO_TEXT
+    return parser
+
+
+def names(parser: argparse.ArgumentParser) -> set[str]:
+    """The arguments that a settings file may name."""
+    return {action.dest for action in parser._actions} - {"help"}
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A question about the known name that is most like an unknown one, or nothing."""
+    found = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
+    return f" Did you mean {found[0]}?" if found else ""

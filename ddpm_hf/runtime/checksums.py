@@ -1,0 +1,51 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Checksums of the files in a folder: whether they are as they were written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from .output_folder import write_json
+
+
+CHECKSUMS = "checksums.json"
+BLOCK = 2**20
+
+
+def write_checksums(folder: Path) -> None:
+    """Write the SHA-256 of every file in a folder, and in those within, into the folder."""
+    write_json(folder / CHECKSUMS, {name: _sha256(folder / name) for name in _files(folder)})
+
+
+def damage_of(folder: Path) -> str | None:
+    """What is wrong with the files of a folder, in a few words; None if nothing is, or it has no checksums."""
+    try:
+        known = json.loads((folder / CHECKSUMS).read_text("utf-8"))
+        expected = {str(name): str(checksum) for name, checksum in known.items()}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, AttributeError):
+        return f"{CHECKSUMS} cannot be read"
+    for name, checksum in expected.items():
+        try:
+            found = _sha256(folder / name)
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror or error})"
+        if found != checksum:
+            return f"{name} is not what was written"
+    return None
+
+
+def _files(folder: Path) -> list[str]:
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return sorted(names - {CHECKSUMS})
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
