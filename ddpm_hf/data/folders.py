@@ -14,6 +14,7 @@ from typing import Any
 import datasets
 import pyarrow
 import yaml
+from datasets.iterable_dataset import ExamplesIterable
 
 from .folder_files import DANGLING, NO_IMAGE, UNREADABLE, FolderFiles
 from .folder_metadata import FILE_NAME, IMAGE, image_columns, read_metadata
@@ -56,14 +57,19 @@ class ImageFolder:
 
 
 def as_stream(data: datasets.Dataset) -> datasets.IterableDataset:
-    """The entries of a split one by one. A stream of `datasets`' own image folders has the same state."""
-    return datasets.IterableDataset.from_generator(_entries, data.features, {"data": data})
+    """The entries of a split one by one. A stream of `datasets`' own image folders has the same state.
+
+    `IterableDataset.from_generator` gives the same, but it hashes all paths, and needs a cache that can be written.
+    """
+    entries = ExamplesIterable(_entries, {"data": data})
+    return datasets.IterableDataset(entries, info=datasets.DatasetInfo(features=data.features))
 
 
-def _entries(data: datasets.Dataset) -> Iterator[dict[str, Any]]:
+def _entries(data: datasets.Dataset) -> Iterator[tuple[int, dict[str, Any]]]:
     for first in range(0, len(data), ROWS_AT_ONCE):
         columns = data[first : first + ROWS_AT_ONCE]
-        yield from (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+        rows = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+        yield from enumerate(rows, first)
 
 
 def is_of_images(files: FolderFiles) -> bool:

@@ -20,7 +20,7 @@ from training_runs import TINY, refused, train
 from ddpm_hf.conditioning.classes import LABELS
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.folder_files import find_files
-from ddpm_hf.data.folders import ImageFolder, is_of_images
+from ddpm_hf.data.folders import ImageFolder, as_stream, is_of_images
 from ddpm_hf.tasks.images import load_labelled_images
 
 
@@ -139,6 +139,18 @@ def test_classes_and_order_are_those_of_datasets(tmp_path: Path) -> None:
         assert [entry["path"] for entry in ours[split]["image"]] == [entry["path"] for entry in paths]
         assert list(ours[split]["label"]) == list(theirs[split]["label"])
         assert ours[split].features["label"] == theirs[split].features["label"]
+
+
+def test_a_stream_has_the_state_of_one_of_datasets(tmp_path: Path) -> None:
+    """Checkpoints of earlier versions, which streamed folders through `datasets`, are gone on from."""
+    folder, states = save(tmp_path / "data", [f"{i % 3}/{i:02d}.png" for i in range(15)]), []
+    theirs = datasets.load_dataset("imagefolder", data_dir=str(folder), streaming=True)["train"]
+    for stream in (theirs, as_stream(ImageFolder(find_files(folder)).splits["train"])):
+        stream = stream.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
+        entries = stream.iter(batch_size=1)
+        paths = [next(entries)["image"][0]["path"] for _ in range(4)]
+        states.append((stream.num_shards, paths, stream.state_dict()))
+    assert states[0] == states[1]
 
 
 @pytest.mark.parametrize("names", [("train", "test"), ("train2017", "val2017"), ("deep/train", "deep/test")])
@@ -394,7 +406,10 @@ def test_metadata_that_name_a_missing_image(tmp_path: Path) -> None:
 # --- streams and processes -------------------------------------------------------------------------------------------
 
 
-def test_a_stream_of_a_folder_can_be_sent_to_another_process_and_needs_no_cache(tmp_path: Path) -> None:
+def test_a_stream_of_a_folder_can_be_sent_to_another_process_and_needs_no_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "no folder"))
     folder = save(tmp_path / "data", [f"{i}.png" for i in range(9)])
     (tmp_path / "no folder").write_text("")
     for streaming in (False, True):
