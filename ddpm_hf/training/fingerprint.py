@@ -21,8 +21,8 @@ INDIFFERENT = {
     "skip_bad_images",
     *("dataset_name", "mixed_precision"),  # told apart by what they come to
 }
-# Arguments that older checkpoints do not know, which were written as if these were 0.
-ADDED = {"conditioning_dropout_prob"}
+# Arguments that older checkpoints do not know, and the values that they were written with.
+ADDED = {"conditioning_dropout_prob": 0.0, "image_column": None, "background": "white"}
 
 
 def fingerprint_of(state: TrainState) -> dict[str, Any]:
@@ -32,7 +32,11 @@ def fingerprint_of(state: TrainState) -> dict[str, Any]:
     train = state.data.train
     return (
         model
-        | {name: value for name, value in given.items() if name not in INDIFFERENT and (value or name not in ADDED)}
+        | {
+            name: value
+            for name, value in given.items()
+            if name not in INDIFFERENT and (name not in ADDED or value != ADDED[name])
+        }
         | {
             "images in a step": state.shard.total,
             "data": state.data.name,
