@@ -47,7 +47,7 @@ def load_images(arguments: DataArguments, find_columns: FindColumns = no_columns
     _check(arguments)
     if arguments.dataset_name is None and arguments.train_data_dir is None:
         return _digits(arguments, find_columns)
-    name, splits, notes, listed = open_source(arguments)
+    name, splits, notes, listed, identity = open_source(arguments)
     is_local = Path(name).exists()
     features = splits["train"].features or splits["train"]._resolve_features().features
     image, columns = image_column(features, name, arguments.image_column), find_columns(features, name)
@@ -61,7 +61,7 @@ def load_images(arguments: DataArguments, find_columns: FindColumns = no_columns
         raise BadImage(f"{error} {TAKE_OUT}") from error
     label = Path(name).resolve().name if is_local else name
     notes = (split_note(label, parts, listed), *parts.pop("notes", ()), *notes)
-    return ImageData(name=label, hub_name=None if is_local else name, notes=notes, **parts)
+    return ImageData(name=label, hub_name=None if is_local else name, notes=notes, identity=identity, **parts)
 
 
 def _check(arguments: DataArguments) -> None:

@@ -17,6 +17,7 @@ from .arguments import DataArguments
 from .class_names import numbered
 from .folder_files import FolderFiles, find_files
 from .folders import ImageFolder, as_stream, is_of_archives, is_of_images
+from .identity import names_and_sizes
 from .image_files import READ_ERRORS
 
 
@@ -33,12 +34,14 @@ class Source(NamedTuple):
         splits: entries by the names of their splits.
         notes: sentences on what was found and on what was left out.
         listed: training images in a local folder; None for other data.
+        identity: what tells these from others in a local folder; None for other data.
     """
 
     name: str
     splits: Mapping[str, datasets.Dataset | datasets.IterableDataset]
     notes: tuple[str, ...] = ()
     listed: int | None = None
+    identity: str | None = None
 
 
 def open_source(arguments: DataArguments) -> Source:
@@ -49,11 +52,12 @@ def open_source(arguments: DataArguments) -> Source:
     """
     name = arguments.train_data_dir if arguments.dataset_name is None else arguments.dataset_name
     options, files = _named(arguments)
-    listed = None
+    listed = identity = None
     if files is not None:
         folder = ImageFolder(files)
         splits, more = numbered(folder.splits, arguments.label_column, name)
         notes, listed = (*more, *folder.notes), len(splits.get("train", ()))
+        identity = names_and_sizes(splits["train"], str(files.root)) if listed else None
         if arguments.streaming:
             splits = {split: as_stream(data) for split, data in splits.items()}
     else:
@@ -64,7 +68,7 @@ def open_source(arguments: DataArguments) -> Source:
         splits, notes = (splits, ()) if arguments.streaming else numbered(splits, arguments.label_column, name)
     if "train" not in splits:
         raise ValueError(f"{name} holds no training images (split 'train'); it has {list(splits)}.")
-    return Source(name, {split: data for split, data in splits.items() if split in SPLITS}, notes, listed)
+    return Source(name, {split: data for split, data in splits.items() if split in SPLITS}, notes, listed, identity)
 
 
 def _named(arguments: DataArguments) -> tuple[dict[str, Any], FolderFiles | None]:
