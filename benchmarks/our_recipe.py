@@ -19,6 +19,8 @@ from stock_recipe import Stock, StockSettings, prepare_stock
 from ddpm_hf.cli.parsing import parse
 from ddpm_hf.cli.train import prepare_run, run_arguments
 from ddpm_hf.data.batches import TrainingBatches
+from ddpm_hf.tasks.base import Task
+from ddpm_hf.tasks.images import ImageTask
 from ddpm_hf.training import loop as ours
 from ddpm_hf.training.state import TrainState
 
@@ -27,12 +29,12 @@ ROOT = Path(__file__).resolve().parents[1]
 BARE, OURS, STOCK = "bare", "ours", "stock"
 
 
-def prepare_ours(folder: Path, *flags: str, config: Path | None = None) -> TrainState:
+def prepare_ours(folder: Path, *flags: str, config: Path | None = None, task: type[Task] = ImageTask) -> TrainState:
     """The run of examples/train.py with these flags; what is done along the way is left out but for checkpoints."""
     argv = [] if config is None else [str(config)]
     argv += ["--output_dir", str(folder), "--validation_steps", "0", "--save_images_epochs", "0"]
     argv += ["--num_paths", "0", *flags]
-    return prepare_run(parse("training.py", *run_arguments(), argv=argv))
+    return prepare_run(parse("training.py", *run_arguments(task), argv=argv), task)
 
 
 def train_ours(state: TrainState, batches: Any) -> None:

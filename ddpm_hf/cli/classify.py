@@ -40,7 +40,7 @@ def classify(
         accelerator = Accelerator()
         check_scoring(classification)
         train = images_as_they_are(data, "train")
-        test = images_as_they_are(data, "test").spread(classification.max_images)
+        test = images_as_they_are(data, "test", is_told=False).spread(classification.max_images)
         pipeline = load_pipeline(model, accelerator.device)
         for images in (train, test):
             check_fit(pipeline, images)

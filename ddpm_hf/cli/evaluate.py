@@ -45,7 +45,7 @@ def evaluate(
     with user_errors(script):
         subject = choose_subject(model, data, evaluation, guiding)
         accelerator = subject.accelerator
-        train = images_as_they_are(data, "train") if evaluation.num_quality_samples else None
+        train = images_as_they_are(data, "train", is_told=False) if evaluation.num_quality_samples else None
         folder = claim_folder(evaluation.output_dir, evaluation.overwrite_output_dir, accelerator)
     use_all_cores(accelerator.device)
     progress = functools.partial(progress_bar, desc="scoring", unit="batch", disable=not accelerator.is_main_process)

@@ -32,13 +32,22 @@ class DataArguments:
         metadata=help_text("Keep images of more than 8 bits: 65536 levels, 32-bit ones scaled to these."),
     )
     channels: int | None = field(
-        default=None, metadata=help_text("Convert to 1, 3 or 4 channels; the data's if unset.")
+        default=None,
+        metadata=help_text("Convert to 1, 3 or 4 channels; the data's without transparency if unset. 4 keep it."),
+    )
+    background: str = field(
+        default="white",
+        metadata=help_text("The colour under what is transparent: a name, #rrggbb or rgb(r, g, b)."),
     )
     num_levels: int | None = field(
         default=None, metadata=help_text("Quantise 8-bit images to this many levels, <= 256.")
     )
+    image_column: str | None = field(
+        default=None, metadata=help_text("The column of images; the one called `image`, or the only one, if unset.")
+    )
     label_column: str | None = field(
-        default=None, metadata=help_text("The column of classes; the first of type ClassLabel if unset.")
+        default=None,
+        metadata=help_text("The column of classes, numbers or names; the first of type ClassLabel if unset."),
     )
     test_fraction: float = field(
         default=0.1,

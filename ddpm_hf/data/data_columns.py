@@ -18,11 +18,24 @@ class Column:
         name: in a batch.
         source: in the data set.
         fault: why a value cannot be used, as the end of a sentence that begins with its image; None if it can.
+        asked_by: the argument by which the user asked for the column; None for one that was found.
     """
 
     name: str
     source: str
     fault: Callable[[Any], str | None]
+    asked_by: str | None = None
+
+    def is_good(self, value: Any) -> bool:
+        """Whether a value can be used.
+
+        Raises:
+            ValueError: if it cannot, and the user asked for the column.
+        """
+        fault = self.fault(value)
+        if fault is not None and self.asked_by is not None:
+            raise ValueError(f"`{self.asked_by}` {self.source} cannot be used: an image {fault}.")
+        return fault is None
 
 
 FindColumns = Callable[[Mapping[str, Any], str], tuple[Column, ...]]
@@ -39,9 +52,12 @@ def usable(columns: Sequence[Column], values: Mapping[str, list[Any]]) -> dict[s
 
     Args:
         values: of each column, by its name in the data set.
+
+    Raises:
+        ValueError: for a bad value in a column that the user asked for.
     """
     return {
         column.name: stacked(values[column.source])
         for column in columns
-        if values[column.source] and all(column.fault(value) is None for value in values[column.source])
+        if values[column.source] and all(map(column.is_good, values[column.source]))
     }

@@ -4,28 +4,40 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import tarfile
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+import pyarrow
 import torch
 from datasets.utils.file_utils import xopen
-from PIL import Image, ImageOps, UnidentifiedImageError
+from huggingface_hub.utils import httpx
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from .arguments import DataArguments
+from .colours import Colour, colour_of, in_srgb, is_transparent, on_background, with_alpha
+from .orientation import is_on_its_side, upright
+from .squares import square_of
 
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-CHANNELS = {"1": 1, "L": 1, "RGB": 3, "P": 3, "RGBA": 4}
+CHANNELS = {"1": 1, "L": 1, "LA": 1, "La": 1, "RGB": 3, "P": 3, "PA": 3, "RGBA": 3, "RGBa": 3}  # without alpha
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")  # modes of one channel of more than 8 bits
 DEEP_LEVELS = 2**16
-INTERPOLATIONS = {name: Image.Resampling[name.upper()] for name in ("lanczos", "bicubic", "bilinear", "box")}
 TAKE_OUT = "Pass --skip_bad_images to go on without such images, or take it out and begin anew."
-ORIENTATION = 0x0112  # the tag of Exif that tells how a camera was held
+READ_ERRORS = (
+    *(OSError, ValueError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error),
+    *(pyarrow.ArrowException, httpx.HTTPError),
+)
+SEVERAL_PICTURES = ("MPO", "PSD")  # formats whose further frames are previews and layers
 
 
 class BadImage(OSError):
@@ -37,6 +49,10 @@ class Header(NamedTuple):
 
     mode: str
     size: tuple[int, int]
+    is_transparent: bool = False
+    has_profile: bool = False
+    is_animated: bool = False
+    name: str = ""
 
 
 def name_of(entry: dict[str, Any] | None, place: str) -> str:
@@ -56,7 +72,7 @@ def content_of(entry: dict[str, Any] | None, name: str) -> bytes:
     try:
         with _source(entry) as source:
             return source.read()
-    except OSError as error:
+    except READ_ERRORS as error:
         raise _bad(name, error) from error
 
 
@@ -68,8 +84,9 @@ def header_of(entry: dict[str, Any] | None, name: str) -> Header:
     """
     try:
         with _source(entry) as source, Image.open(source) as image:
-            is_turned = _orientation(image) in (5, 6, 7, 8)
-            return Header(_mode(image), image.size[::-1] if is_turned else image.size)
+            mode, has_profile, is_clear = _mode(image), "icc_profile" in image.info, is_transparent(image)
+            size = image.size[::-1] if is_on_its_side(image, source) else image.size
+            return Header(mode, size, is_clear, has_profile, _is_animated(image), name)
     except Exception as error:  # what PIL raises for a broken file depends on its format
         raise _bad(name, error) from error
 
@@ -82,9 +99,9 @@ def decoded(content: bytes, name: str) -> tuple[Image.Image, str]:
     """
     try:
         image = Image.open(io.BytesIO(content))
-        mode, is_turned = _mode(image), _orientation(image) is not None
+        mode = _mode(image)
         image.load()
-        return ImageOps.exif_transpose(image) if is_turned else image, mode
+        return upright(image), mode
     except Exception as error:  # what PIL raises for a broken file depends on its format
         raise _bad(name, error) from error
 
@@ -92,7 +109,10 @@ def decoded(content: bytes, name: str) -> tuple[Image.Image, str]:
 def _source(entry: dict[str, Any] | None) -> BinaryIO:
     if entry is None or (entry["bytes"] is None and entry["path"] is None):
         raise FileNotFoundError("there is nothing in its place")
-    return xopen(entry["path"], "rb") if entry["bytes"] is None else io.BytesIO(entry["bytes"])
+    if entry["bytes"] is not None:
+        return io.BytesIO(entry["bytes"])
+    # The name of a file may look like an address within an archive, such as a::b.png.
+    return open(entry["path"], "rb") if os.path.isfile(entry["path"]) else xopen(entry["path"], "rb")
 
 
 def _bad(name: str, error: Exception) -> BadImage:
@@ -103,18 +123,18 @@ def _bad(name: str, error: Exception) -> BadImage:
 
 def _mode(image: Image.Image) -> str:
     """Its mode; PIL makes 8 bits of channels of 16 where there are several, and tells only before it reads them."""
+    if image.mode == "1" and "transparency" in image.info:
+        return "L"  # on a background it has other levels
     is_16_bit = image.mode not in DEEP and any(re.search(";16[BLN]", str(tile[3])) for tile in image.tile)
     return f"{image.mode};16" if is_16_bit else image.mode
 
 
-def _orientation(image: Image.Image) -> int | None:
-    """How the image is to be turned or mirrored; TIFF files are by PIL."""
-    if "exif" not in image.info or image.format == "TIFF":
-        return None
+def _is_animated(image: Image.Image) -> bool:
+    """Whether there are more frames than the first one, which alone is used."""
     try:
-        return image.getexif().get(ORIENTATION)
-    except Exception:  # nonsense there does not make the pixels unreadable
-        return None
+        return image.format not in SEVERAL_PICTURES and getattr(image, "is_animated", False)
+    except Exception:  # the first frame may be whole
+        return False
 
 
 @dataclass(frozen=True)
@@ -130,6 +150,7 @@ class ImageShape:
         num_levels: levels of the result.
         source_levels: levels of the files: 2, 256, or 65536.
         interpolation: with which they are resized.
+        background: under what is transparent, unless there are 4 channels.
     """
 
     channels: int
@@ -140,6 +161,7 @@ class ImageShape:
     num_levels: int
     source_levels: int
     interpolation: str = "lanczos"
+    background: Colour = (255, 255, 255)
 
     @classmethod
     def of(cls, headers: Iterable[Header], arguments: DataArguments) -> ImageShape:
@@ -148,14 +170,17 @@ class ImageShape:
         Raises:
             ValueError: for modes that are not supported, and where they differ and no argument says what to make.
         """
-        modes, sizes = Counter(), Counter()
-        for mode, size in headers:
-            modes[mode] += 1
-            sizes[size] += 1
+        modes, sizes, firsts = Counter(), Counter(), {}
+        for header in headers:
+            modes[header.mode] += 1
+            sizes[header.size] += 1
+            firsts.setdefault(header.mode, header.name)
         if not modes:
             raise ValueError("None of the training images can be read.")
-        for mode in modes:
-            _check_mode(mode, arguments)
+        for mode, first in firsts.items():
+            fault = mode_fault(mode, arguments)
+            if fault is not None:
+                raise ValueError(f"{fault} The first of them is {first}." if first else fault)
         channels = {_channels_of(mode) for mode in modes}
         if arguments.channels is None and len(channels) > 1:
             raise ValueError(f"The images have mixed modes, {dict(modes)}; pass --channels 1, 3 or 4 to convert them.")
@@ -174,6 +199,7 @@ class ImageShape:
             num_levels=min(arguments.num_levels or source_levels, source_levels),
             source_levels=source_levels,
             interpolation=arguments.interpolation,
+            background=colour_of(arguments.background),
         )
 
     @property
@@ -202,7 +228,8 @@ class ImageShape:
         self._check(image, mode, name)
         values = self._deep_values(image, name) if self.source_levels == DEEP_LEVELS else self._values(image, name)
         if self.size is None:
-            values = self._square(values, None if self.center_crop else crop)
+            top = None if self.source_levels <= 256 else self.source_levels - 1
+            values = square_of(values, self.resolution, self.interpolation, None if self.center_crop else crop, top)
         if self.num_levels < self.source_levels:
             values = values.astype(np.int64) * self.num_levels // self.source_levels
         dtype = np.uint8 if self.num_levels <= 256 else np.int32
@@ -222,10 +249,12 @@ class ImageShape:
             raise BadImage(f"{name} is of mode {mode}, of which only 8 bits can be read.")
 
     def _values(self, image: Image.Image, name: str) -> np.ndarray:
-        """8-bit values `[H, W, C]`, or 0 and 1 of a black and white image."""
+        """8-bit values `[H, W, C]` in sRGB, or 0 and 1 of a black and white image."""
         try:
+            image = in_srgb(image)
+            image = with_alpha(image) if self.channels == 4 else on_background(image, self.background)
             values = np.asarray(image.convert(MODES[self.channels]))
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             raise BadImage(f"{name} cannot be converted to {self.channels} channels: {error}.") from error
         return values.reshape(*values.shape[:2], -1) // (255 if self.source_levels == 2 else 1)
 
@@ -238,29 +267,14 @@ class ImageShape:
             raise BadImage(f"{name} of mode {image.mode} must have values in 0 ... {top:g}; scale it to these.")
         values = np.rint(values.astype(np.float64) * (DEEP_LEVELS - 1)) if image.mode == "F" else values
         channels = values.astype(np.int64)[..., None].repeat(self.channels, -1)
+        clear = image.info.get("transparency")  # a grey level, in a PNG file
+        is_clear = values == clear if isinstance(clear, int) and image.mode != "F" else np.zeros(values.shape, bool)
         if self.channels == 4:
-            channels[..., 3] = DEEP_LEVELS - 1
+            channels[..., 3] = np.where(is_clear, 0, DEEP_LEVELS - 1)
+        elif is_clear.any():
+            below = Image.new("RGB", (1, 1), self.background).convert(MODES[self.channels])
+            channels[is_clear] = np.asarray(below).reshape(-1).astype(np.int64) * 257
         return channels
-
-    def _square(self, values: np.ndarray, crop: tuple[float, float] | None) -> np.ndarray:
-        """`[H, W, C]` resized so that the shorter side is the resolution, and a square of it, where `crop` says."""
-        side, (height, width) = self.resolution, values.shape[:2]
-        scale = side / min(width, height)
-        size = max(side, round(width * scale)), max(side, round(height * scale))
-        is_8_bit = self.source_levels <= 256
-        dtype, method = np.uint8 if is_8_bit else np.float32, INTERPOLATIONS[self.interpolation]
-        channels = [
-            np.asarray(Image.fromarray(channel.astype(dtype)).resize(size, method))
-            for channel in np.moveaxis(values, -1, 0)
-        ]
-        resized = np.stack(channels, axis=-1)
-        spare_x, spare_y = size[0] - side, size[1] - side
-        if crop is None:
-            left, top = spare_x // 2, spare_y // 2
-        else:
-            left, top = int(crop[0] * (spare_x + 1)), int(crop[1] * (spare_y + 1))
-        square = resized[top : top + side, left : left + side]
-        return square if is_8_bit else np.rint(square).clip(0, self.source_levels - 1).astype(np.int64)
 
 
 def _channels_of(mode: str) -> int | None:
@@ -268,13 +282,28 @@ def _channels_of(mode: str) -> int | None:
     return 1 if mode in DEEP else CHANNELS.get(mode.removesuffix(";16"))
 
 
-def _check_mode(mode: str, arguments: DataArguments) -> None:
+def mode_fault(mode: str, arguments: DataArguments) -> str | None:
+    """The sentence on a mode that needs an argument, or cannot be kept as another argument asks; None for others."""
     if mode in DEEP and not arguments.preserve_input_precision:
-        raise ValueError(f"Images of mode {mode} have more than 8 bits; pass --preserve_input_precision to keep them.")
+        return f"Images of mode {mode} have more than 8 bits; pass --preserve_input_precision to keep them."
     if mode.endswith(";16") and mode not in DEEP and arguments.preserve_input_precision:
-        raise ValueError(
+        return (
             f"Of images of mode {mode}, with 16 bits in several channels, only 8 bits can be read; leave"
             " --preserve_input_precision to train on these, or save each channel as a grey image."
         )
     if _channels_of(mode) is None and arguments.channels is None:
-        raise ValueError(f"The images are of mode {mode}; pass --channels 1, 3 or 4 to convert them.")
+        return f"The images are of mode {mode}; pass --channels 1, 3 or 4 to convert them."
+    return None
+
+
+def usable_header(entry: dict[str, Any] | None, name: str, arguments: DataArguments) -> Header:
+    """The header of an image; where bad images are skipped, one whose mode cannot be used is bad too.
+
+    Raises:
+        BadImage: if there is no header that can be read, or it is of such a mode.
+    """
+    header = header_of(entry, name)
+    fault = mode_fault(header.mode, arguments) if arguments.skip_bad_images else None
+    if fault is not None:
+        raise BadImage(f"{name} cannot be used: {fault[0].lower()}{fault[1:]}")
+    return header

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from ..conditioning.columns import Values
 from ..conditioning.conditioner import Conditioners
 from .arguments import DataArguments
 from .data_columns import Column, usable
-from .image_files import BadImage, ImageShape, content_of, header_of
+from .image_files import BadImage, Header, ImageShape, content_of, usable_header
 from .stream_parts import PLACES_PER_IMAGE, PartsByTurns, place_of
 
 
@@ -118,16 +118,20 @@ def open_stream(
     columns: tuple[Column, ...],
     name: str,
     arguments: DataArguments,
+    counted: Callable[[Iterable[Header]], Iterable[Header]] = iter,
 ) -> tuple[ImageStream, dict[str, tuple[list[Tensor], dict[str, Values]]], list[str]]:
     """The training images as a stream, up to `max_held_out_images` test and validation images with their columns, and
     the sentences on those that cannot be read.
 
     Without splits of these names, they are images of the training split, chosen by their content, so that copies of
     one image are all on one side.
+
+    Args:
+        counted: passes on the headers that the shape of all images follows from.
     """
     bad: list[str] = []
     splits = {split: _in_parts(data) for split, data in splits.items()}
-    stream = _whole_stream(splits["train"], image, columns, name, arguments, bad)
+    stream = _whole_stream(splits["train"], image, columns, name, arguments, bad, counted)
     own = own_splits(splits)
     bounds, held_out = {}, 0.0
     for part, share in (("test", arguments.test_fraction), ("validation", arguments.validation_fraction)):
@@ -165,11 +169,12 @@ def _whole_stream(
     name: str,
     arguments: DataArguments,
     bad: list[str],
+    counted: Callable[[Iterable[Header]], Iterable[Header]],
 ) -> ImageStream:
     """All images of the split, in the shape of the first one, with the columns that it has a good value in."""
     for entry, where in PartsByTurns(data, list(range(data.num_shards)), image, at_once=1):
         try:
-            header = header_of(entry[image], where)
+            header = usable_header(entry[image], where, arguments)
         except BadImage as error:
             if not arguments.skip_bad_images:
                 raise
@@ -179,14 +184,14 @@ def _whole_stream(
         return ImageStream(
             data,
             image,
-            tuple(column for column in columns if column.fault(entry[column.source]) is None),
-            ImageShape.of([header], arguments),
+            tuple(column for column in columns if column.is_good(entry[column.source])),
+            ImageShape.of(counted([header]), arguments),
             held_out=0.0,
             buffer=arguments.shuffle_buffer_size * (PLACES_PER_IMAGE if entry[image]["bytes"] is None else 1),
             is_listing=entry[image]["bytes"] is None,
             size=info.num_examples if info is not None and info.num_examples else None,
         )
-    raise ValueError(f"{name} holds no training images that can be read.")
+    raise ValueError(" ".join([f"{name} holds no training images that can be read.", *bad[:1]]))
 
 
 def _kept(

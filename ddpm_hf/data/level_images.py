@@ -154,6 +154,8 @@ class ImageData:
         validation: for the scores during training; the test images where there are no others.
         hub_name: the name on the Hub, for data from there.
         bad_images: a sentence on each image that was left out.
+        notes: lines to tell at the start: how many images there are, what was left out, what is made of them.
+        identity: what tells the training images from others, for those in a local folder; see `names_and_sizes`.
     """
 
     name: str
@@ -162,6 +164,8 @@ class ImageData:
     validation: LevelImages
     hub_name: str | None = None
     bad_images: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    identity: str | None = None
 
     def reading(self, conditioners: Conditioners) -> ImageData:
         """The data with batches that carry the columns of the conditioning.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,18 @@ from torch import Tensor
 
 from ..conditioning.columns import Values, chosen
 from .arguments import DataArguments
+from .class_names import check_stream
+from .colours import colour_of
 from .data_columns import Column, FindColumns, no_columns, usable
-from .image_files import INTERPOLATIONS, MODES, TAKE_OUT, BadImage, Header, ImageShape, content_of, header_of, name_of
+from .image_files import MODES, TAKE_OUT, BadImage, Header, ImageShape, content_of, name_of, usable_header
 from .image_streams import ImageStream, open_stream, own_splits
 from .level_images import ImageData, LevelImages
+from .notes import HeaderCounts, split_note
+from .sources import image_column, open_source, told_of_archives
+from .squares import INTERPOLATIONS
 
 
 LARGEST_IN_MEMORY = 2 * 2**30  # bytes of pixels that are kept decoded
-SPLITS = ("train", "test", "validation")
 DIGITS = "scikit-learn digits"
 datasets.disable_progress_bars()
 
@@ -43,23 +47,21 @@ def load_images(arguments: DataArguments, find_columns: FindColumns = no_columns
     _check(arguments)
     if arguments.dataset_name is None and arguments.train_data_dir is None:
         return _digits(arguments, find_columns)
-    name, source = _source(arguments)
+    name, splits, notes, listed, identity = open_source(arguments)
     is_local = Path(name).exists()
-    try:
-        splits = datasets.load_dataset(**source, cache_dir=arguments.cache_dir, streaming=arguments.streaming)
-    except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(f"{name} holds no images that can be read: {error}") from error
-    if "train" not in splits:
-        raise ValueError(f"{name} holds no training images (split 'train'); it has {list(splits)}.")
     features = splits["train"].features or splits["train"]._resolve_features().features
-    image, columns = _image_column(features, name), find_columns(features, name)
-    splits = {split: _selected(data, image, columns) for split, data in splits.items() if split in SPLITS}
+    image, columns = image_column(features, name, arguments.image_column), find_columns(features, name)
+    if arguments.streaming:
+        check_stream(features, arguments.label_column, name)
+    splits = {split: _selected(data, image, columns) for split, data in splits.items()}
     try:
-        parts = (_streamed if arguments.streaming else _mapped)(splits, image, columns, name, arguments)
+        with told_of_archives(name):
+            parts = (_streamed if arguments.streaming else _mapped)(splits, image, columns, name, arguments)
     except BadImage as error:
         raise BadImage(f"{error} {TAKE_OUT}") from error
     label = Path(name).resolve().name if is_local else name
-    return ImageData(name=label, hub_name=None if is_local else name, **parts)
+    notes = (split_note(label, parts, listed), *parts.pop("notes", ()), *notes)
+    return ImageData(name=label, hub_name=None if is_local else name, notes=notes, identity=identity, **parts)
 
 
 def _check(arguments: DataArguments) -> None:
@@ -71,6 +73,7 @@ def _check(arguments: DataArguments) -> None:
         raise ValueError(f"`interpolation` must be one of {known}, but is {arguments.interpolation!r}.")
     if arguments.channels is not None and arguments.channels not in MODES:
         raise ValueError(f"`channels` must be 1, 3 or 4, but is {arguments.channels}.")
+    colour_of(arguments.background)
     for name in ("test_fraction", "validation_fraction"):
         if not 0 <= getattr(arguments, name) < 1:
             raise ValueError(f"`{name}` must be in [0, 1), but is {getattr(arguments, name)}.")
@@ -80,14 +83,6 @@ def _check(arguments: DataArguments) -> None:
             raise ValueError(f"`{name}` must be at least 1, but is {value}.")
     if arguments.dataloader_num_workers < 0:
         raise ValueError(f"`dataloader_num_workers` must be at least 0, but is {arguments.dataloader_num_workers}.")
-
-
-def _source(arguments: DataArguments) -> tuple[str, dict[str, Any]]:
-    if arguments.dataset_name is not None:
-        return arguments.dataset_name, {"path": arguments.dataset_name, "name": arguments.dataset_config_name}
-    if not Path(arguments.train_data_dir).is_dir():
-        raise ValueError(f"`train_data_dir` {arguments.train_data_dir} is not a folder.")
-    return arguments.train_data_dir, {"path": "imagefolder", "data_dir": arguments.train_data_dir}
 
 
 def _digits(arguments: DataArguments, find_columns: FindColumns) -> ImageData:
@@ -115,13 +110,6 @@ def _digits(arguments: DataArguments, find_columns: FindColumns) -> ImageData:
 
 
 # --- data sets that `datasets` reads --------------------------------------------------------------------------------
-
-
-def _image_column(features: Mapping[str, Any], name: str) -> str:
-    images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
-    if not images:
-        raise ValueError(f"{name} has no column of images; its columns are {list(features)}.")
-    return images[0]
 
 
 def _selected(data: Any, image: str, columns: tuple[Column, ...]) -> Any:
@@ -179,14 +167,15 @@ def _mapped(
     parts = _divide({split: _all_of(data, image, split) for split, data in splits.items()}, arguments)
     bad: list[str] = []
     rows = parts["train"].rows
-    parts["train"], form = _formed(parts["train"], arguments, bad)
+    counts = HeaderCounts()
+    parts["train"], form = _formed(parts["train"], arguments, bad, counts)
     images = {
         part: _level_images(
             dataclasses.replace(stored, form=form), columns, arguments, bad, rows if part == "train" else None
         )
         for part, stored in parts.items()
     }
-    return _parts(images) | {"bad_images": tuple(bad)}
+    return _parts(images) | {"bad_images": tuple(bad), "notes": counts.notes(arguments)}
 
 
 def _parts(images: dict[str, LevelImages | ImageStream]) -> dict[str, Any]:
@@ -225,21 +214,25 @@ def _split(images: StoredImages, part: str, share: float) -> tuple[StoredImages,
     return images.only(order[count:]), images.only(order[:count])
 
 
-def _formed(images: StoredImages, arguments: DataArguments, bad: list[str]) -> tuple[StoredImages, ImageShape]:
+def _formed(
+    images: StoredImages, arguments: DataArguments, bad: list[str], counts: HeaderCounts
+) -> tuple[StoredImages, ImageShape]:
     """The images whose headers can be read, and the shape that fits them; a bad image is an error unless skipped."""
     good: list[int] = []
 
     def headers() -> Iterator[Header]:
         for i in range(len(images)):
             try:
-                yield header_of(*images.entry(i))
+                yield usable_header(*images.entry(i), arguments)
                 good.append(i)
             except BadImage as error:
                 if not arguments.skip_bad_images:
                     raise
                 bad.append(str(error))
+        if not good and bad:
+            raise ValueError(f"None of the training images can be read: {bad[0]}")
 
-    form = ImageShape.of(headers(), arguments)
+    form = ImageShape.of(counts.counted(headers()), arguments)
     return (images if len(good) == len(images) else images.only(good)), form
 
 
@@ -297,9 +290,11 @@ def _streamed(
     arguments: DataArguments,
 ) -> dict[str, Any]:
     """Training images as a stream, and test and validation images in memory."""
-    train, held_out, bad = open_stream(splits, image, columns, name, arguments)
+    counts = HeaderCounts()
+    train, held_out, bad = open_stream(splits, image, columns, name, arguments, counts.counted)
     kept = {
         part: LevelImages.in_memory(torch.stack(images), train.num_levels, values)
         for part, (images, values) in held_out.items()
     }
-    return _parts({"train": train, **kept}) | {"bad_images": tuple(bad)}
+    notes = counts.notes(arguments, is_stream=True)
+    return _parts({"train": train, **kept}) | {"bad_images": tuple(bad), "notes": notes}

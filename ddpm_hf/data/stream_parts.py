@@ -4,23 +4,17 @@
 from __future__ import annotations
 
 import contextlib
-import tarfile
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import datasets
-import pyarrow
-from huggingface_hub.utils import httpx
 
-from .image_files import name_of
+from .image_files import READ_ERRORS, name_of
 
 
 PARTS_AT_ONCE = 8  # that a process takes images from by turns
 PLACES_PER_IMAGE = 16  # that are kept in the room of an encoded image
-
-
-READ_ERRORS = (OSError, ValueError, EOFError, tarfile.TarError, zlib.error, pyarrow.ArrowException, httpx.HTTPError)
 
 
 def place_of(content: bytes) -> float:
@@ -142,5 +136,9 @@ def _file_of(part: datasets.IterableDataset) -> str | None:
     files = next((list(told[key]) for key in ("files", "tar_paths") if key in told), [])
     if len(files) != 1:
         return None
+    # An archive comes with the folder that it is unpacked to, and an iterator of what is in it.
+    file = files[0] if isinstance(files[0], str) else next((part for part in files[0] if isinstance(part, str)), None)
+    if file is None:
+        return None
     groups = told.get("row_groups_list") or [None]
-    return str(files[0]) if not groups[0] else f"{files[0]}, row group {groups[0][0]}"
+    return file if not groups[0] else f"{file}, row group {groups[0][0]}"

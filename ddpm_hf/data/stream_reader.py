@@ -15,9 +15,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ..conditioning.columns import Values, chosen, stacked
 from ..runtime.randomness import Use, generator_of
-from .image_files import BadImage, content_of
+from .image_files import READ_ERRORS, BadImage, content_of
 from .image_streams import ImageStream
-from .stream_parts import PARTS_AT_ONCE, READ_ERRORS, PartsByTurns, place_of
+from .stream_parts import PARTS_AT_ONCE, PartsByTurns, place_of
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from .gaussian_process import (
     q_sample,
     velocity,
 )
-from .numerics import Coefficient, Times, check_num_levels, expand_like, in_int64, nats_to_bits, upcast
+from .numerics import Times, check_num_levels, expand_like, in_int64, nats_to_bits, upcast
 from .reverse_process import UNDETERMINED, ReverseProcess, cast_variance
 
 
@@ -185,12 +185,12 @@ class GaussianDiffusion(ReverseProcess):
             log_variance = row.log_variance
         elif log_variance is None:
             log_variance = self.log_variance(index, row, mean)
-        std = cast_variance(_standard_deviation(log_variance), mean)
+        if not isinstance(log_variance, Tensor):
+            return mean.add_(draw_noise(), alpha=math.exp(0.5 * log_variance)), x_0
+        std = cast_variance(torch.exp(0.5 * log_variance), mean)
         if isinstance(index, Tensor):
             std = std * expand_like(index > 0, mean)
-        noise = draw_noise()
-        x_s = torch.addcmul(mean, std, noise) if isinstance(std, Tensor) else torch.add(mean, noise, alpha=std)
-        return x_s, x_0
+        return mean.addcmul_(std, draw_noise()), x_0
 
     def encode_step(self, model_output: Tensor, x_s: Tensor, index: int) -> Tensor:
         """DDIM's step without noise, backwards: from the visited time of pair `index` to the next later one.
@@ -271,7 +271,3 @@ def _timesteps(t: float | Tensor, x_t: Tensor) -> Tensor:
     if isinstance(t, int):
         return torch.full((len(x_t),), t - 1, dtype=torch.int64, device=x_t.device)
     return torch.full((len(x_t),), max(t - 1, 0.0), dtype=upcast(x_t).dtype, device=x_t.device)
-
-
-def _standard_deviation(log_variance: Coefficient) -> Coefficient:
-    return torch.exp(0.5 * log_variance) if isinstance(log_variance, Tensor) else math.exp(0.5 * log_variance)

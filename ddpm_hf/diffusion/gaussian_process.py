@@ -284,9 +284,11 @@ def convert_prediction(
 
 def linear_combination(a: Coefficient, x: Tensor, b: Coefficient, y: Tensor) -> Tensor:
     """a x + b y, the coefficients floats or one per example."""
+    if type(a) is type(b) is float:  # the usual case, told faster than by isinstance(a, Tensor)
+        return x.mul(a).add_(y, alpha=b)
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return (expand_like(a, x) * x).addcmul_(expand_like(b, y), y)
-    return torch.mul(x, a).add_(y, alpha=b)
+    return x.mul(a).add_(y, alpha=b)
 
 
 def unknown(argument: str, value: object, allowed: tuple[str, ...]) -> str:

@@ -20,6 +20,8 @@ Times = int | Tensor
 
 LOG_2 = math.log(2.0)
 
+HALF_PRECISION = (torch.bfloat16, torch.float16)
+
 OPPOSITE = 1e-3  # from π, in radians: nearer, the way from one vector to the other hangs on their last digits
 
 
@@ -62,7 +64,7 @@ def require_samples(**tensors: Tensor) -> None:
 
 def upcast(sample: Tensor) -> Tensor:
     """The sample in the precision that its arithmetic is done in: float32 for half precision, otherwise unchanged."""
-    return sample.float() if sample.dtype in (torch.bfloat16, torch.float16) else sample
+    return sample.float() if sample.dtype in HALF_PRECISION else sample
 
 
 def cast_back(x: Tensor, dtype: torch.dtype) -> Tensor:

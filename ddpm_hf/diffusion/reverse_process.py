@@ -116,7 +116,7 @@ class ReverseProcess:
         check_first_variance(self.first_variance)
         check_times(self.times, self.schedule.T)
 
-    @property
+    @cached_property
     def learns_variance(self) -> bool:
         return self.variance_type in ("learned", "learned_range")
 
@@ -134,7 +134,7 @@ class ReverseProcess:
         is_untrained = self.variance_type == "learned_range" and self.times[0] > 1
         return self.variance_type == "optimal" or (is_untrained and has_measured)
 
-    @property
+    @cached_property
     def has_element_variances(self) -> bool:
         """Whether every element of an example has a variance of its own."""
         return self.variance_type == "optimal" and bool(self.denoising_errors and self.denoising_errors.shape)

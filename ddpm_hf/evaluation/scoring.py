@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -18,7 +19,7 @@ from ..likelihood.importance_weighting import ImportanceWeightedBits, importance
 from ..likelihood.variational import BitsPerDim, bits_per_dim
 from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
 from ..results import WeightedBound
-from ..runtime.distributed import shared
+from ..runtime.distributed import is_main_process, shared
 from ..runtime.randomness import Use, generator_of
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from ..tasks.images import load_labelled_images
@@ -123,11 +124,18 @@ def by_batches(
     return shared(accelerator, -(-len(images) // batch_size), of_batch, progress)
 
 
-def images_as_they_are(data: DataArguments, split: str) -> LevelImages:
-    """The images of a split in order, not mirrored."""
+def images_as_they_are(data: DataArguments, split: str, is_told: bool = True) -> LevelImages:
+    """The images of a split in order, not mirrored; the main process tells how many there are and what is left out.
+
+    Args:
+        is_told: whether it does.
+    """
     if data.random_flip:
         raise ValueError("`random_flip` is for training; a score is taken on the images as they are.")
-    images = getattr(load_labelled_images(data), split)
+    loaded = load_labelled_images(data)
+    if is_told and is_main_process():
+        print(*loaded.notes, sep="\n", end="\n" if loaded.notes else "", file=sys.stderr)
+    images = getattr(loaded, split)
     if not isinstance(images, LevelImages):
         raise ValueError("A stream has no training images to score in order; pass --split test, or leave --streaming.")
     if not len(images):

@@ -312,9 +312,11 @@ class DDPMPaperPipeline(DiffusionPipeline):
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
         conditioning = self._conditioning(class_labels, batch_size, guidance)
         self._set_timesteps(num_inference_steps, timesteps, timestep_spacing)
-        scheduler, visited, denoise = self.scheduler, self.scheduler.timesteps.flip(0), self._step_denoiser(guidance)
+        device, dtype = self._execution_device, self.unet.dtype
+        scheduler, visited = self.scheduler, self.scheduler.timesteps.flip(0)
+        denoise = self._step_denoiser(guidance, device)
         alpha, _ = scheduler.schedule.marginal_coefficients(int(visited[0]) + 1)
-        x = images.to(self._execution_device, self.unet.dtype) * float(alpha)
+        x = images.to(device, dtype) * float(alpha)
         for t in self.progress_bar(visited[:-1].tolist()):
             x = scheduler.encode_step(denoise(x, t, **conditioning), t, x)
         self.maybe_free_model_hooks()
@@ -355,7 +357,8 @@ class DDPMPaperPipeline(DiffusionPipeline):
         latents: Tensor | None,
         guidance: Guidance,
     ) -> Iterator[DenoisingStep]:
-        device, dtype, denoise = self._execution_device, self.unet.dtype, self._step_denoiser(guidance)
+        device, dtype = self._execution_device, self.unet.dtype  # diffusers looks through all modules for the former
+        denoise = self._step_denoiser(guidance, device)
         if latents is None:
             x_t = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
         else:
@@ -368,13 +371,13 @@ class DDPMPaperPipeline(DiffusionPipeline):
             x_t = x_s
         self.maybe_free_model_hooks()
 
-    def _step_denoiser(self, guidance: Guidance) -> Denoiser:
+    def _step_denoiser(self, guidance: Guidance, device: torch.device) -> Denoiser:
         """The model as it is guided, of timesteps that the scheduler visits, as ints.
 
         The scheduler looks its tables up on the CPU, the model wants the timestep on its device: one copy for all.
         """
         timesteps = self.scheduler.timesteps
-        on_device = dict(zip(timesteps.tolist(), timesteps.to(self._execution_device), strict=True))
+        on_device = dict(zip(timesteps.tolist(), timesteps.to(device), strict=True))
 
         def call(unet: UNet2DModel) -> Denoiser:
             return lambda x_t, t, **conditioning: unet(x_t, on_device[t], **conditioning, return_dict=False)[0]
@@ -390,7 +393,10 @@ class DDPMPaperPipeline(DiffusionPipeline):
                 f"`guidance_scale` must be 1 for images of no class, but is {guidance.guidance_scale}; pass"
                 " `class_labels`."
             )
-        conditioners, device = self.conditioners, self._execution_device
+        conditioners = self.conditioners
+        if not conditioners.members:
+            return {}
+        device = self._execution_device
         return conditioners.null(batch_size, device) if columns is None else conditioners.make(columns, device)
 
 

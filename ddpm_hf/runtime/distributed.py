@@ -19,6 +19,11 @@ def processes_started() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def is_main_process() -> bool:
+    """Whether the launcher calls this process the first."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 def require_one_process() -> None:
     """Raise ValueError if a launcher started several processes, each of which would do all of the work."""
     processes = processes_started()

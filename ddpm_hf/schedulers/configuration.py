@@ -11,6 +11,7 @@ from operator import attrgetter, itemgetter
 from typing import Any
 
 import numpy as np
+from diffusers.configuration_utils import FrozenDict
 from typing_extensions import Self
 
 from ..diffusion.denoising_errors import DenoisingErrors
@@ -56,6 +57,27 @@ NEAREST_IN_STOCK = {"fixed_large_log": "fixed_large", "learned": "learned_range"
 DEFAULTS_KEY = "_use_default_values"
 
 
+class CountingConfig(FrozenDict):
+    """A configuration that counts how often a value of it is set: diffusers means it to be frozen, but it is not."""
+
+    _times_set = 0
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        self._count()
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        self._count()
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        super().__setitem__(name, value)
+        self._count()
+
+    def _count(self) -> None:
+        vars(self)["_times_set"] = self._times_set + 1
+
+
 @dataclass(frozen=True)
 class SeenConfig:
     """The values of a configuration when it was last looked at.
@@ -66,10 +88,17 @@ class SeenConfig:
     attributes: tuple[Any, ...]
     items: tuple[Any, ...]
     betas: tuple[Any, Any]  # arrays, which are compared by identity alone
+    config: CountingConfig | None  # itself, if it counts
+    times_set: int
 
     @classmethod
     def of(cls, config: Any) -> Self:
-        return cls(_ATTRIBUTES(config), _ITEMS(config), (config.trained_betas, config[_BETAS]))
+        values = (_ATTRIBUTES(config), _ITEMS(config), (config.trained_betas, config[_BETAS]))
+        return cls(*values, config, config._times_set) if isinstance(config, CountingConfig) else cls(*values, None, 0)
+
+    def is_untouched(self, config: Any) -> bool:
+        """Whether it is the same configuration, and no value has been set since; far cheaper than a comparison."""
+        return config is self.config and config._times_set == self.times_set
 
     def is_current(self, config: Any) -> bool:
         """Whether the configuration, the same or one that has replaced it, has these values; takes a microsecond."""

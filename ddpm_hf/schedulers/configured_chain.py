@@ -16,7 +16,14 @@ from ..diffusion.gaussian_process import unknown
 from ..diffusion.noise_schedule import NoiseSchedule
 from ..diffusion.numerics import in_int64
 from ..diffusion.timestep_spacing import TIMESTEP_SPACINGS, log_snr_times, optimal_times, quadratic_times, spaced_times
-from .configuration import OWN_CONFIG_KEY, SeenConfig, normal_own_arguments, normal_values, own_defaults
+from .configuration import (
+    OWN_CONFIG_KEY,
+    CountingConfig,
+    SeenConfig,
+    normal_own_arguments,
+    normal_values,
+    own_defaults,
+)
 from .construction import check_neighbours, diffusion_from
 from .visited_chain import VisitedChain, as_int, times_of, timesteps_of
 
@@ -56,16 +63,19 @@ class ConfiguredChain:
     def _register_own(self, **own: Any) -> None:
         self.register_to_config(**{OWN_CONFIG_KEY: own})
 
-    def _up_to_date(self) -> _Derived:
-        """What follows from the configuration and the timesteps as they are now."""
-        self._follow_config()
-        if self._timesteps._version:  # changed in place: counts from 0 in a tensor of our own
-            self.timesteps = self._timesteps
-        return self._derived
+    def register_to_config(self, **kwargs: Any) -> None:
+        """As in diffusers. The new configuration counts its changes, so that a step need not compare its values."""
+        super().register_to_config(**kwargs)
+        self._internal_dict = CountingConfig(self._internal_dict)
 
     def _follow_config(self) -> None:
-        if not self._seen.is_current(self._internal_dict):
-            self.register_to_config(**self._seen.changed_in(self._internal_dict))
+        config = self._internal_dict
+        if self._seen.is_untouched(config):
+            return
+        if self._seen.is_current(config):
+            self._seen = SeenConfig.of(config)
+        else:
+            self.register_to_config(**self._seen.changed_in(config))
             self._derive()
 
     def _derive(self) -> None:
@@ -81,7 +91,11 @@ class ConfiguredChain:
 
     @property
     def _chain(self) -> VisitedChain:
-        return self._up_to_date().chain
+        """The chain by the configuration and the timesteps as they are now."""
+        self._follow_config()
+        if self._timesteps._version:  # changed in place: counts from 0 in a tensor of our own
+            self.timesteps = self._timesteps
+        return self._derived.chain
 
     @property
     def diffusion(self) -> GaussianDiffusion:
@@ -197,10 +211,12 @@ class ConfiguredChain:
 
     def _visit(self, times: list[int], num_inference_steps: int | None) -> None:
         """Walk another chain: so many timesteps, or, if None, timesteps that were given."""
-        diffusion = self._derived.chain.diffusion.visiting(times)
-        diffusion.require_determined()
-        check_neighbours(diffusion)
-        self._derived = replace(self._derived, chain=VisitedChain(diffusion))
+        chain = self._derived.chain
+        if times != list(chain.diffusion.times):  # a pipeline asks for the same ones again: their tables are kept
+            chain = VisitedChain(chain.diffusion.visiting(times))
+        chain.diffusion.require_determined()
+        check_neighbours(chain.diffusion)
+        self._derived = replace(self._derived, chain=chain)
         self._chosen_times = times
         self.num_inference_steps = num_inference_steps
         self.custom_timesteps = num_inference_steps is None

@@ -305,7 +305,7 @@ class DDPMPaperScheduler(ConvertibleScheduler, ConfiguredChain, SchedulerMixin, 
         previous, x_0 = cast_back(x_s, sample.dtype), cast_back(x_0, sample.dtype)
         if not return_dict:
             return previous, x_0
-        return DDPMSchedulerOutput(prev_sample=previous, pred_original_sample=x_0)
+        return DDPMSchedulerOutput(previous, x_0)
 
     def encode_step(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor) -> Tensor:
         """DDIM's step without noise, backwards: x_s at a visited timestep → x_t at the one visited before it.

@@ -32,7 +32,9 @@ class VisitedChain:
         self.diffusion = diffusion
         self.is_undetermined = diffusion.is_undetermined
         # Index of every training timestep in the chain; K, which no table has, for those not visited.
-        self._index_list = [len(diffusion.times)] * diffusion.schedule.T
+        self._size = len(diffusion.times)
+        self._least_doubtful = self._size - self.is_undetermined  # below it, every index may be used for anything
+        self._index_list = [self._size] * diffusion.schedule.T
         for k, t in enumerate(diffusion.times):
             self._index_list[t - 1] = k
         self._index_tables: dict[torch.device, Tensor] = {}
@@ -62,8 +64,9 @@ class VisitedChain:
         if isinstance(timestep, Tensor) and (timestep.device.type != "cpu" or timestep.numel() != 1):
             return self._index_tensor(timestep, determined)
         t = as_int(timestep)
-        index = self._index_list[t] if 0 <= t < len(self._index_list) else len(self.diffusion.times)
-        self._check_index(index, t, determined)
+        index = self._index_list[t] if 0 <= t < len(self._index_list) else self._size
+        if index >= self._least_doubtful:
+            self._check_index(index, t, determined)
         return index
 
     def _index_tensor(self, timesteps: Tensor, determined: bool) -> Tensor:
@@ -75,7 +78,7 @@ class VisitedChain:
         if device.type == "cpu":
             for t in {int(timesteps.min()), int(timesteps.max())}:
                 if not 0 <= t < len(self._index_list):
-                    self._check_index(len(self.diffusion.times), t, determined)
+                    self._check_index(self._size, t, determined)
             index = self._index_tables[device].take(timesteps)
             last = int(index.argmax())
             self._check_index(int(index[last]), int(timesteps[last]), determined)
@@ -85,13 +88,12 @@ class VisitedChain:
         return self._index_tables[device].take(timesteps)
 
     def _check_index(self, index: int, timestep: int, determined: bool) -> None:
-        K = len(self.diffusion.times)
-        if index == K:
+        if index == self._size:
             raise ValueError(
-                f"Timestep {timestep} is not among the {K} that the chain visits, within 0 ..."
+                f"Timestep {timestep} is not among the {self._size} that the chain visits, within 0 ..."
                 f" {len(self._index_list) - 1}; see `set_timesteps`."
             )
-        if determined and self.is_undetermined and index == K - 1:
+        if determined and self.is_undetermined and index == self._size - 1:
             raise ValueError(UNDETERMINED)
 
 
@@ -101,6 +103,8 @@ def as_int(value: Any, argument: str = "timesteps") -> int:
     Raises:
         ValueError: for anything else, naming the argument.
     """
+    if type(value) is int:  # as nearly always, and twice as fast
+        return value
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, Integral):

@@ -26,7 +26,8 @@ def class_column(label_column: str | None) -> FindColumns:
         if not found and features.get(WEBDATASET_LABEL) == datasets.Value("int64"):
             found = [WEBDATASET_LABEL]
         source = label_column or next(iter(found), None)
-        return () if source is None else (Column(LABELS, source, _fault),)
+        asked_by = None if label_column is None else "label_column"
+        return () if source is None else (Column(LABELS, source, _fault, asked_by),)
 
     return find
 

@@ -21,8 +21,9 @@ INDIFFERENT = {
     "skip_bad_images",
     *("dataset_name", "mixed_precision"),  # told apart by what they come to
 }
-# Arguments that older checkpoints do not know, which were written as if these were 0.
-ADDED = {"conditioning_dropout_prob"}
+# Arguments that older checkpoints do not know, and the values that they were written with.
+NAMES_AND_SIZES = "names and sizes of the images"
+ADDED = {"conditioning_dropout_prob": 0.0, "image_column": None, "background": "white"}
 
 
 def fingerprint_of(state: TrainState) -> dict[str, Any]:
@@ -32,10 +33,15 @@ def fingerprint_of(state: TrainState) -> dict[str, Any]:
     train = state.data.train
     return (
         model
-        | {name: value for name, value in given.items() if name not in INDIFFERENT and (value or name not in ADDED)}
+        | {
+            name: value
+            for name, value in given.items()
+            if name not in INDIFFERENT and (name not in ADDED or value != ADDED[name])
+        }
         | {
             "images in a step": state.shard.total,
             "data": state.data.name,
+            NAMES_AND_SIZES: state.data.identity,
             "images": None if isinstance(train, ImageStream) else train.epoch_size,
             "precision": state.accelerator.mixed_precision,
         }
@@ -48,7 +54,10 @@ def check_fingerprint(recorded: dict[str, Any], now: dict[str, Any]) -> None:
     Settings that no longer count, in records of earlier versions, are ignored.
     """
     counted = (recorded.keys() | now.keys()) - INDIFFERENT
+    counted -= {NAMES_AND_SIZES} - recorded.keys()  # which older checkpoints do not know
     names = sorted(name for name in counted if recorded.get(name) != now.get(name))
+    if names == [NAMES_AND_SIZES]:
+        raise ValueError("its training images are others, by their names or sizes.")
     if names:
         told = "; ".join(f"{name} was {recorded.get(name)!r} and is {now.get(name)!r}" for name in names)
         raise ValueError(f"its settings are others: {told}.")

@@ -113,6 +113,8 @@ def _place(state: TrainState, hub: HubArguments, checkpoint: Path | None) -> Non
         state.pusher = Pusher(state.folder, hub) if state.accelerator.is_main_process else None
     state.trackers = Trackers(state.accelerator, state.folder, _told(state), state.run_id, state.step)
     if state.accelerator.is_main_process:
+        for line in state.data.notes:
+            tell(line)
         for count, sentence in enumerate(state.data.bad_images, 1):
             tell_passed_over(count, sentence)
 

@@ -1,0 +1,46 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Folders of small images that tell their numbers, and what is read of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.data.batches import BatchShard, TrainingBatches
+from ddpm_hf.data.level_images import ImageData, LevelImages
+from ddpm_hf.tasks.images import load_labelled_images
+
+
+def save(folder: Path, names: Sequence[str], **options: object) -> Path:
+    """A grey image of 4x4 pixels for each name, of its number's level; other files for names that are of no image."""
+    for number, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix.lower() in (".png", ".jpg", ".tiff", ".webp"):
+            Image.fromarray(np.full((4, 4), number, np.uint8)).save(path, **options)
+        else:
+            path.write_text("no image")
+    return folder
+
+
+def load(folder: Path, **arguments: object) -> ImageData:
+    return load_labelled_images(DataArguments(train_data_dir=str(folder), **arguments))
+
+
+def numbers(images: LevelImages) -> list[int]:
+    """The number of each image."""
+    return [round((float(images[i][0, 0, 0]) + 1) * 127.5) for i in range(len(images))]
+
+
+def streamed(data: ImageData, count: int) -> set[int]:
+    """The numbers of the training images in an epoch of a stream of `count`."""
+    found = set()
+    with closing(iter(TrainingBatches(data.train, BatchShard(1), 0, 0, seed=0))) as batches:
+        for _ in range(count):
+            found.add(round((float(next(batches).x_0[0, 0, 0, 0]) + 1) * 127.5))
+    return found
