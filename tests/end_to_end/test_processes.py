@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from script_server import Script, ScriptServer
-from training_runs import GOES_ON, LATEST, TINY, assert_same, ended, last_line, start, start_together
+from training_runs import GOES_ON, LATEST, TINY, assert_same, ended, last_line, names_in, start, start_together
 
 
 # Of several processes signals are seen when anything is due, here a checkpoint or a validation, or for ten steps.
@@ -139,7 +139,7 @@ def test_when_one_process_cannot_write_both_end_with_the_last_checkpoint(
     for output in all_ended(start_together(scripts, 2, folder, *TOGETHER, hooks=hooks), 1, 1):
         assert last_line(output).startswith("train.py: The checkpoint of step 8 could not be written: ")
         assert last_line(output).endswith(f" {folder / 'checkpoint-4'} is whole. {GOES_ON}")
-    assert [path.name for path in folder.iterdir()] == ["checkpoint-4"]
+    assert names_in(folder) == ["checkpoint-4"]
 
 
 def test_when_the_end_cannot_be_written_both_end(scripts: ScriptServer, unstopped: Path, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_loss_that_is_no_number_on_one_process_stops_both(scripts: ScriptServe
     folder = tmp_path / "run"
     for output in all_ended(start_together(scripts, 2, folder, *TOGETHER, hooks="hooks.nan_at(11, rank=1)"), 1, 1):
         assert last_line(output).startswith("train.py: The loss of step 6 is nan, the norm of its gradient nan. ")
-    assert [path.name for path in folder.iterdir()] == ["checkpoint-4"]
+    assert names_in(folder) == ["checkpoint-4"]
 
 
 # --- scoring and sampling --------------------------------------------------------------------------------------------

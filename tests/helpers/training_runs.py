@@ -137,6 +137,11 @@ def left(folder: Path) -> dict[str, Any]:
     }
 
 
+def names_in(folder: Path) -> list[str]:
+    """What lies in a run's folder, but for its lock, sorted."""
+    return sorted(path.name for path in folder.iterdir() if path.name != LOCK)
+
+
 def json_without_times(path: Path) -> Any:
     content = json.loads(path.read_text())
     return {name: value for name, value in content.items() if name not in TIMES | BY_CHANCE}

@@ -18,7 +18,7 @@ from accelerate.utils.other import load
 from hooks import nan_at, overflowing, signal_at, signal_in, twice
 from safetensors.torch import load_file
 from script_server import ScriptServer
-from training_runs import EVERYTHING, GOES_ON, LATEST, TINY, assert_same, ended, last_line, start, train
+from training_runs import EVERYTHING, GOES_ON, LATEST, TINY, assert_same, ended, last_line, names_in, start, train
 
 
 SHORT = [*TINY, *shlex.split("--checkpointing_steps 4 --checkpoints_total_limit -1 --num_quality_samples 0")]
@@ -147,7 +147,7 @@ def test_a_disk_that_is_full_keeps_the_last_checkpoint(filled: dict[str, Filled]
     assert sentence.startswith("train.py: The checkpoint of step 8 could not be written: ")
     assert "No space left on device" in sentence or "is the disk full?" in sentence
     assert sentence.endswith(f"{disk / 'checkpoint-4'} is whole. {GOES_ON}")
-    assert sorted(path.name for path in left.iterdir()) == ["checkpoint-4"]
+    assert names_in(left) == ["checkpoint-4"]
     assert_same(left / "checkpoint-4", short / "checkpoint-4")
 
 
@@ -161,7 +161,7 @@ def test_a_disk_that_is_full_at_the_end_holds_nothing_half_written(
     assert sentence.startswith("train.py: error: ") and "No space left on device" in sentence
     assert file.startswith("unet") or str(disk / file) in sentence
     assert sentence.endswith(f"{disk / 'checkpoint-8'} is whole. {GOES_ON}")
-    assert sorted(path.name for path in left.iterdir()) == sorted(["checkpoint-8", *AT_THE_END[file]])
+    assert names_in(left) == sorted(["checkpoint-8", *AT_THE_END[file]])
     assert_same(left / "checkpoint-8", short / "checkpoint-8")
 
 
@@ -202,7 +202,7 @@ def test_a_loss_that_is_no_number_names_its_step_and_keeps_the_last_checkpoint(t
     sentence = last_line(train(folder, *arguments, code=1, during=(nan_at(7),)))
     assert sentence.startswith("train.py: The loss of step 7 is nan, the norm of its gradient nan. ")
     assert sentence.endswith("start anew with a lower learning rate, say.")
-    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-4"]
+    assert names_in(folder) == ["checkpoint-4"]
     assert_finite(folder / "checkpoint-4")
 
 
@@ -210,7 +210,7 @@ def test_gradients_that_overflow_at_every_scale_stop_the_run(tmp_path: Path) -> 
     arguments = [*SHORT, "--max_train_steps", 100, "--checkpointing_steps", 30, "--train_batch_size", 8]
     sentence = last_line(train(tmp_path / "run", *arguments, code=1, during=(overflowing({3, 5}),)))
     assert sentence.startswith("train.py: The gradients of the last 50 steps are not finite, at any scale.")
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint-30"]
+    assert names_in(tmp_path / "run") == ["checkpoint-30"]
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_a_learning_rate_that_is_far_too_large(tmp_path: Path, learning_rate: fl
     rate = ["--lr_warmup_steps", 1, "--lr_scheduler", "constant_with_warmup", "--learning_rate", learning_rate]
     arguments = [*SHORT, *rate, "--max_train_steps", 9, "--checkpointing_steps", 1, "--checkpoints_total_limit", -1]
     assert told in last_line(train(tmp_path / "run", *arguments, code=1))
-    kept = sorted((tmp_path / "run").iterdir())
+    kept = [tmp_path / "run" / name for name in names_in(tmp_path / "run")]
     assert 1 <= len(kept) <= 2 and kept[0].name == "checkpoint-1"
     for checkpoint in kept:
         assert_finite(checkpoint)

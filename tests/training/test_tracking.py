@@ -24,7 +24,7 @@ from accelerate.utils import ProjectConfiguration
 from hooks import few_digits, signal_at
 from PIL import Image
 from script_server import ScriptServer
-from training_runs import LATEST, TINY, ended, refused, start, train
+from training_runs import LATEST, TINY, ended, names_in, refused, start, train
 
 from ddpm_hf.training.tracking import NOISE_LEVELS, Trackers, check_logger
 
@@ -282,7 +282,7 @@ def test_wandb_that_cannot_start_is_told_and_leaves_nothing(scripts: ScriptServe
     no_key["WANDB_BASE_URL"] = "http://127.0.0.1:9"
     output = ended(start(scripts, tmp_path / "run", *RUN, "--logger", "wandb", env=no_key), 2)
     assert len([line for line in output.splitlines() if line.startswith("train.py: error: `logger` wandb")]) == 1
-    assert list((tmp_path / "run").iterdir()) == []  # so that the same command can be tried again
+    assert names_in(tmp_path / "run") == []  # so that the same command can be tried again
 
 
 # --- trackio ---------------------------------------------------------------------------------------------------------
