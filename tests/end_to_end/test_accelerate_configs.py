@@ -188,15 +188,17 @@ def test_slurm_tells_the_launchers_to_end_in_time_and_queues_the_job_again(slurm
 def test_slurm_ends_a_training_in_time_and_queues_it_again(slurm: dict[str, str], tmp_path: Path) -> None:
     run, output = tmp_path / "run", tmp_path / "output.txt"
     arguments = [*RUN, "--max_train_steps", "100000", "--output_dir", str(run)]
+    arguments += ["--checkpointing_steps", "10", "--checkpoints_total_limit", "1"]
     with output.open("w") as file:
         job = subprocess.Popen(["bash", str(SLURM), *arguments], env=slurm, cwd=ROOT, stdout=file, stderr=file)
     end = time.monotonic() + 120
-    while " 12/100000" not in output.read_text():
+    while not list(run.glob("checkpoint-*")):
         assert job.poll() is None and time.monotonic() < end, output.read_text()
         time.sleep(0.1)
     job.send_signal(signal.SIGTERM)
     assert job.wait(120) != 0
     assert "SIGTERM stopped it" in output.read_text()
     (checkpoint,) = run.glob("checkpoint-*")
+    assert f"{checkpoint} is whole." in output.read_text()
     assert json.loads((checkpoint / "training.json").read_text())["processes"] == 2
     assert (Path(slurm["SLURM_TEST"]) / "requeued").read_text().strip() == slurm["SLURM_JOB_ID"]
