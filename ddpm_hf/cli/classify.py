@@ -58,7 +58,7 @@ def classify(
     posterior, marginal = bayes(bits, torch.Size(test.shape).numel(), shares)
     if not classification.num_paths:
         again = scorer(pipeline, replace(classification, seed=classification.seed + 1), accelerator)
-        marginal = bits_without_the_class(again, test, posterior, shares)
+        marginal = bits_without_the_class(again, test, bits, shares)
     if accelerator.is_main_process:
         report = facts(model, pipeline, classification) | report_on(bits, posterior, marginal, train, test)
         write_json(folder / "classification.json", report)

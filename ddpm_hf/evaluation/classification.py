@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from sklearn.svm import SVC
 from torch import Tensor
 
-from ..conditioning.classes import of_classes
+from ..conditioning.classes import classes_of, of_classes
 from ..data.level_images import LevelImages
 from ..diffusion.numerics import LOG_2
 
@@ -55,7 +54,7 @@ def bayes(bits: Tensor, dimensions: int, shares: Tensor) -> tuple[Tensor, Tensor
 
 
 def bits_without_the_class(
-    bits_of: Callable[[LevelImages], Sequence[float]], images: LevelImages, log_posterior: Tensor, shares: Tensor
+    bits_of: Callable[[LevelImages], Sequence[float]], images: LevelImages, bits: Tensor, shares: Tensor
 ) -> Tensor:
     """An upper bound on −log₂ Σ p(class) p(x | class), in expectation, from unbiased bounds given the class.
 
@@ -64,26 +63,31 @@ def bits_without_the_class(
     The sum is least for the posterior. With weights from one scoring and bits from another, the bound is linear in
     the bits, so noise does not bias it; −log₂ Σ_c p(class c) 2^(−bits_c) is concave, and noise takes it below.
 
+    The second scoring tells how far this is from the bound given the image's own class, under the same noise, and the
+    difference is added to that bound in the first. So the two figures differ by little noise.
+
     Args:
-        bits_of: as for `bits_by_class`, from noise that the posterior does not depend on.
-        images: `[N]` of them.
-        log_posterior: log₂ p(class | x), `[N, classes]`; classes less likely than `UNLIKELY` are not scored again.
+        bits_of: as for `bits_by_class`, but from other noise; classes less likely than `UNLIKELY` are left out.
+        images: `[N]` of them, with their classes.
+        bits: bits/dim given each class from the first scoring, `[N, classes]`.
         shares: p(class), `[classes]`.
 
     Returns:
         bits/dim, float64 `[N]`.
     """
-    dimensions = torch.Size(images.shape).numel()
-    likely = log_posterior.exp2() * (log_posterior >= math.log2(UNLIKELY))
+    dimensions, own = torch.Size(images.shape).numel(), classes_of(images.columns)
+    posterior = bayes(bits, dimensions, shares)[0].exp2()
+    likely = torch.where(posterior >= UNLIKELY, posterior, 0.0)
     weights = likely / likely.sum(1, keepdim=True)
     relative = torch.special.xlogy(weights, weights / shares.double()).sum(1) / LOG_2  # KL(w ‖ shares), bits
-    total = relative / dimensions
+    excess = relative / dimensions  # over the bound given its own class, image by image
     for k, weight in enumerate(weights.T):
-        index = weight.nonzero()[:, 0]
+        factor = weight - (own == k).double()
+        index = factor.nonzero()[:, 0]
         if len(index):
             some = images.chosen(index).with_columns(of_classes([k] * len(index)))
-            total[index] += weight[index] * torch.tensor(bits_of(some), dtype=torch.float64)
-    return total
+            excess[index] += factor[index] * torch.tensor(bits_of(some), dtype=torch.float64)
+    return bits.gather(1, own[:, None])[:, 0] + excess
 
 
 def support_vector_classifier(pixels: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:

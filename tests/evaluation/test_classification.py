@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm_hf.conditioning.classes import classes_of
+from ddpm_hf.conditioning.classes import classes_of, of_classes
 from ddpm_hf.data.level_images import LevelImages
 from ddpm_hf.diffusion.numerics import standard_error
 from ddpm_hf.evaluation.classification import bayes, bits_by_class, bits_without_the_class
@@ -26,7 +26,7 @@ def images(count: int) -> LevelImages:
     generator = torch.Generator().manual_seed(0)
     classes = torch.multinomial(SHARES, count, replacement=True, generator=generator)
     pixels = torch.multinomial(LAWS[classes], DIMENSIONS, replacement=True, generator=generator)
-    return LevelImages.in_memory(pixels.reshape(count, 1, 2, 2), 3)
+    return LevelImages.in_memory(pixels.reshape(count, 1, 2, 2), 3, of_classes(classes.tolist()))
 
 
 def bits_per_dim_of(images: LevelImages) -> Tensor:
@@ -64,9 +64,10 @@ def test_bayes_rule_on_likelihoods_that_are_known() -> None:
 def test_without_noise_the_bound_without_the_class_is_exact() -> None:
     some = images(200)
     exact = seen_through_noise(0.0, 0)
-    posterior, without = bayes(bits_by_class(exact, some, 3), DIMENSIONS, SHARES)
+    bits = bits_by_class(exact, some, 3)
+    _, without = bayes(bits, DIMENSIONS, SHARES)
     torch.testing.assert_close(without, exact_without_the_class(some), rtol=1e-12, atol=1e-12)
-    bound = bits_without_the_class(exact, some, posterior, SHARES)
+    bound = bits_without_the_class(exact, some, bits, SHARES)
     # What is left out of the weights costs −log(1 − 2 · 10⁻³) at most.
     torch.testing.assert_close(bound, without, rtol=0, atol=0.003 / DIMENSIONS)
     assert bool((bound >= without - 1e-12).all())
@@ -75,11 +76,11 @@ def test_without_noise_the_bound_without_the_class_is_exact() -> None:
 def test_noise_does_not_take_the_bound_without_the_class_below_the_truth() -> None:
     many = images(6000)
     bits = bits_by_class(seen_through_noise(0.3, 1), many, 3)
-    posterior, without = bayes(bits, DIMENSIONS, SHARES)
+    _, without = bayes(bits, DIMENSIONS, SHARES)
     truth = exact_without_the_class(many)
     too_low = without - truth
     assert too_low.mean() < -5 * standard_error(too_low)  # Bayes' rule on noisy bits is no bound
-    excess = bits_without_the_class(seen_through_noise(0.3, 2), many, posterior, SHARES) - truth
+    excess = bits_without_the_class(seen_through_noise(0.3, 2), many, bits, SHARES) - truth
     assert excess.mean() > 3 * standard_error(excess)
     assert excess.mean() < 0.2  # for the weights, too, come from noisy bits
 
@@ -91,7 +92,8 @@ def test_unlikely_classes_are_not_scored_again() -> None:
         scored.append((int(classes_of(images.columns)[0]), len(images)))
         return bits_per_dim_of(images).tolist()
 
-    posterior = torch.tensor([[0.9995, 0.0005, 0.0], [0.5, 0.0, 0.5]], dtype=torch.float64).log2()
-    bound = bits_without_the_class(bits_of, images(2), posterior, SHARES)
-    assert scored == [(0, 2), (2, 1)]
+    posterior = torch.tensor([[0.9995, 5e-4, 1e-9], [0.5, 1e-9, 0.5], [1.0, 1e-9, 1e-9]], dtype=torch.float64)
+    three = images(3).with_columns(of_classes([0, 0, 1]))
+    bound = bits_without_the_class(bits_of, three, -(posterior / SHARES).log2() / DIMENSIONS, SHARES)
+    assert scored == [(0, 2), (1, 1), (2, 1)]  # the first is surely of its own class, the last of another
     assert bool(bound.isfinite().all())
