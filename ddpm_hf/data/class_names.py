@@ -8,6 +8,7 @@ from typing import Any
 
 import datasets
 
+from .arguments import DataArguments
 from .folders import first_few
 
 
@@ -20,19 +21,20 @@ def is_of_strings(features: Mapping[str, Any], column: str | None) -> bool:
 
 
 def numbered(
-    splits: Mapping[str, datasets.Dataset], column: str | None, name: str
+    splits: Mapping[str, datasets.Dataset], arguments: DataArguments, name: str
 ) -> tuple[dict[str, datasets.Dataset], tuple[str, ...]]:
     """The splits with the numbers of the classes in the place of their names, and a note on them.
 
     Nothing changes where the column holds no strings.
 
     Args:
-        column: of the classes, as asked for; None if none was.
+        arguments: which name the column of classes, or none.
         name: what to call the data.
 
     Raises:
         ValueError: if an image has no class.
     """
+    column = arguments.label_column
     found = {split: data for split, data in splits.items() if is_of_strings(data.features, column)}
     if not found:
         return dict(splits), ()
@@ -50,8 +52,9 @@ def numbered(
     return {**splits, **changed}, (note,)
 
 
-def check_stream(features: Mapping[str, Any], column: str | None, name: str) -> None:
+def check_stream(features: Mapping[str, Any], arguments: DataArguments, name: str) -> None:
     """Raise ValueError for names of classes in a stream, which would have to be read to its end to number them."""
+    column = arguments.label_column
     if is_of_strings(features, column):
         raise ValueError(
             f"`label_column` {column} of {name} holds strings, which a stream cannot number before it has seen all of"

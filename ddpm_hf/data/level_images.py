@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..conditioning.columns import Columns, chosen
 from ..conditioning.conditioner import Conditioners
+from .identity import Identity
 from .image_files import BadImage
 from .image_streams import ImageStream
 
@@ -155,7 +156,7 @@ class ImageData:
         hub_name: the name on the Hub, for data from there.
         bad_images: a sentence on each image that was left out.
         notes: lines to tell at the start: how many images there are, what was left out, what is made of them.
-        identity: what tells the training images from others, for those in a local folder; see `names_and_sizes`.
+        identity: what tells the training images from others, for those in a local folder; None for others.
     """
 
     name: str
@@ -165,7 +166,7 @@ class ImageData:
     hub_name: str | None = None
     bad_images: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    identity: str | None = None
+    identity: Identity | None = None
 
     def reading(self, conditioners: Conditioners) -> ImageData:
         """The data with batches that carry the columns of the conditioning.

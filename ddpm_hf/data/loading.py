@@ -52,7 +52,7 @@ def load_images(arguments: DataArguments, find_columns: FindColumns = no_columns
     features = splits["train"].features or splits["train"]._resolve_features().features
     image, columns = image_column(features, name, arguments.image_column), find_columns(features, name)
     if arguments.streaming:
-        check_stream(features, arguments.label_column, name)
+        check_stream(features, arguments, name)
     splits = {split: _selected(data, image, columns) for split, data in splits.items()}
     try:
         with told_of_archives(name):

@@ -17,7 +17,7 @@ from .arguments import DataArguments
 from .class_names import numbered
 from .folder_files import FolderFiles, find_files
 from .folders import ImageFolder, as_stream, is_of_archives, is_of_images
-from .identity import names_and_sizes
+from .identity import Identity, identity_of
 from .image_files import READ_ERRORS
 
 
@@ -41,7 +41,7 @@ class Source(NamedTuple):
     splits: Mapping[str, datasets.Dataset | datasets.IterableDataset]
     notes: tuple[str, ...] = ()
     listed: int | None = None
-    identity: str | None = None
+    identity: Identity | None = None
 
 
 def open_source(arguments: DataArguments) -> Source:
@@ -55,9 +55,10 @@ def open_source(arguments: DataArguments) -> Source:
     listed = identity = None
     if files is not None:
         folder = ImageFolder(files)
-        splits, more = numbered(folder.splits, arguments.label_column, name)
+        splits, more = numbered(folder.splits, arguments, name)
         notes, listed = (*more, *folder.notes), len(splits.get("train", ()))
-        identity = names_and_sizes(splits["train"], str(files.root)) if listed else None
+        if listed:
+            identity = identity_of(splits["train"], str(files.root), arguments.skip_bad_images)
         if arguments.streaming:
             splits = {split: as_stream(data) for split, data in splits.items()}
     else:
@@ -65,7 +66,7 @@ def open_source(arguments: DataArguments) -> Source:
             splits = datasets.load_dataset(**options, cache_dir=arguments.cache_dir, streaming=arguments.streaming)
         except (*READ_ERRORS, RuntimeError, datasets.exceptions.DatasetsError) as error:
             raise ValueError(reason(name, error, arguments)) from error
-        splits, notes = (splits, ()) if arguments.streaming else numbered(splits, arguments.label_column, name)
+        splits, notes = (splits, ()) if arguments.streaming else numbered(splits, arguments, name)
     if "train" not in splits:
         raise ValueError(f"{name} holds no training images (split 'train'); it has {list(splits)}.")
     return Source(name, {split: data for split, data in splits.items() if split in SPLITS}, notes, listed, identity)

@@ -22,7 +22,7 @@ INDIFFERENT = {
     *("dataset_name", "mixed_precision"),  # told apart by what they come to
 }
 # Arguments that older checkpoints do not know, and the values that they were written with.
-NAMES_AND_SIZES = "names and sizes of the images"
+NAMES, SIZES = "names of the images", "sizes of the images"
 ADDED = {"conditioning_dropout_prob": 0.0, "image_column": None, "background": "white"}
 
 
@@ -41,7 +41,8 @@ def fingerprint_of(state: TrainState) -> dict[str, Any]:
         | {
             "images in a step": state.shard.total,
             "data": state.data.name,
-            NAMES_AND_SIZES: state.data.identity,
+            NAMES: None if state.data.identity is None else state.data.identity.names,
+            SIZES: None if state.data.identity is None else state.data.identity.sizes,
             "images": None if isinstance(train, ImageStream) else train.epoch_size,
             "precision": state.accelerator.mixed_precision,
         }
@@ -54,9 +55,10 @@ def check_fingerprint(recorded: dict[str, Any], now: dict[str, Any]) -> None:
     Settings that no longer count, in records of earlier versions, are ignored.
     """
     counted = (recorded.keys() | now.keys()) - INDIFFERENT
-    counted -= {NAMES_AND_SIZES} - recorded.keys()  # which older checkpoints do not know
+    # Older checkpoints do not know these, and where images may break their sizes do not count.
+    counted -= {name for name in (NAMES, SIZES) if recorded.get(name) is None or now.get(name) is None}
     names = sorted(name for name in counted if recorded.get(name) != now.get(name))
-    if names == [NAMES_AND_SIZES]:
+    if names and {NAMES, SIZES}.issuperset(names):
         raise ValueError("its training images are others, by their names or sizes.")
     if names:
         told = "; ".join(f"{name} was {recorded.get(name)!r} and is {now.get(name)!r}" for name in names)

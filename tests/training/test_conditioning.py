@@ -404,6 +404,7 @@ NAMES_A_KIND = {  # what a user calls by its name, and what answers to it
     "cli/classify.py",
     "cli/sample.py",
     "data/arguments.py",
+    "data/class_names.py",
     "evaluation/arguments.py",
     "evaluation/classification.py",
     "evaluation/sample_quality.py",
