@@ -644,13 +644,16 @@ def test_a_stream_of_two_processes_with_workers_that_was_stopped_goes_on_exactly
 def test_a_run_with_workers_that_is_told_to_stop_leaves_a_checkpoint(
     scripts: ScriptServer, parquet: Path, tmp_path: Path
 ) -> None:
-    run = start(scripts, tmp_path / "run", *options(parquet, workers=2, steps=100_000))
-    run.wait_for("loss")
+    often = ["--checkpointing_steps", 5, "--checkpoints_total_limit", 1]
+    run = start(scripts, tmp_path / "run", *options(parquet, workers=2, steps=100_000), *often)
+    while run.code is None and not list((tmp_path / "run").glob("checkpoint-*")):
+        time.sleep(0.01)
     os.killpg(run.pid, signal.SIGTERM)  # the workers too, as a cluster does
     assert run.wait() == 128 + signal.SIGTERM, run.output
     assert "SIGTERM stopped it" in run.output
     assert_nothing_but_progress(run.output)
-    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")]
+    (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
+    assert f"{checkpoint} is whole." in run.output
 
 
 @pytest.mark.parametrize("workers", [0, 2])
