@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,29 +28,13 @@ from ..diffusion.numerics import require_count
 from ..hub.push import lacks_index, push_folder
 from ..hub_errors import hub_errors
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
+from .denoising_step import DenoisingStep
 from .guidance import Guidance
 from .images import check_images, check_output_type, require_finite_images, require_finite_latents, to_output
 from .models import check_unet
 
 
 Generators = torch.Generator | list[torch.Generator] | None
-
-
-@dataclass(frozen=True)
-class DenoisingStep:
-    """One reverse step of a batch, as `DDPMPaperPipeline.iterate` yields it.
-
-    Attributes:
-        timestep: the diffusers timestep that the step starts from.
-        sample: x_t, `[B, C, H, W]`; noise at the first step.
-        prev_sample: x_s, what the step arrives at; the image in [−1, 1] at the last step.
-        pred_original_sample: x̂_0, the image that the model sees in x_t.
-    """
-
-    timestep: int
-    sample: Tensor
-    prev_sample: Tensor
-    pred_original_sample: Tensor
 
 
 class DDPMPaperPipeline(DiffusionPipeline):

@@ -161,11 +161,8 @@ def save_checkpoint(
             put(partial, target)
 
     def tidy() -> None:
-        until = [other for other in checkpoints(folder) if step_of(other) <= step]
-        kept = until[-limit:] if limit is not None and limit > 0 else until
         if accelerator.is_main_process:
-            for other in set(checkpoints(folder)).difference(kept):
-                remove_folder(other)
+            _remove_beyond(folder, step, limit)
 
     try:
         _on_all(make)
@@ -180,6 +177,14 @@ def save_checkpoint(
         raise RunStopped(f"{what} {how_to_resume(folder)}") from error
     _on_all(tidy)
     return target
+
+
+def _remove_beyond(folder: Path, step: int, limit: int | None) -> None:
+    """Remove checkpoints of later steps, and the oldest ones beyond the limit."""
+    until = [checkpoint for checkpoint in checkpoints(folder) if step_of(checkpoint) <= step]
+    kept = until[-limit:] if limit is not None and limit > 0 else until
+    for other in set(checkpoints(folder)).difference(kept):
+        remove_folder(other)
 
 
 GO_ON = "--resume_from_checkpoint latest"
