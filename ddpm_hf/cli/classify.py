@@ -19,7 +19,7 @@ from ..data.level_images import LevelImages
 from ..evaluation.arguments import ClassificationArguments, ModelPathArguments, check_scoring
 from ..evaluation.classification import bayes, bits_by_class, bits_without_the_class, support_vector_classifier
 from ..evaluation.frechet_distance import IMAGES_OF_A_DATA_SET, pixels_of
-from ..evaluation.scoring import check_fit, follow, images_as_they_are, load_pipeline, score, score_by_paths
+from ..evaluation.scoring import check_fit, follow, load_as_they_are, load_pipeline, score, score_by_paths, split_of
 from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
 from ..runtime.errors import user_errors
 from ..runtime.output_folder import claim_folder, write_json
@@ -39,8 +39,8 @@ def classify(
     with user_errors(script):
         accelerator = Accelerator()
         check_scoring(classification)
-        train = images_as_they_are(data, "train")
-        test = images_as_they_are(data, "test", is_told=False).spread(classification.max_images)
+        loaded = load_as_they_are(data)
+        train, test = split_of(loaded, "train"), split_of(loaded, "test").spread(classification.max_images)
         pipeline = load_pipeline(model, accelerator.device)
         for images in (train, test):
             check_fit(pipeline, images)

@@ -16,7 +16,7 @@ from ..evaluation.arguments import EvaluationArguments, GuidanceArguments, Model
 from ..evaluation.few_steps import score_few_steps
 from ..evaluation.guiding import guidance_report, load_guidance
 from ..evaluation.sample_quality import Judge
-from ..evaluation.scoring import check_fit, follow, images_as_they_are, load_pipeline
+from ..evaluation.scoring import check_fit, follow, load_as_they_are, load_pipeline, split_of
 from ..evaluation.subject import Subject
 from ..likelihood.variational import BitsPerDim
 from ..reporting.figures import save_evaluation, save_few_steps
@@ -43,9 +43,12 @@ def evaluate(
 ) -> None:
     """Score, with all processes together; the main one writes."""
     with user_errors(script):
-        subject = choose_subject(model, data, evaluation, guiding)
-        accelerator = subject.accelerator
-        train = images_as_they_are(data, "train", is_told=False) if evaluation.num_quality_samples else None
+        accelerator = Accelerator()
+        check_evaluation(evaluation)
+        loaded = load_as_they_are(data)
+        images = split_of(loaded, evaluation.split).spread(evaluation.max_images)
+        subject = choose_subject(model, images, evaluation, guiding, accelerator)
+        train = split_of(loaded, "train") if evaluation.num_quality_samples else None
         folder = claim_folder(evaluation.output_dir, evaluation.overwrite_output_dir, accelerator)
     use_all_cores(accelerator.device)
     progress = functools.partial(progress_bar, desc="scoring", unit="batch", disable=not accelerator.is_main_process)
@@ -66,15 +69,17 @@ def evaluate(
 
 
 def choose_subject(
-    model: ModelPathArguments, data: DataArguments, evaluation: EvaluationArguments, guiding: GuidanceArguments
+    model: ModelPathArguments,
+    images: LevelImages,
+    evaluation: EvaluationArguments,
+    guiding: GuidanceArguments,
+    accelerator: Accelerator,
 ) -> Subject:
-    """Check the arguments, and load what is evaluated.
+    """Load what is evaluated, on these images.
 
     Raises:
         ValueError, OSError: for anything that cannot be evaluated as asked.
     """
-    accelerator = Accelerator()
-    images = choose_images(data, evaluation).spread(evaluation.max_images)
     pipeline = load_pipeline(model, accelerator.device)
     check_fit(pipeline, images)
     if evaluation.num_flow_images and pipeline.scheduler.config.prediction_type == "mean":
@@ -116,8 +121,8 @@ def write_evaluation(result: BitsPerDim, subject: Subject, folder: Path, model: 
     )
 
 
-def choose_images(data: DataArguments, evaluation: EvaluationArguments) -> LevelImages:
-    """The split to score."""
+def check_evaluation(evaluation: EvaluationArguments) -> None:
+    """Raise ValueError for arguments out of range, or that need others or a package."""
     if evaluation.split not in ("train", "test"):
         raise ValueError(f"`split` must be 'train' or 'test', but is {evaluation.split!r}.")
     check_scoring(evaluation)
@@ -127,4 +132,3 @@ def choose_images(data: DataArguments, evaluation: EvaluationArguments) -> Level
         raise ValueError("`num_quality_samples` are drawn along the chains of `few_steps`; pass these too.")
     if evaluation.num_flow_images and importlib.util.find_spec("torchdiffeq") is None:
         raise ValueError("`num_flow_images` needs torchdiffeq, which is not installed: `pip install torchdiffeq`.")
-    return images_as_they_are(data, evaluation.split)

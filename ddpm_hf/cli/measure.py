@@ -12,7 +12,7 @@ from ..diffusion.numerics import LOG_2
 from ..diffusion.timestep_spacing import optimal_times
 from ..evaluation.arguments import MeasurementArguments, ModelPathArguments, check_batches
 from ..evaluation.measuring import measured_errors, with_errors
-from ..evaluation.scoring import check_fit, images_as_they_are, load_pipeline
+from ..evaluation.scoring import check_fit, load_as_they_are, load_pipeline, split_of
 from ..hub.push import INDEX
 from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
 from ..runtime.distributed import require_one_process
@@ -51,7 +51,7 @@ def measure(script: str, model: ModelPathArguments, data: DataArguments, measure
 def choose_images(data: DataArguments, measurement: MeasurementArguments) -> LevelImages:
     """The training images, up to as many as asked for."""
     check_batches(measurement.batch_size, measurement.max_images)
-    return images_as_they_are(data, "train").spread(measurement.max_images)
+    return split_of(load_as_they_are(data), "train").spread(measurement.max_images)
 
 
 def measure_on(

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from ..conditioning.denoiser import ConditionalDenoiser
 from ..data.arguments import DataArguments
-from ..data.level_images import LevelImages
+from ..data.level_images import ImageData, LevelImages
 from ..hub_errors import HubError
 from ..likelihood.batches import Batches
 from ..likelihood.importance_weighting import ImportanceWeightedBits, importance_weighted_bits_per_dim
@@ -124,18 +124,23 @@ def by_batches(
     return shared(accelerator, -(-len(images) // batch_size), of_batch, progress)
 
 
-def images_as_they_are(data: DataArguments, split: str, is_told: bool = True) -> LevelImages:
-    """The images of a split in order, not mirrored; the main process tells how many there are and what is left out.
-
-    Args:
-        is_told: whether it does.
-    """
+def load_as_they_are(data: DataArguments) -> ImageData:
+    """The images, not mirrored; the main process tells how many there are and what is left out."""
     if data.random_flip:
         raise ValueError("`random_flip` is for training; a score is taken on the images as they are.")
     loaded = load_labelled_images(data)
-    if is_told and is_main_process():
+    if is_main_process():
         print(*loaded.notes, sep="\n", end="\n" if loaded.notes else "", file=sys.stderr)
-    images = getattr(loaded, split)
+    return loaded
+
+
+def split_of(data: ImageData, split: str) -> LevelImages:
+    """The images of a split, "train" or "test", in order.
+
+    Raises:
+        ValueError: for a stream, and if there are none.
+    """
+    images = getattr(data, split)
     if not isinstance(images, LevelImages):
         raise ValueError("A stream has no training images to score in order; pass --split test, or leave --streaming.")
     if not len(images):
