@@ -51,7 +51,6 @@ def names(parser: argparse.ArgumentParser) -> set[str]:
     return {action.dest for action in parser._actions} - {"help"}
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A question about the known name that is most like an unknown one, or nothing."""
-    found = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
-    return f" Did you mean {found[0]}?" if found else ""
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like an unknown one, if any is."""
+    return next(iter(difflib.get_close_matches(name.replace("-", "_"), known, n=1)), None)

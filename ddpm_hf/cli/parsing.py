@@ -36,8 +36,9 @@ def parse(script: str, *classes: type, argv: Sequence[str] | None = None) -> tup
     *filled, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
     if rest:
         flag = rest[0].split("=")[0]
-        hint = nearest(flag.lstrip("-"), names(parser)).replace("mean ", "mean --")
-        parser.error(f"there is no argument {flag}.{hint or ' --help lists those there are.'}")
+        meant = nearest(flag.lstrip("-"), names(parser))
+        hint = f"Did you mean --{meant}?" if meant else "--help lists those there are."
+        parser.error(f"there is no argument {flag}. {hint}")
     for group in filled:
         _expand_home(group)
     for token in filter(None, (getattr(group, "hub_token", None) for group in filled)):
@@ -73,7 +74,8 @@ def _read_settings(parser: HfArgumentParser, classes: Sequence[type], path: Path
         parser.error(f"{path} must hold a mapping of argument names to values.")
     extra = sorted(str(name) for name in settings if name not in names(parser))
     if extra:
-        hint = nearest(extra[0], names(parser))
+        meant = nearest(extra[0], names(parser))
+        hint = f" Did you mean {meant}?" if meant else ""
         parser.error(f"{path} names arguments that do not exist: {', '.join(extra)}.{hint}")
     hints = {name: hint for each in classes for name, hint in typing.get_type_hints(each).items()}
     for action in parser._actions:
