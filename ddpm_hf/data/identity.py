@@ -32,7 +32,7 @@ def identity_of(data: datasets.Dataset, root: str, may_break: bool) -> Identity:
         may_break: whether images that cannot be read are left out.
     """
     columns = [name for name, feature in data.features.items() if isinstance(feature, datasets.Image)]
-    paths = [entry["path"] if entry else None for name in columns for entry in data[:][name]]
+    paths = [entry["path"] if entry else None for name in columns for entry in data.select_columns([name])[:][name]]
     names = _digest("" if path is None else os.path.relpath(path, root) for path in paths)
     return Identity(names, None if may_break else _digest(str(_size(path)) for path in paths if path))
 
