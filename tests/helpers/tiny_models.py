@@ -7,7 +7,9 @@ import torch
 from diffusers import UNet2DModel
 
 
-def tiny_unet(channels: int = 1, out_channels: int | None = None, sample_size: object = 4) -> UNet2DModel:
+def tiny_unet(
+    channels: int = 1, out_channels: int | None = None, sample_size: object = 4, **settings: object
+) -> UNet2DModel:
     torch.manual_seed(0)
     return UNet2DModel(
         sample_size=sample_size,
@@ -19,4 +21,5 @@ def tiny_unet(channels: int = 1, out_channels: int | None = None, sample_size: o
         norm_num_groups=4,
         layers_per_block=1,
         mid_block_type=None,
+        **settings,
     ).eval()

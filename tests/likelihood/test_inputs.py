@@ -20,6 +20,7 @@ from diffusers import (
     UNet2DModel,
 )
 from PIL import Image
+from tiny_models import tiny_unet
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -39,11 +40,7 @@ T = 20
 
 
 def unet(channels: int = 3, **settings: Any) -> UNet2DModel:
-    torch.manual_seed(0)
-    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
-    size = {"sample_size": 4, "block_out_channels": (8,), "layers_per_block": 1, "norm_num_groups": 4}
-    model = UNet2DModel(in_channels=channels, out_channels=channels, **size, **blocks, **settings)
-    return model.eval().requires_grad_(False)
+    return tiny_unet(channels, **settings).requires_grad_(False)
 
 
 def stock(**settings: Any) -> DDPMScheduler:
