@@ -66,11 +66,17 @@ def write_state(state: TrainState, folder: Path) -> None:
         "seconds": state.seconds,
         "run_id": state.run_id,
         "processes": accelerator.num_processes,
+        "preset": state.preset,
         "validation": state.validation,
         "bad_images": sorted(state.bad_images),
         "fingerprint": fingerprint_of(state),
     }
     write_json(folder / STATE, record)
+
+
+def preset_of(checkpoint: Path) -> str | None:
+    """The preset that a checkpoint's run has its network from. There was one network before there were presets."""
+    return read_checkpoint(checkpoint, lambda: read_json(checkpoint / STATE)).get("preset", "8")
 
 
 def restore(state: TrainState, checkpoint: Path) -> None:

@@ -58,6 +58,7 @@ class TrainState:
         steps: optimisation steps in all.
         inference_steps: of the samples that are drawn along the way and at the end.
         run_id: the same when the run is resumed.
+        preset: the name of the preset that the network is from, if it is from one.
         step: optimisation steps made.
         seconds: spent training.
         skipped_steps: steps in a row whose gradient was not finite.
@@ -84,6 +85,7 @@ class TrainState:
     steps: int
     inference_steps: int
     run_id: str
+    preset: str | None = None
     is_pushed: bool = False
     push_steps: int = 0
     pusher: Pusher | None = None  # of the main process, if the run is pushed
