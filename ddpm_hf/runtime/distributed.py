@@ -41,12 +41,17 @@ def shared(
 
     All do as many, for a model that is divided among them answers only if all call it: some do the last one too.
     """
-    processes = accelerator.num_processes
-    rounds = -(-count // processes)
-    numbers: Any = [min(accelerator.process_index + k * processes, count - 1) for k in range(rounds)]
+    numbers: Any = numbers_of(accelerator, count)
     done = [(number, do(number)) for number in (numbers if progress is None else progress(numbers))]
     pieces = dict(gather_object(done))
     return [pieces[number] for number in range(count)]
+
+
+def numbers_of(accelerator: Accelerator, count: int) -> list[int]:
+    """The pieces of `count` that this process does, where they are shared."""
+    processes = accelerator.num_processes
+    rounds = -(-count // processes)
+    return [min(accelerator.process_index + k * processes, count - 1) for k in range(rounds)]
 
 
 def on_all(part: Callable[[], None], failure: type[Exception], told: Callable[[Exception], str] = str) -> None:

@@ -90,6 +90,10 @@ class Task(ABC):
             ValueError: if the stream cannot go on from there.
         """
 
+    def data_lines(self, data: ImageData) -> tuple[str, ...]:
+        """What the examples are, for the summary at the start of a run."""
+        return (f"{'x'.join(map(str, data.train.shape))} numbers of {data.train.num_levels} levels",)
+
     @abstractmethod
     def build_scheduler(self, data: ImageData) -> DDPMPaperScheduler:
         """The scheduler to train with."""

@@ -27,6 +27,9 @@ from .class_columns import class_column
 from .presets import check_preset, preset_for, settled
 
 
+CHANNELS = {1: "1 channel (grey)", 3: "3 channels (RGB)", 4: "4 channels (RGB and transparency, which is kept)"}
+
+
 class ImageTask(Task):
     """Pixels as x_0, a `UNet2DModel`, and a `DDPMPaperPipeline` that saves it."""
 
@@ -58,6 +61,11 @@ class ImageTask(Task):
     ) -> TrainingBatches:
         flip, workers = self.data_arguments.random_flip, self.data_arguments.dataloader_num_workers
         return TrainingBatches(data.train, shard, *steps, seed, flip, workers, device, position)
+
+    def data_lines(self, data: ImageData) -> tuple[str, ...]:
+        channels, height, width = data.train.shape
+        flips = "mirrored at random" if self.data_arguments.random_flip else "not mirrored"
+        return (f"{height}x{width} pixels, {CHANNELS[channels]}, {data.train.num_levels} levels, {flips}",)
 
     def build_scheduler(self, data: ImageData) -> DDPMPaperScheduler:
         return build_scheduler(self.diffusion, data.train.num_levels)

@@ -1,10 +1,10 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
 """Networks and settings by the resolution of images: which there are, and which one fits.
 
-The digits' settings were chosen by experiments (benchmarks/choose_hyperparameters.py). The others keep their pattern and
-follow what was published for such resolutions: attention at 16x16 pixels and below (Ho et al. 2020), width and depth
-that grow with the resolution, learning rates that fall with it, longer averages (Nichol & Dhariwal 2021; Karras et al.
-2022). benchmarks/presets.py measures what each one costs.
+The digits' settings were chosen by experiments (benchmarks/choose_hyperparameters.py). The others keep their pattern
+and follow what was published for such resolutions: attention at 16x16 pixels and below (Ho et al. 2020), width and
+depth that grow with the resolution, learning rates that fall with it, longer averages (Nichol & Dhariwal 2021; Karras
+et al. 2022). benchmarks/presets.py measures what each one costs.
 """
 
 from __future__ import annotations

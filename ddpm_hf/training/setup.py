@@ -40,7 +40,7 @@ from .fingerprint import settings
 from .flat_weights import FlatWeights
 from .pushing import Pusher
 from .state import DIVIDED, TrainState
-from .tracking import Trackers, check_logger, tell, tell_passed_over
+from .tracking import Trackers, check_logger, tell
 from .weight_averages import WeightAverage
 
 
@@ -115,11 +115,6 @@ def _place(state: TrainState, hub: HubArguments, checkpoint: Path | None) -> Non
         state.is_pushed, state.push_steps = True, hub.hub_push_steps
         state.pusher = Pusher(state.folder, hub) if state.accelerator.is_main_process else None
     state.trackers = Trackers(state.accelerator, state.folder, _told(state), state.run_id, state.step)
-    if state.accelerator.is_main_process:
-        for line in state.data.notes:
-            tell(line)
-        for count, sentence in enumerate(state.data.bad_images, 1):
-            tell_passed_over(count, sentence)
 
 
 def _check_dropout(probability: float, conditioners: Conditioners) -> None:
