@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import itertools
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ from .state import TrainState
 FORWARD_AND_BACKWARD = 3  # forward passes that take as long as one with its gradient
 RECOMPUTED = 4  # the same where activations are computed again
 BYTES_PER_SECOND, SECONDS_OF_A_FILE = 150e6, 0.1  # of saving with checksums, roughly
-LONG_ENOUGH = 0.2  # seconds of a forward pass that tell its speed
+LONG_ENOUGH = 0.5  # seconds of a forward pass that tell its speed
 REPETITIONS = 3
 
 
@@ -185,11 +184,11 @@ def _seconds(state: TrainState, size: int) -> float:
     variety = state.conditioners.variety()
     columns = chosen(variety, [i % count_of(variety) for i in range(size)]) if variety else {}
     conditioning = state.conditioners.make(columns, device)
-    return _median(lambda: denoise(noise, t, **conditioning), device)
+    return _least(lambda: denoise(noise, t, **conditioning), device)
 
 
-def _median(call: Callable[[], Any], device: torch.device) -> float:
-    """The median seconds of a few calls, after one that is not counted."""
+def _least(call: Callable[[], Any], device: torch.device) -> float:
+    """The least seconds of a few calls, after one that is not counted: what else the machine does only slows calls."""
     taken = []
     for _ in range(1 + REPETITIONS):
         start = time.perf_counter()
@@ -197,4 +196,4 @@ def _median(call: Callable[[], Any], device: torch.device) -> float:
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
         taken.append(time.perf_counter() - start)
-    return statistics.median(taken[1:])
+    return min(taken[1:])
