@@ -234,7 +234,7 @@ def test_they_travel_as_json(errors: DenoisingErrors):
         (([1.0, 0.0], [[0.1, 0.2], [0.3]]), "list of numbers"),
         (([1.0], [[0.1, 0.2]], [[0.1, 0.2]], [1.0]), "as many"),
         (([1.0], [[0.1, 0.2]], [0.1], [[1.0, 1.0]]), "as many"),
-        (([1.0], [0.1], None, None, 256), "`num_levels` says what `decoder_costs` were measured on"),
+        (([1.0], [0.1], None, None, 256), "`num_levels` describes the data of `decoder_costs`"),
         (([1.0], [0.1], [0.1], [1.0], 1), "`num_levels` must be an int >= 2"),
     ],
 )

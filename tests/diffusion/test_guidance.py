@@ -819,7 +819,7 @@ def test_a_null_value_must_be_given(null: Any):
 @pytest.mark.parametrize(
     ("null", "given", "message"),
     [
-        ({"class_labels": 3}, {}, "The conditioning must have 'class_labels', whose null value is in `null`"),
+        ({"class_labels": 3}, {}, "The conditioning must have 'class_labels', since `null` has a null value for it"),
         ({"added": {"text": 0}}, {"added": {}}, "The conditioning 'added' must have 'text'"),
         ({"added": {"text": 0}}, {"added": X}, "The conditioning 'added' must have 'text'"),
         ({"class_labels": 2.5}, {"class_labels": LABELS}, "must fit its dtype torch.int64, but is torch.float32"),
