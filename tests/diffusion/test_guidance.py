@@ -882,8 +882,8 @@ def test_timesteps_of_another_batch_are_refused():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "One of `log_snr` and `sigma` must be given"),
-        ({"log_snr": (0, 1), "sigma": (0, 1)}, "One of `log_snr` and `sigma` must be given"),
+        ({}, "Exactly one of `log_snr` and `sigma` must be given"),
+        ({"log_snr": (0, 1), "sigma": (0, 1)}, "Exactly one of `log_snr` and `sigma` must be given"),
         ({"log_snr": (1, 0)}, r"`log_snr` must be two numbers .* but is \(1, 0\)"),
         ({"log_snr": (math.nan, 0)}, "`log_snr` must be two numbers"),
         ({"sigma": (2, 1)}, r"`sigma` must be two numbers .* but is \(2, 1\)"),

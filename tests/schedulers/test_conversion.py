@@ -174,7 +174,7 @@ def test_what_is_no_scheduler_is_refused():
 
 
 def refusal(name: str) -> str:
-    return rf"^`scheduler` must be that of a DDPM \(.*\), but {name} belongs to [^.]+\.( \d{{4}}\)\.)?$"
+    return rf"^`scheduler` must have the process of a DDPM \(.*\), but {name} belongs to [^.]+\.( \d{{4}}\)\.)?$"
 
 
 @pytest.mark.parametrize("name", OTHERS)
