@@ -553,8 +553,8 @@ def test_no_file_on_the_hub_holds_the_token(scenario: Scenario) -> None:
         ("no_unet", "its unet lacks its configuration"),
         ("no_shard", "its unet lacks its diffusion_pytorch_model-00002-of-"),
         ("pickled", "has no safetensors"),
-        ("truncated", "not a whole safetensors file"),
-        ("telltale", "holds your Hub token"),
+        ("truncated", "not a complete safetensors file"),
+        ("telltale", "contains your Hub token"),
         ("unsafe", "`safe_serialization` must be True"),
     ],
 )
@@ -1289,7 +1289,7 @@ def test_figures_and_samples_stay_with_their_weights_and_go_with_them(scenario: 
     assert WEIGHTS.replace(".safe", ".fp16.safe") in repo.files(report["half"]["oid"])
     files = repo.files(report["other"]["oid"])
     card = ModelCard(files["README.md"].decode())
-    assert not {"metrics.json", "samples.png"} & files.keys() and "Not measured yet." in card.text
+    assert not {"metrics.json", "samples.png"} & files.keys() and "There are no measurements yet." in card.text
     assert card.data.eval_results is None and "samples.png" not in card.text
 
 
