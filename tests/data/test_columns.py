@@ -135,9 +135,9 @@ def test_names_of_classes_in_a_stream(tmp_path: Path) -> None:
     ("values", "sentence"),
     [
         (["a", None] * 10, "`label_column` kind of .* has no value for 10 of the images"),
-        ([0.5, 1.0] * 10, "`label_column` kind cannot be used: an image has the class 0.5, which is no number from 0"),
-        ([0, -1] * 10, "`label_column` kind cannot be used: an image has the class -1, which is no number from 0"),
-        ([0, None] * 10, "`label_column` kind cannot be used: an image has the class None, which is no number from 0"),
+        ([0.5, 1.0] * 10, "`label_column` kind cannot be used: an image has the class 0.5, which is not an integer >= 0"),
+        ([0, -1] * 10, "`label_column` kind cannot be used: an image has the class -1, which is not an integer >= 0"),
+        ([0, None] * 10, "`label_column` kind cannot be used: an image has the class None, which is not an integer >= 0"),
         ([[1], [2]] * 10, r"`label_column` kind cannot be used: an image has the class \[\d\], which is no number"),
         (
             [True, False] * 10,

@@ -533,7 +533,7 @@ def test_a_file_that_is_gone_is_told_in_a_sentence(
     [
         ({"test_fraction": 0.6, "validation_fraction": 0.5}, "leave no images to train on"),
         ({"test_fraction": 1e-9}, "has no test images; pass a larger `test_fraction`"),
-        ({"label_column": "colour"}, "`label_column` colour is no column of"),
+        ({"label_column": "colour"}, "`label_column` colour is not a column of"),
         ({"shuffle_buffer_size": 0}, "`shuffle_buffer_size` must be at least 1, but is 0"),
     ],
 )
