@@ -126,7 +126,7 @@ def _finite(content: Any) -> Any:
 
 
 def write_folder(folder: Path, write: Callable[[Path], Any], last: str) -> None:
-    """Let `write` fill a temporary folder, then move its entries into `folder`; readers look for `last`, moved last."""
+    """Let `write` fill a temporary folder, then move its entries into `folder`, with `last` as the last one."""
     partial = folder / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
     with _removed_if_it_fails(partial, folder):

@@ -233,7 +233,7 @@ def test_several_channels_of_16_bits_are_not_halved_in_silence() -> None:
         shape_of(content, preserve_input_precision=True)
     np.testing.assert_array_equal(shape_of(content).levels(content, "it").numpy(), pixels.transpose(2, 0, 1) >> 8)
     deep = shape_of(encoded(noise(0, (8, 8), 2**16)), preserve_input_precision=True, channels=3)
-    with pytest.raises(BadImage, match="it is of mode RGB;16, of which only 8 bits can be read"):
+    with pytest.raises(BadImage, match="it is of mode RGB;16, from which only 8 bits can be read"):
         deep.levels(content, "it")
 
 

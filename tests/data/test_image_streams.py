@@ -357,7 +357,7 @@ def test_a_reader_goes_on_in_batches_of_another_size(
 def test_workers_go_on_in_batches_of_the_same_size_alone(parquet: Path) -> None:
     stream = open_data(dataset_name=str(parquet)).train
     _, state = read_with_states(stream, 2, 3, 8)[-1]
-    with pytest.raises(ValueError, match="by turns, in batches of 8; it goes on in such batches, not in those of"):
+    with pytest.raises(ValueError, match="in turn, in batches of 8; it resumes only with such batches, not with"):
         TrainingBatches(stream, BatchShard(4), 0, 0, 0, num_workers=2, state=json.loads(state))
 
 
@@ -506,7 +506,7 @@ def test_a_file_that_breaks_off_is_told_in_a_sentence(tmp_path: Path, tars: Path
     last.write_bytes(last.read_bytes()[:5000])
     with (
         closing(iter(TrainingBatches(data.train, BatchShard(8), 0, 0, 0, num_workers=workers))) as iterator,
-        pytest.raises(RunStopped, match=rf"^The stream of images broke off: {last} cannot be read after \d+ images: "),
+        pytest.raises(RunStopped, match=rf"^The stream of images stopped: {last} cannot be read after \d+ images: "),
     ):
         list(islice(iterator, 40))
 
@@ -522,7 +522,7 @@ def test_a_file_that_is_gone_is_told_in_a_sentence(
         closing(iter(TrainingBatches(data.train, BatchShard(8), 0, 0, 0))) as iterator,
         pytest.raises(
             RunStopped,
-            match=r"^The stream of images broke off: .*/train-00002.parquet cannot be read after 0 images: ",
+            match=r"^The stream of images stopped: .*/train-00002.parquet cannot be read after 0 images: ",
         ),
     ):
         list(islice(iterator, 40))

@@ -142,7 +142,7 @@ def test_nothing_of_a_streamed_archive_is_told_by_its_address_in_memory(tmp_path
 def test_archives_beside_images_are_told(tmp_path: Path) -> None:
     folder = zipped(tmp_path / "data", ["x.png"])
     data = load(save(folder, [f"{i}.png" for i in range(4)]))
-    assert len(data.train) == 3 and "Left out: 1 archive beside the images (images.zip)." in data.notes
+    assert len(data.train) == 3 and "Left out: 1 archive next to the images (images.zip)." in data.notes
 
 
 # --- modes ----------------------------------------------------------------------------------------------------------
