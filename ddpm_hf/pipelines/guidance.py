@@ -51,8 +51,8 @@ class Guidance:
         autoguidance(_nothing, _nothing, **self._settings)
         if self.is_classifier_free and not conditioners_of(unet.config).has_null:
             raise ValueError(
-                f"`guidance_scale` must be 1, but is {self.guidance_scale}: the model was not trained without"
-                " conditioning; train it with --conditioning_dropout_prob 0.1."
+                f"`guidance_scale` must be 1, but is {self.guidance_scale}: the model has no unconditional prediction;"
+                " train it with --conditioning_dropout_prob 0.1."
             )
         if self.guidance_model is not None:
             _check_weaker(self.guidance_model, unet)
