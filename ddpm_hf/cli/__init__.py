@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 
-from ..runtime import threads  # noqa: F401  # isort: skip - it configures torch's threads before torch is imported
+from ..runtime import threads  # noqa: F401  # isort: skip - sets torch's threads before torch is imported
 
 import importlib
 import sys

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The scripts in examples/ on real images, and what they say to a user's mistake."""
+"""The scripts in examples/ on real images, and their messages for a user's mistakes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What the command line takes, what it says of mistakes, and what --help shows."""
+"""The command line: accepted arguments, messages for mistakes, and --help."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Which column is trained on, and which one holds the classes, also by their names."""
+"""The choice of the image column and of the class column, with classes by number or name."""
 
 from __future__ import annotations
 

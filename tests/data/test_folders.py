@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Local folders: which files are read, which of them make splits and classes, and what is said of the others."""
+"""Local folders: the files that are read, their splits and classes, and the notes on other files."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Image files as levels: what is kept of them, what is refused, and how a file that cannot be read is named."""
+"""Image files as levels: conversions, refused files, and the names of unreadable files in messages."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Images that pass by: every one once in an epoch, whoever reads, and the next one wherever a run goes on."""
+"""Streams of images: every image once per epoch for any readers, and exact resumption at any step."""
 
 from __future__ import annotations
 

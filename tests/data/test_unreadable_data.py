@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Data that cannot be read: the sentence names the cause and what helps."""
+"""Data that cannot be read: the message names the cause and the remedy."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The optimal variance and what a step costs under it, from denoising errors known in closed form."""
+"""The optimal variance and the cost of a step under it, from denoising errors known in closed form."""
 
 from __future__ import annotations
 

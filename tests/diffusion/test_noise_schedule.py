@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""NoiseSchedule: every constructor against an exact product with 50 digits and against stock diffusers."""
+"""NoiseSchedule: every constructor against a product in 50-digit arithmetic and against stock diffusers."""
 
 from __future__ import annotations
 

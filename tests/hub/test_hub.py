@@ -1,9 +1,9 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Pushing to the Hugging Face Hub and pulling from it: that it works, and what happens when it does not.
+"""Pushing to the Hugging Face Hub and pulling from it, with and without failures.
 
-The real client, in processes of its own with fresh caches, against a Hub on loopback that fails on command. A scenario
-has a Hub of its own and runs clients against it; its tests read their reports and what the Hub holds and was asked.
-The scenarios of all selected tests run ahead of them, two at a time.
+The real client runs in its own processes with fresh caches, against a Hub on loopback that fails on command. A
+scenario has its own Hub and runs clients against it; its tests read the clients' reports, and the content and requests
+of the Hub. The scenarios of all selected tests run before the tests, two at a time.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The model card: what it says of a saved pipeline, its metadata, and what becomes of what somebody wrote into it."""
+"""The model card: its description of a saved pipeline, its metadata, and the preservation of text written by hand."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""A NaN is an error that says where it came from: the examples, or the model's output and the timesteps of it."""
+"""A NaN raises an error that names its origin: the examples, or the model's output and its timesteps."""
 
 from __future__ import annotations
 

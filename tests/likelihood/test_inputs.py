@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What people pass to the likelihoods: each works as they expect, or ends in one sentence that names the argument."""
+"""Inputs of the likelihoods: each works as users expect, or raises one sentence that names the argument."""
 
 from __future__ import annotations
 

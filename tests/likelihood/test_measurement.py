@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Denoising errors measured on data, against those known in closed form, and what a scheduler makes of them."""
+"""Denoising errors measured on data against closed forms, and their use by a scheduler."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Schedulers of other classes: every one that diffusers has is converted as it is, or refused by name."""
+"""Schedulers of other classes: every class of diffusers is either converted or refused by name."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Conditioning: what conditioners make of columns, their null values, and examples that lose their conditioning."""
+"""Conditioning: conditioners and their columns, null values, and examples that lose their conditioning."""
 
 from __future__ import annotations
 
