@@ -136,10 +136,10 @@ def hub_errors(name: str, revision: str | None = None, doing: str = "load") -> I
         could_not = f"Could not {doing} {name}:"
         if doing == "load" and not Path(name).is_dir() and _asks_the_hub(error):
             could_not += " there is no such folder here, and"
-        told = _tell(error, could_not, name=name, revision=revision)
-        if told is None:
+        failure = _tell(error, could_not, name=name, revision=revision)
+        if failure is None:
             raise
-        raise told from error
+        raise failure from error
 
 
 def _causes(error: BaseException) -> list[BaseException]:
@@ -160,17 +160,17 @@ def _tell(error: BaseException, could_not: str, **facts: str | None) -> HubError
     """The error for an exception and its causes; None for an unknown exception."""
     causes = _causes(error)
     for cause in causes:
-        for kind, text, told, is_transient in _BY_TEXT:
+        for kind, text, message, is_transient in _BY_TEXT:
             if isinstance(cause, kind) and text in str(cause):
-                return HubError(f"{could_not} {told.format(text=_one_line(cause))}", is_transient)
+                return HubError(f"{could_not} {message.format(text=_one_line(cause))}", is_transient)
     for cause in reversed(causes):
         if isinstance(cause, HfHubHTTPError):
             status = cause.response.status_code
             return HubError(f"{could_not} {_answer(cause, **facts)}", is_transient=status in _TRANSIENT_STATUS)
-        for kinds, told, is_transient in _BY_CLASS:
+        for kinds, message, is_transient in _BY_CLASS:
             if isinstance(cause, kinds):
-                told = told.format(text=_one_line(cause), kind=type(cause).__name__, endpoint=constants.ENDPOINT)
-                return HubError(f"{could_not} {told}", is_transient)
+                message = message.format(text=_one_line(cause), kind=type(cause).__name__, endpoint=constants.ENDPOINT)
+                return HubError(f"{could_not} {message}", is_transient)
     return None
 
 
@@ -180,14 +180,14 @@ def _answer(error: HfHubHTTPError, **facts: str | None) -> str:
     is_anonymous = response.status_code == 401 and "Authorization" not in response.request.headers
     if is_anonymous and not isinstance(error, RepositoryNotFoundError):
         return _NO_TOKEN
-    told = next(
-        told
-        for kind, told in _ANSWERS
+    message = next(
+        message
+        for kind, message in _ANSWERS
         if (isinstance(error, kind) if isinstance(kind, type) else response.status_code in kind)
     )
     path = str(response.url).partition("/resolve/")[2].partition("/")[2]
     text = _one_line(error.server_message or error)
-    return told.format(**facts, endpoint=constants.ENDPOINT, status=response.status_code, path=path, text=text)
+    return message.format(**facts, endpoint=constants.ENDPOINT, status=response.status_code, path=path, text=text)
 
 
 def _one_line(text: object) -> str:

@@ -31,8 +31,8 @@ def read_metadata(files: FolderFiles) -> pyarrow.Table:
     try:
         return pyarrow.concat_tables(tables, promote_options="permissive")
     except pyarrow.ArrowException as error:
-        told = " ".join(str(error).split())
-        raise ValueError(f"The columns of {', '.join(files.metadata)} do not fit together: {told}") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"The columns of {', '.join(files.metadata)} do not fit together: {reason}") from error
 
 
 def image_columns(table: pyarrow.Table) -> dict[str, str]:

@@ -122,16 +122,16 @@ def _of_class_folders(name: str) -> str:
 def reason(name: str, error: BaseException, arguments: DataArguments) -> str:
     """The message for data that `datasets` cannot read, from the first cause of its error."""
     causes = list(_causes(error))
-    told = " ".join(str(causes[-1]).split()) or type(causes[-1]).__name__
+    detail = " ".join(str(causes[-1]).split()) or type(causes[-1]).__name__
     if any(CLASS_FOLDERS in str(cause) for cause in causes):
         return _of_class_folders(name)
     numbers = {cause.errno for cause in causes if isinstance(cause, OSError)}
     cache = arguments.cache_dir or str(datasets.config.HF_DATASETS_CACHE)
     if numbers & {errno.ENOSPC, errno.EDQUOT} or any("enough disk space" in str(cause) for cause in causes):
-        return f"The disk of the cache {cache} is full; free some of it, or {CACHE_DIR} ({told})."
+        return f"The disk of the cache {cache} is full; free some of it, or {CACHE_DIR} ({detail})."
     if any(_is_of_the_cache(cause, cache) for cause in causes):
-        return f"The cache {cache} cannot be written: {told}; {CACHE_DIR}."
-    return f"{name} holds no images that can be read: {told}"
+        return f"The cache {cache} cannot be written: {detail}; {CACHE_DIR}."
+    return f"{name} holds no images that can be read: {detail}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -132,13 +132,13 @@ def _file_of(part: datasets.IterableDataset) -> str | None:
     source = part._ex_iterable
     while hasattr(source, "ex_iterable"):
         source = source.ex_iterable
-    told = getattr(source, "kwargs", {})
-    files = next((list(told[key]) for key in ("files", "tar_paths") if key in told), [])
+    arguments = getattr(source, "kwargs", {})
+    files = next((list(arguments[key]) for key in ("files", "tar_paths") if key in arguments), [])
     if len(files) != 1:
         return None
     # For an archive, the arguments are the folder that it is unpacked to and an iterator over its content.
     file = files[0] if isinstance(files[0], str) else next((part for part in files[0] if isinstance(part, str)), None)
     if file is None:
         return None
-    groups = told.get("row_groups_list") or [None]
+    groups = arguments.get("row_groups_list") or [None]
     return file if not groups[0] else f"{file}, row group {groups[0][0]}"

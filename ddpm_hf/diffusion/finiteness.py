@@ -19,7 +19,7 @@ NO_TIMESTEP_0 = (
     " timestep 0: give it t + 1 in its place, in training too, or leave timestep 0 out of the chain by"
     " `set_timesteps(timesteps=...)`."
 )
-TOLD = 5  # timesteps that a message lists
+MOST_LISTED = 5  # timesteps that a message lists
 
 
 class FiniteTerms(NamedTuple):
@@ -48,7 +48,7 @@ class FiniteTerms(NamedTuple):
             return
         terms, outputs, timesteps = (torch.cat([each.cpu() for each in column]) for column in zip(*parts, strict=True))
         if bool(outputs[~terms].all()):
-            at = _told(timesteps[~terms])
+            at = _listed(timesteps[~terms])
             raise ValueError(f"{what} is not finite at {at}, though the output of `denoise` is: it is too large.")
         raise ValueError(f"{what} is not finite: {outputs_sentence(timesteps[~terms & ~outputs])}")
 
@@ -60,7 +60,7 @@ def finite_examples(x: Tensor) -> Tensor:
 
 def outputs_sentence(timesteps: Tensor) -> str:
     """A message with the timesteps of outputs that are not finite, and advice if this is timestep 0 only."""
-    sentence = f"`denoise` gives values that are not finite at {_told(timesteps)}."
+    sentence = f"`denoise` gives values that are not finite at {_listed(timesteps)}."
     return sentence if bool(timesteps.any()) else sentence + NO_TIMESTEP_0
 
 
@@ -71,9 +71,9 @@ def require_finite(**tensors: Tensor) -> None:
             raise ValueError(f"`{name}` must be finite, but holds values that are not.")
 
 
-def _told(timesteps: Tensor) -> str:
+def _listed(timesteps: Tensor) -> str:
     """ "timesteps 1, 2, 3, 4, 5 and 7 more"."""
     distinct = timesteps.unique().tolist()
-    listed = ", ".join(f"{t:g}" for t in distinct[:TOLD])
-    more = f" and {len(distinct) - TOLD} more" if len(distinct) > TOLD else ""
+    listed = ", ".join(f"{t:g}" for t in distinct[:MOST_LISTED])
+    more = f" and {len(distinct) - MOST_LISTED} more" if len(distinct) > MOST_LISTED else ""
     return f"timestep{'s' if len(distinct) > 1 else ''} {listed}{more}"

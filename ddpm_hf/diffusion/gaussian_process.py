@@ -299,7 +299,7 @@ def unknown(argument: str, value: object, allowed: tuple[str, ...]) -> str:
 
 def _pair(step: MarginalCoefficients) -> StepCoefficients:
     if not isinstance(step, StepCoefficients):
-        raise ValueError("`prediction_type` 'mean' refers to a pair of times, and there is one time alone.")
+        raise ValueError("`prediction_type` 'mean' refers to a pair of times, but only one time is given.")
     return step
 
 

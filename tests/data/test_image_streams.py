@@ -401,7 +401,9 @@ def test_the_state_is_small_and_of_these_parts_and_workers(parquet: Path) -> Non
     stream = open_data(dataset_name=str(parquet)).train
     _, state = read_with_states(stream, 2, 9, 8)[-1]
     assert len(state) < 4000
-    with pytest.raises(ValueError, match="of a stream that 2 workers read, now there are 1; a stream goes on with"):
+    with pytest.raises(
+        ValueError, match="of a stream that 2 workers read, now there are 1; a stream resumes only with"
+    ):
         TrainingBatches(stream, BatchShard(8), 0, 0, 0, state=json.loads(state))
     with pytest.raises(ValueError, match=f"of a stream of 7 parts, now there are {stream.num_parts}"):
         TrainingBatches(stream, BatchShard(8), 0, 0, 0, num_workers=2, state=json.loads(state) | {"parts": 7})
@@ -666,7 +668,7 @@ def test_a_bad_image_of_a_stream_stops_the_run_which_goes_on_without_it(tmp_path
         arguments = [*arguments, "--gradient_accumulation_steps", "2", "--train_batch_size", "6"]
     stopped = train(tmp_path / "run", *arguments, code=1)
     assert_nothing_but_progress(stopped)
-    assert re.search(rf"Image \d+ of {file} is not an image .*\. Pass --skip_bad_images to go on", stopped)
+    assert re.search(rf"Image \d+ of {file} is not an image .*\. Pass --skip_bad_images to skip", stopped)
     assert f"is whole. {GOES_ON}" in stopped
     again = train(tmp_path / "run", *arguments, "--skip_bad_images", *LATEST)
     assert "Going on from" in again

@@ -8,8 +8,8 @@ denoiser is the posterior mean
 
 `Points` is a finite data set of tensors and `GaussianVectors` has a full covariance.
 
-This module does not import ddpm_hf. The oracles take log ᾱ_t of its schedule, which has its own tests. `package_bound`
-passes the oracles to the package's functions.
+Independent of ddpm_hf: this module does not import it. The oracles take log ᾱ_t of its schedule, which has its own
+tests. `package_bound` passes the oracles to the package's functions.
 """
 
 from __future__ import annotations
