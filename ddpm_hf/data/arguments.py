@@ -33,7 +33,7 @@ class DataArguments:
     )
     channels: int | None = field(
         default=None,
-        metadata=help_text("Convert to 1, 3 or 4 channels; 4 keep transparency. If unset, the data's without it."),
+        metadata=help_text("Convert to 1, 3 or 4 channels (4 keep transparency); the data's without it if unset."),
     )
     background: str = field(
         default="white",

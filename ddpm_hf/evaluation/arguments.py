@@ -53,7 +53,7 @@ class GuidanceArguments:
     )
     guidance_rescale: float = field(
         default=0.0,
-        metadata=help_text("From 0 to 1: how far guided predictions get the conditional standard deviation."),
+        metadata=help_text("From 0 to 1: how far guided predictions are scaled to the conditional ones' deviation."),
     )
     guidance_model_name_or_path: str | None = field(
         default=None,
@@ -88,7 +88,7 @@ class ScoringArguments(ChainArguments):
         default=None, metadata=help_text("Score at most this many images, evenly spread over the data.")
     )
     num_evaluations: int = field(
-        default=50, metadata=help_text("Model calls per image (and per class when classifying); 0 for all timesteps.")
+        default=50, metadata=help_text("Model calls per image (and class, if classifying), at most; 0 for all times.")
     )
     num_paths: int = field(
         default=0, metadata=help_text("Paths per image of the tighter, importance-weighted bound; 0 for none.")
