@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Fields of the dataclasses that the command line fills, and the values of those that the user leaves open."""
+"""Fields of the dataclasses for command-line arguments, and values for those that the user leaves open."""
 
 from __future__ import annotations
 
