@@ -48,12 +48,11 @@ def _course(batch_size: int, steps: int, warmup: int, rate: float, average: floa
 # Arguments of train.py by the side of the images; what is not named keeps its default.
 PRESETS: dict[str, dict[str, Any]] = {
     "8": {},  # the digits': all defaults
-    "16": _network(16, 32, 64, 128, groups=8, head=16) | _course(64, 5_000, 100, 2e-3, 0.995, 0.1),
-    "32": _network(32, 48, 96, 144, groups=16, head=48) | _course(64, 10_000, 250, 1e-3, 0.999, 0.1),
-    "64": _network(64, 64, 64, 128, 256, groups=32, head=32) | _course(32, 50_000, 500, 5e-4, 0.9995, 0.1),
-    "128": _network(128, 64, 64, 128, 128, 256, groups=32, head=32) | _course(16, 100_000, 1000, 2e-4, 0.9999, 0.0),
-    "256": _network(256, 64, 64, 128, 128, 256, 256, groups=32, head=32)
-    | _course(8, 200_000, 1000, 1e-4, 0.9999, 0.0),
+    "16": _network(16, 32, 64, 128, groups=8, head=16) | _course(64, 5_000, 50, 2e-3, 0.995, 0.1),
+    "32": _network(32, 48, 96, 144, groups=16, head=48) | _course(64, 10_000, 50, 1e-3, 0.999, 0.1),
+    "64": _network(64, 64, 64, 128, 256, groups=32, head=32) | _course(32, 50_000, 100, 5e-4, 0.9995, 0.1),
+    "128": _network(128, 64, 64, 128, 128, 256, groups=32, head=32) | _course(16, 100_000, 250, 2e-4, 0.9999, 0.0),
+    "256": _network(256, 64, 64, 128, 128, 256, 256, groups=32, head=32) | _course(8, 200_000, 250, 1e-4, 0.9999, 0.0),
 }
 
 
