@@ -61,7 +61,7 @@ def target_of(link: str, page: File) -> str:
 def in_site(target: str) -> str:
     """Where the site has a file of the repository."""
     if target.startswith("docs/"):
-        return target.removeprefix("docs/")
+        return re.sub(r"\.ipynb$", ".md", target.removeprefix("docs/"))
     if Path(target).suffix in (".png", ".md"):
         return PAGES.get(target, f"source/{target}")
     return f"source/{target}.md"
