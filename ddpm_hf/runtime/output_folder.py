@@ -11,6 +11,7 @@ import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from safetensors import SafetensorError
 from .distributed import on_all
 
 
+WINDOWS = sys.platform == "win32"
 LOCK = ".lock"
 _LOCKS: dict[Path, FileLock] = {}  # those of this process, which keeps them as long as it lives
 
@@ -196,7 +198,9 @@ def flush(path: Path) -> None:
 
 
 def _flush_one(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    if WINDOWS and path.is_dir():  # which it cannot open
+        return
+    descriptor = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)  # it flushes what can be written alone
     try:
         os.fsync(descriptor)
     finally:
