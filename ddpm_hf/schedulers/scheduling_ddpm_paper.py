@@ -57,7 +57,7 @@ class DDPMPaperScheduler(ConvertibleScheduler, ConfiguredChain, SchedulerMixin, 
             2020, Eq. 8) of the timestep before, whichever are visited.
         thresholding (`bool`): dynamic thresholding (Saharia et al. 2022) in place of clipping.
         dynamic_thresholding_ratio (`float`): its quantile, in (0, 1].
-        clip_sample_range (`float`): > 0.
+        clip_sample_range (`float`): positive.
         sample_max_value (`float`): the greatest dynamic threshold, > 0.
         timestep_spacing (`str`): "linspace", "leading" or "trailing" (Lin et al. 2024, Table 2).
         steps_offset (`int`): added to the timesteps of "leading".
@@ -189,7 +189,7 @@ class DDPMPaperScheduler(ConvertibleScheduler, ConfiguredChain, SchedulerMixin, 
 
         Args:
             timesteps: an int, or a tensor `[B]`, whose device is that of the result.
-            gamma: > 0.
+            gamma: positive.
 
         Returns:
             float64, `[]` for an int, otherwise `[B]`.

@@ -17,12 +17,17 @@ MODULES = {
     for module in (PACKAGE / room).glob("[a-z]*.py")
 }
 NAME = re.compile(r"<code>(\w+)((?:\.\w+)+)</code>")
+MARKED_UP = re.compile(r"<code>`[^<]*</code>")  # types as diffusers writes them in docstrings, (`int`, *optional*)
 SCHEDULER = f"{MODULES['scheduling_ddpm_paper']}.DDPMPaperScheduler"
 
 
 def on_page_content(content: str, *, page: Page, **_: Any) -> str:
     """The page with references, which stay plain text where the API reference has no such name."""
-    return NAME.sub(linked, content) if page.file.src_uri == "mathematics.md" else content
+    if page.file.src_uri == "mathematics.md":
+        return NAME.sub(linked, content)
+    if page.file.src_uri.startswith("api/"):
+        return MARKED_UP.sub(lambda code: re.sub("[`*]", "", code[0]), content)
+    return content
 
 
 def linked(name: re.Match[str]) -> str:
