@@ -77,6 +77,11 @@ def test_the_reference_lists_what_the_package_gives(site: Path) -> None:
     assert {name for name in ddpm_hf.__all__ if f"<code>{name}</code></a>" not in page} == {"__version__"}
 
 
+def test_no_docstring_is_taken_for_other_markup(site: Path) -> None:
+    """"> 0" at the start of a description would be a quotation."""
+    assert [path.name for path in (site / "api").glob("*.html") if "<blockquote>" in path.read_text("utf-8")] == []
+
+
 def pages(site: Path) -> list[Path]:
     return [path for path in site.rglob("*.html") if "source" not in path.relative_to(site).parts]
 
