@@ -78,7 +78,7 @@ def test_the_reference_lists_what_the_package_gives(site: Path) -> None:
 
 
 def test_no_docstring_is_taken_for_other_markup(site: Path) -> None:
-    """"> 0" at the start of a description would be a quotation."""
+    """ "> 0" at the start of a description would be a quotation."""
     assert [path.name for path in (site / "api").glob("*.html") if "<blockquote>" in path.read_text("utf-8")] == []
 
 
