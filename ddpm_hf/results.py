@@ -93,6 +93,7 @@ class Metrics(BoundFigures, QualityFigures, RunFacts, total=False):
     validation: list[Validation]
     validation_bits_per_dim_by_ema_decay: dict[str, float]
     train_seconds: float
+    seconds_by_phase: dict[str, float]  # training, measuring, sampling, scoring, saving
     step_of_training: int  # only in a snapshot
 
 

@@ -36,7 +36,7 @@ NAMES = {  # of version 0.1, which users' scripts read
     *("test_images", "model_evaluations_per_test_image", "importance_weighted"),
     *("frechet_distance_pixels", "frechet_distance_pixels_of_test_images"),
     *("quality_resolution", "quality_samples", "quality_inference_steps"),
-    *("train_seconds", "validation", "validation_bits_per_dim_by_ema_decay", "step_of_training"),
+    *("train_seconds", "seconds_by_phase", "validation", "validation_bits_per_dim_by_ema_decay", "step_of_training"),
     *("data", "dataset_name", "train_images", "bad_images_passed_over", "train_steps", "train_batch_size"),
     *("cpu_threads", "image_shape", "num_levels", "parameters", "prediction_type", "variance_type"),
     *("timesteps", "objective", "seed", "settings"),
