@@ -73,11 +73,18 @@ class SampleArguments(ChainArguments):
     eta: float | None = field(
         default=None, metadata=help_text("Of DDIM, from 0, no noise, to 1; the model's own variance if unset.")
     )
+    solver_order: int = field(
+        default=1, metadata=help_text("2 for DPM-Solver++(2M), better in few steps; needs --eta 0.")
+    )
     class_labels: list[int] | None = field(
         default=None, metadata=help_text("Of a class-conditional model, drawn by turns; all of them if unset.")
     )
     seed: int = 0
     output: str = field(default="samples.png", metadata=help_text("The grid; must not exist."))
+    gif: str | None = field(
+        default=None,
+        metadata=help_text("Also animate the reverse process of up to 36 of the images; a .gif that must not exist."),
+    )
 
 
 @dataclass

@@ -45,6 +45,13 @@ def check_picture(path: Path, channels: int) -> None:
 
 def save_grid(images: Tensor, path: Path, columns: int | None = None, margin: int = 2) -> Image.Image:
     """Images `[N, C, H, W]` in [0, 1], side by side in rows on white; the picture in the file is returned too."""
+    picture = grid_picture(images, columns, margin)
+    write_file(path, picture.save)
+    return picture
+
+
+def grid_picture(images: Tensor, columns: int | None = None, margin: int = 2) -> Image.Image:
+    """Images `[N, C, H, W]` in [0, 1], side by side in rows on white; small ones are enlarged."""
     images = images.detach().float().cpu().clamp(0, 1)
     count, channels, height, width = images.shape
     if channels not in (1, 3, 4):
@@ -58,9 +65,7 @@ def save_grid(images: Tensor, path: Path, columns: int | None = None, margin: in
     for k, image in enumerate(pixels.repeat(factor, axis=1).repeat(factor, axis=2)):
         top, left = margin + k // columns * cell_h, margin + k % columns * cell_w
         canvas[top : top + height * factor, left : left + width * factor] = image
-    picture = Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
-    write_file(path, picture.save)
-    return picture
+    return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
 
 
 @torch.no_grad()

@@ -79,19 +79,22 @@ def lock_folder(folder: Path) -> None:
         return
 
 
-def claim_file(path: str) -> Path:
+def claim_file(path: str, name: str = "output") -> Path:
     """The path of a file that does not exist yet, in a folder that is made if need be.
+
+    Args:
+        name: of the argument that gives the path.
 
     Raises:
         ValueError: if the file, or a file in the place of its folder, exists.
     """
     file = Path(path)
     if file.exists():
-        raise ValueError(f"`output` {path} already exists; choose another name.")
+        raise ValueError(f"`{name}` {path} already exists; choose another name.")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise ValueError(f"`output` {path} cannot be made: {file.parent} is not a folder.") from None
+        raise ValueError(f"`{name}` {path} cannot be made: {file.parent} is not a folder.") from None
     return file
 
 
