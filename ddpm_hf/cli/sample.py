@@ -98,8 +98,8 @@ def check_sampling(sampling: SampleArguments) -> None:
 
 def claim_animation(path: str, output: Path) -> Path:
     """The path of the animation, which does not exist yet; ValueError for a name that it cannot have."""
+    check_animation(Path(path))
     animation = claim_file(path, "gif")
-    check_animation(animation)
     if animation.resolve() == output.resolve():
         raise ValueError(f"`gif` {path} must be another file than `output`.")
     return animation

@@ -13,7 +13,9 @@ from .figures import grid_picture
 
 
 MOST_IMAGES = 36
-WIDEST = 256  # pixels of the model side by side in a grid: what noise takes in a file grows with them
+WIDEST = 256  # pixels of the model side by side in a grid
+SMALLEST_CELL = 40  # pixels of an image; noise hardly compresses, so that a file grows with the area of its frames
+COLOURS = 64  # of all frames but the last
 FRAME_MS, LAST_FRAME_MS = 100, 3000
 TITLE_SIZE, TITLE_HEIGHT, GAP = 16, 26, 12  # pixels
 
@@ -38,7 +40,8 @@ def save_animation(frames: Tensor, timesteps: list[int], path: Path) -> None:
         timesteps: of the first F − 1 frames.
     """
     titles = [(f"x_t at timestep {t}", "predicted x_0") for t in timesteps] + [("samples", "samples")]
-    pictures = [_frame(frames[:, k], title) for k, title in enumerate(titles)]
+    *moving, last = [_frame(frames[:, k], title) for k, title in enumerate(titles)]
+    pictures = [*(_in_colours(picture, COLOURS) for picture in moving), _in_colours(last, 256)]
     durations = [FRAME_MS] * len(timesteps) + [LAST_FRAME_MS]
 
     def write(partial: Path) -> None:
@@ -48,8 +51,8 @@ def save_animation(frames: Tensor, timesteps: list[int], path: Path) -> None:
 
 
 def _frame(pair: Tensor, titles: tuple[str, str]) -> Image.Image:
-    """The two grids of `[N, 2, C, H, W]` side by side under their titles, in up to 256 colours."""
-    grids = [_opaque(grid_picture(pair[:, side])) for side in range(2)]
+    """The two grids of `[N, 2, C, H, W]` side by side under their titles."""
+    grids = [_opaque(grid_picture(pair[:, side], smallest_cell=SMALLEST_CELL)) for side in range(2)]
     width, height = grids[0].size
     picture = Image.new(grids[0].mode, (2 * width + GAP, height + TITLE_HEIGHT), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(TITLE_SIZE)
@@ -57,7 +60,13 @@ def _frame(pair: Tensor, titles: tuple[str, str]) -> Image.Image:
         left = side * (width + GAP)
         picture.paste(grid, (left, TITLE_HEIGHT))
         draw.text((left + 4, 4), title, fill="black", font=font)
-    return picture if picture.mode == "L" else picture.quantize(256, dither=Image.Dither.NONE)
+    return picture
+
+
+def _in_colours(picture: Image.Image, colours: int) -> Image.Image:
+    """The picture with so many colours; grey ones have 256 at most anyway."""
+    is_whole = picture.mode == "L" and colours == 256
+    return picture if is_whole else picture.quantize(colours, dither=Image.Dither.NONE)
 
 
 def _opaque(grid: Image.Image) -> Image.Image:

@@ -50,13 +50,15 @@ def save_grid(images: Tensor, path: Path, columns: int | None = None, margin: in
     return picture
 
 
-def grid_picture(images: Tensor, columns: int | None = None, margin: int = 2) -> Image.Image:
-    """Images `[N, C, H, W]` in [0, 1], side by side in rows on white; small ones are enlarged."""
+def grid_picture(
+    images: Tensor, columns: int | None = None, margin: int = 2, smallest_cell: int = SMALLEST_CELL
+) -> Image.Image:
+    """Images `[N, C, H, W]` in [0, 1], side by side in rows on white; those below `smallest_cell` pixels enlarged."""
     images = images.detach().float().cpu().clamp(0, 1)
     count, channels, height, width = images.shape
     if channels not in (1, 3, 4):
         images, channels = images[:, :1], 1
-    factor = max(1, SMALLEST_CELL // max(height, width))
+    factor = max(1, smallest_cell // max(height, width))
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     cell_h, cell_w = height * factor + margin, width * factor + margin
