@@ -43,7 +43,7 @@ from ddpm_hf.evaluation.sample_quality import Judge
 from ddpm_hf.evaluation.sampling import by_number, draw_images, draw_images_by_ode
 from ddpm_hf.evaluation.scoring import load_pipeline, score
 from ddpm_hf.evaluation.subject import Subject
-from ddpm_hf.reporting.figures import FIGURES, save_by_calls
+from ddpm_hf.reporting.by_calls import FIGURES, save_by_calls
 from ddpm_hf.runtime.threads import use_all_cores
 from ddpm_hf.tasks.images import load_labelled_images
 
@@ -78,14 +78,19 @@ class Trial:
     machine: accelerate.Accelerator
 
     def of_chain(
-        self, chain: DDPMPaperScheduler, spacing: str, eta: float | None = None, model: UNet2DModel | None = None
+        self,
+        chain: DDPMPaperScheduler,
+        spacing: str,
+        eta: float | None = None,
+        model: UNet2DModel | None = None,
+        order: int = 1,
     ) -> Method:
-        """Ancestral sampling along a chain, or DDIM."""
+        """Ancestral sampling along a chain, DDIM, or DPM-Solver++(2M), of order 2."""
         chained = DDPMPaperPipeline(self.unet if model is None else model, chain)
         chained.set_progress_bar_config(disable=True)
 
         def samples(K: int, count: int, seed: int) -> Tensor:
-            return draw_images(chained, count, BATCH, K, seed, self.machine, None, spacing, eta)
+            return draw_images(chained, count, BATCH, K, seed, self.machine, None, spacing, eta, None, order)
 
         def bits(K: int) -> dict[str, float]:
             chain.set_timesteps(K, timestep_spacing=spacing)
@@ -149,6 +154,8 @@ def methods_of(
         "σ*, even times": trial.of_chain(copy(best), "linspace"),
         "σ*, optimal times": trial.of_chain(copy(best), "optimal"),
         "DDIM, η = 0": trial.of_chain(copy(best), "linspace", eta=0.0),
+        "DPM-Solver++(2M), even times": trial.of_chain(copy(best), "trailing", eta=0.0, order=2),
+        "DPM-Solver++(2M), optimal times": trial.of_chain(copy(best), "optimal", eta=0.0, order=2),
         "ODE": trial.of_ode(best),
         "stock DDPM": trial.of_stock(DDPMScheduler, stock, variance_type="fixed_small", **even),
         "stock DDIM": trial.of_stock(DDIMScheduler, stock, **even),
@@ -258,7 +265,10 @@ def main() -> None:
     if unknown := set(arguments.methods or ()) - set(methods):
         parser.error(f"There is no method {', '.join(sorted(unknown))}; there are {'; '.join(methods)}.")
     references = judge.references(images.test, arguments.samples)
-    facts = {"test images": references, "threads": torch.get_num_threads()}
+    facts = {
+        "test images": references | {"images": min(len(images.test), arguments.samples)},
+        "threads": torch.get_num_threads(),
+    }
     if arguments.flow_images:
         options = EvaluationArguments(num_flow_images=arguments.flow_images, batch_size=BATCH, seed=arguments.seed)
         subject = Subject(pipeline, images.test, options, accelerate.Accelerator())
@@ -274,7 +284,8 @@ def main() -> None:
         save_report(arguments.output, results, diffusers, sklearn, **facts)
     print(table(results))
     by_calls = {name: {int(K): row for K, row in rows.items()} for name, rows in results.items()}
-    save_by_calls(by_calls, references, arguments.output.with_suffix(".png"))
+    comparable = references if len(images.test) >= arguments.samples else {}  # of fewer images distances are larger
+    save_by_calls(by_calls, comparable, arguments.output.with_suffix(".png"))
     print(f"written to {arguments.output}")
 
 

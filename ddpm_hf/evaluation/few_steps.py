@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Chains of few steps, DDIM and the probability-flow ODE, compared by their likelihoods and samples."""
+"""Chains of few steps, DDIM, DPM-Solver++ and the probability-flow ODE, compared by likelihoods and samples."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ LEAST_CALLS_OF_ODE = 25  # from fewer its likelihood cannot be told, to within s
 
 
 def score_few_steps(subject: Subject, judge: Judge | None) -> list[dict[str, Any]]:
-    """Rows for every number of steps: of each spacing of the times that the model knows, of DDIM, and of the ODE.
+    """Rows for every number of steps: of each spacing of the times that the model knows, and of chains without noise.
 
-    Chains have a bound. DDIM has none, and its row samples alone; the ODE is followed if its likelihood is asked for.
+    Chains have a bound. DDIM and DPM-Solver++(2M), at the optimal times if the model knows them, have none: their rows
+    have samples alone. The ODE is followed if its likelihood is asked for.
 
     Args:
         judge: compares the samples; None on processes that do not write.
@@ -40,6 +41,8 @@ def score_few_steps(subject: Subject, judge: Judge | None) -> list[dict[str, Any
         if draws_samples:
             row = {"sampler": "DDIM", "steps": steps, "timestep_spacing": "linspace"}
             rows.append(row | judged(subject.samples, steps, "linspace", 0.0))
+            row = {"sampler": "DPM-Solver++(2M)", "steps": steps, "timestep_spacing": spacings[-1]}
+            rows.append(row | judged(subject.samples, steps, spacings[-1], 0.0, 2))
         if subject.evaluation.num_flow_images:
             row = {"sampler": "ODE", "steps": steps}
             row |= subject.likelihood_by_ode(steps) if steps >= LEAST_CALLS_OF_ODE else {}

@@ -57,7 +57,7 @@ class OdeLikelihood:
 class OdeBitsPerDim(Summary):
     """The likelihood of a data set by the ODE.
 
-    `print` shows the figures in two lines, `to_dict` gives all of them.
+    `print` shows the figures in two lines, `to_dict` gives all of them, and `table` that of each example.
 
     Attributes:
         total: the mean over the examples, bits/dim: of discrete data an upper bound on the negative log-likelihood,
