@@ -45,14 +45,11 @@ def save_by_calls(
         if name is None:
             axis.remove()
             continue
-        for style, (way, by_calls) in zip(line_styles(), results.items(), strict=False):
-            points = [(calls, figures[name]) for calls, figures in by_calls.items() if name in figures]
-            if points:
-                axis.plot(*zip(*points, strict=True), label=way, markersize=5, **style)
+        _plot_ways(axis, name, results)
         if name in references:
             label = "all steps" if name == "bits_per_dim" else "test images"
             axis.axhline(references[name], color="black", linewidth=0.8, linestyle=":", label=label)
-        axis.set(xscale="log", xlabel="model calls", ylabel=FIGURES[name])
+        axis.set(xscale="log", xlabel="model calls per image", ylabel=FIGURES[name])
         ticks_at(axis.xaxis, calls_shown)
         if name != "agreement":
             axis.set_yscale("log")
@@ -64,6 +61,16 @@ def save_by_calls(
     figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=2 * columns, fontsize=8)
     write_file(path, lambda partial: figure.savefig(partial, dpi=110))
     plt.close(figure)
+
+
+def _plot_ways(axis: plt.Axes, name: str, results: Mapping[str, Mapping[int, Mapping[str, float]]]) -> None:
+    """One figure of all ways, in lines that become thinner, so that one shows beneath another that covers it."""
+    for k, (style, (way, by_calls)) in enumerate(zip(line_styles(), results.items(), strict=False)):
+        points = [(calls, figures[name]) for calls, figures in by_calls.items() if name in figures]
+        width = 1 - k / len(results)
+        if points:
+            size = {"linewidth": 1 + 2 * width, "markersize": 4 + 5 * width}
+            axis.plot(*zip(*points, strict=True), label=way, **size, **style)
 
 
 def save_few_steps(rows: list[dict[str, Any]], references: Mapping[str, float], path: Path) -> None:

@@ -171,10 +171,16 @@ def _plot_parts(axis: plt.Axes, result: BitsPerDim) -> None:
     """Prior, rate and decoder as bars with their numbers."""
     names, values = ("prior", "rate", "decoder"), (result.prior, result.rate, result.decoder)
     bars = axis.bar(names, values, color=(GREEN, BLUE, VERMILION))
-    axis.bar_label(bars, [f"{value:.4f}" if value < 0.01 else f"{value:.3f}" for value in values], padding=2)
+    axis.bar_label(bars, list(map(_in_short, values)), padding=2)
     axis.set(ylabel="bits/dim")
     axis.margins(y=0.12)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def _in_short(bits: float) -> str:
+    if abs(bits) < 0.0001:
+        return "below 0.0001"
+    return f"{bits:.4f}" if abs(bits) < 0.01 else f"{bits:.3f}"
 
 
 def _plot_chain(figure: plt.Figure, title: str, states: list[Tensor], labels: list[str]) -> None:
