@@ -18,6 +18,8 @@ from .style import line_styles, plain_log_ticks, ticks_at
 matplotlib.use("Agg")
 
 
+TILDE = ("β\u0303", r"$\tilde{\beta}$")  # as text, the tilde falls onto the letter
+
 FIGURES = {
     "bits_per_dim": "bits/dim",
     "frechet_distance_pixels": "Fréchet distance, pixels",
@@ -58,7 +60,7 @@ def save_by_calls(
     labelled = {
         label: line for axis in figure.axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=2 * columns, fontsize=8)
+    figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=2 * columns, fontsize=9)
     write_file(path, lambda partial: figure.savefig(partial, dpi=110))
     plt.close(figure)
 
@@ -70,7 +72,7 @@ def _plot_ways(axis: plt.Axes, name: str, results: Mapping[str, Mapping[int, Map
         width = 1 - k / len(results)
         if points:
             size = {"linewidth": 1 + 2 * width, "markersize": 4 + 5 * width}
-            axis.plot(*zip(*points, strict=True), label=way, **size, **style)
+            axis.plot(*zip(*points, strict=True), label=way.replace(*TILDE), **size, **style)
 
 
 def save_few_steps(rows: list[dict[str, Any]], references: Mapping[str, float], path: Path) -> None:
