@@ -3,18 +3,18 @@
 
     python benchmarks/guidance.py --output results.json
 
-trains a class-conditional model of the digits with 10 % of the classes dropped (examples/train.py; its folder is used
-again if it is there), or takes --model_name_or_path, and measures it at every scale w of
+It trains a class-conditional model of the digits with 10 % of the classes dropped (examples/train.py; an existing
+folder is used again), or loads --model_name_or_path, and measures it at every scale w of
 unconditional + w (conditional − unconditional):
 
 bits/dim          the bound of the guided chain on the test images given their classes, with the same noise for all
                   scales. w = 1 is the bound given the class, w = 0 the bound without it.
-Fréchet distance  of the pixels of 500 samples, 50 of each class, to the training images
-own class         the share of the samples to which a support vector classifier gives the class that they were drawn
-                  for; it was trained on the training images
+Fréchet distance  of the pixels of 500 samples, 50 of each class, from the training images
+own class         the share of the samples that a support vector classifier, trained on the training images, assigns to
+                  the class that they were drawn for
 
-"Parabola" is bits(1) + (w − 1)² (bits(0) − bits(1)), what the bound would be for optimal denoisers
-(docs/mathematics.md, section 9.3). The table is printed and written beside the output (.md), with a plot (.png).
+"Parabola" is bits(1) + (w − 1)² (bits(0) − bits(1)), the bound of optimal denoisers (docs/mathematics.md, section
+9.3). The table is printed and written next to the output (.md), with a plot (.png).
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Trial:
         pipeline: the model.
         data: the digits.
         evaluations: model calls per image for the bound.
-        steps: of a sample.
-        seed: of the noise.
+        steps: steps of a sample.
+        seed: seed of the noise.
     """
 
     pipeline: DDPMPaperPipeline
@@ -88,7 +88,7 @@ class Trial:
         return Subject(pipeline, self.data.test, settings, accelerate.Accelerator(), Guidance(scale)).bound()
 
     def samples(self, scale: float, count: int, number: int) -> tuple[Tensor, Tensor]:
-        """The pixels of samples that are compared, `[count, D]`, and the classes that they were drawn for."""
+        """The compared pixels of samples, `[count, D]`, and the classes that they were drawn for."""
         classes = number_of_classes(self.pipeline.unet.config)
         asked = torch.arange(count) % classes
         machine, guidance = accelerate.Accelerator(), Guidance(scale)
@@ -145,7 +145,7 @@ def what_the_class_is_worth(results: dict[str, dict[str, Any]], dimensions: int)
 
 
 def parabola(results: dict[str, dict[str, Any]]) -> Callable[[float], float]:
-    """The bound by the scale, as it would be for optimal denoisers of these two bounds."""
+    """The bound of optimal denoisers at each scale, given the bounds at the scales 0 and 1."""
     without, given = (results[f"{scale:g}"]["bits_per_dim"] for scale in (UNCONDITIONAL, CONDITIONAL))
     return lambda scale: given + (scale - 1) ** 2 * (without - given)
 

@@ -1,9 +1,9 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The schema of `metrics.json`: training writes the file, the model card and the screen's last lines read it.
+"""The schema of `metrics.json`: training writes the file; the model card and the last lines on the screen read it.
 
-Every key of `Metrics` may be absent: a run without test images has no bound, and a snapshot has no figures. A key is
-added here first, then written and read. A reader leaves out the keys that it does not know, so a file of a later
-version is read too. Bits/dim are bits per dimension (per pixel and channel of an image).
+Every key of `Metrics` may be absent: a run without test images has no bound, and a snapshot has no figures. Add a new
+key here first, then write and read it. A reader ignores unknown keys, so it can read files of later versions. Bits/dim
+are bits per dimension (per pixel and channel of an image).
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Validation(TypedDict, total=False):
 
 
 class RunFacts(TypedDict, total=False):
-    """What is known of a run before it is scored."""
+    """The facts of a run that are known before it is scored."""
 
     data: str
     dataset_name: str | None  # on the Hub
@@ -108,7 +108,7 @@ class Metrics(BoundFigures, QualityFigures, RunFacts, total=False):
     validation: list[Validation]
     validation_bits_per_dim_by_ema_decay: dict[str, float]
     train_seconds: float
-    step_of_training: int  # of a snapshot
+    step_of_training: int  # only in a snapshot
 
 
 class Measure(NamedTuple):
@@ -131,11 +131,11 @@ MEASURES = (
 
 
 def checked(metrics: Metrics) -> Metrics:
-    """The same figures, which may be written.
+    """The same figures, after a check that they may be written.
 
     Raises:
         InvalidResult: for a key that is not in the schema, or a value that does not fit its key. A NaN fits no key; an
-            infinite number fits where None does, and is written as null.
+            infinite number fits keys that allow None, and is written as null.
     """
     kinds = get_type_hints(Metrics)
     for key, value in metrics.items():
@@ -147,14 +147,14 @@ def checked(metrics: Metrics) -> Metrics:
 
 
 def understood(content: Mapping[str, Any]) -> Metrics:
-    """What a file says to this version: without unknown keys, and without values that do not fit their keys."""
+    """The content of a file that this version understands: without unknown keys and values that do not fit."""
     kinds = get_type_hints(Metrics)
     known = {key: value for key, value in content.items() if key in kinds}
     return {key: value for key, value in known.items() if not any(_misfits(key, value, kinds[key]))}
 
 
 def measured(metrics: Metrics) -> Iterator[tuple[Measure, float]]:
-    """Each of `MEASURES` that there is, with its value."""
+    """The available `MEASURES` with their values."""
     for measure in MEASURES:
         outer, _, inner = measure.key.rpartition(".")
         holder = metrics.get(outer, {}) if outer else metrics
@@ -163,7 +163,7 @@ def measured(metrics: Metrics) -> Iterator[tuple[Measure, float]]:
 
 
 def _misfits(name: str, value: Any, kind: Any) -> Iterator[tuple[str, Any]]:
-    """Names and values of the parts of a value that are not of the kind that its annotation says."""
+    """Names and values of the parts of a value that do not have the annotated type."""
     origin, inner = get_origin(kind), get_args(kind)
     if is_typeddict(kind) and isinstance(value, dict):
         kinds = get_type_hints(kind)

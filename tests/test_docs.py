@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The documents: the names they use exist, they leave out nothing public, and their examples run."""
+"""The documents: the names in them exist, everything public is documented, and the examples run."""
 
 from __future__ import annotations
 

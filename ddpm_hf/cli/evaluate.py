@@ -42,7 +42,7 @@ def evaluate(
     evaluation: EvaluationArguments,
     guiding: GuidanceArguments,
 ) -> None:
-    """Score, with all processes together; the main one writes."""
+    """Score the images on all processes; the main process writes the results."""
     with user_errors(script):
         accelerator = Accelerator()
         check_evaluation(evaluation)
@@ -82,24 +82,24 @@ def choose_subject(
     guiding: GuidanceArguments,
     accelerator: Accelerator,
 ) -> Subject:
-    """Load what is evaluated, on these images.
+    """Load the model to evaluate on these images.
 
     Raises:
-        ValueError, OSError: for anything that cannot be evaluated as asked.
+        ValueError, OSError: if the model cannot be loaded, or cannot be evaluated with these arguments.
     """
     pipeline = load_pipeline(model, accelerator.device)
     check_fit(pipeline, images)
     if evaluation.num_flow_images and pipeline.scheduler.config.prediction_type == "mean":
-        raise ValueError("`num_flow_images` asks for the ODE, which a model that predicts the 'mean' has not.")
+        raise ValueError("`num_flow_images` must be 0: a model that predicts the 'mean' has no probability-flow ODE.")
     guidance = load_guidance(guiding, pipeline)
     pipeline.scheduler = follow(pipeline.scheduler, images.num_levels, evaluation)
-    for steps in evaluation.few_steps:  # that there are so many is found out now
+    for steps in evaluation.few_steps:  # raises now if there are too many steps
         DDPMPaperScheduler.from_config(pipeline.scheduler.config).set_timesteps(steps)
     return Subject(pipeline, images, evaluation, accelerator, guidance)
 
 
 def write_evaluation(result: BitsPerDim, subject: Subject, folder: Path, model: str, more: dict[str, Any]) -> None:
-    """The figures, the pictures, and a line on the screen."""
+    """Write the figures and pictures, and print one line."""
     scheduler, images, seed = subject.pipeline.scheduler, subject.images, subject.evaluation.seed
     report = evaluation_report(
         result,
@@ -131,13 +131,13 @@ def write_evaluation(result: BitsPerDim, subject: Subject, folder: Path, model: 
 
 
 def check_evaluation(evaluation: EvaluationArguments) -> None:
-    """Raise ValueError for arguments out of range, or that need others or a package."""
+    """Raise ValueError for arguments out of range, or without the other arguments or the package that they need."""
     if evaluation.split not in ("train", "test"):
         raise ValueError(f"`split` must be 'train' or 'test', but is {evaluation.split!r}.")
     check_scoring(evaluation)
     if evaluation.num_flow_images < 0 or evaluation.num_quality_samples < 0 or evaluation.num_quality_samples == 1:
         raise ValueError("`num_flow_images` must be at least 0, and `num_quality_samples` 0 or at least 2.")
     if evaluation.num_quality_samples and not evaluation.few_steps:
-        raise ValueError("`num_quality_samples` are drawn along the chains of `few_steps`; pass these too.")
+        raise ValueError("`num_quality_samples` are drawn by the chains of `few_steps`; pass `few_steps` too.")
     if evaluation.num_flow_images and importlib.util.find_spec("torchdiffeq") is None:
         raise ValueError("`num_flow_images` needs torchdiffeq, which is not installed: `pip install torchdiffeq`.")

@@ -23,7 +23,7 @@ from .parser import build_parser, names, nearest
 def parse(script: str, *classes: type, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
     """The dataclasses filled from `[file.yaml | file.json] [--flag value …]`; flags win over the file.
 
-    Both win over what a recipe sets. A mistake ends the process with status 2 and one sentence.
+    Both win over a recipe. A mistake ends the process with status 2 and a one-sentence message.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser(script, classes)
@@ -37,17 +37,17 @@ def parse(script: str, *classes: type, argv: Sequence[str] | None = None) -> tup
     if rest:
         flag = rest[0].split("=")[0]
         meant = nearest(flag.lstrip("-"), names(parser))
-        hint = f"Did you mean --{meant}?" if meant else "--help lists those there are."
+        hint = f"Did you mean --{meant}?" if meant else "--help lists the arguments."
         parser.error(f"there is no argument {flag}. {hint}")
     for group in filled:
         _expand_home(group)
     for token in filter(None, (getattr(group, "hub_token", None) for group in filled)):
-        sys.argv = [argument.replace(token, "...") for argument in sys.argv]  # which trackers write down
+        sys.argv = [argument.replace(token, "...") for argument in sys.argv]  # trackers record it
     return tuple(filled)
 
 
 def _expand_home(group: Any) -> None:
-    """Put the home folder in the place of a `~` that no shell has seen: in a file, and after a `=`."""
+    """Replace `~` by the home folder where no shell has done so: in a settings file, and after a `=`."""
     for field in dataclasses.fields(group):
         value = getattr(group, field.name)
         if isinstance(value, str) and (value == "~" or value.startswith(("~/", f"~{os.sep}"))):
@@ -55,7 +55,7 @@ def _expand_home(group: Any) -> None:
 
 
 def _recipe(parser: HfArgumentParser, argv: Sequence[str], settings: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of the recipe that the flags name, or else the settings."""
+    """The arguments of the recipe that the flags or else the settings name."""
     finder = argparse.ArgumentParser(add_help=False)
     finder.add_argument("--recipe", default=settings.get("recipe", "default"))
     name = finder.parse_known_args(argv)[0].recipe
@@ -91,7 +91,7 @@ def _read_settings(parser: HfArgumentParser, classes: Sequence[type], path: Path
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads YAML whose names come once."""
+    """A YAML loader that refuses repeated names."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         _once([(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
@@ -99,7 +99,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _once(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
-    """A mapping of pairs; ValueError if a name comes twice, of which the last would win."""
+    """A mapping from pairs; ValueError if a name is repeated, since the last value would silently win."""
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
         known = [name for name, _ in pairs]
@@ -109,10 +109,10 @@ def _once(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
 
 
 def _as_by_flag(action: argparse.Action, value: Any) -> Any:
-    """A file's value as the flag would give it.
+    """A file's value converted as the flag would convert it.
 
     Raises:
-        TypeError, ValueError, ArgumentTypeError: for one that no flag could give.
+        TypeError, ValueError, ArgumentTypeError: for a value that the flag does not accept.
     """
     if action.nargs == "+":
         return [_one_as_by_flag(action, each) for each in (value if isinstance(value, list) else [value])]

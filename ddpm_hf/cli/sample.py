@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def sample(script: str, model: ModelPathArguments, sampling: SampleArguments, guiding: GuidanceArguments) -> None:
-    """Draw, with all processes together; the main one writes."""
+    """Draw images on all processes; the main process writes the grid."""
     with user_errors(script):
         check_sampling(sampling)
         output = claim_file(sampling.output)
@@ -106,7 +106,11 @@ def claim_animation(path: str, output: Path) -> Path:
 
 
 def asked_by_turns(known: int | None, asked: list[int] | None) -> Columns | None:
-    """The column of the classes asked for; None if none are. ValueError for classes that the model does not know."""
+    """The column of the requested classes; None if none are requested.
+
+    Raises:
+        ValueError: for classes that the model does not know.
+    """
     if asked is None:
         return None
     if not (known and asked and all(0 <= label < known for label in asked)):

@@ -12,17 +12,18 @@ from .sample_quality import Judge
 from .subject import Subject
 
 
-LEAST_CALLS_OF_ODE = 25  # from fewer its likelihood cannot be told, to within some tenths
+LEAST_CALLS_OF_ODE = 25  # with fewer, its likelihood is wrong by several tenths of bits/dim
 
 
 def score_few_steps(subject: Subject, judge: Judge | None) -> list[dict[str, Any]]:
-    """Rows for every number of steps: of each spacing of the times that the model knows, and of chains without noise.
+    """One row per number of steps for each available timestep spacing, for chains without noise, and for the ODE.
 
-    Chains have a bound. DDIM and DPM-Solver++(2M), at the optimal times if the model knows them, have none: their rows
-    have samples alone. The ODE is followed if its likelihood is asked for.
+    Chains have a bound. DDIM and DPM-Solver++(2M), the latter at the optimal times if they are known, have none, so
+    their rows have only sample quality. The ODE has a row if its likelihood is requested.
 
     Args:
-        judge: compares the samples; None on processes that do not write.
+        subject: the model under evaluation.
+        judge: measures the samples; None on processes that do not write.
     """
     is_measured = subject.pipeline.scheduler.denoising_errors is not None
     spacings = ("linspace", "optimal") if is_measured else ("linspace",)
@@ -53,7 +54,7 @@ def score_few_steps(subject: Subject, judge: Judge | None) -> list[dict[str, Any
 def _bound_of(subject: Subject) -> dict[str, Any]:
     result, weighted = subject.bound(), subject.bound_by_paths()
     return {
-        "timesteps_visited": len(result.timesteps),  # "optimal" may find fewer that cost less
+        "timesteps_visited": len(result.timesteps),  # "optimal" may choose fewer, if these cost less
         "bits_per_dim": result.total,
         "bits_per_dim_standard_error": result.standard_error,
         **({} if weighted is None else {"importance_weighted": weighted}),

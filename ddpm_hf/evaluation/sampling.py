@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Samples by number: image i depends on the seed and i alone, whatever the batch size and number of processes."""
+"""Sampling of numbered images: image i depends only on the seed and i, not on the batch size or the processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..runtime.distributed import shared
 from ..runtime.randomness import Use, generator_of
 
 
-LEAST_CALLS_OF_HEUN = 20  # two a step: of fewer calls Euler's method, with its steps of one, makes better use
+LEAST_CALLS_OF_HEUN = 20  # Heun's method takes two calls per step; with fewer calls Euler's method is better
 
 
 def draw_images(
@@ -38,12 +38,13 @@ def draw_images(
     """Images `[count − first, C, H, W]` in [0, 1], on the CPU, drawn by all processes together.
 
     Args:
-        steps: of the chain; all timesteps if None.
-        turns: columns of the examples that images are drawn for by turns; the conditioners' variety if None.
-        timestep_spacing: of the steps; the scheduler's own if None.
-        eta: of DDIM; the scheduler's variance if None.
-        guidance: none if None.
-        solver_order: 2 for DPM-Solver++(2M) with an `eta` of 0.
+        steps: number of steps of the chain; None visits all timesteps.
+        turns: columns of the examples that the images take their conditioning from in turn; None takes the
+            conditioners' variety.
+        timestep_spacing: how the steps are spaced; None takes the scheduler's own spacing.
+        eta: DDIM's η; None takes the scheduler's variance.
+        guidance: None for no guidance.
+        solver_order: 2 for DPM-Solver++(2M), which needs an `eta` of 0.
         first: the number of the first image.
     """
     guided = (guidance or Guidance()).options
@@ -68,7 +69,7 @@ def draw_images_by_ode(
     """Images as `draw_images` draws them, from the same noise, but along the probability-flow ODE.
 
     Args:
-        calls: of the model, at most so many; at least 2.
+        calls: the largest number of model calls, at least 2.
     """
     denoiser, device = pipeline.denoiser(guidance), accelerator.device
 
@@ -82,7 +83,7 @@ def draw_images_by_ode(
 
 
 def _steps_of_ode(calls: int) -> dict[str, object]:
-    """The method that makes the best of so many model calls, and its steps."""
+    """The best method for this number of model calls, and its number of steps."""
     if calls < LEAST_CALLS_OF_HEUN:
         return {"method": "euler", "num_steps": calls}
     return {"method": "heun2", "num_steps": calls // 2}
@@ -97,10 +98,11 @@ def by_number(
     turns: Columns,
     first: int = 0,
 ) -> Tensor:
-    """Images number `first` … `count` − 1 on the CPU, by draw(the generators of a batch's images, their columns).
+    """Images number `first` … `count` − 1 on the CPU from draw(generators, columns), which draws one batch.
 
     Args:
-        turns: columns of the examples that images are drawn for by turns; {} for an unconditional model.
+        turns: columns of the examples that the images take their conditioning from in turn; {} for an unconditional
+            model.
     """
     examples = count_of(turns)
 

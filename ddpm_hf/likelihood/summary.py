@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What a result shows of itself: a few lines when it is printed, and everything as a dictionary."""
+"""How a result is shown: a few lines when it is printed, and everything as a dictionary."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ..diffusion.gaussian_process import unknown
 
 
 class Summary:
-    """A dataclass of a data set's figures, of which `repr` shows the main ones in one line.
+    """A dataclass with a data set's figures; `repr` shows the main ones in one line.
 
     Attributes:
-        HEADLINES: the names of those.
+        HEADLINES: the names of the main figures.
     """
 
     HEADLINES: ClassVar[tuple[str, ...]] = ()
@@ -31,12 +31,12 @@ class Summary:
 
     @property
     def first_line(self) -> str:
-        """The figure, and what its error is about."""
+        """The total with its standard error."""
         return f"{self.total:.4f} bits/dim ± {self.standard_error:.4f} (standard error for other examples like these)"
 
     @property
     def last_line(self) -> str:
-        """What the figure rests on."""
+        """The number of examples and of model calls."""
         calls = self.num_model_evaluations / self.num_examples
         return f"{self.num_examples} example{'' if self.num_examples == 1 else 's'}, {calls:g} model calls each"
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""A step of a chain: how a pipeline takes it, and how it shows it."""
+"""One step of a chain: how a pipeline takes it, and what it yields."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class DenoisingStep:
     """One reverse step of a batch, as `DDPMPaperPipeline.iterate` yields it.
 
     Attributes:
-        timestep: the diffusers timestep that the step starts from.
-        sample: x_t, `[B, C, H, W]`; noise at the first step.
-        prev_sample: x_s, what the step arrives at; the image in [−1, 1] at the last step.
-        pred_original_sample: x̂_0, the image that the model sees in x_t.
+        timestep: the diffusers timestep t − 1 at which the step starts.
+        sample: x_t, `[B, C, H, W]`; pure noise at the first step.
+        prev_sample: x_s, the result of the step; the image in [−1, 1] at the last step.
+        pred_original_sample: x̂_0, the image that the model predicts from x_t.
     """
 
     timestep: int

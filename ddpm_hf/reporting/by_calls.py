@@ -31,11 +31,11 @@ FIGURES = {
 def save_by_calls(
     results: Mapping[str, Mapping[int, Mapping[str, float]]], references: Mapping[str, float], path: Path
 ) -> None:
-    """Those of `FIGURES` that there are, by the number of model calls, a line for every way to sample or to score.
+    """Plot the available `FIGURES` against the number of model calls, one line per method of sampling or scoring.
 
     Args:
-        results: by the name of the way and the number of calls.
-        references: what lines are compared with: "bits_per_dim" of the whole chain, the others of test images.
+        results: the figures, by the name of the method and the number of calls.
+        references: horizontal lines for comparison: "bits_per_dim" of the whole chain, other figures of test images.
     """
     names = [name for name in FIGURES if any(name in each for calls in results.values() for each in calls.values())]
     calls_shown = sorted({calls for by_calls in results.values() for calls in by_calls})
@@ -76,7 +76,7 @@ def _plot_ways(axis: plt.Axes, name: str, results: Mapping[str, Mapping[int, Map
 
 
 def save_few_steps(rows: list[dict[str, Any]], references: Mapping[str, float], path: Path) -> None:
-    """The rows of evaluate.py, one for each sampler and number of steps."""
+    """Plot the rows of evaluate.py, one for each sampler and number of steps."""
     results: dict[str, dict[int, dict[str, float]]] = {}
     for row in rows:
         way = f"{row['sampler']}, {row['timestep_spacing']}" if "timestep_spacing" in row else row["sampler"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Pictures: a grid of samples, where the bits are spent, the forward process next to the reverse."""
+"""Figures: a grid of samples, the bits of each timestep, and the forward process next to the reverse process."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from .style import BLUE, GREEN, VERMILION, plain_log_ticks
 matplotlib.use("Agg")
 
 
-SMALLEST_CELL = 64  # pixels: smaller images are enlarged, each pixel to a square
+SMALLEST_CELL = 64  # pixels: smaller images are enlarged by a whole factor
 
 
 def check_picture(path: Path, channels: int) -> None:
-    """Raise ValueError unless a grid of images of so many channels can be saved under this name."""
+    """Raise ValueError unless a grid of images with `channels` channels can be saved under this name."""
     kinds = {suffix: kind for suffix, kind in Image.registered_extensions().items() if kind in Image.SAVE}
     suffix = path.suffix.lower()
     if suffix not in kinds:
-        raise ValueError(f"`output` {path} must end in the name of a kind of picture, such as .png or .webp.")
+        raise ValueError(f"`output` {path} must end in the suffix of an image format, such as .png or .webp.")
     try:
         Image.new({3: "RGB", 4: "RGBA"}.get(channels, "L"), (1, 1)).save(io.BytesIO(), kinds[suffix])
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"`output` {path} cannot hold images of {channels} channels ({error}); take .png.") from error
+        raise ValueError(f"`output` {path} cannot hold images of {channels} channels ({error}); use .png.") from error
 
 
 def save_grid(images: Tensor, path: Path, columns: int | None = None, margin: int = 2) -> Image.Image:
-    """Images `[N, C, H, W]` in [0, 1], side by side in rows on white; the picture in the file is returned too."""
+    """Save images `[N, C, H, W]` in [0, 1] in rows on a white background, and return the picture."""
     picture = grid_picture(images, columns, margin)
     write_file(path, picture.save)
     return picture
@@ -52,7 +52,7 @@ def save_grid(images: Tensor, path: Path, columns: int | None = None, margin: in
 def grid_picture(
     images: Tensor, columns: int | None = None, margin: int = 2, smallest_cell: int = SMALLEST_CELL
 ) -> Image.Image:
-    """Images `[N, C, H, W]` in [0, 1], side by side in rows on white; those below `smallest_cell` pixels enlarged."""
+    """Images `[N, C, H, W]` in [0, 1] in rows on white; those smaller than `smallest_cell` pixels are enlarged."""
     images = images.detach().float().cpu().clamp(0, 1)
     count, channels, height, width = images.shape
     if channels not in (1, 3, 4):
@@ -79,11 +79,11 @@ def save_evaluation(
     seed: int,
     guidance: Guidance | None = None,
 ) -> None:
-    """Bits per visited timestep, and below it x_t on the way to noise next to x_t on the way back.
+    """Draw the bits of every visited timestep, and below them x_t of the forward and of the reverse process.
 
     Args:
         originals: images `[N, C, H, W]` in [−1, 1] for the forward process.
-        columns: theirs, with what the samples are conditional on.
+        columns: columns of the originals; the samples take their conditioning from them.
     """
     rows, states_shown = min(3, len(originals)), 10
     timesteps = sorted(pipeline.scheduler.timesteps.tolist())
@@ -92,7 +92,7 @@ def save_evaluation(
     x_0 = originals[:rows].cpu()
     noise = torch.randn(x_0.shape, generator=generator)
     forward = [x_0] + [pipeline.scheduler.add_noise(x_0, noise, t) for t in shown]
-    generators = [generator_of(Use.SAMPLING, seed, k) for k in range(rows)]  # the first that `draw_images` has
+    generators = [generator_of(Use.SAMPLING, seed, k) for k in range(rows)]  # the first ones of `draw_images`
     states = {}
     asked = chosen(pipeline.conditioners.read(columns), slice(rows)) | (guidance or Guidance()).options
     for step in pipeline.iterate(rows, generators, timesteps=timesteps[::-1], **asked):

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Fields of the dataclasses that the command line fills."""
+"""Fields of the dataclasses for command-line arguments."""
 
 from __future__ import annotations
 

@@ -54,17 +54,20 @@ class NoiseFreeSteps:
         return step_output(x_s, x_0, sample.dtype, return_dict)
 
     def encode_step(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor) -> Tensor:
-        """DDIM's step without noise, backwards: x_s at a visited timestep → x_t at the one visited before it.
+        """DDIM's step without noise, backwards: x_s at a visited timestep → x_t at the timestep visited before it.
 
-        Repeated from the last visited timestep to the first it leads from data to the latents that `ddim_step` leads
-        back to the data, the better the more timesteps are visited (Song et al. 2021, section 4.3).
+        Repeating it from the last visited timestep to the first turns data into latents, which `ddim_step` turns back
+        into the data; the error falls with the number of timesteps (Song, Meng & Ermon 2021, section 4.3).
 
         Args:
             model_output, sample: as for `step`, at x_s.
-            timestep: of x_s, for the whole batch, any but the first that the chain visits.
+            timestep: the timestep of x_s, for the whole batch: any visited one except the first.
+
+        Returns:
+            x_t, in the shape and dtype of `sample`.
 
         Raises:
-            ValueError: for the first, after which there is none, and as `step`.
+            ValueError: for the first visited timestep, which has none before it, and otherwise as `step`.
         """
         chain = self._chain
         diffusion, index = chain.diffusion, chain.index(timestep, determined=True)

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The family of DDPM (Ho et al. 2020): x_0 is an image of pixels; the model may be conditional on its class."""
+"""The family of DDPM (Ho et al. 2020): x_0 is an image of pixels; the model may be class-conditional."""
 
 from __future__ import annotations
 
@@ -71,5 +71,5 @@ class ImageTask(Task):
 
 
 def load_labelled_images(arguments: DataArguments) -> ImageData:
-    """The images that the arguments name, with their classes where these are known."""
+    """The images that the arguments name, with their classes if these are known."""
     return load_images(arguments, class_column(arguments.label_column))

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The scripts in examples/ on real images, and what they say to a user's mistake."""
+"""The scripts in examples/ on real images, and their messages for a user's mistakes."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_the_card_carries_the_figures_of_the_run(trained: Path) -> None:
     tighter, steps = (report["importance_weighted"][key] for key in ("bits_per_dim", "steps"))
     expected = {key: round(report[key], 4) for key in ("bits_per_dim", "frechet_distance_pixels")}
     assert values == expected | {"bits_per_dim_importance_weighted": round(tighter, 4)}
-    assert f"4 paths of {steps} steps for every image, weighted by importance" in card.text
+    assert f"of the chain of {steps} steps, with 4 paths per\nimage" in card.text
     assert f"{tighter:.4f} ±" in card.text
     assert f"| {report['frechet_distance_pixels']:.4f} |" in card.text
     assert f"{report['bits_per_dim']:.4f} ± {report['bits_per_dim_standard_error']:.4f}" in card.text

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Several processes: one training, one score, one grid; when one of them ends before its time the others do too."""
+"""Several processes make one training, one score and one grid; when one ends early, the others end too."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Trainings on disks that are too small for them: one process with mounts of its own runs all of them.
+"""Trainings on disks that are too small for them: one process with its own mounts runs all of them.
 
 `small_disks.py cases.json` takes a list of `{"disk": folder, "size": bytes, "copy": folder, "arguments": [...]}`. It
-mounts a disk of this size for each, trains, copies what is on the disk in the end, and prints `[[code, output], ...]`.
+mounts a disk of this size for each, trains, copies the final content of the disk, and prints `[[code, output], ...]`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Small trainings for tests: what they are told, and what they leave compared byte by byte."""
+"""Small trainings for tests: their arguments, and a comparison of their results byte by byte."""
 
 from __future__ import annotations
 

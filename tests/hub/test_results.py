@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The schema of metrics.json: what may be written, what is read of it, and who keeps to it."""
+"""The schema of metrics.json: what may be written, what is read, and the code that uses it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What people pass to the likelihoods: each works as they expect, or ends in one sentence that names the argument."""
+"""Inputs of the likelihoods: each works as users expect, or raises one sentence that names the argument."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ REFUSED = {
     ),
     "[0, 1]": (lambda: {"batches": [(images() + 1) / 2]}, "they lie in \\[0, 1\\]: scale them by 2x - 1"),
     "[0, 255]": (lambda: {"batches": [(images() + 1) * 127.5]}, "they lie in \\[0, 255\\]: scale them by x / 127.5"),
-    "other levels": (lambda: {"batches": [images() * 0.99]}, "set `num_levels` to that of the data, or to None"),
+    "other levels": (lambda: {"batches": [images() * 0.99]}, "set `num_levels` to the number of levels of the data"),
     "a seed": (lambda: {"generator": 0}, "`generator` must be a torch.Generator or None, .*manual_seed\\(0\\)"),
     "generators": (lambda: {"generator": [seed()]}, "`generator` must be a torch.Generator or None, but is list"),
     "a pipeline": (lambda: {"denoise": DDPMPaperPipeline(unet(), stock())}, "`denoise` .* pass its `unet`"),

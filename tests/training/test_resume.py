@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""A run that was stopped goes on as if it had not been: what it leaves is the same, byte by byte."""
+"""A stopped run resumes exactly: its results are the same as without the stop, byte by byte."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""diffusers' train_unconditional.py, moved over: each of its 45 arguments is taken and does what it says, its README's
+"""Moving from diffusers' train_unconditional.py: each of its 45 arguments works as documented, its README's
 commands run, and its recipe, by examples/configs/stock.yaml, is reproduced to the last digits.
 """
 

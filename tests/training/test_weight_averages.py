@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The pieces that the scripts share: averaged weights, output folders, configurations."""
+"""Code that the scripts share: averaged weights, output folders, configurations."""
 
 from __future__ import annotations
 
