@@ -69,6 +69,7 @@ def _solve(
 
 
 def require_solved(x: Tensor) -> Tensor:
+    """The tensor, if all of it is finite; a ValueError otherwise."""
     if not bool(x.isfinite().all()):
         raise ValueError(_NOT_SOLVED)
     return x

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from safetensors import SafetensorError
 from .distributed import on_all
 
 
+WINDOWS = sys.platform == "win32"
 LOCK = ".lock"
 _LOCKS: dict[Path, FileLock] = {}  # this process holds them until it ends
 
@@ -201,7 +203,9 @@ def flush(path: Path) -> None:
 
 
 def _flush_one(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    if WINDOWS and path.is_dir():  # which it cannot open
+        return
+    descriptor = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)  # it flushes what can be written alone
     try:
         os.fsync(descriptor)
     finally:

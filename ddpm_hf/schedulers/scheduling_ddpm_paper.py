@@ -57,7 +57,7 @@ class DDPMPaperScheduler(ConvertibleScheduler, NoiseFreeSteps, ConfiguredChain, 
             Eq. 7 and 8) of the pair (t − 1, t), even if the chain skips times.
         thresholding (`bool`): dynamic thresholding (Saharia et al. 2022, section 2.3) instead of clipping.
         dynamic_thresholding_ratio (`float`): the quantile of dynamic thresholding, in (0, 1].
-        clip_sample_range (`float`): > 0.
+        clip_sample_range (`float`): positive.
         sample_max_value (`float`): the greatest dynamic threshold, > 0.
         timestep_spacing (`str`): "linspace", "leading" or "trailing" (Lin et al. 2024, Table 2).
         steps_offset (`int`): added to the timesteps of "leading".
