@@ -179,7 +179,7 @@ def _plot_parts(axis: plt.Axes, result: BitsPerDim) -> None:
 
 def _in_short(bits: float) -> str:
     if abs(bits) < 0.0001:
-        return "below 0.0001"
+        return "< 0.0001"
     return f"{bits:.4f}" if abs(bits) < 0.01 else f"{bits:.3f}"
 
 
