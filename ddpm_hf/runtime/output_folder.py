@@ -83,19 +83,22 @@ def lock_folder(folder: Path) -> None:
         return
 
 
-def claim_file(path: str) -> Path:
+def claim_file(path: str, name: str = "output") -> Path:
     """The path of a file that does not exist yet; its folder is created if necessary.
+
+    Args:
+        name: of the argument that gives the path.
 
     Raises:
         ValueError: if the file exists, or a file has the name of its folder.
     """
     file = Path(path)
     if file.exists():
-        raise ValueError(f"`output` {path} already exists; choose another name.")
+        raise ValueError(f"`{name}` {path} already exists; choose another name.")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise ValueError(f"`output` {path} cannot be created: {file.parent} is not a folder.") from None
+        raise ValueError(f"`{name}` {path} cannot be created: {file.parent} is not a folder.") from None
     return file
 
 
