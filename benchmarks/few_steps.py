@@ -1,8 +1,8 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
 """The digits in few steps: bits/dim and sample quality by number of model calls, for our and stock's samplers.
 
-    accelerate launch examples/train.py
-    python benchmarks/few_steps.py --model runs/digits --output results.json
+    accelerate launch examples/train.py examples/configs/digits_best.yaml
+    python benchmarks/few_steps.py --model runs/digits_best --output results.json
 
 All samplers use the same weights and the same noise for each image. Samplers that do not support a learned variance
 get the model without it. Bits/dim are those of the test images; for the ODE they are an approximation with this number

@@ -201,7 +201,8 @@ def plot(results: dict[str, dict[str, Any]], references: dict[str, float], path:
 def trained(folder: Path, max_train_steps: int | None) -> Path:
     """A class-conditional model of the digits, trained with 10 % of the classes dropped unless it is there."""
     if not (folder / "metrics.json").exists():
-        flags = ["--num_class_embeds", "10", "--conditioning_dropout_prob", "0.1", "--output_dir", str(folder)]
+        flags = [str(ROOT / "examples" / "configs" / "digits_best.yaml"), "--output_dir", str(folder)]
+        flags += ["--num_class_embeds", "10", "--conditioning_dropout_prob", "0.1"]
         flags += ["--resume_from_checkpoint", "latest"]
         flags += [] if max_train_steps is None else ["--max_train_steps", str(max_train_steps)]
         subprocess.run([sys.executable, str(ROOT / "examples" / "train.py"), *flags], check=True)
