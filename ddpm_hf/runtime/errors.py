@@ -16,6 +16,10 @@ from ..results import InvalidResult
 from .signals import Interrupted
 
 
+SHARED_MEMORY = "shared memory (/dev/shm; docker run --shm-size sets its size)"
+FEWER_WORKERS = "Fewer --dataloader_num_workers need less, and with 0 hardly any is needed."
+
+
 class RunStopped(Exception):
     """The run ends here.
 
@@ -57,8 +61,8 @@ def told(error: RuntimeError) -> str | None:
     """The sentence on what torch raises when the machine fails it; None if it is anything else."""
     if distributed.is_available() and (isinstance(error, distributed.DistError) or "gloo" in str(error)):
         return "Another process has ended, and this one cannot go on without it."
-    if "DataLoader worker" in str(error):
-        return "A process that reads images was killed, as happens when memory is full; fewer workers need less."
+    if "shared memory" in str(error) and "No space" in str(error):
+        return f"There is no room left in {SHARED_MEMORY}. {FEWER_WORKERS}"
     if isinstance(error, torch.OutOfMemoryError):
         return (
             "The device has no memory left; a smaller --train_batch_size with as many more"

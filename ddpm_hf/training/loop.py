@@ -13,7 +13,7 @@ from ..data.batches import Batch
 from ..data.image_files import TAKE_OUT
 from ..runtime.errors import DataUnreadable, RunStopped
 from ..runtime.progress import progress_bar
-from ..runtime.signals import Signals
+from ..runtime.signals import Interrupted, Signals
 from .due import at_the_end_of_an_epoch, is_anything_due, saved_before_stopping, what_is_due
 from .report import report
 from .state import TrainState
@@ -38,13 +38,18 @@ def train(state: TrainState, signals: Signals, training_step: TrainingStep = tra
     bar = progress_bar(total=state.steps, initial=state.step, desc="training", unit="step", disable=not is_main)
     with bar, contextlib.closing(iter(state.batches)) as batches:
         state.prepared.train()
+        awaited = signals.awaited(batches)
         while state.step < state.steps:
             place = state.batches.place()
             try:
-                take_step(state, batches, progress, training_step)
+                take_step(state, awaited, progress, training_step)
             except DataUnreadable as stop:
                 state.batches.rewind(place)
                 raise RunStopped(f"{stop} {saved_before_stopping(state)}") from stop
+            except Interrupted:
+                state.batches.rewind(place)
+                saved_before_stopping(state)
+                raise
             bar.update()
             if is_time_to_report(state, progress, signals):
                 clock = report(state, progress, bar, clock)
