@@ -40,7 +40,7 @@ def prepare_ours(folder: Path, *flags: str, config: Path | None = None, task: ty
 def train_ours(state: TrainState, batches: Any) -> None:
     """examples/train.py's own loop, with something in the place of the run's batches that gives the same ones."""
     given, state.batches = state.batches, batches
-    ours.train(state, SimpleNamespace(caught=None))  # Ctrl-C ends the benchmark, and is not waited for
+    ours.train(state, SimpleNamespace(caught=None, awaited=iter))  # Ctrl-C ends the benchmark, and is not waited for
     state.batches = given
 
 

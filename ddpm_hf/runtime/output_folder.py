@@ -7,10 +7,12 @@ Whatever is written is written beside its place, flushed to the disk, and rename
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from .distributed import on_all
 
 
 LOCK = ".lock"
+WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}  # what such file systems answer
 _LOCKS: dict[Path, FileLock] = {}  # those of this process, which keeps them as long as it lives
 
 
@@ -61,6 +64,8 @@ def claim_folder(path: str, overwrite: bool, accelerator: Accelerator | None = N
 def lock_folder(folder: Path) -> None:
     """Keep other processes from a folder for as long as this one lives, however it ends.
 
+    A file system without locks is told of in one line, and gone on with.
+
     Raises:
         ValueError: if another process has it.
     """
@@ -75,8 +80,19 @@ def lock_folder(folder: Path) -> None:
         raise ValueError(
             f"`output_dir` {folder} is being written by another run; wait for its end, or choose another."
         ) from None
-    except NotImplementedError:  # a file system without locks
-        return
+    except NotImplementedError:
+        _tell_unlocked(folder)
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+        _tell_unlocked(folder)
+
+
+def _tell_unlocked(folder: Path) -> None:
+    print(
+        f"`output_dir` {folder} is on a file system without locks; take care that no other run writes into it.",
+        file=sys.stderr,
+    )
 
 
 def claim_file(path: str) -> Path:
