@@ -23,6 +23,9 @@ from script_server import ScriptServer
 from training_runs import EVERYTHING, GOES_ON, LATEST, TINY, assert_same, ended, last_line, names_in, start, train
 
 
+pytestmark = pytest.mark.processes(3)
+
+
 SHORT = [*TINY, *shlex.split("--checkpointing_steps 4 --checkpoints_total_limit -1 --num_quality_samples 0")]
 
 

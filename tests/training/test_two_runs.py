@@ -18,6 +18,8 @@ from training_runs import TINY, refused, train
 from ddpm_hf.runtime.output_folder import claim_folder
 
 
+pytestmark = pytest.mark.processes(1)
+
 WAITS = """
 import sys
 from ddpm_hf.runtime.output_folder import claim_folder
