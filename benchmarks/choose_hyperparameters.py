@@ -1,18 +1,18 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Settings of examples/train.py for the digits, compared on training images alone.
+"""Compares settings of examples/train.py for the digits, using only training images.
 
     python benchmarks/choose_hyperparameters.py --output results.json
 
-Dropout, weight decay, `vlb_weight`, epochs and the decay of the averaged weights, one at a time around the recipe's
-own values. Each model is trained on the training images 0 to 1299 by examples/train.py's own loop, and scored in
-bits/dim on the training images 1300 to 1499, with the same noise and times for all.
+It varies dropout, weight decay, `vlb_weight`, epochs and the decay of the averaged weights, one at a time around the
+recipe's values. examples/train.py's own loop trains each model on the training images 0 to 1299. Each model is scored
+in bits/dim on the training images 1300 to 1499, with the same noise and times for all.
 
-No test image can have a say. `TrainingDigits` reads the first 1500 lines of scikit-learn's file of 1797 digits and
-closes it; the test images are the lines that follow. The run that is made of them has no test images.
+No test image is used. `TrainingDigits` reads the first 1500 lines of scikit-learn's file of 1797 digits and closes it;
+the test images are the lines that follow. The runs have no test images.
 
-The table is printed and written beside the output (.md). Differences to the recipe are paired: image by image. Their
-standard errors hold for the choice of images and the noise of the scores, and not for the noise of the trainings, for
-which there is the recipe with another seed. The decays of averages are of one training, which they do not change.
+The table is printed and written next to the output (.md). Differences to the recipe are paired over the images. Their
+standard errors cover the choice of images and the noise of the scores, but not the noise of the trainings; the recipe
+with another seed shows the latter. All decays of averages come from one training, which they do not change.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ from ddpm_hf.training.state import TrainState
 from ddpm_hf.training.weight_averages import WeightAverage
 
 
-TRAINING_IMAGES = 1500  # of the digits; the 297 behind them are the test images
+TRAINING_IMAGES = 1500  # of the digits; the next 297 are the test images
 RECIPE = "recipe"
 DECAY, EPOCHS, SEED = "ema_max_decay", "num_epochs", "seed"
-OTHERS = {  # than the recipe's values; epochs as shares of the recipe's
+OTHERS = {  # values other than the recipe's; epochs are shares of the recipe's
     "dropout": (0.0, 0.1, 0.2, 0.3),
     "adam_weight_decay": (0.1, 1.0),
     "vlb_weight": (0.0, 0.03, 0.3),
@@ -59,17 +59,17 @@ OTHERS = {  # than the recipe's values; epochs as shares of the recipe's
     DECAY: (0.95, 0.98, 0.995, 0.999),
     SEED: (1,),
 }
-SCORED_TOGETHER = 50  # images whose draws of the times cover them evenly
+SCORED_TOGETHER = 50  # images per batch; the times of a batch are spread evenly
 
 Values = dict[str, float]
 """Arguments of examples/train.py."""
 
 
 class TrainingDigits(ImageTask):
-    """The digits' training images, divided into those to train on and those to validate with; no test images.
+    """The digits' training images, divided into training and validation images; no test images.
 
     Attributes:
-        train, validation: how many of them are used, those to validate with after those to train on.
+        train, validation: numbers of images; the validation images follow the training images.
     """
 
     train: ClassVar[int] = 1300
@@ -91,7 +91,7 @@ class FewDigits(TrainingDigits):
 
 
 def training_digits() -> Tensor:
-    """The training images, levels 0 … 16, uint8 `[1500, 1, 8, 8]`; of the test images no line of the file is read."""
+    """The training images, levels 0 … 16, uint8 `[1500, 1, 8, 8]`; the lines of the test images are not read."""
     source = resources.files("sklearn.datasets.data") / "digits.csv.gz"
     with source.open("rb") as packed, gzip.open(packed, "rt") as lines:
         rows = np.loadtxt(itertools.islice(lines, TRAINING_IMAGES), delimiter=",", dtype=np.uint8)
@@ -99,7 +99,7 @@ def training_digits() -> Tensor:
 
 
 def recipe(epochs: int | None) -> Values:
-    """The values of the recipe, but perhaps for how long it trains."""
+    """The values of the recipe, perhaps with another number of epochs."""
     training = TrainingArguments()
     return {
         "dropout": ModelArguments().dropout,
@@ -112,7 +112,7 @@ def recipe(epochs: int | None) -> Values:
 
 
 def other_values(asked: argparse.Namespace, base: Values) -> dict[str, list[float]]:
-    """By argument, the values that are compared with the recipe's; without arguments of which none is asked for."""
+    """The values to compare with the recipe's, by argument; arguments without any are left out."""
     found = {}
     for argument in OTHERS:
         given = getattr(asked, argument)
@@ -127,11 +127,11 @@ def name_of(argument: str, value: float) -> str:
 
 @dataclass(frozen=True)
 class Trial:
-    """One training, and the settings that it is the score of.
+    """One training, and the settings that its scores belong to.
 
     Attributes:
-        values: of the training; that of the average's decay is the first of `decays`.
-        decays: of averages, by the names of their rows.
+        values: the values of the training; its decay of averages is the first of `decays`.
+        decays: decays of averages, by the names of their rows.
     """
 
     values: Values
@@ -159,10 +159,10 @@ class Judge:
     """How models are trained and scored; the same for all settings.
 
     Attributes:
-        task: which images.
+        task: the images.
         evaluations: model calls per validation image.
-        threads: that it computes with; all cores if None.
-        flags: more of examples/train.py.
+        threads: number of threads; all cores if None.
+        flags: further flags of examples/train.py.
     """
 
     task: type[TrainingDigits]
@@ -172,7 +172,7 @@ class Judge:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What makes figures comparable; threads change the last digits alone."""
+        """The facts that must agree for figures to be comparable; threads change only the last digits."""
         images = [self.task.train, self.task.validation]
         return {"images": images, "model calls per image": self.evaluations, "flags": self.flags}
 
@@ -192,7 +192,7 @@ class Judge:
         return {name: self.row(trial.values | {DECAY: decay}, bits) | facts for (name, decay), bits in rows}
 
     def bits(self, state: TrainState, average: WeightAverage) -> BitsPerDim:
-        """Of the validation images by averaged weights; noise and times are the same for every model."""
+        """The bound of the validation images with averaged weights; noise and times are the same for every model."""
         images, seed = state.data.validation, 0
         with evaluated(state, average):
             size, calls = SCORED_TOGETHER, self.evaluations
@@ -208,7 +208,7 @@ class Judge:
         }
 
     def is_known(self, trial: Trial, known: dict[str, dict[str, Any]]) -> bool:
-        """Whether there are rows of all of the trial's settings, trained and scored as here."""
+        """Whether rows exist for all settings of the trial, trained and scored in the same way."""
         for name, decay in trial.decays.items():
             wanted = self.facts | {"values": trial.values | {DECAY: decay}}
             if name not in known or wanted != {fact: known[name][fact] for fact in wanted}:
@@ -228,7 +228,7 @@ def compared(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def table(results: dict[str, dict[str, Any]], arguments: Iterable[str]) -> str:
-    """The figures as Markdown: for every argument a row for each of its values, the recipe's among them."""
+    """The figures as Markdown, with one row for each value of each argument, including the recipe's."""
     lines = ["| setting | validation bits/dim | over the recipe | |", "| --- | --- | --- | --- |"]
     for argument in arguments:
         lines += _lines_of(argument, results)

@@ -1,19 +1,20 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The digits in few steps: bits/dim and sample quality by number of model calls, ours and stock diffusers' samplers.
+"""The digits in few steps: bits/dim and sample quality by number of model calls, for our and stock's samplers.
 
-    accelerate launch examples/train.py
-    python benchmarks/few_steps.py --model runs/digits --output results.json
+    accelerate launch examples/train.py examples/configs/digits_best.yaml
+    python benchmarks/few_steps.py --model runs/digits_best --output results.json
 
-All sample from the same weights and, image by image, from the same noise; what does not know of a learned variance is
-given the model without it. Bits/dim are those of the test images, and of the ODE an approximation by so many steps;
-samples are compared with training images by the Fréchet distance of their pixels and of a classifier's features, and
-by agreement: how many test images a support vector classifier gets right that has learned from the samples, labelled
-by one that has learned from the training images. The table is printed, drawn beside the output (.png), and written as
-JSON, which has every row as soon as it is there; --resume goes on with it.
+All samplers use the same weights and the same noise for each image. Samplers that do not support a learned variance
+get the model without it. Bits/dim are those of the test images; for the ODE they are an approximation with this number
+of steps. Samples are compared with training images by the Fréchet distance of pixels and of a classifier's features,
+and by agreement: a support vector classifier trained on the training images labels the samples, another one is trained
+on them, and the agreement is its accuracy on the test images. The table is printed, drawn next to the output (.png),
+and written as JSON, which gets every row as soon as it is complete; --resume continues from it.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import time
 from collections.abc import Callable
@@ -43,7 +44,7 @@ from ddpm_hf.evaluation.sample_quality import Judge
 from ddpm_hf.evaluation.sampling import by_number, draw_images, draw_images_by_ode
 from ddpm_hf.evaluation.scoring import load_pipeline, score
 from ddpm_hf.evaluation.subject import Subject
-from ddpm_hf.reporting.figures import FIGURES, save_by_calls
+from ddpm_hf.reporting.by_calls import FIGURES, save_by_calls
 from ddpm_hf.runtime.threads import use_all_cores
 from ddpm_hf.tasks.images import load_labelled_images
 
@@ -53,7 +54,7 @@ BATCH = 128
 
 @dataclass(frozen=True)
 class Method:
-    """A way to sample in K model calls, and the bits/dim of the chain that it walks, if it is one of a bound."""
+    """A way to sample with K model calls, and the bits/dim of its chain if this has a bound."""
 
     samples: Callable[[int, int, int], Tensor]  # (K, count, seed) -> images in [0, 1]
     bits: Callable[[int], dict[str, float]] | None = None
@@ -61,13 +62,13 @@ class Method:
 
 @dataclass(frozen=True)
 class Trial:
-    """What all methods sample and score alike.
+    """The model, data and settings that all methods share.
 
     Attributes:
         unet: the model without its variance.
         images: the data.
-        evaluations, flow_images, seed: as asked for.
-        machine: one process.
+        evaluations, flow_images, seed: the script's arguments.
+        machine: Accelerate's, with one process.
     """
 
     unet: UNet2DModel
@@ -78,14 +79,19 @@ class Trial:
     machine: accelerate.Accelerator
 
     def of_chain(
-        self, chain: DDPMPaperScheduler, spacing: str, eta: float | None = None, model: UNet2DModel | None = None
+        self,
+        chain: DDPMPaperScheduler,
+        spacing: str,
+        eta: float | None = None,
+        model: UNet2DModel | None = None,
+        order: int = 1,
     ) -> Method:
-        """Ancestral sampling along a chain, or DDIM."""
+        """Ancestral sampling along a chain, DDIM, or DPM-Solver++(2M), of order 2."""
         chained = DDPMPaperPipeline(self.unet if model is None else model, chain)
         chained.set_progress_bar_config(disable=True)
 
         def samples(K: int, count: int, seed: int) -> Tensor:
-            return draw_images(chained, count, BATCH, K, seed, self.machine, None, spacing, eta)
+            return draw_images(chained, count, BATCH, K, seed, self.machine, None, spacing, eta, None, order)
 
         def bits(K: int) -> dict[str, float]:
             chain.set_timesteps(K, timestep_spacing=spacing)
@@ -123,7 +129,7 @@ class Trial:
 def methods_of(
     pipeline: DDPMPaperPipeline, images: ImageData, evaluations: int, flow_images: int, seed: int
 ) -> dict[str, Method]:
-    """All the ways to sample that are compared."""
+    """All methods that are compared."""
     unet = without_variance(pipeline.unet)
     trial = Trial(unet, images, evaluations, flow_images, seed, accelerate.Accelerator())
     plain = DDPMPaperScheduler.from_config(
@@ -149,6 +155,8 @@ def methods_of(
         "σ*, even times": trial.of_chain(copy(best), "linspace"),
         "σ*, optimal times": trial.of_chain(copy(best), "optimal"),
         "DDIM, η = 0": trial.of_chain(copy(best), "linspace", eta=0.0),
+        "DPM-Solver++(2M), even times": trial.of_chain(copy(best), "trailing", eta=0.0, order=2),
+        "DPM-Solver++(2M), optimal times": trial.of_chain(copy(best), "optimal", eta=0.0, order=2),
         "ODE": trial.of_ode(best),
         "stock DDPM": trial.of_stock(DDPMScheduler, stock, variance_type="fixed_small", **even),
         "stock DDIM": trial.of_stock(DDIMScheduler, stock, **even),
@@ -168,7 +176,7 @@ def bits_of_chain(
     evaluations: int,
     seed: int,
 ) -> dict[str, float]:
-    """Of the chain that the scheduler visits; a short one gets several draws of noise, in as many calls as a long."""
+    """The bound of the scheduler's chain; a short chain gets several draws of noise for the same number of calls."""
     draws = [
         score(denoiser, scheduler, images, machine, BATCH, evaluations, seed + draw)
         for draw in range(max(1, evaluations // len(scheduler.timesteps)))
@@ -184,7 +192,7 @@ def bits_of_chain(
 
 
 def without_variance(unet: UNet2DModel) -> UNet2DModel:
-    """The model that predicts the same, and no variance."""
+    """The same model without the variance channels."""
     channels = unet.config.in_channels
     if unet.config.out_channels == channels:
         return unet
@@ -203,7 +211,7 @@ def stock_samples(
     shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
 
     def draw(generators: list[torch.Generator], columns: Columns) -> Tensor:
-        scheduler.set_timesteps(K)  # anew: some keep what they have seen of the batch before
+        scheduler.set_timesteps(K)  # again for every batch: some schedulers keep state
         x = randn_tensor((len(generators), *shape), generators) * scheduler.init_noise_sigma
         more = {} if isinstance(scheduler, DDIMScheduler) else {"generator": generators}  # which adds no noise here
         for t in scheduler.timesteps:
@@ -215,7 +223,7 @@ def stock_samples(
 
 
 def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
-    """The figures as Markdown, one table each, with the deviation among sets of samples."""
+    """The figures as Markdown, one table each, with the standard deviation over sets of samples."""
     steps = sorted({K for by_calls in results.values() for K in by_calls}, key=int)
     lines = []
     for name, title in FIGURES.items():
@@ -235,7 +243,7 @@ def cell(figures: dict[str, float], name: str) -> str:
     return f"{figures[name]:.3f}{deviation}"
 
 
-def main() -> None:
+def arguments_of() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser = parser_of(__doc__, "few_steps")
     parser.add_argument("--model", default="runs/digits", help="a folder, or a name on the Hub")
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 25, 50, 100, 1000], help="model calls")
@@ -248,7 +256,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parse(parser)
     if min(arguments.steps) < 2:
-        parser.error("--steps must be at least 2: of one call none is left for a step of the ODE.")
+        parser.error("--steps must be at least 2: a single call leaves none for a step of the ODE.")
+    return parser, arguments
+
+
+def main() -> None:
+    parser, arguments = arguments_of()
     device = torch.device("cpu")
     use_all_cores(device)
     images = load_labelled_images(DataArguments())
@@ -258,7 +271,10 @@ def main() -> None:
     if unknown := set(arguments.methods or ()) - set(methods):
         parser.error(f"There is no method {', '.join(sorted(unknown))}; there are {'; '.join(methods)}.")
     references = judge.references(images.test, arguments.samples)
-    facts = {"test images": references, "threads": torch.get_num_threads()}
+    facts = {
+        "test images": references | {"images": min(len(images.test), arguments.samples)},
+        "threads": torch.get_num_threads(),
+    }
     if arguments.flow_images:
         options = EvaluationArguments(num_flow_images=arguments.flow_images, batch_size=BATCH, seed=arguments.seed)
         subject = Subject(pipeline, images.test, options, accelerate.Accelerator())
@@ -274,12 +290,13 @@ def main() -> None:
         save_report(arguments.output, results, diffusers, sklearn, **facts)
     print(table(results))
     by_calls = {name: {int(K): row for K, row in rows.items()} for name, rows in results.items()}
-    save_by_calls(by_calls, references, arguments.output.with_suffix(".png"))
+    comparable = references if len(images.test) >= arguments.samples else {}  # of fewer images distances are larger
+    save_by_calls(by_calls, comparable, arguments.output.with_suffix(".png"))
     print(f"written to {arguments.output}")
 
 
 def row_of(method: Method, judge: Judge, K: int, count: int, sets: int, seed: int) -> dict[str, Any]:
-    """The figures of a method in K calls: the means over the sets of samples, and their spread."""
+    """The figures of a method with K calls: means over the sets of samples, and standard deviations."""
     began = time.perf_counter()
     found = [judge.figures(method.samples(K, count, seed + k)) for k in range(sets)]
     row = {"samples": count, "sets": sets, "seconds_of_sampling": time.perf_counter() - began}

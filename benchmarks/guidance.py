@@ -3,18 +3,18 @@
 
     python benchmarks/guidance.py --output results.json
 
-trains a class-conditional model of the digits with 10 % of the classes dropped (examples/train.py; its folder is used
-again if it is there), or takes --model_name_or_path, and measures it at every scale w of
+It trains a class-conditional model of the digits with 10 % of the classes dropped (examples/train.py; an existing
+folder is used again), or loads --model_name_or_path, and measures it at every scale w of
 unconditional + w (conditional − unconditional):
 
 bits/dim          the bound of the guided chain on the test images given their classes, with the same noise for all
                   scales. w = 1 is the bound given the class, w = 0 the bound without it.
-Fréchet distance  of the pixels of 500 samples, 50 of each class, to the training images
-own class         the share of the samples to which a support vector classifier gives the class that they were drawn
-                  for; it was trained on the training images
+Fréchet distance  of the pixels of 500 samples, 50 of each class, from the training images
+own class         the share of the samples that a support vector classifier, trained on the training images, assigns to
+                  the class that they were drawn for
 
-"Parabola" is bits(1) + (w − 1)² (bits(0) − bits(1)), what the bound would be for optimal denoisers
-(docs/mathematics.md, section 9.3). The table is printed and written beside the output (.md), with a plot (.png).
+"Parabola" is bits(1) + (w − 1)² (bits(0) − bits(1)), the bound of optimal denoisers (docs/mathematics.md, section
+9.3). The table is printed and written next to the output (.md), with a plot (.png).
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ from ddpm_hf.evaluation.scoring import check_fit, follow, load_pipeline
 from ddpm_hf.evaluation.subject import Subject
 from ddpm_hf.pipelines.guidance import Guidance
 from ddpm_hf.pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
+from ddpm_hf.reporting.style import BLUE, GREEN, VERMILION
 from ddpm_hf.runtime.threads import use_all_cores
 from ddpm_hf.tasks.images import load_labelled_images
 
@@ -69,8 +70,8 @@ class Trial:
         pipeline: the model.
         data: the digits.
         evaluations: model calls per image for the bound.
-        steps: of a sample.
-        seed: of the noise.
+        steps: steps of a sample.
+        seed: seed of the noise.
     """
 
     pipeline: DDPMPaperPipeline
@@ -87,7 +88,7 @@ class Trial:
         return Subject(pipeline, self.data.test, settings, accelerate.Accelerator(), Guidance(scale)).bound()
 
     def samples(self, scale: float, count: int, number: int) -> tuple[Tensor, Tensor]:
-        """The pixels of samples that are compared, `[count, D]`, and the classes that they were drawn for."""
+        """The compared pixels of samples, `[count, D]`, and the classes that they were drawn for."""
         classes = number_of_classes(self.pipeline.unet.config)
         asked = torch.arange(count) % classes
         machine, guidance = accelerate.Accelerator(), Guidance(scale)
@@ -144,7 +145,7 @@ def what_the_class_is_worth(results: dict[str, dict[str, Any]], dimensions: int)
 
 
 def parabola(results: dict[str, dict[str, Any]]) -> Callable[[float], float]:
-    """The bound by the scale, as it would be for optimal denoisers of these two bounds."""
+    """The bound of optimal denoisers at each scale, given the bounds at the scales 0 and 1."""
     without, given = (results[f"{scale:g}"]["bits_per_dim"] for scale in (UNCONDITIONAL, CONDITIONAL))
     return lambda scale: given + (scale - 1) ** 2 * (without - given)
 
@@ -178,19 +179,19 @@ def plot(results: dict[str, dict[str, Any]], references: dict[str, float], path:
     figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
     errors = [row["bits_per_dim_standard_error"] for row in results.values()]
     bits = [row["bits_per_dim"] for row in results.values()]
-    axes[0].errorbar(scales, bits, errors, marker="o", capsize=3, label="bound of the guided chain")
+    axes[0].errorbar(scales, bits, errors, marker="o", capsize=3, color=BLUE, label="bound of the guided chain")
     fine = torch.linspace(min(scales), max(scales), 100).tolist()
-    axes[0].plot(fine, list(map(parabola(results), fine)), "--", color="tab:orange", label="parabola")
+    axes[0].plot(fine, list(map(parabola(results), fine)), "--", color=VERMILION, label="parabola")
     axes[0].set_ylabel("bits/dim given the class")
     for axis, (name, title) in zip(axes[1:], SAMPLED.items(), strict=True):
         values = [row[name] for row in results.values()]
         deviations = [row.get(f"{name}_deviation", 0.0) for row in results.values()]
-        axis.errorbar(scales, values, deviations, marker="o", capsize=3, color="tab:green", label="samples")
+        axis.errorbar(scales, values, deviations, marker="s", capsize=3, color=GREEN, label="samples")
         if name in references:
             axis.axhline(references[name], color="black", linewidth=0.8, linestyle=":", label="test images")
         axis.set_ylabel(title)
     for axis in axes:
-        axis.set_xlabel("guidance scale w")
+        axis.set_xlabel("guidance scale w (1: the conditional model)")
         axis.grid(alpha=0.3)
         axis.legend()
     figure.savefig(path, dpi=110)
@@ -200,7 +201,8 @@ def plot(results: dict[str, dict[str, Any]], references: dict[str, float], path:
 def trained(folder: Path, max_train_steps: int | None) -> Path:
     """A class-conditional model of the digits, trained with 10 % of the classes dropped unless it is there."""
     if not (folder / "metrics.json").exists():
-        flags = ["--num_class_embeds", "10", "--conditioning_dropout_prob", "0.1", "--output_dir", str(folder)]
+        flags = [str(ROOT / "examples" / "configs" / "digits_best.yaml"), "--output_dir", str(folder)]
+        flags += ["--num_class_embeds", "10", "--conditioning_dropout_prob", "0.1"]
         flags += ["--resume_from_checkpoint", "latest"]
         flags += [] if max_train_steps is None else ["--max_train_steps", str(max_train_steps)]
         subprocess.run([sys.executable, str(ROOT / "examples" / "train.py"), *flags], check=True)

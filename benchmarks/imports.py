@@ -3,9 +3,9 @@
 
     python benchmarks/imports.py --output results.json
 
-Every repetition starts one process for each statement, one right after the other, and measures the processor time that
-the statement takes in it, torch included. A ratio is the median over repetitions, with its quartiles. The first
-repetition fills the caches of the system and is left out.
+Every repetition starts one process for each statement, directly one after the other, and measures the statement's
+processor time, which includes the import of torch. A ratio is the median over repetitions, with its quartiles. The
+first repetition fills the system's caches and is left out.
 """
 
 from __future__ import annotations

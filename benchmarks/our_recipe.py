@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Our side of the comparison, examples/train.py itself, and what both sides share: turns, time and quiet."""
+"""Our side of the comparison, examples/train.py itself, and helpers of both sides: turns, timing, quiet output."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BARE, OURS, STOCK = "bare", "ours", "stock"
 
 
 def prepare_ours(folder: Path, *flags: str, config: Path | None = None, task: type[Task] = ImageTask) -> TrainState:
-    """The run of examples/train.py with these flags; what is done along the way is left out but for checkpoints."""
+    """The run of examples/train.py with these flags, without sample grids and validation, but with checkpoints."""
     argv = [] if config is None else [str(config)]
     argv += ["--output_dir", str(folder), "--validation_steps", "0", "--save_images_epochs", "0"]
     argv += ["--num_paths", "0", *flags]
@@ -38,14 +38,14 @@ def prepare_ours(folder: Path, *flags: str, config: Path | None = None, task: ty
 
 
 def train_ours(state: TrainState, batches: Any) -> None:
-    """examples/train.py's own loop, with something in the place of the run's batches that gives the same ones."""
+    """Run examples/train.py's own loop, with a replacement for the run's batches that yields the same ones."""
     given, state.batches = state.batches, batches
-    ours.train(state, SimpleNamespace(caught=None, awaited=iter))  # Ctrl-C ends the benchmark, and is not waited for
+    ours.train(state, SimpleNamespace(caught=None, awaited=iter))  # Ctrl-C ends the benchmark at once
     state.batches = given
 
 
 class InPlaceOfBatches:
-    """What stands in the place of a run's batches, and is asked for all that these are."""
+    """A replacement for a run's batches, with the same attributes."""
 
     def __init__(self, batches: TrainingBatches):
         self.batches = batches
@@ -55,28 +55,28 @@ class InPlaceOfBatches:
 
 
 def stock_of(state: TrainState, settings: StockSettings, folder: Path) -> Stock:
-    """Stock's recipe for the run's images, so many of them that every step has a whole batch, and its UNet."""
+    """Stock's recipe with the run's UNet and images, so many of them that every step has a whole batch."""
     images = state.data.train
     pixels = images.pixels[: len(images) // settings.batch_size * settings.batch_size]
     return prepare_stock(pixels, images.num_levels, state.model.config, settings, folder)
 
 
 def now() -> float:
-    """Seconds, when all that was asked of the device is done."""
+    """The time in seconds, after the device has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def alone(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function returns in a fresh process."""
+    """The result of a function in a fresh process."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Inside, bars and tables are drawn as ever, into nothing."""
+    """A context in which progress bars and tables are drawn as usual, but their output is discarded."""
     with (
         open(os.devnull, "w") as nowhere,
         contextlib.redirect_stdout(nowhere),

@@ -1,10 +1,10 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What pushing to the Hub every few steps costs a training: its seconds over those of the same training without.
+"""The cost of pushing to the Hub every few steps: the time of a training relative to the same one without pushing.
 
     python benchmarks/pushing.py --output results.json
 
-Each repetition runs examples/train.py three times, one right after the other: without pushing, pushing to a Hub on
-loopback, and pushing to one that takes its time over every upload of weights. The default model, on all cores, which
+Each repetition runs examples/train.py three times, directly one after the other: without pushing, pushing to a Hub on
+loopback, and pushing to a Hub that is slow at every upload of weights. It trains the default model on all cores, which
 the Hub and the pushing thread share.
 """
 
@@ -34,7 +34,7 @@ SHORT_END = shlex.split(
 
 
 def train_seconds(steps: int, push_every: int, upload_delay: float) -> tuple[float, int]:
-    """Seconds of a training, and how many snapshots of it arrived; it is not pushed if `push_every` is 0."""
+    """The seconds of a training, and the number of its snapshots on the Hub; no pushes if `push_every` is 0."""
     pushing = ["--push_to_hub", "--hub_model_id", "owner/model", "--hub_push_steps", str(push_every)]
     with LoopbackHub() as hub, tempfile.TemporaryDirectory() as folder:
         hub.add_user("owner", token="hf_owner")
@@ -50,7 +50,7 @@ def train_seconds(steps: int, push_every: int, upload_delay: float) -> tuple[flo
 
 
 def measure(repetitions: int, steps: int, push_every: int, delay: float) -> dict[str, dict]:
-    """Ratios to the training without pushing, by how long the Hub takes over an upload."""
+    """Ratios to the training without pushing, by the Hub's time for an upload."""
     ratios: dict[str, list[float]] = {"at once": [], f"{delay:g} s for every upload": []}
     snapshots: dict[str, list[int]] = {name: [] for name in ratios}
     for _ in range(repetitions):

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What all benchmarks share: where their figures go, and what stands beside them."""
+"""Code that all benchmarks share: the files for their figures, and the facts recorded with them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 
 
 def parser_of(document: str, name: str) -> argparse.ArgumentParser:
-    """A parser that knows --output, results/<name>.json if it is not given, and --overwrite."""
+    """A parser with --output, by default results/<name>.json, and --overwrite."""
     parser = argparse.ArgumentParser(description=document.splitlines()[0])
     default = Path(__file__).parent / "results" / f"{name}.json"
     parser.add_argument("--output", type=Path, default=default, help="where the JSON goes (default: %(default)s)")
@@ -25,7 +25,7 @@ def parser_of(document: str, name: str) -> argparse.ArgumentParser:
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The arguments; ends the process if the output is there and must not be replaced."""
+    """The arguments; ends the process if the output exists and must not be replaced."""
     arguments = parser.parse_args()
     if arguments.output.exists() and not (arguments.overwrite or getattr(arguments, "resume", False)):
         sys.exit(f"{arguments.output} exists; pass --overwrite to replace it.")
@@ -33,19 +33,19 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def known_results(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the output has of an earlier run, if this one goes on with it."""
+    """The existing results in the output if this run resumes them."""
     there = arguments.resume and arguments.output.exists()
     return json.loads(arguments.output.read_text())["results"] if there else {}
 
 
 def write_report(path: Path, results: dict[str, Any], *libraries: ModuleType, **facts: Any) -> None:
-    """The results as JSON, and where they are."""
+    """Write the results as JSON, and print the path."""
     save_report(path, results, *libraries, **facts)
     print(f"written to {path}")
 
 
 def save_report(path: Path, results: dict[str, Any], *libraries: ModuleType, **facts: Any) -> None:
-    """The results as JSON, with the versions of the libraries, the device, and whatever else decides them."""
+    """Write the results as JSON, with the versions of the libraries, the device, and other facts that affect them."""
     versions = {library.__name__: library.__version__ for library in (torch, *libraries)}
     report = {"versions": versions | {"python": platform.python_version()}, "device": f"cpu ({platform.machine()})"}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,9 +3,9 @@
 
     python benchmarks/step_and_pipeline.py --output results.json
 
-Every repetition measures both sides one right after the other, so that whatever else the machine does meets both; a
-ratio is the median over repetitions, with its quartiles. A pipeline is compared with the model calls inside it, timed
-in the same run. On the CPU, one thread.
+Every repetition measures both sides directly one after the other, so that other work on the machine affects both. A
+ratio is the median over repetitions, with its quartiles. A pipeline is compared with its own model calls, timed in the
+same run. Everything runs on the CPU with one thread.
 """
 
 from __future__ import annotations

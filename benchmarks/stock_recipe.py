@@ -1,8 +1,8 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The recipe of diffusers' train_unconditional.py written anew, by its calls of Accelerate and diffusers in its order.
+"""A rewrite of diffusers' train_unconditional.py with the same calls of Accelerate and diffusers in the same order.
 
-The script itself needs torchvision. What differs is in its favour: images lie in memory as tensors and are only scaled
-one by one, nothing is written to tensorboard, and it computes on all cores.
+The script itself needs torchvision. The differences make the rewrite faster: images are tensors in memory that only
+need scaling, nothing is written to tensorboard, and it uses all cores.
 """
 
 from __future__ import annotations

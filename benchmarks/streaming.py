@@ -1,13 +1,13 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Memory of a training on data that it does not hold: a stream, next to the same data read the other ways.
+"""Memory of a training on a stream of images, compared with other ways of reading the same data.
 
     python benchmarks/streaming.py --output results.json
 
-Makes parquet files of noise, which PNG cannot compress, and trains a tiny model on them by examples/train.py, each way
-in a process of its own, whose memory is sampled together with its workers': what several of them share counts once.
-`anonymous` is what only these processes can give back; the rest are pages of files, which the system drops when it
-needs the room. Growth is the slope of a line through the samples after a tenth of the steps, per gigabyte read.
-Reading alone is timed by itself, without a model.
+It writes parquet files of noise, which PNG cannot compress, and trains a tiny model on them by examples/train.py. Each
+way of reading has its own process, whose memory is sampled together with its workers'; shared memory counts once.
+`anonymous` memory is held until the processes free it; the rest are pages of files, which the system drops when it
+needs memory. Growth is the slope of a line through the samples after a tenth of the steps, per gigabyte read. Reading
+is also timed separately, without a model.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Training, ours against the recipe of diffusers' train_unconditional.py: what a step costs, what equal seconds reach.
+"""Training, ours against the recipe of diffusers' train_unconditional.py: time per step, and quality in equal time.
 
     python benchmarks/training.py --output results.json
 
@@ -8,10 +8,10 @@ quality:  each recipe trains alone for the same seconds, one after the other; th
           pixel Fréchet distance of samples, and the peak memory.
 gpu:      the paper's 35.7 M parameters on 32x32 images, turns as in `overhead`, eager and compiled, by precision.
 
-Ours is examples/train.py itself: its `prepare`, `train` and `finish`, as they are, at their default settings with
-checkpoints; sample grids and validation along the way are off, as they are on stock's side, whose recipe is in
-stock_recipe.py. Both get the same data and batch, and the same UNet, but that ours has dropout and a second output,
-the variance, in `quality`, as it has by default.
+Ours is examples/train.py itself: its `prepare`, `train` and `finish`, unchanged, at their default settings with
+checkpoints. Sample grids and validation during training are off on both sides. Stock's recipe is in stock_recipe.py.
+Both get the same data, batch size and UNet, except that in `quality` ours has its default dropout and a second output,
+the variance.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ PRECISIONS = {"float32": ("no", False), "float32 with TF32": ("no", True), "bf16
 
 
 def measure_gpu(rounds: int) -> dict[str, Any]:
-    """Each mode in a process of its own."""
+    """Measure each mode in its own process."""
     results: dict[str, Any] = {}
     for precision in PRECISIONS:
         for compiled in (False, True):

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What a training step costs: the bare forward and backward pass, our step and stock's, by turns in one process."""
+"""Time of a training step: the bare forward and backward pass, our step and stock's, in turns in one process."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from ddpm_hf.training.due import save
 from ddpm_hf.training.state import TrainState
 
 
-BLOCK = 10  # steps in a turn; our training reads its losses once in as many
+BLOCK = 10  # steps in a turn; our training reads its losses once per 10 steps
 FIRST_ROUNDS = 6  # left out: caches fill, and our timesteps are uniform for 50 steps
 
 
 class Bare:
-    """Forward and backward pass alone: noisy images, times and noise lie ready; the last gradients are let go."""
+    """Only the forward and backward pass: noisy images, times and noise are prepared; old gradients are released."""
 
     def __init__(self, state: TrainState, precision: str, compiled: bool, count: int = 16):
         self.unet = UNet2DModel.from_config(state.model.config).to(state.accelerator.device).train()
@@ -122,9 +122,9 @@ def watch_parts(watch: Stopwatch, state: TrainState) -> None:
 
 
 class Turns(InPlaceOfBatches):
-    """In the place of a run's batches: the others take their turns before each of ours, `BLOCK` steps each.
+    """A replacement for a run's batches: the other sides take their turns of `BLOCK` steps before each of ours.
 
-    So our training runs through its own loop, which asks for its next batch when its turn is over.
+    So our training runs in its own loop, which requests its next batch at the end of its turn.
     """
 
     def __init__(self, batches: TrainingBatches, others: dict[str, Callable[[], None]], watch: Stopwatch):
@@ -170,7 +170,7 @@ def steps_needed(rounds: int) -> int:
 
 
 def compare_steps(state: TrainState, stock: Stock, bare: Bare, rounds: int, watch: Stopwatch) -> dict[str, Any]:
-    """What a step costs on each side, as ratios of turns one right after the other."""
+    """The time of a step on each side, as ratios of consecutive turns."""
     turns = Turns(state.batches, {BARE: bare.take_step, STOCK: partial(next, stock.train())}, watch)
     with quiet():
         train_ours(state, turns)
@@ -196,9 +196,9 @@ def compare_steps(state: TrainState, stock: Stock, bare: Bare, rounds: int, watc
 
 
 def breakdown(turns: list[Counter[str]], taken: dict[str, list[float]]) -> dict[str, dict[str, float]]:
-    """Where our step spends what it takes beyond the bare one: milliseconds, and percent of the bare step.
+    """The parts of our step's time beyond the bare step: milliseconds, and percent of the bare step.
 
-    Every figure is a median over turns, so that they add up to the whole only about.
+    Every figure is a median over turns, so they add up to the whole only approximately.
     """
     spent: dict[str, list[tuple[float, float]]] = {}
     for turn, mine, bare in zip(turns, taken[OURS], taken[BARE], strict=True):

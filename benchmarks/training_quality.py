@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What each recipe reaches in the same seconds: bits/dim, the pixel Fréchet distance of samples, and peak memory."""
+"""The results of each recipe in equal time: bits/dim, the pixel Fréchet distance of samples, and peak memory."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""`python -m ddpm_hf VERB ...`, the command `ddpm-hf` by another name."""
+"""`python -m ddpm_hf VERB ...` does the same as the command `ddpm-hf VERB ...`."""
 
 from .cli import main
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Public names and modules that load when they are first used (PEP 562), so that a package costs only what is used."""
+"""Public names and modules load on first use (PEP 562), so that importing a package costs only what is used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def lazy_names(
 
     Args:
         package: its full name.
-        modules: for each module, named relative to the package, the names that it gives to the package.
+        modules: for each module, named relative to the package, the names that the package exports from it.
     """
     module_of = {name: module for module, names in modules.items() for name in names}
 

@@ -1,8 +1,8 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Modules under the names that they had before version 0.2: each looks its names up where they are now.
+"""Modules under their names before version 0.2: each looks its names up in their new modules.
 
-The modules are in `sys.modules` from the start: stock pipelines look there, and nowhere else, for the module that a
-saved model_index.json names. They import nothing until a name is used.
+The modules are in `sys.modules` from the start, since stock pipelines look only there for the module that a saved
+model_index.json names. They import nothing until a name is used.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class _MovedModule(ModuleType):
         self._new, self._warns = new, old not in NAMED_IN_SAVED_FILES
 
     def __getattr__(self, name: str) -> Any:
-        if not name.startswith("__"):  # for those that tools ask of every module, nothing is imported
+        if not name.startswith("__"):  # tools ask every module for such names, which should import nothing
             todays = RENAMED.get(name, name)
             for each in self._new:
                 found = importlib.import_module(f"ddpm_hf.{each}")
@@ -70,6 +70,6 @@ class _MovedModule(ModuleType):
 
 
 def register_moved_modules() -> None:
-    """From now on `import ddpm_hf.<old name>` works."""
+    """Make `import ddpm_hf.<old name>` work."""
     for old, new in MOVED.items():
         sys.modules.setdefault(f"ddpm_hf.{old}", _MovedModule(old, new))

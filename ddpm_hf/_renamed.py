@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Names of before version 0.2: they still give what has a new name now, with a warning. They go in version 0.3."""
+"""Names before version 0.2, which still work with a warning and will be removed in version 0.3."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RENAMED = {
 
 
 def old_names(module: str) -> Callable[[str], Any]:
-    """`__getattr__` of a module, by its full name: looks up its renamed names."""
+    """`__getattr__` of the module with this full name, which looks up renamed names."""
 
     def get(name: str) -> Any:
         values = vars(sys.modules[module])
@@ -36,6 +36,6 @@ def old_names(module: str) -> Callable[[str], Any]:
 
 
 def warn_of_old_name(old: str, new: str) -> None:
-    """Warn the caller's caller that a name is old."""
+    """Warn the caller's caller that a name has changed."""
     sentence = f"`{old}` is now `{new}`; the old name goes in version 0.3."
     warnings.warn(sentence, DeprecationWarning, stacklevel=3)

@@ -1,9 +1,9 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The schema of `metrics.json`: training writes the file, the model card and the screen's last lines read it.
+"""The schema of `metrics.json`: training writes the file; the model card and the last lines on the screen read it.
 
-Every key of `Metrics` may be absent: a run without test images has no bound, and a snapshot has no figures. A key is
-added here first, then written and read. A reader leaves out the keys that it does not know, so a file of a later
-version is read too. Bits/dim are bits per dimension (per pixel and channel of an image).
+Every key of `Metrics` may be absent: a run without test images has no bound, and a snapshot has no figures. Add a new
+key here first, then write and read it. A reader ignores unknown keys, so it can read files of later versions. Bits/dim
+are bits per dimension (per pixel and channel of an image).
 """
 
 from __future__ import annotations
@@ -47,11 +47,26 @@ class WeightedBound(TypedDict, total=False):
     images: int
 
 
+class EqualNumbers(TypedDict, total=False):
+    """Fréchet distances of pixels of equally many images of each kind, all from the same other training images.
+
+    The distance of two samples of one distribution is not 0, and falls with their sizes: only those of equal sizes can
+    be compared.
+    """
+
+    images: int  # of each kind
+    reference_images: int  # the training images that are not among those of `training_images`
+    samples: float
+    training_images: float
+    test_images: float | None  # None for fewer than two test images
+
+
 class QualityFigures(TypedDict, total=False):
     """How close the samples are to the training images."""
 
     frechet_distance_pixels: float
-    frechet_distance_pixels_of_test_images: float | None  # None for fewer than two test images
+    frechet_distance_pixels_of_test_images: float | None  # of all of them; None for fewer than two
+    frechet_distance_pixels_at_equal_numbers: EqualNumbers
     quality_resolution: str | None  # "16×16" if larger images were averaged down
     quality_samples: int
     quality_inference_steps: int
@@ -66,7 +81,7 @@ class Validation(TypedDict, total=False):
 
 
 class RunFacts(TypedDict, total=False):
-    """What is known of a run before it is scored."""
+    """The facts of a run that are known before it is scored."""
 
     data: str
     dataset_name: str | None  # on the Hub
@@ -93,7 +108,8 @@ class Metrics(BoundFigures, QualityFigures, RunFacts, total=False):
     validation: list[Validation]
     validation_bits_per_dim_by_ema_decay: dict[str, float]
     train_seconds: float
-    step_of_training: int  # of a snapshot
+    seconds_by_phase: dict[str, float]  # training, measuring, sampling, scoring, saving
+    step_of_training: int  # only in a snapshot
 
 
 class Measure(NamedTuple):
@@ -116,11 +132,11 @@ MEASURES = (
 
 
 def checked(metrics: Metrics) -> Metrics:
-    """The same figures, which may be written.
+    """The same figures, after a check that they may be written.
 
     Raises:
         InvalidResult: for a key that is not in the schema, or a value that does not fit its key. A NaN fits no key; an
-            infinite number fits where None does, and is written as null.
+            infinite number fits keys that allow None, and is written as null.
     """
     kinds = get_type_hints(Metrics)
     for key, value in metrics.items():
@@ -132,14 +148,14 @@ def checked(metrics: Metrics) -> Metrics:
 
 
 def understood(content: Mapping[str, Any]) -> Metrics:
-    """What a file says to this version: without unknown keys, and without values that do not fit their keys."""
+    """The content of a file that this version understands: without unknown keys and values that do not fit."""
     kinds = get_type_hints(Metrics)
     known = {key: value for key, value in content.items() if key in kinds}
     return {key: value for key, value in known.items() if not any(_misfits(key, value, kinds[key]))}
 
 
 def measured(metrics: Metrics) -> Iterator[tuple[Measure, float]]:
-    """Each of `MEASURES` that there is, with its value."""
+    """The available `MEASURES` with their values."""
     for measure in MEASURES:
         outer, _, inner = measure.key.rpartition(".")
         holder = metrics.get(outer, {}) if outer else metrics
@@ -148,7 +164,7 @@ def measured(metrics: Metrics) -> Iterator[tuple[Measure, float]]:
 
 
 def _misfits(name: str, value: Any, kind: Any) -> Iterator[tuple[str, Any]]:
-    """Names and values of the parts of a value that are not of the kind that its annotation says."""
+    """Names and values of the parts of a value that do not have the annotated type."""
     origin, inner = get_origin(kind), get_args(kind)
     if is_typeddict(kind) and isinstance(value, dict):
         kinds = get_type_hints(kind)

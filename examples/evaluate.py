@@ -6,9 +6,9 @@
     python examples/evaluate.py --few_steps 5 10 25 50 100 --num_quality_samples 500 --num_flow_images 128
     accelerate launch --multi_gpu examples/evaluate.py …      the same figures, from several processes
 
-Leaves evaluation.json, with one row per timestep, and evaluation.png: where the bits are spent, and the forward
-process next to the reverse. With --few_steps also few_steps.png: what so many steps are worth, of the chain, of DDIM
-and of the ODE. The data are named as for train.py; without a name, the digits.
+The script writes evaluation.json, with one row per timestep, and evaluation.png, with the bits of every timestep and
+the forward process next to the reverse process. With --few_steps it also writes few_steps.png, which compares the
+chain, DDIM and the ODE at these numbers of steps. Name the data as for train.py; the default is the digits.
 """
 
 from ddpm_hf.cli.evaluate import main

@@ -3,8 +3,8 @@
 
     python examples/push.py --output_dir runs/digits --hub_model_id me/digits --hub_private_repo
 
-One commit brings the weights, configurations, sample grid, figures and model card; what was written by hand into the
-card on the Hub stays. Running it again is safe, whatever became of the last time.
+One commit contains the weights, configurations, sample grid, figures and model card. Text written by hand into the
+card on the Hub is kept. It is safe to run the script again, also after a failure.
 """
 
 from ddpm_hf.cli.push import main

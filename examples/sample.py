@@ -4,7 +4,7 @@
     python examples/sample.py --model_name_or_path runs/digits --num_images 64 --output digits.png
     accelerate launch --multi_gpu examples/sample.py …      the same images, drawn by several processes
 
-Image i depends on --seed and i alone, whatever the batch size and the number of processes.
+Image i depends only on --seed and i, not on the batch size or the number of processes.
 """
 
 from ddpm_hf.cli.sample import main

@@ -5,14 +5,14 @@
     accelerate launch examples/train.py examples/configs/cifar10.yaml      the paper's model and settings
     accelerate launch examples/train.py --train_data_dir my_images --resolution 64
 
-Leaves in --output_dir a saved pipeline, samples.png, metrics.json and a model card (README.md); with --push_to_hub,
-on the Hub too.
+The script writes a saved pipeline, samples.png, metrics.json and a model card (README.md) to --output_dir, and also to
+the Hub with --push_to_hub.
 
-The algorithm is below: to train on another loss, change this file and nothing else. Data, checkpoints, averages,
-distribution, sampling and scoring are the library's. `ddpm-hf train` is this script with its functions unchanged.
+The algorithm is below: to train on another loss, change only this file. The library does the rest: data, checkpoints,
+averages, distribution, sampling and scoring. `ddpm-hf train` runs the same functions.
 """
 
-from ddpm_hf.runtime import threads  # noqa: F401  # isort: skip - it speaks to torch's threads before torch is imported
+from ddpm_hf.runtime import threads  # noqa: F401  # isort: skip - sets torch's threads before torch is imported
 
 from collections.abc import Iterator
 

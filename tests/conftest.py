@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What all tests share: one thread, no Hub and no cache of this machine's, and the same examples on every run."""
+"""Settings of all tests: one thread, no Hub, none of this machine's caches, and the same examples on every run."""
 
 from __future__ import annotations
 

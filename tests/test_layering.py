@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The rooms: each imports only rooms above it, and the mathematics imports torch alone."""
+"""The rooms: each imports only the rooms above it, and the mathematics imports only torch."""
 
 from __future__ import annotations
 

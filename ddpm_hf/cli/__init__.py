@@ -1,10 +1,10 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The command `ddpm-hf`: one module per verb, which a script in examples/ calls too."""
+"""The command `ddpm-hf`: one module per verb; the scripts in examples/ call the same modules."""
 
 from __future__ import annotations
 
 
-from ..runtime import threads  # noqa: F401  # isort: skip - it speaks to torch's threads before torch is imported
+from ..runtime import threads  # noqa: F401  # isort: skip - sets torch's threads before torch is imported
 
 import importlib
 import sys
@@ -14,20 +14,20 @@ VERBS = {
     "train": "train a model, draw samples, score it and save it",
     "sample": "draw images from a saved model",
     "evaluate": "score a saved model in bits/dim",
-    "measure": "measure a model's denoising errors: the variance and times that suit it",
+    "measure": "measure a model's denoising errors, and save the optimal variance and timesteps",
     "classify": "classify images by Bayes' rule with a class-conditional model",
     "push": "push a finished run to the Hugging Face Hub",
 }
 
 
 def usage() -> str:
-    """What the command can do."""
+    """The text of `ddpm-hf --help`."""
     verbs = "\n".join(f"  {verb:10}{text}" for verb, text in VERBS.items())
     return f"usage: ddpm-hf VERB [settings.yaml] [--flag value ...]\n\n{verbs}\n\nddpm-hf VERB --help lists its flags."
 
 
 def main() -> None:
-    """Run the verb that the command line names, with the arguments after it."""
+    """Run the verb on the command line with the arguments that follow it."""
     verb, *arguments = sys.argv[1:] or ["--help"]
     if verb in ("-h", "--help"):
         print(usage())

@@ -35,7 +35,7 @@ def main() -> None:
 def classify(
     script: str, model: ModelPathArguments, data: DataArguments, classification: ClassificationArguments
 ) -> None:
-    """Classify, with all processes together; the main one writes."""
+    """Classify the test images on all processes; the main process writes the results."""
     with user_errors(script):
         accelerator = Accelerator()
         check_scoring(classification)
@@ -68,9 +68,9 @@ def classify(
 def scorer(
     pipeline: DDPMPaperPipeline, classification: ClassificationArguments, accelerator: Accelerator
 ) -> Callable[[LevelImages], list[float]]:
-    """Computes bits/dim of images, by the bound of the pipeline's chain or by weighted paths, on all processes.
+    """A function that computes the bits/dim of images on all processes, by the bound of the chain or weighted paths.
 
-    The noise of an image depends on its place and the seed alone.
+    The noise of an image depends only on its place and the seed.
     """
     paths = classification.num_paths
 
@@ -85,7 +85,7 @@ def scorer(
 def facts(
     model: ModelPathArguments, pipeline: DDPMPaperPipeline, classification: ClassificationArguments
 ) -> dict[str, Any]:
-    """Which model was used, and how."""
+    """The facts of a report: which model was used, and how."""
     paths, visited = classification.num_paths, len(pipeline.scheduler.timesteps)
     calls = min(classification.num_evaluations or visited, visited)
     return {
@@ -97,8 +97,8 @@ def facts(
 
 
 def class_shares(train: LevelImages, classes: int) -> Tensor:
-    """p(class), float64 `[classes]`: the frequencies in the training images, each counted once more."""
-    counts = torch.bincount(classes_of(train.columns), minlength=classes).double() + 1  # none is impossible
+    """p(class), float64 `[classes]`: the frequencies in the training images, with one added to every count."""
+    counts = torch.bincount(classes_of(train.columns), minlength=classes).double() + 1  # no class has probability 0
     return counts / counts.sum()
 
 
@@ -123,23 +123,23 @@ def report_on(
         "bits_per_dim_of_the_true_class": bits.gather(1, known[:, None]).mean().item(),
         "bits_per_dim_without_the_class": marginal.mean().item(),
         "images": len(test),
-        "confusion": confusion.tolist(),  # by row the true class, by column the one found
+        "confusion": confusion.tolist(),  # rows: true class, columns: predicted class
         "probabilities": torch.exp2(posterior).tolist(),
     }
 
 
 def baseline(train: LevelImages, test: LevelImages) -> float:
     """The accuracy of a support vector classifier on pixels."""
-    some = train.spread(IMAGES_OF_A_DATA_SET)  # a support vector machine takes time like their square
+    some = train.spread(IMAGES_OF_A_DATA_SET)  # a support vector machine takes time quadratic in their number
     classifier = support_vector_classifier(pixels_of(some), classes_of(some.columns))
     return (classifier(pixels_of(test)) == classes_of(test.columns)).double().mean().item()
 
 
 def describe(report: dict[str, Any], folder: Path) -> str:
-    """What the script ends with on the screen."""
+    """The last lines that the script prints."""
     return (
-        f"{report['accuracy']:.4f} of {report['images']} test images are given their class, with a cross-entropy of"
-        f" {report['cross_entropy_bits']:.3f} bits; a support vector classifier:"
+        f"{report['accuracy']:.4f} of {report['images']} test images are classified correctly, with a cross-entropy"
+        f" of {report['cross_entropy_bits']:.3f} bits; a support vector classifier:"
         f" {report['accuracy_of_a_support_vector_classifier']:.4f}\n"
         f"{report['bits_per_dim_of_the_true_class']:.4f} bits/dim given the true class,"
         f" {report['bits_per_dim_without_the_class']:.4f} without it; see {folder}"

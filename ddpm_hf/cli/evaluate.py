@@ -19,7 +19,8 @@ from ..evaluation.sample_quality import Judge
 from ..evaluation.scoring import check_fit, follow, load_as_they_are, load_pipeline, split_of
 from ..evaluation.subject import Subject
 from ..likelihood.variational import BitsPerDim
-from ..reporting.figures import save_evaluation, save_few_steps
+from ..reporting.by_calls import save_few_steps
+from ..reporting.figures import save_evaluation
 from ..reporting.lines import evaluation_report, weighted_line
 from ..reporting.tables import few_steps_table
 from ..runtime.errors import user_errors
@@ -41,7 +42,7 @@ def evaluate(
     evaluation: EvaluationArguments,
     guiding: GuidanceArguments,
 ) -> None:
-    """Score, with all processes together; the main one writes."""
+    """Score the images on all processes; the main process writes the results."""
     with user_errors(script):
         accelerator = Accelerator()
         check_evaluation(evaluation)
@@ -57,7 +58,7 @@ def evaluate(
     chains = score_few_steps(subject, judge)
     flow = subject.likelihood_by_ode() if evaluation.num_flow_images else None
     if accelerator.is_main_process:
-        references = {} if judge is None else judge.references(subject.images, evaluation.num_quality_samples)
+        references = {} if judge is None else references_of(judge, subject.images, evaluation.num_quality_samples)
         more = {
             **guidance_report(guiding),
             "importance_weighted": weighted,
@@ -68,6 +69,12 @@ def evaluate(
         write_evaluation(result, subject, folder, model.model_name_or_path, more)
 
 
+def references_of(judge: Judge, images: LevelImages, count: int) -> dict[str, Any]:
+    """The figures of up to `count` real images, and how many these are: of fewer, distances are larger."""
+    figures = judge.references(images, count)
+    return {**figures, "images": min(count, len(images))} if figures else {}
+
+
 def choose_subject(
     model: ModelPathArguments,
     images: LevelImages,
@@ -75,24 +82,24 @@ def choose_subject(
     guiding: GuidanceArguments,
     accelerator: Accelerator,
 ) -> Subject:
-    """Load what is evaluated, on these images.
+    """Load the model to evaluate on these images.
 
     Raises:
-        ValueError, OSError: for anything that cannot be evaluated as asked.
+        ValueError, OSError: if the model cannot be loaded, or cannot be evaluated with these arguments.
     """
     pipeline = load_pipeline(model, accelerator.device)
     check_fit(pipeline, images)
     if evaluation.num_flow_images and pipeline.scheduler.config.prediction_type == "mean":
-        raise ValueError("`num_flow_images` asks for the ODE, which a model that predicts the 'mean' has not.")
+        raise ValueError("`num_flow_images` must be 0: a model that predicts the 'mean' has no probability-flow ODE.")
     guidance = load_guidance(guiding, pipeline)
     pipeline.scheduler = follow(pipeline.scheduler, images.num_levels, evaluation)
-    for steps in evaluation.few_steps:  # that there are so many is found out now
+    for steps in evaluation.few_steps:  # raises now if there are too many steps
         DDPMPaperScheduler.from_config(pipeline.scheduler.config).set_timesteps(steps)
     return Subject(pipeline, images, evaluation, accelerator, guidance)
 
 
 def write_evaluation(result: BitsPerDim, subject: Subject, folder: Path, model: str, more: dict[str, Any]) -> None:
-    """The figures, the pictures, and a line on the screen."""
+    """Write the figures and pictures, and print one line."""
     scheduler, images, seed = subject.pipeline.scheduler, subject.images, subject.evaluation.seed
     report = evaluation_report(
         result,
@@ -108,7 +115,9 @@ def write_evaluation(result: BitsPerDim, subject: Subject, folder: Path, model: 
     picture = folder / "evaluation.png"
     save_evaluation(result, subject.pipeline, *images.batch(0, 3), picture, seed, subject.guidance)
     if more["few_steps"]:
-        references = {"bits_per_dim": result.total} | more["test_images_as_samples"]
+        real = more["test_images_as_samples"]
+        is_equal = real.get("images") == subject.evaluation.num_quality_samples
+        references = {"bits_per_dim": result.total} | (real if is_equal else {})
         save_few_steps(more["few_steps"], references, folder / "few_steps.png")
         print(few_steps_table(more["few_steps"]))
     if more["flow"] is not None:
@@ -122,13 +131,13 @@ def write_evaluation(result: BitsPerDim, subject: Subject, folder: Path, model: 
 
 
 def check_evaluation(evaluation: EvaluationArguments) -> None:
-    """Raise ValueError for arguments out of range, or that need others or a package."""
+    """Raise ValueError for arguments out of range, or without the other arguments or the package that they need."""
     if evaluation.split not in ("train", "test"):
         raise ValueError(f"`split` must be 'train' or 'test', but is {evaluation.split!r}.")
     check_scoring(evaluation)
     if evaluation.num_flow_images < 0 or evaluation.num_quality_samples < 0 or evaluation.num_quality_samples == 1:
         raise ValueError("`num_flow_images` must be at least 0, and `num_quality_samples` 0 or at least 2.")
     if evaluation.num_quality_samples and not evaluation.few_steps:
-        raise ValueError("`num_quality_samples` are drawn along the chains of `few_steps`; pass these too.")
+        raise ValueError("`num_quality_samples` are drawn by the chains of `few_steps`; pass `few_steps` too.")
     if evaluation.num_flow_images and importlib.util.find_spec("torchdiffeq") is None:
         raise ValueError("`num_flow_images` needs torchdiffeq, which is not installed: `pip install torchdiffeq`.")

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""`ddpm-hf measure`: measure a model's denoising errors, and save it with the variance and times that follow."""
+"""`ddpm-hf measure`: measure a model's denoising errors, and save it with the optimal variance and timesteps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .running import run_script
 
 
-SHOWN = (5, 10, 25, 50, 100)  # steps that the table printed has
+SHOWN = (5, 10, 25, 50, 100)  # numbers of steps in the printed table
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def measure(script: str, model: ModelPathArguments, data: DataArguments, measurement: MeasurementArguments) -> None:
-    """Measure, save, and print what to expect."""
+    """Measure the errors, save the model with them, and print the expected bound."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with user_errors(script):
         require_one_process()
@@ -44,12 +44,12 @@ def measure(script: str, model: ModelPathArguments, data: DataArguments, measure
     with user_errors(script):
         scheduler = measure_on(images, pipeline, measurement, device)
     write_folder(folder, DDPMPaperPipeline(pipeline.unet, scheduler).save_pretrained, last=INDEX)
-    print(f"Measured on {len(images)} training images; the model that knows its errors is in {folder}.")
+    print(f"Measured on {len(images)} training images; the model with its measured errors is in {folder}.")
     print(expectations(scheduler))
 
 
 def choose_images(data: DataArguments, measurement: MeasurementArguments) -> LevelImages:
-    """The training images, up to as many as asked for."""
+    """The training images, at most `max_images`."""
     check_batches(measurement.batch_size, measurement.max_images)
     return split_of(load_as_they_are(data), "train").spread(measurement.max_images)
 
@@ -77,9 +77,9 @@ def measure_on(
 
 
 def expectations(scheduler: DDPMPaperScheduler) -> str:
-    """Rate and decoder with the variance σ* on training images, by the number of optimal steps."""
+    """A table of rate + decoder with the variance σ*² on training images, by the number of optimal timesteps."""
     costs = step_costs(scheduler.schedule, scheduler.denoising_errors)
-    lines = ["Rate and decoder to expect of σ* on training images along the optimal times:"]
+    lines = ["Expected rate + decoder on training images, with the optimal variance and timesteps:"]
     for K in [*(K for K in SHOWN if len(scheduler) > K), len(scheduler)]:
         times = optimal_times(costs, K, at_most=True)
         bits = costs[[0, *times[:-1]], times].sum().item() / LOG_2

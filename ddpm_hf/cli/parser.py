@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The parser of a command: its flags in groups, each once and with its default, and the nearest for a mistyped one."""
+"""The parser of a command: flags in groups, each with its default, and a suggestion for a mistyped flag."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from transformers import HfArgumentParser
 
 
-NO_TEXT = "-"  # argparse leaves out a flag's default where it has no text at all
+NO_TEXT = "-"  # argparse omits the default of a flag without help text
 
 
 class Help(argparse.HelpFormatter):
-    """Lists every flag by its first name, with its default unless that is None."""
+    """A formatter that lists every flag by its first name, with its default unless that is None."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings or action.nargs == 0:
@@ -35,12 +35,12 @@ class Help(argparse.HelpFormatter):
 
 
 def build_parser(script: str, classes: Sequence[type]) -> HfArgumentParser:
-    """A parser of the fields of dataclasses, each class a group named by its `_argument_group_name`."""
+    """A parser for the fields of dataclasses; each class is a group named by its `_argument_group_name`."""
     parser = HfArgumentParser(classes, prog=script, formatter_class=Help, allow_abbrev=False)
     parser.usage = f"{script} [settings.yaml] [--flag value ...]"
     for action in parser._actions:
         if action.option_strings[:1] and action.option_strings[0].startswith("--no_"):
-            action.help = argparse.SUPPRESS  # the twin of a flag that takes True and False
+            action.help = argparse.SUPPRESS  # the negated form of a flag that takes True and False
         elif not action.help and action.default is not None:
             action.help = NO_TEXT
     return parser
@@ -52,5 +52,5 @@ def names(parser: argparse.ArgumentParser) -> set[str]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is most like an unknown one, if any is."""
+    """The known name most similar to an unknown one, or None."""
     return next(iter(difflib.get_close_matches(name.replace("-", "_"), known, n=1)), None)

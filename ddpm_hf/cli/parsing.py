@@ -16,52 +16,62 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser
 
+from ..runtime.arguments import completed, with_given
 from ..tasks.arguments import RECIPES, DiffusionArguments
 from .parser import build_parser, names, nearest
+
+
+_NOT_GIVEN = object()
 
 
 def parse(script: str, *classes: type, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
     """The dataclasses filled from `[file.yaml | file.json] [--flag value …]`; flags win over the file.
 
-    Both win over what a recipe sets. A mistake ends the process with status 2 and one sentence.
+    Both win over a recipe. A mistake ends the process with status 2 and a one-sentence message.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser(script, classes)
     settings = {}
     if argv and argv[0].endswith((".yaml", ".yml", ".json")):
         settings = _read_settings(parser, classes, Path(argv.pop(0)))
-    if DiffusionArguments in classes:
-        settings = _recipe(parser, argv, settings) | settings
     parser.set_defaults(**settings)
     *filled, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
     if rest:
         flag = rest[0].split("=")[0]
         meant = nearest(flag.lstrip("-"), names(parser))
-        hint = f"Did you mean --{meant}?" if meant else "--help lists those there are."
+        hint = f"Did you mean --{meant}?" if meant else "--help lists the arguments."
         parser.error(f"there is no argument {flag}. {hint}")
+    given = settings.keys() | _flags_in(parser, argv)
+    filled = [_by_recipe(parser, with_given(group, given)) for group in filled]
     for group in filled:
         _expand_home(group)
     for token in filter(None, (getattr(group, "hub_token", None) for group in filled)):
-        sys.argv = [argument.replace(token, "...") for argument in sys.argv]  # which trackers write down
+        sys.argv = [argument.replace(token, "...") for argument in sys.argv]  # trackers record it
     return tuple(filled)
 
 
 def _expand_home(group: Any) -> None:
-    """Put the home folder in the place of a `~` that no shell has seen: in a file, and after a `=`."""
+    """Replace `~` by the home folder where no shell has done so: in a settings file, and after a `=`."""
     for field in dataclasses.fields(group):
         value = getattr(group, field.name)
         if isinstance(value, str) and (value == "~" or value.startswith(("~/", f"~{os.sep}"))):
             setattr(group, field.name, os.path.expanduser(value))
 
 
-def _recipe(parser: HfArgumentParser, argv: Sequence[str], settings: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of the recipe that the flags name, or else the settings."""
-    finder = argparse.ArgumentParser(add_help=False)
-    finder.add_argument("--recipe", default=settings.get("recipe", "default"))
-    name = finder.parse_known_args(argv)[0].recipe
-    if name not in RECIPES:
-        parser.error(f"`recipe` must be one of {', '.join(RECIPES)}, but is {name!r}.")
-    return RECIPES[name]
+def _flags_in(parser: HfArgumentParser, argv: Sequence[str]) -> set[str]:
+    """Names of the arguments that are given as flags."""
+    names_of_all = [action.dest for action in parser._actions]
+    parsed, _ = parser.parse_known_args(argv, argparse.Namespace(**dict.fromkeys(names_of_all, _NOT_GIVEN)))
+    return {name for name, value in vars(parsed).items() if value is not _NOT_GIVEN}
+
+
+def _by_recipe(parser: HfArgumentParser, group: Any) -> Any:
+    """The arguments of the diffusion process as their recipe has them; other groups as they are."""
+    if not isinstance(group, DiffusionArguments):
+        return group
+    if group.recipe not in RECIPES:
+        parser.error(f"`recipe` must be one of {', '.join(RECIPES)}, but is {group.recipe!r}.")
+    return completed(group, RECIPES[group.recipe])
 
 
 def _read_settings(parser: HfArgumentParser, classes: Sequence[type], path: Path) -> dict[str, Any]:
@@ -91,7 +101,7 @@ def _read_settings(parser: HfArgumentParser, classes: Sequence[type], path: Path
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads YAML whose names come once."""
+    """A YAML loader that refuses repeated names."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         _once([(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
@@ -99,7 +109,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _once(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
-    """A mapping of pairs; ValueError if a name comes twice, of which the last would win."""
+    """A mapping from pairs; ValueError if a name is repeated, since the last value would silently win."""
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
         known = [name for name, _ in pairs]
@@ -109,10 +119,10 @@ def _once(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
 
 
 def _as_by_flag(action: argparse.Action, value: Any) -> Any:
-    """A file's value as the flag would give it.
+    """A file's value converted as the flag would convert it.
 
     Raises:
-        TypeError, ValueError, ArgumentTypeError: for one that no flag could give.
+        TypeError, ValueError, ArgumentTypeError: for a value that the flag does not accept.
     """
     if action.nargs == "+":
         return [_one_as_by_flag(action, each) for each in (value if isinstance(value, list) else [value])]

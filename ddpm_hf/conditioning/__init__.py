@@ -1,7 +1,7 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Conditioning: the arguments that a denoiser takes beside x_t and the timestep, made from columns of data.
+"""Conditioning: the arguments that a denoiser takes besides x_t and the timestep, made from columns of data.
 
-    columns       values of examples by name, from a data set or a user: class labels, captions, images
+    columns       values of examples by name, from data or the user: class labels, captions, images
     conditioner   `Conditioner`, the interface of one kind of conditioning; `Conditioners`, several used as one
     dropout       which examples of a training step lose their conditioning
     classes       the conditioner of class labels, for `UNet2DModel`

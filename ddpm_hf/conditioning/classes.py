@@ -1,8 +1,8 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
 """Class labels, for a `UNet2DModel` with `num_class_embeds`.
 
-A model that also works without a class has K + 1 embeddings for K classes. The last one, the null class, stands for no
-class. The model's configuration says so under a key that stock diffusers keeps as it is:
+A model that also works without a class has K + 1 embeddings for K classes. The last one is the null class, which means
+no class. The model's configuration records it under a key that stock diffusers preserves:
 
     _ddpm_hf: {"null_class": K}
 """
@@ -32,15 +32,15 @@ ClassLabels = int | Sequence[int] | Tensor | None
 
 
 def embeds_classes(unet_config: Mapping[str, Any]) -> bool:
-    """Whether a `UNet2DModel` of this configuration is class-conditional, and needs `class_labels` in every call."""
+    """Whether a `UNet2DModel` with this configuration is class-conditional, and needs `class_labels` in every call."""
     kind = unet_config.get("class_embed_type")
     return kind in ("timestep", "identity") or number_of_classes(unet_config) is not None
 
 
 def number_of_classes(unet_config: Mapping[str, Any]) -> int | None:
-    """The number of classes K that a `UNet2DModel` of this configuration embeds by number, without the null class.
+    """The number of classes K that a `UNet2DModel` with this configuration embeds by number, without the null class.
 
-    None if it embeds none.
+    None if it does not embed classes by number.
     """
     if unet_config.get("class_embed_type") is not None:
         return None
@@ -49,7 +49,7 @@ def number_of_classes(unet_config: Mapping[str, Any]) -> int | None:
 
 
 def null_class(unet_config: Mapping[str, Any]) -> int | None:
-    """The label that stands for no class, which is the last one; None if the model needs a class.
+    """The label of the null class, which is the last one; None if the model needs a class.
 
     Raises:
         ValueError: if the configuration names another label.
@@ -60,19 +60,19 @@ def null_class(unet_config: Mapping[str, Any]) -> int | None:
     embeddings = unet_config.get("num_class_embeds")
     if not isinstance(embeddings, int) or embeddings < 2 or stored != {"null_class": embeddings - 1}:
         raise ValueError(
-            f"`{OWN_CONFIG_KEY}` of a model with `num_class_embeds` {embeddings} must be a null class after at least"
-            f" one other, the last, but is {stored!r}; a later version of ddpm_hf may know more."
+            f"`{OWN_CONFIG_KEY}` of a model with `num_class_embeds` {embeddings} must name the last class as null"
+            f" class, after at least one other, but is {stored!r}; it may come from a later version of ddpm_hf."
         )
     return embeddings - 1
 
 
 def with_null_class(num_classes: int) -> dict[str, Any]:
-    """What the configuration of a `UNet2DModel` says of so many classes and a null class."""
+    """The configuration of a `UNet2DModel` for `num_classes` classes and a null class."""
     return {"num_class_embeds": num_classes + 1, OWN_CONFIG_KEY: {"null_class": num_classes}}
 
 
 def conditioners_of(unet_config: Mapping[str, Any]) -> Conditioners:
-    """The conditioners of a `UNet2DModel` of this configuration: one of classes by number, or none."""
+    """The conditioners of a `UNet2DModel` with this configuration: one for classes by number, or none."""
     classes = number_of_classes(unet_config)
     return Conditioners(() if classes is None else (ClassConditioner(classes, null_class(unet_config)),))
 
@@ -86,13 +86,17 @@ class ClassConditioner(Conditioner):
 
     Attributes:
         num_classes: K; labels are 0 … K − 1.
-        null_class: the label that stands for no class, K; None if the model needs a class.
+        null_class: the label K of the null class; None if the model needs a class.
     """
 
     num_classes: int
     null_class: int | None = None
     columns: ClassVar[tuple[str, ...]] = (LABELS,)
     arguments: ClassVar[tuple[str, ...]] = (LABELS,)
+
+    @property
+    def summary(self) -> str:
+        return f"{self.num_classes} classes"
 
     @property
     def has_null(self) -> bool:
@@ -126,17 +130,17 @@ class ClassConditioner(Conditioner):
 
 
 def is_class(label: Any) -> bool:
-    """Whether a label is the number of a class; data sets say −1 where they do not know it."""
+    """Whether a label is the number of a class; data sets use −1 for an unknown class."""
     return isinstance(label, int) and not isinstance(label, bool) and label >= 0
 
 
 def classes_of(columns: Columns) -> Tensor | None:
-    """The class of every example, int64 `[N]`; None if it is not known."""
+    """The class of every example, int64 `[N]`; None if the classes are unknown."""
     return columns.get(LABELS)
 
 
 def of_classes(labels: Iterable[int]) -> Columns:
-    """Columns of examples of these classes."""
+    """Columns for examples with these classes."""
     return {LABELS: torch.tensor(list(labels), device="cpu")}
 
 
@@ -144,10 +148,10 @@ def of_classes(labels: Iterable[int]) -> Columns:
 
 
 def requested_classes(unet_config: Mapping[str, Any], class_labels: ClassLabels, batch_size: int) -> Columns | None:
-    """A pipeline's `class_labels` as a column of one class per image; None for images of no class.
+    """A pipeline's `class_labels` as a column with one class per image; None for images without a class.
 
     Raises:
-        ValueError: naming `class_labels`, if they do not fit the model or the batch.
+        ValueError: if `class_labels` do not fit the model or the batch.
     """
     if not embeds_classes(unet_config):
         if class_labels is not None:

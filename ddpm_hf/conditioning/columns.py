@@ -17,15 +17,15 @@ Columns = Mapping[str, Values]
 
 
 def count_of(columns: Columns) -> int:
-    """How many examples the columns are of; 0 for no columns."""
+    """The number of examples in the columns; 0 for no columns."""
     return len(next(iter(columns.values()), ()))
 
 
 def stacked(values: Sequence[Any]) -> Values:
-    """The values of one column, one for each example: numbers and tensors of one shape as a tensor, others as a list.
+    """The values of one column, one per example: numbers and tensors of one shape become a tensor, others a list.
 
     Args:
-        values: at least one.
+        values: at least one value.
     """
     if all(isinstance(value, Tensor) for value in values):
         return torch.stack(list(values))

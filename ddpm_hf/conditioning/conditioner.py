@@ -19,19 +19,24 @@ class Conditioner(ABC):
     """One kind of conditioning, such as class labels, captions, low-resolution images or embeddings.
 
     Attributes:
-        columns: names of the columns that it reads. A column has the name of the pipeline's argument for the same
-            thing, so that columns of data can be passed to a pipeline as they are.
-        arguments: names of the denoiser's arguments that it makes. There may be several: text has embeddings and an
-            attention mask, super-resolution has an image that the denoiser joins to x_t and the noise level of it.
+        columns: names of the columns that it reads. A column has the same name as the pipeline's argument, so that
+            columns of data can be passed to a pipeline unchanged.
+        arguments: names of the denoiser's arguments that it makes. There may be several: text needs embeddings and an
+            attention mask, super-resolution an image that the denoiser concatenates to x_t and its noise level.
     """
 
     columns: tuple[str, ...]
     arguments: tuple[str, ...]
 
     @property
+    def summary(self) -> str:
+        """What a model is told, in a few words."""
+        return ", ".join(self.columns)
+
+    @property
     @abstractmethod
     def has_null(self) -> bool:
-        """Whether the model was trained to do without this conditioning, so that `null` and `drop` can be used."""
+        """Whether the model was also trained without this conditioning, so that `null` and `drop` can be used."""
 
     @abstractmethod
     def fault(self, column: str, value: Any) -> str | None:
@@ -39,9 +44,9 @@ class Conditioner(ABC):
 
     @abstractmethod
     def check(self, columns: Columns) -> None:
-        """Raise ValueError, of one sentence, unless `make` can use the columns.
+        """Raise ValueError with a one-sentence message unless `make` can use the columns.
 
-        Values on another device than the CPU are not checked, since reading them would wait for the device.
+        Only values on the CPU are checked, since reading others would synchronise.
         """
 
     @abstractmethod
@@ -61,9 +66,9 @@ class Conditioner(ABC):
         """
 
     def drop(self, conditioning: Mapping[str, Tensor], dropped: Tensor) -> dict[str, Tensor]:
-        """The result of `make`, with the null value in the place of some examples.
+        """The result of `make`, with the null value in place of some examples.
 
-        Override it where the null value has another shape, such as a caption of another length, and pad both.
+        Override it if the null value has another shape, such as a caption of another length, and pad both.
 
         Args:
             dropped: booleans `[B]`, on the device of `conditioning`.
@@ -84,7 +89,7 @@ class Conditioners:
     """All conditioning of a model. An unconditional model has no conditioners.
 
     Args:
-        members: conditioners of different columns and arguments.
+        members: conditioners with different columns and arguments.
     """
 
     members: tuple[Conditioner, ...] = ()
@@ -101,11 +106,11 @@ class Conditioners:
 
     @property
     def has_null(self) -> bool:
-        """Whether there is conditioning, and the model was trained to do without it."""
+        """Whether there is conditioning, and the model was also trained without it."""
         return bool(self.members) and all(each.has_null for each in self.members)
 
     def read(self, columns: Columns) -> Columns:
-        """The columns that they read, without the others."""
+        """Those of the given columns that they read."""
         return {name: columns[name] for name in self.columns if name in columns}
 
     def fault(self, column: str, value: Any) -> str | None:
@@ -113,7 +118,7 @@ class Conditioners:
         return next(each.fault(column, value) for each in self.members if column in each.columns)
 
     def check(self, columns: Columns) -> None:
-        """Raise ValueError, of one sentence, unless `make` can use the columns."""
+        """Raise ValueError with a one-sentence message unless `make` can use the columns."""
         for each in self.members:
             each.check(columns)
 
@@ -134,7 +139,7 @@ class Conditioners:
         return _merged(each.null(count, device) for each in self.members)
 
     def drop(self, conditioning: Mapping[str, Tensor], dropped: Tensor | None) -> dict[str, Tensor]:
-        """The result of `make`, with the null value in the place of some examples, in all arguments together.
+        """The result of `make`, with the null value in place of some examples, in all arguments at once.
 
         Args:
             dropped: booleans `[B]`, on the device of `conditioning`; None drops nothing.
@@ -144,14 +149,14 @@ class Conditioners:
         return _merged(each.drop(conditioning, dropped) for each in self.members)
 
     def unconditional(self, conditioning: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The result of `make`, with the null value in the place of every example."""
+        """The result of `make`, with the null value in place of every example."""
         some = conditioning[self.arguments[0]]
         return self.drop(conditioning, torch.ones(len(some), dtype=torch.bool, device=some.device))
 
     def variety(self) -> Columns:
         """Columns of the examples that a sample grid shows by turns if the user names none; {} if there are none.
 
-        There are as many examples as the largest variety of one conditioner has; the others repeat theirs.
+        The number of examples is that of the conditioner with the largest variety; the others repeat their values.
         """
         varieties = [each.variety() for each in self.members]
         counts = [count_of(columns) for columns in varieties]

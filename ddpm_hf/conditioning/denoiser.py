@@ -19,7 +19,7 @@ class ConditionalDenoiser:
 
     Attributes:
         denoise: denoise(x_t, timesteps, **conditioning) -> model output.
-        conditioners: make `conditioning`.
+        conditioners: they make `conditioning` from columns of data.
     """
 
     denoise: Denoiser

@@ -10,14 +10,14 @@ from ..runtime.randomness import Use, generator_of
 
 
 def draw_dropped(probability: float, size: int, seed: int, step: int, device: torch.device) -> Tensor | None:
-    """Which examples of a training step lose their conditioning, booleans `[size]` on the device; None for none.
+    """Which examples of a training step lose their conditioning, booleans `[size]` on the device; None if none can.
 
     They are drawn for the whole step, so that they do not depend on how its batch is divided among processes and
-    accumulation windows, and by an address of their own, so that no other random number depends on `probability`.
+    accumulation windows. They have their own random stream, so that no other random number depends on `probability`.
 
     Args:
-        probability: of each example, in [0, 1).
-        size: examples in the step, of all processes and windows.
+        probability: the probability of losing it, the same for every example, in [0, 1).
+        size: number of examples in the step, over all processes and windows.
     """
     if probability == 0:
         return None

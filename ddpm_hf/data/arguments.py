@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Which images. The names are those of diffusers' `train_unconditional.py` where it has one."""
+"""Arguments for the images. Where diffusers' `train_unconditional.py` has the argument, the name is the same."""
 
 from __future__ import annotations
 
@@ -10,64 +10,64 @@ from ..runtime.arguments import help_text
 
 @dataclass
 class DataArguments:
-    """Which images; without any of these, scikit-learn's handwritten digits (8x8, 17 grey levels)."""
+    """The images; by default scikit-learn's handwritten digits (8x8, 17 grey levels)."""
 
     _argument_group_name = "data"
 
-    dataset_name: str | None = field(default=None, metadata=help_text("A data set on the Hub, or a local one's path."))
+    dataset_name: str | None = field(default=None, metadata=help_text("A data set on the Hub, or a local path."))
     dataset_config_name: str | None = field(default=None, metadata=help_text("The configuration of that data set."))
     train_data_dir: str | None = field(default=None, metadata=help_text("A local folder of images."))
-    cache_dir: str | None = field(default=None, metadata=help_text("Where downloads are kept."))
+    cache_dir: str | None = field(default=None, metadata=help_text("Folder for downloads."))
     resolution: int | None = field(
-        default=None, metadata=help_text("Side of the square images; the data's own if unset.")
+        default=None, metadata=help_text("Side to resize the images to, as squares; their own size if unset.")
     )
     interpolation: str = field(
         default="lanczos",
-        metadata=help_text("To resize with: lanczos, bicubic, bilinear, as diffusers' script, or box."),
+        metadata=help_text("Method of resizing: lanczos, bicubic, bilinear (as diffusers' script) or box."),
     )
-    center_crop: bool = field(default=False, metadata=help_text("Crop the middle; a random place if unset."))
+    center_crop: bool = field(default=False, metadata=help_text("Crop the middle; if unset, crop at a random place."))
     random_flip: bool = field(default=False, metadata=help_text("Mirror half of the training images."))
     preserve_input_precision: bool = field(
         default=False,
-        metadata=help_text("Keep images of more than 8 bits: 65536 levels, 32-bit ones scaled to these."),
+        metadata=help_text("Keep more than 8 bits: 65536 levels; 32-bit images are scaled to them."),
     )
     channels: int | None = field(
         default=None,
-        metadata=help_text("Convert to 1, 3 or 4 channels; the data's without transparency if unset. 4 keep it."),
+        metadata=help_text("Convert to 1, 3 or 4 channels (4 keep transparency); the data's without it if unset."),
     )
     background: str = field(
         default="white",
-        metadata=help_text("The colour under what is transparent: a name, #rrggbb or rgb(r, g, b)."),
+        metadata=help_text("The colour behind transparent pixels: a name, #rrggbb or rgb(r, g, b)."),
     )
     num_levels: int | None = field(
         default=None, metadata=help_text("Quantise 8-bit images to this many levels, <= 256.")
     )
     image_column: str | None = field(
-        default=None, metadata=help_text("The column of images; the one called `image`, or the only one, if unset.")
+        default=None, metadata=help_text("The column of images; if unset, the one called `image`, or the only one.")
     )
     label_column: str | None = field(
         default=None,
-        metadata=help_text("The column of classes, numbers or names; the first of type ClassLabel if unset."),
+        metadata=help_text("The column of classes, numbers or names; if unset, the first of type ClassLabel."),
     )
     test_fraction: float = field(
         default=0.1,
-        metadata=help_text("Held out where the data set has no test split, 0 for none; the digits have theirs."),
+        metadata=help_text("Fraction held out for testing if there is no test split; 0 for none."),
     )
     validation_fraction: float = field(
         default=0.0,
         metadata=help_text(
-            "Held out to watch the training by where there is no validation split; if 0, the test images."
+            "Fraction held out for validation if there is no validation split; 0 uses the test images."
         ),
     )
-    skip_bad_images: bool = field(default=False, metadata=help_text("Go on without images that cannot be read."))
+    skip_bad_images: bool = field(default=False, metadata=help_text("Skip images that cannot be read."))
     streaming: bool = field(
         default=False,
-        metadata=help_text("Read a data set from its files or the Hub as it is needed; it need not fit."),
+        metadata=help_text("Read the data set while training; it need not fit in memory or on the disk."),
     )
     shuffle_buffer_size: int = field(
-        default=4096, metadata=help_text("Encoded images that a process keeps of a stream, to shuffle them.")
+        default=4096, metadata=help_text("Encoded images of a stream that a process shuffles together.")
     )
     max_held_out_images: int = field(
-        default=2048, metadata=help_text("Of a stream, the most test and the most validation images that are kept.")
+        default=2048, metadata=help_text("Maximum number of test, and of validation, images taken from a stream.")
     )
-    dataloader_num_workers: int = field(default=0, metadata=help_text("Processes that read images, of every process."))
+    dataloader_num_workers: int = field(default=0, metadata=help_text("Workers that read images, per process."))

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Endless batches of training images from any step on, so that a resumed run reads what it would have read."""
+"""Endless batches of training images from any step on, so that a resumed run reads exactly the same batches."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Batch(NamedTuple):
 
     Attributes:
         x_0: `[B, C, H, W]` in [−1, 1].
-        columns: what else is known of each, by name; tensors are on the device of x_0.
-        bad: a sentence on every image that was passed over.
+        columns: further values of each example, by name; tensors are on the device of x_0.
+        bad: one sentence for every skipped image.
     """
 
     x_0: Tensor
@@ -51,7 +51,7 @@ class BatchShard:
 
     @property
     def total(self) -> int:
-        """Examples in a step, of all processes."""
+        """Number of examples in a step, over all processes."""
         return self.batch_size * self.accumulation * self.processes
 
     def first(self, window: int) -> int:
@@ -68,7 +68,7 @@ class Levels(NamedTuple):
 
 
 class EndlessImages(Dataset):
-    """Images by their place in an endless row: epoch after epoch, each in another random order."""
+    """Images by their place in an endless sequence of epochs, each in its own random order."""
 
     def __init__(self, images: LevelImages, seed: int, random_flip: bool):
         self.images, self.seed, self.random_flip = images, seed, random_flip
@@ -89,7 +89,7 @@ class EndlessImages(Dataset):
         return Levels(levels, chosen(self.images.columns, index), bad)
 
     def _read(self, index: Tensor, crops: list[list[float]]) -> tuple[Tensor, Tensor, list[str]]:
-        """The images, the next readable one in the place of a bad one, their numbers, and sentences on bad ones."""
+        """The images, their numbers, and sentences on bad images, each replaced by the next readable one."""
         levels, bad, found = [], [], index.tolist()
         for k, crop in enumerate(crops):
             for i in range(found[k], found[k] + len(self.images)):
@@ -104,7 +104,7 @@ class EndlessImages(Dataset):
         return torch.stack(levels), torch.tensor(found), bad
 
     def _drawn(self, places: range) -> tuple[Tensor, Tensor]:
-        """The images at these places, and three numbers in [0, 1) for each: two place the crop, one the mirroring."""
+        """The image numbers at these places, and three numbers in [0, 1) for each: two for the crop, one to mirror."""
         n = len(self.row)
         parts = []
         for epoch in range(places.start // n, (places.stop - 1) // n + 1):
@@ -124,7 +124,7 @@ class EndlessImages(Dataset):
 
 
 class Places(Sampler[range]):
-    """The places in the endless row that a process reads, batch by batch."""
+    """The places in the endless sequence that a process reads, batch by batch."""
 
     def __init__(self, shard: BatchShard, first_step: int, last_step: int):
         self.shard, self.steps = shard, range(first_step, last_step)
@@ -140,17 +140,17 @@ class TrainingBatches:
     """One process's batches from `first_step` to before `last_step`, on the device, and the state to resume them.
 
     Args:
-        images: images, or a stream, which does not end.
+        images: images, or an endless stream of them.
         shard: the process's part of a step's batch.
-        first_step, last_step: optimisation steps; the last is not read.
-        seed: of the order.
+        first_step, last_step: optimisation steps; `last_step` is excluded.
+        seed: seed of the order.
         random_flip: whether half of the images are mirrored.
-        num_workers: worker processes.
-        device: where batches go.
+        num_workers: number of worker processes.
+        device: the device of the batches.
         state: the state of a stream at `first_step`.
 
     Raises:
-        ValueError: if the state is of a stream with other parts or workers.
+        ValueError: if the state belongs to a stream with other parts or workers.
     """
 
     def __init__(
@@ -208,12 +208,13 @@ class TrainingBatches:
         if len(state["readers"]) != self._readers:
             raise ValueError(
                 f"The checkpoint is of a stream that {len(state['readers'])} workers read, now there are"
-                f" {self._readers}; a stream goes on with as many processes and `dataloader_num_workers`."
+                f" {self._readers}; a stream resumes only with the same number of processes and"
+                " `dataloader_num_workers`."
             )
         if self._readers > 1 and state.get("batch_size", self.shard.batch_size) != self.shard.batch_size:
             raise ValueError(
-                f"The checkpoint is of a stream that workers read by turns, in batches of {state['batch_size']}; it"
-                f" goes on in such batches, not in those of `train_batch_size` {self.shard.batch_size}."
+                f"The checkpoint is of a stream that workers read in turn, in batches of {state['batch_size']}; it"
+                f" resumes only with such batches, not with `train_batch_size` {self.shard.batch_size}."
             )
         if state["parts"] != self.images.num_parts:
             raise ValueError(
@@ -241,7 +242,7 @@ class TrainingBatches:
             self._turn,
             self._rest,
         )
-        # Its workers stay through all epochs, which the reader counts there.
+        # The workers live through all epochs, and their readers count the epochs.
         with closing(self._loader(reader, batch_size=None, persistent_workers=self._workers > 0)) as loader:
             yield from self._batches_of(loader)
 
@@ -263,13 +264,13 @@ class TrainingBatches:
                         yield _joined(held)
                         held = []
             if is_whole and not found_any:
-                where = f"Process {self.shard.rank} found no training images in a whole pass over the data."
+                where = f"Process {self.shard.rank} found no training images in a whole epoch."
                 raise DataUnreadable(f"{where} {sentence}".strip())
             self._epoch, self._turn, self._rest, is_whole = self._epoch + 1, 0, 0, True
             self._positions = [None] * self._readers
 
     def _pieces_of_epoch(self, loader: WatchedLoader) -> Iterator[tuple[int, Piece]]:
-        """The pieces that the readers give by turns until all have ended, each with its reader's number."""
+        """The pieces that the readers yield in turn until all have ended, each with its reader's number."""
         first, ended = self._turn, set()
         for k, piece in enumerate(loader):
             number = (first + k) % self._readers
@@ -287,7 +288,7 @@ class TrainingBatches:
             collate_fn=shared,
             worker_init_fn=begin_worker,
             pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # of its own: torch's stays as it is
+            generator=torch.Generator(),  # leaves torch's global generator unchanged
             **options,
         )
         return WatchedLoader(loader)

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Classes from a column of strings: their names in sorted order, numbered from 0."""
+"""Classes from a column of strings: the names are sorted and numbered from 0."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ STRINGS = [datasets.Value(kind) for kind in ("string", "large_string", "string_v
 
 
 def is_of_strings(features: Mapping[str, Any], column: str | None) -> bool:
-    """Whether there is such a column, and it holds strings."""
+    """Whether the column exists and holds strings."""
     return column in features and features[column] in STRINGS
 
 
 def numbered(
     splits: Mapping[str, datasets.Dataset], arguments: DataArguments, name: str
 ) -> tuple[dict[str, datasets.Dataset], tuple[str, ...]]:
-    """The splits with the numbers of the classes in the place of their names, and a note on them.
+    """The splits with the names of classes replaced by their numbers, and a note on the classes.
 
-    Nothing changes where the column holds no strings.
+    A column that does not hold strings is left unchanged.
 
     Args:
-        arguments: which name the column of classes, or none.
-        name: what to call the data.
+        arguments: these may name the column of classes.
+        name: the name of the data in messages.
 
     Raises:
         ValueError: if an image has no class.
@@ -53,10 +53,10 @@ def numbered(
 
 
 def check_stream(features: Mapping[str, Any], arguments: DataArguments, name: str) -> None:
-    """Raise ValueError for names of classes in a stream, which would have to be read to its end to number them."""
+    """Raise ValueError if a stream has classes by name: numbering them would need a pass over the whole stream."""
     column = arguments.label_column
     if is_of_strings(features, column):
         raise ValueError(
             f"`label_column` {column} of {name} holds strings, which a stream cannot number before it has seen all of"
-            " them; leave --streaming, or name a column of whole numbers."
+            " them; omit --streaming, or name a column of integers."
         )

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Colour profiles and transparency of images of 8 bits: everything becomes sRGB, on a background where it is clear."""
+"""Colour profiles and transparency of 8-bit images: they become sRGB, with a background behind transparent pixels."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from PIL import Image, ImageCms, ImageColor
 
 Colour = tuple[int, int, int]
 
-WITH_ALPHA = {"LA": "L", "PA": "RGB", "RGBA": "RGB", "La": "L", "RGBa": "RGB"}  # modes, and what they are without
-SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # of profiles, and the modes that they are for
-# What images of other modes are converted to before a profile is applied; without a loss.
+WITH_ALPHA = {"LA": "L", "PA": "RGB", "RGBA": "RGB", "La": "L", "RGBa": "RGB"}  # modes with and without alpha
+SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # colour spaces of profiles, and the modes that they apply to
+# Lossless conversions of other modes before a profile is applied.
 FITTING = {
     "RGB": {"RGB": "RGB", "RGBX": "RGB", "P": "RGB", "L": "RGB"},
     "L": {"L": "L"},
@@ -26,7 +26,7 @@ def colour_of(name: str) -> Colour:
     """The colour that Pillow knows by this name, such as white, #80c0ff or rgb(0, 0, 0).
 
     Raises:
-        ValueError: for `background` that is none, or is transparent itself.
+        ValueError: naming `background`, if the name is not a colour, or the colour is transparent.
     """
     try:
         red, green, blue, alpha = (*ImageColor.getrgb(name), 255)[:4]
@@ -41,14 +41,14 @@ def colour_of(name: str) -> Colour:
 
 
 def is_transparent(image: Image.Image) -> bool:
-    """Whether an image has an alpha channel, or a colour or palette entry that is clear."""
+    """Whether an image has an alpha channel, or a transparent colour or palette entry."""
     if image.mode in WITH_ALPHA or "transparency" in image.info:
         return True
     return image.mode == "P" and image.palette is not None and image.palette.mode.endswith("A")
 
 
 def on_background(image: Image.Image, colour: Colour) -> Image.Image:
-    """The image on an opaque background, RGB; one without transparency as it is."""
+    """The image on an opaque background, RGB; an image without transparency is returned unchanged."""
     if not is_transparent(image):
         return image
     canvas = Image.new("RGBA", image.size, colour)
@@ -64,7 +64,7 @@ def with_alpha(image: Image.Image) -> Image.Image:
 
 
 def in_srgb(image: Image.Image) -> Image.Image:
-    """The image with its colours in sRGB, by its profile; the same image if it has none, or one that does not fit.
+    """The image converted to sRGB by its profile; unchanged if there is no profile, or it does not fit the mode.
 
     Transparency is kept.
     """
@@ -88,7 +88,7 @@ def _joined(image: Image.Image, alpha: Image.Image) -> Image.Image:
 
 
 def _applied(image: Image.Image, profile: bytes) -> Image.Image | None:
-    """An image without transparency in sRGB; None if its profile changes nothing or is of no use."""
+    """An image without transparency in sRGB; None if its profile changes nothing or cannot be used."""
     space = _space(profile)
     mode = FITTING.get(space, {}).get(image.mode)
     transform = None if mode is None else _to_srgb(profile, mode)
@@ -97,16 +97,16 @@ def _applied(image: Image.Image, profile: bytes) -> Image.Image | None:
 
 @functools.lru_cache(maxsize=64)
 def _space(profile: bytes) -> str | None:
-    """The mode of images that a profile is for; None for one that cannot be read or is for others."""
+    """The mode of images that a profile applies to; None if it cannot be read, or applies to other modes."""
     try:
         return SPACES.get(ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.xcolor_space.strip())
-    except (ImageCms.PyCMSError, OSError, ImportError):  # there are Pillows without littlecms
+    except (ImageCms.PyCMSError, OSError, ImportError):  # some builds of Pillow lack littlecms
         return None
 
 
 @functools.lru_cache(maxsize=64)
 def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """What makes sRGB of an image of this mode; None for a profile that is sRGB itself, to within rounding."""
+    """The transform from this mode to sRGB; None for a profile that is itself sRGB, to within rounding."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
@@ -120,6 +120,6 @@ def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 
 def _all_kinds_of_colours() -> Image.Image:
-    """An image of 18³ colours that are spread over the cube."""
+    """An image of 18³ colours spread over the RGB cube."""
     steps = np.arange(0, 256, 15, dtype=np.uint8)
     return Image.fromarray(np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(1, -1, 3))

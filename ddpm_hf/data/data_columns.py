@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Columns of a data set that go along with its images. The task decides which ones to look for."""
+"""Columns of a data set that accompany its images. The task decides which columns to look for."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ..conditioning.columns import Values, stacked
 
 @dataclass(frozen=True)
 class Column:
-    """A column that goes along with the images.
+    """A column that accompanies the images.
 
     Attributes:
-        name: in a batch.
-        source: in the data set.
-        fault: why a value cannot be used, as the end of a sentence that begins with its image; None if it can.
-        asked_by: the argument by which the user asked for the column; None for one that was found.
+        name: its name in a batch.
+        source: its name in the data set.
+        fault: a function that returns why a value cannot be used, as the end of a sentence about its image, or None.
+        asked_by: the argument by which the user asked for the column; None if it was found automatically.
     """
 
     name: str
@@ -39,11 +39,11 @@ class Column:
 
 
 FindColumns = Callable[[Mapping[str, Any], str], tuple[Column, ...]]
-"""find(the features of a data set by column, what to call the data set) -> the columns to go along with the images."""
+"""find(features of a data set by column, its name in messages) -> the columns that accompany the images."""
 
 
 def no_columns(features: Mapping[str, Any], name: str) -> tuple[Column, ...]:
-    """Images alone."""
+    """No columns: images only."""
     return ()
 
 
@@ -51,7 +51,7 @@ def usable(columns: Sequence[Column], values: Mapping[str, list[Any]]) -> dict[s
     """The columns that have a good value for every image, by their names in a batch.
 
     Args:
-        values: of each column, by its name in the data set.
+        values: the values of each column, by its name in the data set.
 
     Raises:
         ValueError: for a bad value in a column that the user asked for.

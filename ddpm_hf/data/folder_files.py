@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What a local folder of images holds: image files, files of columns, archives, and what is left out, by reason."""
+"""The content of a local folder of images: image files, metadata files, archives, and unused files with the reason."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ ARCHIVES = (".zip",)
 PICTURES = (".heic", ".heif", ".avif", ".jxl", ".svg", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".exr")
 INDEX = "model_index.json"
 CHECKPOINT = re.compile(r"checkpoint-\d+")
-GRID = re.compile(r"step_\d{7}\.png")  # of samples, in a run's folder `samples`
+GRID = re.compile(r"step_\d{7}\.png")  # a grid of samples, in the folder `samples` of a run
 OF_A_RUN = {"samples.png", "samples", "unet", "scheduler", "logs", INDEX}
 
-# Why something is left out: of one file or folder, and of several.
+# Reasons for leaving files or folders out, in the singular and the plural.
 NO_IMAGE = "file that is not an image", "files that are not images"
 UNREADABLE = "image in a format that this Pillow does not read", "images in formats that this Pillow does not read"
-DANGLING = "link that leads nowhere", "links that lead nowhere"
-CIRCULAR = "link to a folder around it", "links to folders around them"
+DANGLING = "broken link", "broken links"
+CIRCULAR = "link to a parent folder", "links to parent folders"
 HIDDEN = "hidden file or folder", "hidden files and folders"
 RUN = "folder of a saved model, a run or an evaluation", "folders of saved models, runs and evaluations"
 OF_THE_ROOT = "file or folder of the run that is saved here", "files and folders of the run that is saved here"
@@ -40,7 +40,7 @@ def image_suffixes() -> frozenset[str]:
 
 
 def _has_pixels(name: str) -> bool:
-    """Whether Pillow reads pixels of this format; some it recognises only."""
+    """Whether Pillow reads the pixels of this format; some formats it only recognises."""
     factory = Image.OPEN.get(name, (None, None))[0]
     is_stub = isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile)
     return factory is not None and not is_stub and name != "MPEG"
@@ -53,7 +53,7 @@ class FolderFiles:
     Attributes:
         root: the folder, an absolute path.
         images: files that Pillow can open, by their names.
-        metadata: files of columns.
+        metadata: metadata files, which hold columns.
         archives: zip files.
         left_out: everything else, by the reason; folders end with a slash.
     """
@@ -70,10 +70,10 @@ class FolderFiles:
 
 
 def find_files(folder: str | Path) -> FolderFiles:
-    """Look through a folder. Links are followed, hidden files and folders of saved models are not looked into.
+    """Search a folder. Links are followed; hidden files and folders of saved models are skipped.
 
     Raises:
-        ValueError: naming a folder that cannot be read, or an image whose name is not UTF-8.
+        ValueError: if a folder cannot be read, or the name of an image is not UTF-8; the message names it.
     """
     files = FolderFiles(Path(os.path.abspath(folder)))
     suffixes, root_is_run = image_suffixes(), (files.root / INDEX).is_file()
@@ -104,7 +104,7 @@ def _entries(root: Path, place: str) -> list[os.DirEntry]:
 
 
 def _looked_into(files: FolderFiles, entry: os.DirEntry, path: str, around: tuple[str, ...]) -> tuple[str, ...] | None:
-    """The real paths of a folder and of those around it; None for one that is left out."""
+    """The real paths of a folder and of its parents; None for a folder that is left out."""
     if entry.name.startswith((".", "__")):
         files.leave_out(HIDDEN, path)
         return None
@@ -119,12 +119,12 @@ def _looked_into(files: FolderFiles, entry: os.DirEntry, path: str, around: tupl
 
 
 def _sort(files: FolderFiles, entry: os.DirEntry, path: str, suffixes: frozenset[str]) -> None:
-    """Put a file where it belongs."""
+    """Add a file to the list for its kind."""
     suffix = PurePosixPath(entry.name).suffix.lower()
-    if not os.path.isfile(entry.path):  # or a pipe, which would keep its reader waiting
+    if not os.path.isfile(entry.path):  # also excludes pipes, which would block the reader
         files.leave_out(DANGLING if entry.is_symlink() else NO_IMAGE, path)
     elif entry.name.startswith("."):
-        if suffix in suffixes:  # nobody misses a .DS_Store
+        if suffix in suffixes:  # hidden files such as .DS_Store are not worth a note
             files.leave_out(HIDDEN, path)
     elif entry.name in METADATA:
         files.metadata.append(path)
@@ -146,7 +146,7 @@ def _check_names(files: FolderFiles) -> None:
 
 
 def is_of_a_run(folder: Path) -> bool:
-    """Whether a folder holds a saved model, a run of ours or an evaluation of one, whose pictures are no data."""
+    """Whether a folder holds a saved model, a run or an evaluation of this package, whose pictures are not data."""
     names = _names(folder)
     if INDEX in names or "evaluation.json" in names:
         return True
@@ -154,12 +154,12 @@ def is_of_a_run(folder: Path) -> bool:
         return True
     if any(CHECKPOINT.fullmatch(name) and "training.json" in _names(folder / name) for name in names):
         return True
-    grids = _names(folder / "samples") if "samples" in names else set()  # of a run that has not come further
+    grids = _names(folder / "samples") if "samples" in names else set()  # of a run that has saved nothing else yet
     return bool(grids) and all(GRID.fullmatch(name) for name in grids)
 
 
 def _names(folder: Path) -> set[str]:
-    """The names in a folder; none if it cannot be read or is none."""
+    """The names in a folder; empty if it cannot be read or is not a folder."""
     try:
         return set(os.listdir(folder))
     except OSError:

@@ -1,8 +1,8 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Files of columns in a folder of images, metadata.csv, metadata.jsonl or metadata.parquet, as `datasets` has them.
+"""Metadata files in a folder of images, metadata.csv, metadata.jsonl or metadata.parquet, as in `datasets`.
 
-A column `file_name` names each row's image, and a column such as `depth_file_name` another one, of the column `depth`.
-Paths are relative to the file, and lead to nothing outside its folder.
+The column `file_name` names each row's image; a column such as `depth_file_name` names another image, for the column
+`depth`. Paths are relative to the metadata file and must stay within its folder.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ FILE_NAME, IMAGE = "file_name", "image"
 
 
 def read_metadata(files: FolderFiles) -> pyarrow.Table:
-    """All rows of all metadata files; each column of file names is one of paths, relative to the data folder.
+    """All rows of all metadata files; file names become paths relative to the data folder.
 
     Raises:
-        ValueError: naming a file that cannot be read, or what is wrong with it.
+        ValueError: if a file cannot be read or is invalid; the message names it.
     """
     tables = [_with_paths(_read(files.root / path), path) for path in files.metadata]
     try:
         return pyarrow.concat_tables(tables, promote_options="permissive")
     except pyarrow.ArrowException as error:
-        told = " ".join(str(error).split())
-        raise ValueError(f"The columns of {', '.join(files.metadata)} do not fit together: {told}") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"The columns of {', '.join(files.metadata)} do not fit together: {reason}") from error
 
 
 def image_columns(table: pyarrow.Table) -> dict[str, str]:
@@ -60,7 +60,7 @@ def _read(path: Path) -> pyarrow.Table:
 
 
 def _read_csv(path: Path) -> pyarrow.Table:
-    """A table of columns of numbers and strings. A class may be called NA or null; only an empty cell has no value."""
+    """A table with columns of numbers and strings. Only empty cells have no value; a class may be named NA or null."""
     parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
     with pyarrow.csv.open_csv(path, parse_options=parse) as reader:
         names = {name: pyarrow.string() for name in reader.schema.names if _is_of_names(name)}
@@ -84,7 +84,7 @@ def _with_paths(table: pyarrow.Table, metadata: str) -> pyarrow.Table:
 
 
 def _path(name: object, metadata: str, row: int) -> str:
-    """A file name as a path that is relative to the data folder; it must not lead out of the metadata's folder."""
+    """A file name as a path relative to the data folder; it must stay within the metadata file's folder."""
     if not isinstance(name, str) or not name:
         raise ValueError(f"Row {row} of {metadata} names no image: its file name is {name!r}.")
     path = posixpath.normpath(name.replace("\\", "/"))

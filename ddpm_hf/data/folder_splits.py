@@ -1,11 +1,11 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Which images of a folder are for training, testing and validation, and their classes. The rules, in this order:
+"""Divides the images of a folder into splits and classes. The rules, in this order:
 
 - Folders directly in the data folder that are named train, test, or val, valid or validation, in upper or lower case,
-  are the splits, and what lies beside them is left out. No other name decides anything.
-- A single folder of these names beside other folders of images is a class like them.
-- Where all training images lie equally deep in subfolders, of more than one name, these names are the classes, unless
-  all of them are names of splits, such as train2017 and val2017.
+  are the splits, and everything next to them is left out. No other name has a meaning.
+- A single folder with one of these names next to other folders of images is a class like them.
+- If all training images lie at the same depth in subfolders with more than one name, these names are the classes,
+  unless all of them are names of splits, such as train2017 and val2017.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SPLIT_OF = {
 LIKE_A_SPLIT = re.compile(
     r"(train|training|test|testing|val|valid|validation|dev|eval|evaluation)[-_. ]?\d*", re.IGNORECASE
 )
-BESIDE = "image beside the folders of the splits", "images beside the folders of the splits"
+BESIDE = "image next to the folders of the splits", "images next to the folders of the splits"
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,10 @@ class FolderSplits:
     """The splits of a folder.
 
     Attributes:
-        images: paths of each split's images, in sorted order, by the split's name; a data folder without splits is all
-            `train`.
-        folders: the folders that make the splits; empty without any.
-        classes: names of classes in sorted order; empty without any.
-        notes: sentences on what the user may have meant otherwise.
+        images: paths of each split's images, in sorted order, by the split's name; without splits all are `train`.
+        folders: the folders of the splits; empty if there are none.
+        classes: names of the classes in sorted order; empty if there are none.
+        notes: sentences on interpretations that the user may not have intended.
     """
 
     images: dict[str, list[str]]
@@ -51,7 +50,7 @@ class FolderSplits:
         return self.folders.get(PurePosixPath(path).parts[0]) if self.folders else "train"
 
     def classes_of(self, split: str) -> list[int | None]:
-        """The number of the class of every image of a split; None for one without a class."""
+        """The class number of every image of a split; None for an image without a class."""
         numbers = {name: number for number, name in enumerate(self.classes)}
         depth = _depth(self.images["train"][0])
         return [
@@ -60,10 +59,11 @@ class FolderSplits:
 
 
 def find_splits(files: FolderFiles, named: Iterable[str] = ()) -> FolderSplits:
-    """Divide the images of a folder into splits, and note those that belong to none as left out.
+    """Divide the images of a folder into splits, and note the images of no split as left out.
 
     Args:
-        named: paths of images that something else than their names tells.
+        files: the files of the folder.
+        named: paths that metadata files name; they are images even if their suffix does not say so.
     """
     everything = sorted({*files.images, *named})
     tops = {PurePosixPath(path).parts[0] for path in everything if _depth(path) > 1}
@@ -72,7 +72,7 @@ def find_splits(files: FolderFiles, named: Iterable[str] = ()) -> FolderSplits:
     if others and len(set(folders.values())) == 1:
         (name, *_), folders = folders, {}
         notes.append(
-            f"The folder {name} is no split here but one of several folders of images ({_named([name, *others])})."
+            f"The folder {name} is not a split here but one of several folders of images ({_named([name, *others])})."
         )
     images: dict[str, list[str]] = {}
     for path in everything:
@@ -86,10 +86,11 @@ def find_splits(files: FolderFiles, named: Iterable[str] = ()) -> FolderSplits:
 
 
 def _classes(images: dict[str, list[str]], skipped: int) -> tuple[tuple[str, ...], list[str]]:
-    """The classes, and notes on folders that are none.
+    """The classes, and notes on folders that are not classes.
 
     Args:
-        skipped: how many folders at the top of a path are those of splits.
+        images: paths of each split's images.
+        skipped: the number of folders at the start of a path that belong to splits.
     """
     train = images.get("train", [])
     depths = {_depth(path) for path in train}
@@ -98,7 +99,7 @@ def _classes(images: dict[str, list[str]], skipped: int) -> tuple[tuple[str, ...
         return (), []
     if all(LIKE_A_SPLIT.fullmatch(name) for name in named):
         return (), [
-            f"The folders {_named(sorted(named))} are no classes, and no splits either: only train, test and val are,"
+            f"The folders {_named(sorted(named))} are neither classes nor splits: splits are named train, test or val,"
             " directly in the data folder. All their images are used together."
         ]
     (depth,) = depths
@@ -115,7 +116,7 @@ def _depth(path: str) -> int:
 
 
 def _named(names: Iterable[str], most: int = 5) -> str:
-    """The first few names, and how many more there are."""
+    """The first few names, and the number of others."""
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -1,7 +1,7 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""A local folder of images as a data set, without a copy of it in any cache: paths now, pixels when they are needed.
+"""A local folder of images as a data set without a copy in a cache: only paths are read at first, pixels on demand.
 
-The order is that of the paths, or of the rows of the metadata files.
+The images are in the order of their paths, or of the rows of the metadata files.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from .folder_metadata import FILE_NAME, IMAGE, image_columns, read_metadata
 from .folder_splits import find_splits
 
 
-LABEL = "label"  # the column of classes, as `datasets` calls it
+LABEL = "label"  # the name of the column of classes in `datasets`
 TABLES = (".parquet", ".arrow", ".tar", ".zip", ".gz", ".zst", ".py")  # data that `datasets` reads
-CONFIGURED = ("configs", "dataset_info")  # what a data card may say of the files beside it
+CONFIGURED = ("configs", "dataset_info")  # keys of a data card that describe the files
 NOT_NAMED = "image that the metadata do not name", "images that the metadata do not name"
-ARCHIVE = "archive beside the images", "archives beside the images"
+ARCHIVE = "archive next to the images", "archives next to the images"
 ROWS_AT_ONCE = 1000
-SHOWN = 3  # names of what is left out
+SHOWN = 3  # names of unused files that a note lists
 
 
 class ImageFolder:
     """A local folder of images.
 
     Args:
-        files: what is in it.
+        files: the files in the folder.
 
     Attributes:
-        splits: entries of undecoded images and their columns, by the names of the splits.
-        notes: sentences on what was found and on what was left out.
+        splits: undecoded images and their columns, by the name of the split.
+        notes: sentences on what was found and what was left out.
 
     Raises:
-        ValueError: if the folder, or a file of columns in it, cannot be read, or there are no images.
+        ValueError: if the folder or a metadata file in it cannot be read, or there are no images.
     """
 
     def __init__(self, files: FolderFiles):
@@ -57,9 +57,9 @@ class ImageFolder:
 
 
 def as_stream(data: datasets.Dataset) -> datasets.IterableDataset:
-    """The entries of a split one by one. A stream of `datasets`' own image folders has the same state.
+    """The entries of a split as a stream. Its state is the same as that of `datasets`' own image folders.
 
-    `IterableDataset.from_generator` gives the same, but it hashes all paths, and needs a cache that can be written.
+    `IterableDataset.from_generator` would do the same, but hashes all paths and needs a writable cache.
     """
     entries = ExamplesIterable(_entries, {"data": data})
     return datasets.IterableDataset(entries, info=datasets.DatasetInfo(features=data.features))
@@ -73,28 +73,28 @@ def _entries(data: datasets.Dataset) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def is_of_images(files: FolderFiles) -> bool:
-    """Whether a folder holds image files that no card, table or archive beside them describes."""
+    """Whether a folder holds image files without a data card, table or archive that describes them."""
     others = (name for names in files.left_out.values() for name in names)
     has_tables = bool(files.archives) or any(name.lower().endswith(TABLES) for name in others)
     return bool(files.images) and not has_tables and not _is_configured(files.root / "README.md")
 
 
 def is_of_archives(files: FolderFiles) -> bool:
-    """Whether a folder holds zip files, and no image beside them.
+    """Whether a folder holds zip files and no images.
 
     Raises:
-        ValueError: naming one of these that is none.
+        ValueError: if one of them is not a valid zip file; the message names it.
     """
     if files.images or not files.archives:
         return False
     for archive in (files.root / name for name in files.archives):
         if not zipfile.is_zipfile(archive):
-            raise ValueError(f"{archive} is not a zip file that can be read.")
+            raise ValueError(f"{archive} is not a readable zip file.")
     return True
 
 
 def left_out(files: FolderFiles) -> str:
-    """A sentence on all that is left out, by the reason, with the first few names; empty if nothing is."""
+    """A sentence on everything that is left out, by reason, with the first few names; empty if nothing is."""
     reasons = dict(files.left_out)
     if files.archives:
         reasons[ARCHIVE] = files.archives
@@ -108,13 +108,13 @@ def left_out(files: FolderFiles) -> str:
 
 def first_few(names: Sequence[str], most: int) -> str:
     """The first of these names, for a note."""
-    # A name may hold anything, also a new line.
+    # A name may contain anything, even a line break.
     shown = [name.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n") for name in names[:most]]
     return ", ".join(shown) + (", …" if len(names) > most else "")
 
 
 def _is_configured(card: Path) -> bool:
-    """Whether a data card says how `datasets` reads the files beside it."""
+    """Whether a data card says how `datasets` reads the files."""
     try:
         head = card.read_text("utf-8").split("---")
         content = yaml.safe_load(head[1]) if len(head) > 2 and not head[0].strip() else None
@@ -146,7 +146,7 @@ def _from_metadata(files: FolderFiles) -> tuple[dict[str, pyarrow.Table], tuple[
         split = found.split_of(path)
         if split is not None:
             rows.setdefault(split, []).append(row)
-    for reason in (UNREADABLE, NO_IMAGE, DANGLING):  # a file may have any name where a row names it
+    for reason in (UNREADABLE, NO_IMAGE, DANGLING):  # a file that a row names may have any name
         files.left_out[reason] = [path for path in files.left_out.get(reason, []) if path not in named]
     for path in (path for paths_of_split in found.images.values() for path in paths_of_split):
         if path not in named:

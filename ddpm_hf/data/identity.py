@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Which images a run is trained on, by their names and sizes, so that it is not resumed on others."""
+"""Identifies the training images of a run by their names and sizes, so that it is not resumed on other images."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import datasets
 
 
 class Identity(NamedTuple):
-    """What tells the images of a folder from others.
+    """Identifies the images of a folder.
 
     Attributes:
-        names: a digest of the names of their files, in their order.
-        sizes: a digest of the sizes of these; None where files may break without ending a run, and with it change.
+        names: a digest of the file names, in order.
+        sizes: a digest of the file sizes; None if bad files are skipped, since these may change in size.
     """
 
     names: str
@@ -27,9 +27,9 @@ def identity_of(data: datasets.Dataset, root: str, may_break: bool) -> Identity:
     """The identity of the images of a folder.
 
     Args:
-        data: entries of undecoded images in files.
-        root: the folder, which may be elsewhere when the run is resumed.
-        may_break: whether images that cannot be read are left out.
+        data: undecoded images in files.
+        root: the folder, which may have moved when the run is resumed.
+        may_break: whether images that cannot be read are skipped.
     """
     columns = [name for name, feature in data.features.items() if isinstance(feature, datasets.Image)]
     paths = [entry["path"] if entry else None for name in columns for entry in data.select_columns([name])[:][name]]
@@ -45,7 +45,7 @@ def _digest(parts: Iterable[str]) -> str:
 
 
 def _size(path: str) -> int:
-    """The size of a file in bytes; −1 for one that is not there, which training tells of."""
+    """The size of a file in bytes; −1 if it does not exist, which training will report."""
     try:
         return os.stat(path).st_size
     except OSError:

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Image files and the levels that are made of them: one shape, mode and depth for a whole data set."""
+"""Reads image files as integer levels, with one shape, mode and depth for a whole data set."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 CHANNELS = {"1": 1, "L": 1, "LA": 1, "La": 1, "RGB": 3, "P": 3, "PA": 3, "RGBA": 3, "RGBa": 3}  # without alpha
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")  # modes of one channel of more than 8 bits
 DEEP_LEVELS = 2**16
-TAKE_OUT = "Pass --skip_bad_images to go on without such images, or take it out and begin anew."
+TAKE_OUT = "Pass --skip_bad_images to skip such images, or remove it and start again."
 READ_ERRORS = (
     *(OSError, ValueError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error),
     *(pyarrow.ArrowException, httpx.HTTPError),
@@ -41,11 +41,11 @@ SEVERAL_PICTURES = ("MPO", "PSD")  # formats whose further frames are previews a
 
 
 class BadImage(OSError):
-    """An image that cannot be read, or not be made into what the others are; the sentence names it."""
+    """An image that cannot be read, or cannot be converted to the common shape; the message names it."""
 
 
 class Header(NamedTuple):
-    """What is known of an image before its pixels are read; several channels of 16 bits have modes such as RGB;16."""
+    """The facts known before the pixels are read; images with several 16-bit channels have modes such as RGB;16."""
 
     mode: str
     size: tuple[int, int]
@@ -56,7 +56,7 @@ class Header(NamedTuple):
 
 
 def name_of(entry: dict[str, Any] | None, place: str) -> str:
-    """What to call an image that `datasets` hands out: its file, or else its place, and what the file was called."""
+    """The name of an image from `datasets` in messages: its file, or else its place and the original file name."""
     path = None if entry is None else entry["path"]
     if path is not None and entry["bytes"] is None:
         return path
@@ -64,10 +64,10 @@ def name_of(entry: dict[str, Any] | None, place: str) -> str:
 
 
 def content_of(entry: dict[str, Any] | None, name: str) -> bytes:
-    """The bytes of an image file as `datasets` hands it out undecoded, `{"bytes", "path"}`.
+    """The bytes of an image file from an undecoded entry of `datasets`, `{"bytes", "path"}`.
 
     Raises:
-        BadImage: if there are none, or they cannot be read.
+        BadImage: if there is no file, or it cannot be read.
     """
     try:
         with _source(entry) as source:
@@ -77,10 +77,10 @@ def content_of(entry: dict[str, Any] | None, name: str) -> bytes:
 
 
 def header_of(entry: dict[str, Any] | None, name: str) -> Header:
-    """The mode and size of an image, upright.
+    """The mode and the upright size of an image.
 
     Raises:
-        BadImage: if it has no header that can be read.
+        BadImage: if its header cannot be read.
     """
     try:
         with _source(entry) as source, Image.open(source) as image:
@@ -111,26 +111,26 @@ def _source(entry: dict[str, Any] | None) -> BinaryIO:
         raise FileNotFoundError("there is nothing in its place")
     if entry["bytes"] is not None:
         return io.BytesIO(entry["bytes"])
-    # The name of a file may look like an address within an archive, such as a::b.png.
+    # A file name may look like an address within an archive, such as a::b.png.
     return open(entry["path"], "rb") if os.path.isfile(entry["path"]) else xopen(entry["path"], "rb")
 
 
 def _bad(name: str, error: Exception) -> BadImage:
-    # PIL's own text for an unknown format tells an address in memory, another each time.
+    # PIL's own message for an unknown format contains a memory address, which changes every time.
     reason = "it is of no known format" if isinstance(error, UnidentifiedImageError) else str(error)
     return BadImage(f"{name} is not an image that can be read: {' '.join(reason.split()) or type(error).__name__}.")
 
 
 def _mode(image: Image.Image) -> str:
-    """Its mode; PIL makes 8 bits of channels of 16 where there are several, and tells only before it reads them."""
+    """The mode. PIL reads several 16-bit channels as 8 bits, and shows their depth only before it reads the pixels."""
     if image.mode == "1" and "transparency" in image.info:
-        return "L"  # on a background it has other levels
+        return "L"  # the background brings in other levels
     is_16_bit = image.mode not in DEEP and any(re.search(";16[BLN]", str(tile[3])) for tile in image.tile)
     return f"{image.mode};16" if is_16_bit else image.mode
 
 
 def _is_animated(image: Image.Image) -> bool:
-    """Whether there are more frames than the first one, which alone is used."""
+    """Whether there are several frames, of which only the first is used."""
     try:
         return image.format not in SEVERAL_PICTURES and getattr(image, "is_animated", False)
     except Exception:  # the first frame may be whole
@@ -139,18 +139,18 @@ def _is_animated(image: Image.Image) -> bool:
 
 @dataclass(frozen=True)
 class ImageShape:
-    """What every image of a data set is made into.
+    """The common shape and depth that every image of a data set is converted to.
 
     Attributes:
         channels: 1, 3 or 4.
-        kept: channels are as in the files, and need not be converted.
-        size: width and height, all images' own; None where they are resized.
-        resolution: of the square that they are resized to.
-        center_crop: whether training images too are cropped in the middle.
-        num_levels: levels of the result.
-        source_levels: levels of the files: 2, 256, or 65536.
-        interpolation: with which they are resized.
-        background: under what is transparent, unless there are 4 channels.
+        kept: whether the channels are those of the files, so that no conversion is needed.
+        size: width and height of all images; None if they are resized.
+        resolution: side of the square that they are resized to.
+        center_crop: whether training images are also cropped in the middle.
+        num_levels: number of levels of the result.
+        source_levels: number of levels of the files: 2, 256, or 65536.
+        interpolation: the method of resizing.
+        background: the colour behind transparent pixels, unless there are 4 channels.
     """
 
     channels: int
@@ -168,7 +168,7 @@ class ImageShape:
         """The shape that fits all of these images.
 
         Raises:
-            ValueError: for modes that are not supported, and where they differ and no argument says what to make.
+            ValueError: for unsupported modes, and for different modes or sizes without an argument to convert them.
         """
         modes, sizes, firsts = Counter(), Counter(), {}
         for header in headers:
@@ -217,9 +217,9 @@ class ImageShape:
         """An image file as integers `[C, H, W]` in 0 … num_levels − 1, uint8 up to 256 levels and int32 above.
 
         Args:
-            content: of the file.
-            name: of the image, for the sentence on a bad one.
-            crop: from how far right and down the square is cut, each in [0, 1); from the middle if None.
+            content: the bytes of the file.
+            name: the name of the image in messages.
+            crop: horizontal and vertical position of the square, each in [0, 1); None for the middle.
 
         Raises:
             BadImage: if it is broken, or does not fit the shape.
@@ -236,7 +236,7 @@ class ImageShape:
         return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1), dtype=dtype))
 
     def _check(self, image: Image.Image, mode: str, name: str) -> None:
-        """Raise BadImage for what is unlike the images that the shape was made from."""
+        """Raise BadImage for an image unlike those that the shape was made from."""
         if self.kept and _channels_of(mode) != self.channels:
             raise BadImage(f"{name} is of mode {mode}, unlike those before; pass --channels to convert them.")
         if self.size is not None and image.size != self.size:
@@ -246,7 +246,7 @@ class ImageShape:
         if self.source_levels < DEEP_LEVELS and mode in DEEP:
             raise BadImage(f"{name} is of mode {mode}, of more bits than those before.")
         if self.source_levels == DEEP_LEVELS and mode.endswith(";16") and mode not in DEEP:
-            raise BadImage(f"{name} is of mode {mode}, of which only 8 bits can be read.")
+            raise BadImage(f"{name} is of mode {mode}, from which only 8 bits can be read.")
 
     def _values(self, image: Image.Image, name: str) -> np.ndarray:
         """8-bit values `[H, W, C]` in sRGB, or 0 and 1 of a black and white image."""
@@ -259,7 +259,7 @@ class ImageShape:
         return values.reshape(*values.shape[:2], -1) // (255 if self.source_levels == 2 else 1)
 
     def _deep_values(self, image: Image.Image, name: str) -> np.ndarray:
-        """16-bit values `[H, W, C]`; an image of fewer bits in their place, and of one channel in all but alpha."""
+        """16-bit values `[H, W, C]`; fewer bits are scaled up, and one channel is copied to all except alpha."""
         if image.mode not in DEEP:
             return self._values(image, name).astype(np.int64) * 257
         values, top = np.asarray(image), 1.0 if image.mode == "F" else DEEP_LEVELS - 1
@@ -278,18 +278,18 @@ class ImageShape:
 
 
 def _channels_of(mode: str) -> int | None:
-    """The channels that an image of this mode keeps if nothing is asked for; None if that has to be said."""
+    """The number of channels that images of this mode have by default; None if the user must choose it."""
     return 1 if mode in DEEP else CHANNELS.get(mode.removesuffix(";16"))
 
 
 def mode_fault(mode: str, arguments: DataArguments) -> str | None:
-    """The sentence on a mode that needs an argument, or cannot be kept as another argument asks; None for others."""
+    """The message for a mode that needs an argument, or that another argument cannot apply to; None for others."""
     if mode in DEEP and not arguments.preserve_input_precision:
         return f"Images of mode {mode} have more than 8 bits; pass --preserve_input_precision to keep them."
     if mode.endswith(";16") and mode not in DEEP and arguments.preserve_input_precision:
         return (
-            f"Of images of mode {mode}, with 16 bits in several channels, only 8 bits can be read; leave"
-            " --preserve_input_precision to train on these, or save each channel as a grey image."
+            f"Only 8 bits can be read from images of mode {mode}, which have 16 bits in several channels; omit"
+            " --preserve_input_precision to train on 8 bits, or save each channel as a grey image."
         )
     if _channels_of(mode) is None and arguments.channels is None:
         return f"The images are of mode {mode}; pass --channels 1, 3 or 4 to convert them."
@@ -297,10 +297,10 @@ def mode_fault(mode: str, arguments: DataArguments) -> str | None:
 
 
 def usable_header(entry: dict[str, Any] | None, name: str, arguments: DataArguments) -> Header:
-    """The header of an image; where bad images are skipped, one whose mode cannot be used is bad too.
+    """The header of an image; if bad images are skipped, an image whose mode cannot be used is bad too.
 
     Raises:
-        BadImage: if there is no header that can be read, or it is of such a mode.
+        BadImage: if the header cannot be read, or the mode cannot be used.
     """
     header = header_of(entry, name)
     fault = mode_fault(header.mode, arguments) if arguments.skip_bad_images else None

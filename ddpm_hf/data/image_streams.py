@@ -1,12 +1,12 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Streams of images that are never all in memory: `datasets` in streaming mode, divided among processes and workers.
+"""Streams of images that need not fit in memory: `datasets` in streaming mode, divided among processes and workers.
 
 A reader is one worker of one process. The data come in parts: files, or the row groups of a few parquet files. Every
-epoch shuffles the parts and distributes them anew. If their number is a multiple of the number of processes, each
+epoch shuffles the parts and distributes them again. If their number is a multiple of the number of processes, each
 process reads its own parts; otherwise every process reads all parts and takes every n-th image. A process distributes
-its parts among its workers. A reader takes images from several parts by turns and shuffles them in blocks of
-`shuffle_buffer_size`. Unlike a reservoir, a block can be found again: its order follows from where it begins, which
-the data set's own state records.
+its parts among its workers. A reader takes images from several parts in turn and shuffles them in blocks of
+`shuffle_buffer_size`. Unlike a reservoir, a block can be restored: its order follows from the position at which it
+begins, which the data set's own state records.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from .image_files import BadImage, Header, ImageShape, content_of, usable_header
 from .stream_parts import PLACES_PER_IMAGE, PartsByTurns, place_of
 
 
-FEW_FILES, MANY_PARTS = 32, 2000  # a look at so few files is cheap, finding one of so many parts is not
+FEW_FILES, MANY_PARTS = 32, 2000  # at most 32 files are divided into row groups, and at most into 2000
 
 
 @dataclass(frozen=True)
 class ImageStream:
-    """Training images that are read as they are needed.
+    """Training images that are read on demand.
 
     Attributes:
-        data: entries of undecoded images and labels, in parts.
+        data: undecoded images and labels, in parts.
         image: the column of images.
-        columns: what else is known of every image.
-        form: what every image is made into.
+        columns: the columns that accompany the images.
+        form: the shape that every image is converted to.
         held_out: share of the images, chosen by their content, that is held out for testing and validation.
-        buffer: entries that a process shuffles together.
-        is_listing: whether entries are paths of files, which are read one by one.
-        size: number of images, or None if it is not known.
-        read: those of the columns that batches carry.
+        buffer: number of entries that a process shuffles together.
+        is_listing: whether the entries are paths of files, which are read one by one.
+        size: number of images, or None if it is unknown.
+        read: the columns that batches carry.
     """
 
     data: datasets.IterableDataset
@@ -70,7 +70,7 @@ class ImageStream:
 
     @property
     def epoch_size(self) -> int | None:
-        """Images that training sees in an epoch."""
+        """Number of training images in an epoch; None if it is unknown."""
         return self.size
 
     @property
@@ -94,12 +94,12 @@ class ImageStream:
         return dataclasses.replace(self, read=read)
 
     def num_workers(self, asked: int, processes: int) -> int:
-        """How many of the workers asked for can be used: no more than there are parts, unless entries are paths."""
+        """The number of usable workers: at most `asked`, and at most the number of parts unless entries are paths."""
         parts = self.num_parts
         return asked if self.is_listing else min(asked, parts // processes if parts % processes == 0 else parts)
 
     def share(self, order: list[int], rank: int, processes: int, worker: int, workers: int) -> tuple[list[int], slice]:
-        """The parts that a reader reads, of those in this order, and the slice of their images that it takes."""
+        """The parts in `order` that a reader reads, and the slice of their images that it takes."""
         first, step = 0, 1
         if len(order) % processes == 0:
             order = order[rank::processes]
@@ -121,13 +121,13 @@ def open_stream(
     counted: Callable[[Iterable[Header]], Iterable[Header]] = iter,
 ) -> tuple[ImageStream, dict[str, tuple[list[Tensor], dict[str, Values]]], list[str]]:
     """The training images as a stream, up to `max_held_out_images` test and validation images with their columns, and
-    the sentences on those that cannot be read.
+    one sentence for each image that cannot be read.
 
-    Without splits of these names, they are images of the training split, chosen by their content, so that copies of
-    one image are all on one side.
+    If there are no such splits, test and validation images are taken from the training split. The content of an image
+    decides, so that all copies of an image are in the same split.
 
     Args:
-        counted: passes on the headers that the shape of all images follows from.
+        counted: a function that passes on the headers that determine the shape of all images, and counts them.
     """
     bad: list[str] = []
     splits = {split: _in_parts(data) for split, data in splits.items()}
@@ -157,7 +157,7 @@ def own_splits(splits: dict[str, Any]) -> dict[str, Any]:
 
 
 def _in_parts(data: datasets.IterableDataset) -> datasets.IterableDataset:
-    """The data divided into row groups, if there are not too many of them."""
+    """The data divided into row groups, unless there are too many."""
     parts = data.reshard() if data.num_shards <= FEW_FILES else data
     return parts if parts.num_shards <= MANY_PARTS else data
 
@@ -171,7 +171,7 @@ def _whole_stream(
     bad: list[str],
     counted: Callable[[Iterable[Header]], Iterable[Header]],
 ) -> ImageStream:
-    """All images of the split, in the shape of the first one, with the columns that it has a good value in."""
+    """All images of the split, in the shape of the first image, with the columns in which it has a good value."""
     for entry, where in PartsByTurns(data, list(range(data.num_shards)), image, at_once=1):
         try:
             header = usable_header(entry[image], where, arguments)
@@ -201,7 +201,7 @@ def _kept(
     arguments: DataArguments,
     bad: list[str],
 ) -> tuple[list[Tensor], dict[str, Values]]:
-    """Images whose place is within the bounds, spread over the data, the same every time, and their columns."""
+    """Images whose place is within the bounds, spread over the data, and their columns; the same at every call."""
     images: list[Tensor] = []
     values: dict[str, list[Any]] = {column.source: [] for column in stream.columns}
     for entry, name in _mixed(stream, data):
@@ -221,7 +221,7 @@ def _kept(
 
 
 def _mixed(stream: ImageStream, data: datasets.IterableDataset) -> Iterator[tuple[dict[str, Any], str]]:
-    """The entries of data in an order that is always the same."""
+    """The entries of the data in a fixed mixed order."""
     generator = torch.Generator().manual_seed(0)
     source = PartsByTurns(data, torch.randperm(data.num_shards, generator=generator).tolist(), stream.image)
     while block := list(itertools.islice(source, stream.buffer)):

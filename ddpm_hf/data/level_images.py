@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Images as levels: float tensors of evenly spaced values in [-1, 1]."""
+"""Images as float tensors of evenly spaced levels in [−1, 1]."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class LevelImages:
 
     Args:
         size: number of images.
-        read: `read(i, crop)` gives image i as integers `[C, H, W]` in 0 … num_levels − 1, and raises `BadImage`; two
-            numbers in [0, 1) place the crop, which is in the middle if there are none. Not needed with `pixels`.
-        num_levels: levels of the data.
+        read: `read(i, crop)` returns image i as integers `[C, H, W]` in 0 … num_levels − 1, or raises `BadImage`.
+            `crop` is two numbers in [0, 1) for the position, or None for the middle. Not needed with `pixels`.
+        num_levels: number of levels of the data.
         shape: C, H, W.
-        columns: what else is known of every image, by name, such as its class.
-        pixels: all that `read` gives, `[size, C, H, W]`, if crops change nothing and memory holds it.
-        row: the images of a training epoch, int64, where the next good image replaces a bad one; None for all images,
-            each once. With it a resumed run keeps its order when an image has become bad.
+        columns: further values of every image, by name, such as its class.
+        pixels: all results of `read`, `[size, C, H, W]`, if they do not depend on the crop and fit in memory.
+        row: the images of a training epoch, int64, where the next good image replaces a bad one, so that a resumed run
+            keeps its order when an image has become bad; None for every image once.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class LevelImages:
 
     @classmethod
     def none_like(cls, images: LevelImages | ImageStream) -> LevelImages:
-        """An empty set of images of the same shape and levels."""
+        """An empty set of images with the same shape and levels."""
         return cls.in_memory(torch.empty(0, *images.shape, dtype=torch.uint8), images.num_levels)
 
     @classmethod
@@ -59,7 +59,7 @@ class LevelImages:
 
     @property
     def epoch_size(self) -> int:
-        """Images that training sees in an epoch."""
+        """Number of training images in an epoch."""
         return self.size if self.row is None else len(self.row)
 
     def __getitem__(self, i: int) -> Tensor:
@@ -70,10 +70,10 @@ class LevelImages:
         return self.read(i, crop) if self.pixels is None else self.pixels[i]
 
     def batch(self, first: int, last: int, skip_bad: bool = False) -> tuple[Tensor, Columns]:
-        """Images first … last − 1, `[B, C, H, W]`, cropped in the middle if at all, and their columns.
+        """Images first … last − 1, `[B, C, H, W]`, with any crop in the middle, and their columns.
 
         Raises:
-            BadImage: for one that cannot be read, unless these are left out.
+            BadImage: for an image that cannot be read, unless `skip_bad`.
         """
         if self.pixels is not None:
             levels, some = self.pixels[first:last], slice(first, last)
@@ -102,22 +102,22 @@ class LevelImages:
         return (images for images, _ in self.batches_with_columns(batch_size, limit))
 
     def spread(self, count: int | None) -> LevelImages:
-        """`count` images, or all, evenly spread over the data set, which is often sorted by class."""
+        """At most `count` images, evenly spread over the data set, which is often sorted by class; all if None."""
         if count is None or count >= self.size:
             return self
         return self.chosen(torch.arange(count) * self.size // count)
 
     def chosen(self, index: Tensor) -> LevelImages:
-        """The images with these places, int64 `[M]`, in this order."""
+        """The images at these places, int64 `[M]`, in this order."""
         pixels = None if self.pixels is None else self.pixels[index]
         read = None if self.read is None else Chosen(self.read, index)
         return LevelImages(len(index), read, self.num_levels, self.shape, chosen(self.columns, index), pixels)
 
     def reading(self, conditioners: Conditioners) -> LevelImages:
-        """The images themselves.
+        """The images themselves, after a check of their columns.
 
         Raises:
-            ValueError: if there are any, and their conditioning cannot be made from their columns.
+            ValueError: if there are images and their conditioning cannot be made from their columns.
         """
         if self.size:
             conditioners.check(self.columns)
@@ -130,7 +130,7 @@ class LevelImages:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Reads some of the images that another reader has."""
+    """Reads a selection of another reader's images."""
 
     read: Callable[[int, tuple[float, float] | None], Tensor]
     index: Tensor
@@ -146,17 +146,17 @@ def scaled(levels: Tensor, num_levels: int) -> Tensor:
 
 @dataclass(frozen=True)
 class ImageData:
-    """Training and test images of one shape and number of levels.
+    """Training, test and validation images of one shape and number of levels.
 
     Attributes:
-        name: what to call the data; for local data the folder's name, without its path.
-        train: to train on; a stream with --streaming.
-        test: for the score at the end.
-        validation: for the scores during training; the test images where there are no others.
-        hub_name: the name on the Hub, for data from there.
-        bad_images: a sentence on each image that was left out.
-        notes: lines to tell at the start: how many images there are, what was left out, what is made of them.
-        identity: what tells the training images from others, for those in a local folder; None for others.
+        name: the name of the data in messages; for local data the folder's name without its path.
+        train: training images; a stream with --streaming.
+        test: images for the final score.
+        validation: images for the scores during training; the test images if there are no others.
+        hub_name: the name on the Hub; None for other data.
+        bad_images: one sentence for each image that was left out.
+        notes: lines to print at the start: how many images there are, what was left out, and how images are converted.
+        identity: the identity of the training images of a local folder; None for other data.
     """
 
     name: str
@@ -173,7 +173,7 @@ class ImageData:
 
         Raises:
             ValueError: if a column is missing, or has values that the model does not know. A stream checks its values
-                as they come.
+                while it is read.
         """
         parts = {name: getattr(self, name).reading(conditioners) for name in ("train", "test", "validation")}
         return replace(self, **parts)

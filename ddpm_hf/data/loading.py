@@ -29,7 +29,7 @@ from .sources import image_column, open_source, told_of_archives
 from .squares import INTERPOLATIONS
 
 
-LARGEST_IN_MEMORY = 2 * 2**30  # bytes of pixels that are kept decoded
+LARGEST_IN_MEMORY = 2 * 2**30  # bytes of decoded pixels that are kept in memory
 DIGITS = "scikit-learn digits"
 datasets.disable_progress_bars()
 
@@ -38,10 +38,11 @@ def load_images(arguments: DataArguments, find_columns: FindColumns = no_columns
     """The images that the arguments name; the digits if they name none.
 
     Args:
-        find_columns: finds the columns that go along with the images.
+        arguments: the data arguments.
+        find_columns: finds the columns that accompany the images.
 
     Raises:
-        ValueError: if there are no images, if one cannot be read, and if they differ in mode or size and no argument
+        ValueError: if there are no images, if one cannot be read, or if they differ in mode or size and no argument
             says how to convert them.
     """
     _check(arguments)
@@ -88,7 +89,7 @@ def _check(arguments: DataArguments) -> None:
 def _digits(arguments: DataArguments, find_columns: FindColumns) -> ImageData:
     """scikit-learn's 1797 digits of 8x8 pixels and 17 grey levels: the first 1500 to train, the last 297 to test."""
     if arguments.streaming:
-        raise ValueError("`streaming` is for data sets that memory does not hold; the digits are always there.")
+        raise ValueError("`streaming` is for data sets that do not fit in memory; the digits are always in memory.")
     if (arguments.resolution or 8, arguments.channels or 1, arguments.num_levels or 17) != (8, 1, 17):
         raise ValueError("`resolution`, `channels` and `num_levels` of the digits are 8, 1 and 17; name other data.")
     digits = load_digits()
@@ -113,7 +114,7 @@ def _digits(arguments: DataArguments, find_columns: FindColumns) -> ImageData:
 
 
 def _selected(data: Any, image: str, columns: tuple[Column, ...]) -> Any:
-    """The data with these columns alone, the images undecoded."""
+    """The data with these columns only, and undecoded images."""
     selected = data.select_columns(list(dict.fromkeys([image, *(column.source for column in columns)])))
     return selected.cast_column(image, datasets.Image(decode=False))
 
@@ -123,11 +124,11 @@ class StoredImages:
     """Reads images of a data set one at a time.
 
     Attributes:
-        data: entries of undecoded images.
+        data: undecoded images.
         image: the column of images.
-        split: what the images are of.
-        rows: the images, by their number in the split.
-        form: what every image is made into.
+        split: the name of the split.
+        rows: numbers of the images in the split.
+        form: the shape that every image is converted to.
     """
 
     data: datasets.Dataset
@@ -140,7 +141,7 @@ class StoredImages:
         return len(self.rows)
 
     def entry(self, i: int) -> tuple[dict[str, Any] | None, str]:
-        """An undecoded image, and what to call it."""
+        """An undecoded image, and its name in messages."""
         row = int(self.rows[i])
         entry = self.data[row][self.image]
         return entry, name_of(entry, f"Image {row} of split {self.split}")
@@ -150,7 +151,7 @@ class StoredImages:
         return self.form.levels(content_of(entry, name), name, crop)
 
     def only(self, kept: list[int] | range) -> StoredImages:
-        """The images of these numbers."""
+        """The images with these numbers."""
         return dataclasses.replace(self, rows=self.rows[list(kept)])
 
 
@@ -179,13 +180,13 @@ def _mapped(
 
 
 def _parts(images: dict[str, LevelImages | ImageStream]) -> dict[str, Any]:
-    """All parts: test images may be an empty set, and stand in for missing validation images."""
+    """All parts: test images may be an empty set, and replace missing validation images."""
     test = images.get("test") or LevelImages.none_like(images["train"])
     return {"validation": test, **images, "test": test}
 
 
 def _row(rows: Tensor, good: Tensor) -> Tensor | None:
-    """For each of `rows`, the number of the next one that is in `good`, a part of them in the same order."""
+    """For each of `rows`, the index of the next row that is in `good`, a subset of them in the same order."""
     if len(good) == len(rows):
         return None
     is_good = torch.isin(rows, good)
@@ -197,7 +198,7 @@ def _all_of(data: datasets.Dataset, image: str, split: str) -> StoredImages:
 
 
 def _divide(splits: dict[str, StoredImages], arguments: DataArguments) -> dict[str, StoredImages]:
-    """Train, test and perhaps validation: the data set's own splits where it has them."""
+    """Training, test and perhaps validation images: the data set's own splits if it has them."""
     parts = {"train": splits["train"], **own_splits(splits)}
     for part, share in (("test", arguments.test_fraction), ("validation", arguments.validation_fraction)):
         if part not in parts and share > 0:
@@ -206,7 +207,7 @@ def _divide(splits: dict[str, StoredImages], arguments: DataArguments) -> dict[s
 
 
 def _split(images: StoredImages, part: str, share: float) -> tuple[StoredImages, StoredImages]:
-    """The images in a random order, divided into all but a share of them, and that share."""
+    """The images in random order, divided into all but a share of them, and that share."""
     count = math.ceil(share * len(images))
     if not 0 < count < len(images):
         raise ValueError(f"`{part}_fraction` {share} of {len(images)} images leaves none for testing or for training.")
@@ -217,7 +218,7 @@ def _split(images: StoredImages, part: str, share: float) -> tuple[StoredImages,
 def _formed(
     images: StoredImages, arguments: DataArguments, bad: list[str], counts: HeaderCounts
 ) -> tuple[StoredImages, ImageShape]:
-    """The images whose headers can be read, and the shape that fits them; a bad image is an error unless skipped."""
+    """The images with readable headers, and the shape that fits them; a bad image is an error unless skipped."""
     good: list[int] = []
 
     def headers() -> Iterator[Header]:
@@ -239,10 +240,10 @@ def _formed(
 def _level_images(
     images: StoredImages, columns: tuple[Column, ...], arguments: DataArguments, bad: list[str], rows: Tensor | None
 ) -> LevelImages:
-    """The images, in memory if they fit, or else read on demand.
+    """The images, in memory if they fit, otherwise read on demand.
 
     Args:
-        rows: the rows of training images before bad ones were left out; None for other images.
+        rows: the rows of the training images including bad ones; None for other images.
     """
     is_training = rows is not None
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""How a camera was held. Files tell it before the pixels, except some PNG files, which tell it after them."""
+"""The orientation of the camera. Files store it before the pixels, except some PNG files, which store it after."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import BinaryIO
 from PIL import ExifTags, Image, ImageOps
 
 
-TOLD_IN = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # of an image's `info`
-TEXTS = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # the chunks of PNG that these come from
+TOLD_IN = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # keys of an image's `info`
+TEXTS = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # the PNG chunks that they come from
 
 
 def is_on_its_side(image: Image.Image, source: BinaryIO) -> bool:
-    """Whether width and height of an opened image change places when it is upright.
+    """Whether width and height of an opened image are swapped when it is turned upright.
 
     Args:
         source: the file that the image was opened from.
     """
-    if image.format == "TIFF":  # which Pillow turns by itself
+    if image.format == "TIFF":  # Pillow itself turns these upright
         return False
     if not any(key in image.info for key in TOLD_IN) and not (image.format == "PNG" and _tells_late(source)):
         return False
@@ -27,19 +27,19 @@ def is_on_its_side(image: Image.Image, source: BinaryIO) -> bool:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """A loaded image as it was seen."""
+    """A loaded image, turned upright."""
     return ImageOps.exif_transpose(image) if _orientation(image) in range(2, 9) else image
 
 
 def _orientation(image: Image.Image) -> int | None:
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # nonsense there does not make the pixels unreadable
+    except Exception:  # invalid metadata do not make the pixels unreadable
         return None
 
 
 def _tells_late(source: BinaryIO) -> bool:
-    """Whether a PNG file has texts after its pixels; the position in the file stays."""
+    """Whether a PNG file has text chunks after its pixels; the position in the file is restored."""
     place = source.tell()
     try:
         source.seek(8)

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Where images come from: a local folder, which is read as it is, or anything that `datasets` reads."""
+"""Opens the source of the images: a local folder, which is read in place, or anything that `datasets` reads."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from .image_files import READ_ERRORS
 
 
 SPLITS = ("train", "test", "validation")
-CLASS_FOLDERS = "Invalid string class label"  # of `datasets`, for archives with folders
-CACHE_DIR = "pass --cache_dir with a folder that can be written, or set HF_HOME"
+CLASS_FOLDERS = "Invalid string class label"  # the error of `datasets` for archives with class folders
+CACHE_DIR = "pass --cache_dir with a writable folder, or set HF_HOME"
 
 
 class Source(NamedTuple):
     """Opened data.
 
     Attributes:
-        name: as the user named it.
+        name: the name that the user gave.
         splits: entries by the names of their splits.
-        notes: sentences on what was found and on what was left out.
-        listed: training images in a local folder; None for other data.
-        identity: what tells these from others in a local folder; None for other data.
+        notes: sentences on what was found and what was left out.
+        listed: number of training images in a local folder; None for other data.
+        identity: the identity of the images of a local folder; None for other data.
     """
 
     name: str
@@ -48,7 +48,7 @@ def open_source(arguments: DataArguments) -> Source:
     """The data that the arguments name.
 
     Raises:
-        ValueError: if there are no training images, with the reason.
+        ValueError: if there are no training images; the message gives the reason.
     """
     name = arguments.train_data_dir if arguments.dataset_name is None else arguments.dataset_name
     options, files = _named(arguments)
@@ -73,7 +73,7 @@ def open_source(arguments: DataArguments) -> Source:
 
 
 def _named(arguments: DataArguments) -> tuple[dict[str, Any], FolderFiles | None]:
-    """The arguments of `load_dataset`, or the files of a local folder that is read as it is."""
+    """The arguments of `load_dataset`, or the files of a local folder that is read in place."""
     if arguments.dataset_name is not None:
         name = arguments.dataset_name
         if arguments.dataset_config_name is None and Path(name).is_dir():
@@ -93,7 +93,7 @@ def _named(arguments: DataArguments) -> tuple[dict[str, Any], FolderFiles | None
 
 
 def _check_no_pattern(argument: str, name: str) -> None:
-    """Raise ValueError for a local path that `datasets` would read another folder for."""
+    """Raise ValueError for a local path that `datasets` would take for a pattern."""
     if Path(name).exists() and glob.has_magic(os.path.abspath(name)):
         raise ValueError(
             f"`{argument}` {name} holds tables or archives, which `datasets` reads; it takes [, * and ? in a path for"
@@ -103,7 +103,7 @@ def _check_no_pattern(argument: str, name: str) -> None:
 
 @contextlib.contextmanager
 def told_of_archives(name: str) -> Iterator[None]:
-    """Inside, what `datasets` says of an archive with class folders, which a stream finds out late, is explained."""
+    """A context that explains the error of `datasets` for an archive with class folders; a stream raises it late."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -120,29 +120,29 @@ def _of_class_folders(name: str) -> str:
 
 
 def reason(name: str, error: BaseException, arguments: DataArguments) -> str:
-    """The sentence on data that `datasets` does not read, from the first cause of its error."""
+    """The message for data that `datasets` cannot read, from the first cause of its error."""
     causes = list(_causes(error))
-    told = " ".join(str(causes[-1]).split()) or type(causes[-1]).__name__
+    detail = " ".join(str(causes[-1]).split()) or type(causes[-1]).__name__
     if any(CLASS_FOLDERS in str(cause) for cause in causes):
         return _of_class_folders(name)
     numbers = {cause.errno for cause in causes if isinstance(cause, OSError)}
     cache = arguments.cache_dir or str(datasets.config.HF_DATASETS_CACHE)
     if numbers & {errno.ENOSPC, errno.EDQUOT} or any("enough disk space" in str(cause) for cause in causes):
-        return f"The disk of the cache {cache} is full; free some of it, or {CACHE_DIR} ({told})."
+        return f"The disk of the cache {cache} is full; free some of it, or {CACHE_DIR} ({detail})."
     if any(_is_of_the_cache(cause, cache) for cause in causes):
-        return f"The cache {cache} cannot be written: {told}; {CACHE_DIR}."
-    return f"{name} holds no images that can be read: {told}"
+        return f"The cache {cache} cannot be written: {detail}; {CACHE_DIR}."
+    return f"{name} holds no images that can be read: {detail}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and what caused it, the first cause last."""
+    """The error and its causes, with the first cause last."""
     while error is not None:
         yield error
         error = error.__cause__
 
 
 def _is_of_the_cache(error: BaseException, cache: str) -> bool:
-    """Whether this is the operating system's refusal to write where `datasets` keeps its copies."""
+    """Whether the operating system has refused to write to the cache of `datasets`."""
     if not isinstance(error, OSError) or error.errno is None:
         return False
     places = {os.path.abspath(place) for place in (cache, str(datasets.config.HF_CACHE_HOME))}
@@ -157,14 +157,14 @@ def _is_within(path: str, folder: str) -> bool:
 
 
 def image_column(features: Mapping[str, Any], name: str, asked: str | None) -> str:
-    """The column of images: the one asked for, the one called `image`, or the only one.
+    """The column of images: the one that the user names, the one called `image`, or the only one.
 
     Raises:
-        ValueError: if there is none, or it is not clear which.
+        ValueError: if there is no such column, or there are several.
     """
     images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
     if asked is not None and asked not in images:
-        what = "is not a column of images" if asked in features else "is no column"
+        what = "is not a column of images" if asked in features else "is not a column"
         raise ValueError(f"`image_column` {asked} {what} of {name}; its columns of images are {images}.")
     if not images:
         raise ValueError(f"{name} has no column of images; its columns are {list(features)}.")

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Squares cut from images that are resized so that their shorter side fits."""
+"""Cuts squares from images that are resized so that the shorter side fits."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from PIL import Image
 
 
 INTERPOLATIONS = {name: Image.Resampling[name.upper()] for name in ("lanczos", "bicubic", "bilinear", "box")}
-LONG = 8  # times as many pixels as the square has, from which on the rest is not computed
-WIDEST = 3  # pixels on either side that an interpolation looks at, of the coarser grid
+LONG = 8  # if the resized image has this many times the pixels of the square, only the square is computed
+WIDEST = 3  # pixels of the coarser grid that an interpolation uses on either side
 Crop = tuple[float, float]
 
 
@@ -19,8 +19,8 @@ def square_of(values: np.ndarray, side: int, interpolation: str, crop: Crop | No
     """`[H, W, C]` resized so that the shorter side is `side`, and a square of it `[side, side, C]`.
 
     Args:
-        crop: from how far right and down the square is cut, each in [0, 1); from the middle if None.
-        top: the highest value, of values with more than 8 bits; None for 8 bits.
+        crop: horizontal and vertical position of the square, each in [0, 1); None for the middle.
+        top: the highest value if values have more than 8 bits; None for 8 bits.
     """
     height, width = values.shape[:2]
     scale = side / min(width, height)
@@ -46,8 +46,8 @@ def _resized(
     left, up = corner
     if size[0] * size[1] <= LONG * side**2:
         return np.asarray(plane.resize(size, method))[up : up + side, left : left + side]
-    # All that is beside the square may be a million pixels. Of what lies around it as much is kept as the
-    # interpolation sees. First along the rows and then along the columns, as Pillow does where it makes all.
+    # The rest of the resized image may be large, so only the pixels that the interpolation of the square uses are
+    # kept. Rows come first and then columns, as in Pillow's resize of the whole image.
     (x, right), across = _seen(left, side, plane.width, size[0])
     (y, bottom), down = _seen(up, side, plane.height, size[1])
     part = plane.crop((x, y, right, bottom))
@@ -56,7 +56,7 @@ def _resized(
 
 
 def _seen(start: int, side: int, length: int, resized: int) -> tuple[tuple[int, int], tuple[float, float]]:
-    """The pixels of a line that a part of the resized line is made from, and where this part is among them.
+    """The pixels of a line from which a part of the resized line is computed, and the position of this part in them.
 
     Args:
         start, side: the part of the resized line.

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Reading the parts of a stream, files or row groups, by turns and from any position."""
+"""Reads the parts of a stream (files or row groups) in turn, from any position."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import datasets
 from .image_files import READ_ERRORS, name_of
 
 
-PARTS_AT_ONCE = 8  # that a process takes images from by turns
-PLACES_PER_IMAGE = 16  # that are kept in the room of an encoded image
+PARTS_AT_ONCE = 8  # parts from which a process takes images in turn
+PLACES_PER_IMAGE = 16  # places that need as much memory as an encoded image
 
 
 def place_of(content: bytes) -> float:
-    """A number in [0, 1) that follows from the content of an image file."""
+    """A number in [0, 1) that depends only on the content of an image file."""
     return zlib.crc32(content) / 2**32
 
 
@@ -26,19 +26,19 @@ def place_of(content: bytes) -> float:
 
 
 class PartsByTurns:
-    """Entries of several parts, one of each by turns; when a part ends, the next one takes its place.
+    """Entries of several parts, one of each in turn; when a part ends, the next one replaces it.
 
-    An iterator of pairs: the entry, and what to call its image.
+    It iterates over pairs of the entry and the name of its image in messages.
 
     Args:
         data: the data set.
         parts: numbers of its parts.
         image: the column of images.
-        at_once: parts that are read by turns.
-        state: the position to go on from, as `state` gave it.
+        at_once: number of parts that are read in turn.
+        state: the position to resume from, a value of `state`.
 
     Raises:
-        OSError: naming the part, for one that cannot be read.
+        OSError: for a part that cannot be read; the message names it.
     """
 
     def __init__(
@@ -93,11 +93,11 @@ class _Part:
         with self._errors():
             part = data.shard(data.num_shards, number)
             self._name = _file_of(part) or self._name
-            # By row groups where a file has them: pyarrow reads the whole of one that it is given as a whole.
+            # By row groups if the file has them: otherwise pyarrow reads the whole file at once.
             self._data = part.reshard()
         if state is not None:
             self._data.load_state_dict(state)
-        # By `iter`, which leaves the dealing out to us: a data set in a worker gives that worker's files alone.
+        # `iter`, since in a worker plain iteration would yield only the worker's files; we distribute the parts.
         self._entries = self._data.iter(batch_size=1)
 
     @property
@@ -123,22 +123,22 @@ class _Part:
             raise OSError(f"{self._name} cannot be read after {self.count} images: {reason}.") from error
 
     def name_of(self, entry: dict[str, Any] | None) -> str:
-        """What to call the image that was read last."""
+        """The name in messages of the image that was read last."""
         return name_of(entry, f"Image {self.count - 1} of {self._name}")
 
 
 def _file_of(part: datasets.IterableDataset) -> str | None:
-    """The file, and perhaps the row group, that a part of a data set is read from, if `datasets` tells."""
+    """The file, and perhaps the row group, of a part of a data set; None if `datasets` does not reveal it."""
     source = part._ex_iterable
     while hasattr(source, "ex_iterable"):
         source = source.ex_iterable
-    told = getattr(source, "kwargs", {})
-    files = next((list(told[key]) for key in ("files", "tar_paths") if key in told), [])
+    arguments = getattr(source, "kwargs", {})
+    files = next((list(arguments[key]) for key in ("files", "tar_paths") if key in arguments), [])
     if len(files) != 1:
         return None
-    # An archive comes with the folder that it is unpacked to, and an iterator of what is in it.
+    # For an archive, the arguments are the folder that it is unpacked to and an iterator over its content.
     file = files[0] if isinstance(files[0], str) else next((part for part in files[0] if isinstance(part, str)), None)
     if file is None:
         return None
-    groups = told.get("row_groups_list") or [None]
+    groups = arguments.get("row_groups_list") or [None]
     return file if not groups[0] else f"{file}, row group {groups[0][0]}"

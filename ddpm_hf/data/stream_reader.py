@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""One reader of a stream: which parts it reads, in which order, and its position to resume from."""
+"""The readers of a stream: the parts that each reads, their order, and the position to resume from."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Sample(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Samples that a reader hands over together: the good ones stacked, a sentence or None and a position for each."""
+    """Samples that a reader returns together: the good ones stacked, a position and a sentence or None for each."""
 
     levels: Tensor  # [B, C, H, W]
-    columns: dict[str, Values]  # of no column if B is 0
+    columns: dict[str, Values]  # empty if B is 0
     bad: list[str | None]
     after: list[Position]
 
@@ -67,25 +67,25 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a reader cannot go on. It is a value, since an exception would leave a worker with its whole traceback."""
+    """The reason why a reader stopped. A value is used since an exception would carry the worker's whole traceback."""
 
     sentence: str
 
 
 class StreamReader(IterableDataset):
-    """The readers of one process: each iteration yields the pieces of an epoch, and then None for ever.
+    """The readers of one process: each iteration yields the pieces of an epoch, and then None forever.
 
     Args:
-        stream: what is read.
-        batch_size: good images in a piece, but for the last.
-        seed: of the order.
-        random_flip: whether half of the images come mirrored.
-        rank, processes: which process.
-        workers: readers of the process.
-        epoch: the first.
-        positions: where each reader goes on in this epoch; None from its beginning.
-        turn: the reader that is first in this epoch; in all others it is the reader 0.
-        rest: samples in the first piece of this reader, if not a whole one.
+        stream: the stream.
+        batch_size: number of good images in a piece, except the last.
+        seed: seed of the order.
+        random_flip: whether half of the images are mirrored.
+        rank, processes: the process's number, and the number of processes.
+        workers: number of readers of the process.
+        epoch: the first epoch.
+        positions: the position at which each reader resumes in this epoch; None for its beginning.
+        turn: the reader that is first in this epoch; in later epochs it is reader 0.
+        rest: samples in the first piece of this reader, if it is not a whole one.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class StreamReader(IterableDataset):
     def __iter__(self) -> Iterator[Piece | Failure | None]:
         worker = get_worker_info()
         if worker is not None:
-            fsspec.asyn.reset_lock()  # a lock that the process held when it forked would be held for ever
+            fsspec.asyn.reset_lock()  # a lock held at the time of the fork would never be released
         number, epoch = 0 if worker is None else worker.id, self.epoch + self._passes
         position, rest = None, 0
         if self._passes == 0:
@@ -121,7 +121,7 @@ class StreamReader(IterableDataset):
         try:
             yield from self._pieces(self._samples(epoch, number, position), rest)
         except READ_ERRORS as error:
-            yield Failure(f"The stream of images broke off: {error}")
+            yield Failure(f"The stream of images stopped: {error}")
         yield from itertools.repeat(None)
 
     def _pieces(self, samples: Iterator[Sample], rest: int) -> Iterator[Piece]:
@@ -145,7 +145,7 @@ class StreamReader(IterableDataset):
         position = position or Position(0, 0, None)
         size, at_once = (max(1, number // self.workers) for number in (stream.buffer, PARTS_AT_ONCE))
         source = PartsByTurns(stream.data, parts, stream.image, at_once, position.data)
-        # Between two entries of its own the reader passes over those of others.
+        # The reader skips entries of other readers between two of its own.
         entries = itertools.islice(source, mine.start if position.data is None else mine.step - 1, None, mine.step)
         start, block, done = position.data, position.block, position.next
         upcoming = list(itertools.islice(entries, size))
@@ -157,7 +157,7 @@ class StreamReader(IterableDataset):
             upcoming.extend(itertools.islice(entries, done))
             for k in range(done, len(shuffled)):
                 (entry, name), entries_of_block[shuffled[k]] = entries_of_block[shuffled[k]], None
-                upcoming.extend(itertools.islice(entries, 1))  # of the next block, in the place of this one
+                upcoming.extend(itertools.islice(entries, 1))  # an entry of the next block replaces this one
                 sample = self._sample(entry, name, draws[k], Position(block, k + 1, start))
                 if sample is not None:
                     yield sample

@@ -1,20 +1,21 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The mathematics of diffusion, which imports torch alone.
+"""The mathematics of diffusion. It imports nothing but torch.
 
 Read the modules in this order:
 
-    noise_schedule           log ᾱ_t, from which all else follows
+    noise_schedule           log ᾱ_t, which determines every coefficient
     gaussian_process         q(x_t | x_0), q(x_t | x_s), q(x_s | x_t, x_0), and the five predictions
-    denoising_errors         a model's error by noise level; the optimal variance, and what each step costs
+    denoising_errors         a model's error at each noise level; the optimal variance, and the cost of each step
     reverse_variances        σ² of every visited pair of times
     reverse_process          p_θ(x_s | x_t) from a model's output
-    discretized_likelihood   p_θ(x_0 | x_1) of levels and of continuous data
+    discretized_likelihood   the decoder p_θ(x_0 | x_1) for discrete and continuous data
     bound_terms              L_T, L_{t−1} and L_0 of one example
-    gaussian_diffusion       the chain, which owns all of the above
+    gaussian_diffusion       `GaussianDiffusion`: a chain with all of the above
     losses                   training losses per example
-    timestep_sampling        the times that losses are taken at
+    timestep_sampling        the timesteps at which a training step evaluates the loss
     timestep_spacing         the times that a chain visits
     guidance                 a denoiser made of two: classifier-free guidance, autoguidance
+    multistep                DDIM's steps without noise, of second order (DPM-Solver++)
     probability_flow         the ODE with the same marginals: samples and latents
     langevin                 predictor-corrector sampling
 """

@@ -13,14 +13,14 @@ from .numerics import upcast
 
 
 def clip_sample(max_magnitude: float) -> Callable[[Tensor], Tensor]:
-    """x̂_0 ↦ x̂_0 clipped to [−max_magnitude, max_magnitude]: the range of the data is known."""
+    """x̂_0 ↦ x̂_0 clipped to [−max_magnitude, max_magnitude], the known range of the data."""
     return partial(torch.clamp, min=-max_magnitude, max=max_magnitude)
 
 
 def dynamic_threshold(ratio: float, max_value: float) -> Callable[[Tensor], Tensor]:
     """Dynamic thresholding (Saharia et al. 2022, section 2.3): clip to s and divide by s, example by example.
 
-    s is the `ratio` quantile of |x̂_0|, at least 1 and at most `max_value` (which wins where it is below 1).
+    s is the `ratio` quantile of |x̂_0|, at least 1 and at most `max_value`; if `max_value` < 1, s = `max_value`.
     """
     return partial(_threshold, ratio=ratio, max_value=max_value)
 

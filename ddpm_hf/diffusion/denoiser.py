@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""A denoiser is any function of x_t, the timesteps and its conditioning; and the noise that it is given to remove."""
+"""Denoisers, which are functions of x_t, the timesteps and the conditioning; and the noise that they remove."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from .numerics import upcast
 Denoiser = Callable[..., Tensor]
 """denoise(x_t, timesteps, **conditioning) -> model output; timesteps are diffusers' indices, int64 `[B]`.
 
-A module is one too, such as a `UNet2DModel`: see `denoiser_of`."""
+A module such as a `UNet2DModel` is a denoiser too: see `denoiser_of`."""
 
 
 def denoiser_of(model: Denoiser | nn.Module) -> Denoiser:
-    """A model as the mathematics takes it: its input in the model's precision, its output in at least float32.
+    """A function from any model: it casts the input to the model's dtype, and the output to at least float32.
 
     Args:
-        model: a function, or a module such as a diffusers model, wrapped for training or not. What it returns is a
-            tensor, a tuple that begins with one, or an output of diffusers, whose `sample` is taken.
+        model: a function, or a module such as a diffusers model, wrapped for training or not. It returns a tensor, a
+            tuple whose first entry is one, or a diffusers output with the field `sample`.
 
     Raises:
-        ValueError: for what cannot be called, and for a pipeline.
+        ValueError: if `model` is not callable, or is a pipeline.
     """
     if isinstance(model, nn.Module):
         parameter = next(model.parameters(), None)
@@ -44,7 +44,7 @@ def _call_module(
 ) -> Tensor:
     if parameter is None:
         return _call(model, x_t, timesteps, **conditioning)
-    is_offloaded = hasattr(model, "_hf_hook")  # accelerate then moves what the model is given
+    is_offloaded = hasattr(model, "_hf_hook")  # accelerate then moves the inputs to the model's device
     if parameter.device != x_t.device and not is_offloaded:
         raise ValueError(
             f"The model is on {parameter.device}, but the examples are on {x_t.device}; move one to the other."
@@ -72,7 +72,7 @@ def check_generator(generator: torch.Generator | None) -> None:
 
 
 def randn_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard normal noise like x, drawn on the generator's device in at least float32."""
+    """Standard normal noise like x in shape, dtype and device, drawn on the generator's device in float32 or more."""
     check_generator(generator)
     device = x.device if generator is None else generator.device
     return torch.randn(x.shape, generator=generator, device=device, dtype=upcast(x).dtype).to(x)

@@ -1,17 +1,17 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""How far a model's predicted x̂_0 is from x_0, noise level by noise level, and what follows from it for the bound.
+"""A model's denoising error at each noise level, and the variances and costs that follow from it.
 
 One number per time, the denoising error
 
     e_t = E ‖x_0 − x̂_0(x_t)‖² / D,
 
-decides the best variance that a reverse step can have, for any pair of times s < t (Bao et al. 2022, Theorem 1), and
-what the step then costs:
+determines the optimal variance of a reverse step for any pair of times s < t (Bao et al. 2022, Theorem 1), and the
+step's cost under it:
 
     σ*² = β̃ + c₁² e_t,    E L = ½ log(σ*²/β̃) = ½ log(1 + (SNR_s − SNR_t) e_t)    nats per dimension.
 
-It belongs to the noise level and not to the chain, so that it is measured once, at a few levels, and interpolated.
-Where pixels and channels differ, each may have an error, and so a variance, of its own.
+e_t depends on the noise level and not on the chain, so it is measured once, at a few levels, and interpolated. Each
+element of an example (pixel and channel) may have its own error, and so its own variance.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ _TABLES = ("log_snr", "errors", "decoder_variances", "decoder_costs")
 
 @dataclass(frozen=True)
 class DenoisingErrors:
-    """e at some noise levels, and by interpolation at all others.
+    """e at some noise levels, interpolated at all others.
 
-    log e is linear in the log-SNR between two levels. Below the least SNR it stays what it is there, as the error of
-    a model that sees noise alone; above the greatest one e · SNR does, as for a model that sees all but the noise.
+    log e is linear in the log-SNR between two levels. Below the least SNR e is constant, as for a model that sees only
+    noise. Above the greatest SNR e · SNR is constant, as for a model that errs by the noise.
 
     Args:
-        log_snr: the levels, finite and strictly descending: from the data to the noise.
-        errors: e at each of them, > 0: a number, or one for each element of an example, in nested lists of its shape.
-        decoder_variances: of data of levels, the v of the decoder p_θ(x_0 | x_t), a discrete normal law,
-            under which L_0 is least, if that level is the first that a chain visits; one for all elements, since it
-            is the noise's above all. None for continuous data, whose decoder is a Gaussian of variance e.
+        log_snr: log-SNRs of the levels in nats, finite and strictly descending: from the data to the noise.
+        errors: e at each level, > 0: a number, or nested lists with one number for each element of an example.
+        decoder_variances: for discrete data, the v at each level that minimises L_0 of the decoder p_θ(x_0 | x_t), a
+            discrete normal law, in a chain whose first time has that level. All elements share one v, since it depends
+            mainly on the noise. None for continuous data, whose decoder is a Gaussian of variance e.
         decoder_costs: that least L_0, nats per dimension; None for continuous data, where it is ½ log(2πe · e).
-        num_levels: of the data that the decoder's were measured on; None for continuous data, or if it is not known.
+        num_levels: of the data that the decoder was measured on; None for continuous data, or if unknown.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: if an argument does not fit this description.
     """
 
     log_snr: tuple[float, ...]
@@ -69,7 +69,7 @@ class DenoisingErrors:
         if (self.decoder_variances is None) != (self.decoder_costs is None):
             raise ValueError("`decoder_variances` and `decoder_costs` must be given together.")
         if self.num_levels is not None and self.decoder_costs is None:
-            raise ValueError("`num_levels` says what `decoder_costs` were measured on, and there are none.")
+            raise ValueError("`num_levels` describes the data of `decoder_costs`, so it needs `decoder_costs`.")
         check_num_levels(self.num_levels)
         for name in _TABLES:
             values = getattr(self, name)
@@ -85,7 +85,7 @@ class DenoisingErrors:
 
     @cached_property
     def shape(self) -> torch.Size:
-        """Of the errors at a level: `[]` for one of all elements, or the shape of an example."""
+        """Shape of the errors at one level: `[]` if all elements share one, else the shape of an example."""
         return _table(self.errors).shape[1:]
 
     def __repr__(self) -> str:
@@ -99,23 +99,23 @@ class DenoisingErrors:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
-        """What `to_dict` gave, `num_levels` being as good as None where it is not there.
+        """The inverse of `to_dict`. A missing `num_levels` means None.
 
         Raises:
-            ValueError: for anything else.
+            ValueError: if `stored` does not have the form that `to_dict` returns.
         """
         if not isinstance(stored, Mapping) or set(stored) - {"num_levels"} != set(_TABLES):
             raise ValueError(f"`denoising_errors` must map {', '.join(sorted(_TABLES))} to lists, but is {stored!r}.")
         return cls(**stored)
 
     def to_dict(self) -> dict[str, Any]:
-        """As lists and a number, for JSON."""
+        """The tables as lists and `num_levels` as a number, ready for JSON."""
         values = {name: getattr(self, name) for name in _TABLES}
         tables = {name: None if value is None else _table(value).tolist() for name, value in values.items()}
         return tables | {"num_levels": self.num_levels}
 
     def check_levels(self, num_levels: int | None) -> None:
-        """Raise ValueError if the decoder was measured on data of other levels, whose cost is another."""
+        """Raise ValueError if the decoder was measured on data with another number of levels."""
         if self.num_levels is not None and self.num_levels != num_levels:
             raise ValueError(
                 f"`denoising_errors` were measured on data of {self.num_levels} levels, but `num_levels` is"
@@ -123,17 +123,17 @@ class DenoisingErrors:
             )
 
     def log_error(self, log_snr: Tensor) -> Tensor:
-        """log e at the given levels `[N]`, float64 `[N, *shape]`; −inf, no signal, is a level too."""
+        """log e at the given log-SNRs `[N]`, float64 `[N, *shape]`; −inf (no signal) is allowed."""
         return self._log_between(self.errors, log_snr)
 
     def log_decoder_variance(self, log_snr: Tensor) -> Tensor:
-        """log v of the decoder of a chain that ends at the given levels `[N]`, float64 `[N]`; without v log e."""
+        """log v of the decoder if a chain's first time has the given log-SNRs `[N]`, float64; log e if v is None."""
         if self.decoder_variances is None:
             return self.log_error(log_snr)
         return self._log_between(self.decoder_variances, log_snr)
 
     def decoder_cost(self, log_snr: Tensor) -> Tensor:
-        """L_0 of a chain that ends at the given levels `[N]`, nats per dimension, float64 `[N]`."""
+        """L_0 if a chain's first time has the given log-SNRs `[N]`, nats per dimension, float64 `[N]`."""
         if self.decoder_costs is None:
             return gaussian_decoder_cost(self.log_error(log_snr))
         return self._between(_table(self.decoder_costs), log_snr)
@@ -155,9 +155,9 @@ class DenoisingErrors:
 
 
 def optimal_log_variances(errors: DenoisingErrors, steps: StepCoefficients, log_snr_t: Tensor) -> Tensor:
-    """log σ*² of the given steps `[K]`, whose β̃ may be 0, float64 `[K, *shape]`.
+    """log σ*² of the given steps `[K]`, float64 `[K, *shape]`; β̃ may be 0.
 
-    (Bao et al. 2022, Theorem 1, by the error of x̂_0.)
+    This is Theorem 1 of Bao et al. (2022), written with the error of x̂_0.
     """
     log_weight = 2 * torch.log(steps.posterior_coef_x0)
     return torch.logaddexp(
@@ -167,16 +167,16 @@ def optimal_log_variances(errors: DenoisingErrors, steps: StepCoefficients, log_
 
 
 def step_costs(schedule: NoiseSchedule, errors: DenoisingErrors) -> Tensor:
-    """What every step t → s of a chain with variance σ* adds to the bound, nats per dimension.
+    """The cost of every step t → s in the bound of a chain with variance σ*², nats per dimension.
 
-    It takes O(T²) for every element that has an error of its own.
+    It takes O(T²) operations for every element that has its own error.
 
     Args:
-        schedule: of T steps.
-        errors: of the model.
+        schedule: a schedule of T steps.
+        errors: the model's errors.
 
     Returns:
-        float64 `[T + 1, T + 1]`, at `[s, t]` for 0 ≤ s < t ≤ T and +inf elsewhere, as `optimal_times` takes them.
+        float64 `[T + 1, T + 1]`: the cost at `[s, t]` for 0 ≤ s < t ≤ T, +inf elsewhere, as `optimal_times` takes it.
     """
     T, log_snr = schedule.T, schedule.log_snr[1:]
     s, t = torch.triu_indices(T, T, offset=1, device="cpu")
@@ -187,10 +187,12 @@ def step_costs(schedule: NoiseSchedule, errors: DenoisingErrors) -> Tensor:
 
 
 def chain_costs(schedule: NoiseSchedule, errors: DenoisingErrors | None, times: Sequence[int]) -> Tensor:
-    """What the steps of one chain add to the bound, as `step_costs` has it, nats: `[K]`, the decoder first.
+    """The costs of the steps of one chain, as in `step_costs`, nats per dimension, float64 `[K]`, the decoder first.
 
     Args:
-        errors: of the model; if None, of the best model of data N(0, I), e = 1/(1 + SNR).
+        schedule: the noise schedule.
+        errors: the model's errors; None takes those of the optimal model of data N(0, I), e = 1/(1 + SNR).
+        times: the visited times, ascending.
     """
     log_snr = schedule.log_snr[list(times)]
     if errors is None:
@@ -203,13 +205,13 @@ def chain_costs(schedule: NoiseSchedule, errors: DenoisingErrors | None, times: 
 
 
 def gaussian_decoder_cost(log_error: Tensor) -> Tensor:
-    """½ log(2πe · e), the least L_0 of continuous data, `[N]`, the mean over elements of `[N, *shape]`."""
+    """½ log(2πe · e), the least L_0 of continuous data, nats: the mean over elements of `[N, *shape]`, `[N]`."""
     return 0.5 * (math.log(2 * math.pi) + 1 + log_error.reshape(len(log_error), -1).mean(1))
 
 
 def _rates(log_snr_s: Tensor, log_snr_t: Tensor, log_error: Tensor, t: Tensor) -> Tensor:
-    """½ log(1 + (SNR_s − SNR_t) e_t) of pairs `[P]`, the mean over elements, by the row of `log_error` that t is."""
-    # The difference by expm1, but by SNR_s itself where nothing is left at t.
+    """½ log(1 + (SNR_s − SNR_t) e_t) of pairs `[P]`, the mean over elements; `t` are rows of `log_error`."""
+    # expm1 keeps the digits of the difference; where SNR_t = 0, the difference is SNR_s itself.
     log_drop = log_snr_s + torch.log(-torch.expm1(log_snr_t - log_snr_s))
     columns = log_error.reshape(len(log_error), -1).unbind(1)
     return 0.5 * sum(torch.nn.functional.softplus(log_drop + column[t]) for column in columns) / len(columns)
@@ -238,7 +240,7 @@ def _nested_tuple(values: Tensor) -> tuple[Any, ...]:
 
 
 def _over(shape: Sequence[int], coefficient: Tensor) -> Tensor:
-    """A coefficient of levels, `[N]`, ready to meet values `[N, *shape]`."""
+    """A coefficient per level, `[N]`, reshaped to broadcast against values `[N, *shape]`."""
     return coefficient.reshape(-1, *[1] * len(shape))
 
 

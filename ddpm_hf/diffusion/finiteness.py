@@ -1,8 +1,7 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""A NaN is an error, not a result: checks that are cheap where all is well, and sentences that say where it came from.
+"""Checks that raise an error for NaN and infinite results, and messages that say where these came from.
 
-What is checked stays on its device until a result is read from there anyway; only then is it known whether all was
-finite.
+The checks stay on the device until a result is read anyway, so that they do not synchronise.
 """
 
 from __future__ import annotations
@@ -20,14 +19,15 @@ NO_TIMESTEP_0 = (
     " timestep 0: give it t + 1 in its place, in training too, or leave timestep 0 out of the chain by"
     " `set_timesteps(timesteps=...)`."
 )
-TOLD = 5  # of the timesteps
+MOST_LISTED = 5  # timesteps that a message lists
 
 
 class FiniteTerms(NamedTuple):
-    """Of some terms of a result, whether they are finite, and whether the model's output is that they were made of.
+    """Whether each term of a result is finite, and whether the model output behind it is.
 
     Attributes:
-        terms, outputs: bool `[N]`.
+        terms: whether each term is finite, bool `[N]`.
+        outputs: whether each term's model output is finite, bool `[N]`.
         timesteps: diffusers' timesteps, `[N]`.
     """
 
@@ -37,19 +37,19 @@ class FiniteTerms(NamedTuple):
 
     @classmethod
     def of(cls, terms: Tensor, model_output: Tensor, timesteps: Tensor | int) -> Self:
-        """Of terms and outputs `[B, *anything]`, one term per example; no value is read from the device."""
+        """From terms and outputs `[B, *anything]`, one term per example; no value is read from the device."""
         timesteps = torch.as_tensor(timesteps, device="cpu").expand(len(terms))
         return cls(finite_examples(terms), finite_examples(model_output), timesteps)
 
     @classmethod
     def require(cls, parts: Sequence[Self], what: str) -> None:
-        """Raise ValueError unless all terms are finite; `what` is made of them, such as "The bound"."""
+        """Raise ValueError unless all terms are finite; `what` names the result, such as "The bound"."""
         if bool(torch.cat([part.terms for part in parts]).all()):
             return
         terms, outputs, timesteps = (torch.cat([each.cpu() for each in column]) for column in zip(*parts, strict=True))
         if bool(outputs[~terms].all()):
-            at = _told(timesteps[~terms])
-            raise ValueError(f"{what} is not finite at {at}, though what `denoise` gives is: it is too large.")
+            at = _listed(timesteps[~terms])
+            raise ValueError(f"{what} is not finite at {at}, though the output of `denoise` is: it is too large.")
         raise ValueError(f"{what} is not finite: {outputs_sentence(timesteps[~terms & ~outputs])}")
 
 
@@ -59,8 +59,8 @@ def finite_examples(x: Tensor) -> Tensor:
 
 
 def outputs_sentence(timesteps: Tensor) -> str:
-    """Where a model's output is not finite, and what helps if that is timestep 0 alone."""
-    sentence = f"`denoise` gives values that are not finite at {_told(timesteps)}."
+    """A message with the timesteps of outputs that are not finite, and advice if this is timestep 0 only."""
+    sentence = f"`denoise` gives values that are not finite at {_listed(timesteps)}."
     return sentence if bool(timesteps.any()) else sentence + NO_TIMESTEP_0
 
 
@@ -71,9 +71,9 @@ def require_finite(**tensors: Tensor) -> None:
             raise ValueError(f"`{name}` must be finite, but holds values that are not.")
 
 
-def _told(timesteps: Tensor) -> str:
+def _listed(timesteps: Tensor) -> str:
     """ "timesteps 1, 2, 3, 4, 5 and 7 more"."""
     distinct = timesteps.unique().tolist()
-    listed = ", ".join(f"{t:g}" for t in distinct[:TOLD])
-    more = f" and {len(distinct) - TOLD} more" if len(distinct) > TOLD else ""
+    listed = ", ".join(f"{t:g}" for t in distinct[:MOST_LISTED])
+    more = f" and {len(distinct) - MOST_LISTED} more" if len(distinct) > MOST_LISTED else ""
     return f"timestep{'s' if len(distinct) > 1 else ''} {listed}{more}"

@@ -1,15 +1,15 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-r"""`GaussianDiffusion`: a chain of visited times with everything that the mathematics says of one batch.
+r"""`GaussianDiffusion`: a chain of visited times with the mathematics of one batch.
 
-It owns the noise schedule, the visited times, the meaning of the model's output, the variance and the levels of the
-data. Sampling, likelihoods and training ask it; it asks nobody but the model, through `model_output`. Two clocks:
+It owns the noise schedule, the visited times, the prediction type, the variance and the number of levels of the data.
+Sampling, likelihoods and training use it. It calls the model only in `model_output`. It counts in two ways:
 
     t = 0 … T           the paper's times, where t = 0 is the data
-    index = 0 … K − 1   the pairs of neighbouring visited times, ascending: pair k leads from the (k + 1)-th visited
-                        time to the k-th, and pair 0 leads to the data
+    index = 0 … K − 1   the pairs of neighbouring visited times, ascending: pair 0 leads from the first visited time
+                        to the data, pair k from the (k + 1)-th visited time to the k-th
 
-A model counts its timesteps from 0, as diffusers does, so that it sees x_t with the timestep t − 1. `model_output` is
-the one place that knows this. A family whose models scale their input, or whose time is no index, overrides it.
+Models count timesteps from 0, as diffusers does: for x_t the model gets the timestep t − 1. Only `model_output`
+converts. A family whose models scale their input, or whose time is not an index, overrides it.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from .gaussian_process import (
     q_sample,
     velocity,
 )
+from .multistep import extrapolate, extrapolation_weight
 from .numerics import Times, check_num_levels, expand_like, in_int64, nats_to_bits, upcast
 from .reverse_process import UNDETERMINED, ReverseProcess, cast_variance
 
@@ -51,14 +52,14 @@ class GaussianDiffusion(ReverseProcess):
     """A diffusion over a chain of visited times: forward process, posterior, reverse process and bound.
 
     Args:
-        num_levels: evenly spaced levels of the data in [−1, 1], for L_0: 256 for 8-bit images; None for continuous
-            data, whose L_0 is a density.
+        num_levels: number of evenly spaced levels of the data in [−1, 1], which L_0 needs: 256 for 8-bit images; None
+            for continuous data, whose L_0 is a density.
 
     The other arguments are those of `ReverseProcess`.
 
     Raises:
-        ValueError: as `ReverseProcess`, and for a `num_levels` that is neither an int ≥ 2 nor None, or not that of the
-            data that the `denoising_errors` were measured on.
+        ValueError: as `ReverseProcess`; also if `num_levels` is neither an int ≥ 2 nor None, or is not the number of
+            levels that the `denoising_errors` were measured on.
     """
 
     num_levels: int | None = 256
@@ -74,7 +75,7 @@ class GaussianDiffusion(ReverseProcess):
         return dataclasses.replace(self, times=times)
 
     def require_determined(self) -> None:
-        """Raise ValueError if the chain visits a time at which the model's output says nothing about x_0."""
+        """Raise ValueError if the chain visits a time at which the model's output does not determine x_0."""
         if self.is_undetermined:
             raise ValueError(UNDETERMINED)
 
@@ -103,9 +104,10 @@ class GaussianDiffusion(ReverseProcess):
 
         Args:
             denoise: `denoise(x_t, timesteps, **conditioning)`, or a model; see `denoiser_of`.
+            x_t: `[B, *anything]`.
             t: times ≥ 1, an int, or an integer tensor `[B]`; or a real time > 0 of the probability-flow ODE, for which
-                the model sees the real timestep t − 1, or 0 where t < 1.
-            conditioning: more arguments of `denoise`.
+                the model gets the real timestep max(t − 1, 0).
+            conditioning: further arguments of `denoise`.
         """
         return denoiser_of(denoise)(x_t, _timesteps(t, x_t), **(conditioning or {}))
 
@@ -129,9 +131,9 @@ class GaussianDiffusion(ReverseProcess):
         return q_posterior_mean_variance(self.schedule, x_0, x_t, s, t)
 
     def training_target(self, x_0: Tensor, noise: Tensor, t: Times) -> Tensor:
-        """What the model should predict at times t, by `prediction_type`; like `x_0`.
+        """The training target at times t for the `prediction_type`; like `x_0`.
 
-        A "mean" is that of q(x_{t−1} | x_t, x_0), whichever times are visited.
+        "mean" is the mean of q(x_{t−1} | x_t, x_0), even if the chain skips times.
         """
         if self.prediction_type == "epsilon":
             return noise
@@ -169,13 +171,13 @@ class GaussianDiffusion(ReverseProcess):
     ) -> tuple[Tensor, Tensor]:
         """x_s ~ p_θ(x_s | x_t) and the predicted x̂_0, at least float32 (Ho et al. 2020, Algorithm 2).
 
-        The step to the data is the mean, and draws no noise.
+        The step to the data returns the mean and draws no noise.
 
         Args:
             model_output, x_t: as in `p_mean_variance`.
-            index: the pair of the whole batch, or of each example.
-            draw_noise: gives standard normal noise like `x_t`; called only where the step adds noise.
-            eta: DDIM's η in [0, 1] in place of the variance type (Song et al. 2021, Eq. 12 and 16).
+            index: one pair for the whole batch, or one for each example.
+            draw_noise: returns standard normal noise like `x_t`; called only if the step adds noise.
+            eta: DDIM's η in [0, 1], which replaces the variance type (Song, Meng & Ermon 2021, Eq. 12 and 16).
         """
         row = self.coefficients(index, eta)
         mean, x_0, log_variance = self.predict(model_output, x_t, row)
@@ -192,10 +194,30 @@ class GaussianDiffusion(ReverseProcess):
             std = std * expand_like(index > 0, mean)
         return mean.addcmul_(std, draw_noise()), x_0
 
-    def encode_step(self, model_output: Tensor, x_s: Tensor, index: int) -> Tensor:
-        """DDIM's step without noise, backwards: from the visited time of pair `index` to the next later one.
+    def second_order_step(
+        self, model_output: Tensor, x_t: Tensor, index: int, earlier_x_0: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The noise-free step of second order, x_s and the predicted x̂_0, at least float32 (Lu et al. 2022).
 
-        At least float32 (Song et al. 2021, section 4.3).
+        Args:
+            model_output, x_t: as in `p_mean_variance`.
+            index: the pair of the whole batch.
+            earlier_x_0: the x̂_0 of the step before, from pair `index` + 1. None at the first step of a chain, which is
+                DDIM's with η = 0, as is the last one, to the data.
+        """
+        row = self.coefficients(index, 0.0)
+        mean, x_0, _ = self.predict(model_output, x_t, row)
+        if earlier_x_0 is None or index == 0:
+            return mean, x_0
+        s, t, u = self.times[index - 1 : index + 2]
+        weight = extrapolation_weight(self.schedule, u, t, s)
+        data = extrapolate(x_0, earlier_x_0, weight)
+        return linear_combination(row.mean_coef_x0, data, row.mean_coef_xt, upcast(x_t)), x_0
+
+    def encode_step(self, model_output: Tensor, x_s: Tensor, index: int) -> Tensor:
+        """DDIM's step without noise, backwards: from the later time of pair `index` to the next visited time.
+
+        The result is like `x_s`, at least float32 (Song, Meng & Ermon 2021, section 4.3).
         """
         _, x_0, _ = self.predict(model_output, x_s, self.coefficients(index))
         s, t = self.times[index : index + 2]
@@ -205,7 +227,7 @@ class GaussianDiffusion(ReverseProcess):
     # --- the bound --------------------------------------------------------------------------------------------------
 
     def vlb_terms(self, model_output: Tensor, x_0: Tensor, x_t: Tensor, index: Index) -> Tensor:
-        """The term of the bound that belongs to each example's pair, L_{t−1} or L_0, bits/dim, `[B]`.
+        """The term of the bound for each example's pair, L_{t−1} or L_0, bits/dim, `[B]` (Ho et al. 2020, Eq. 5).
 
         Arguments as in `bound_terms.vlb_terms`.
         """
@@ -217,16 +239,16 @@ class GaussianDiffusion(ReverseProcess):
 
     @property
     def expected_terms(self) -> Tensor:
-        """What each term of the bound will be about, nats/dim, float64 `[K]`, the decoder's first.
+        """The expected value of each term of the bound, nats/dim, float64 `[K]`, the decoder term first.
 
-        Exact on average for data like those that the `denoising_errors` were measured on and the variance "optimal";
-        without them what it would be for data N(0, I).
+        It is exact for the variance "optimal" on data distributed like those of the `denoising_errors`. Without
+        `denoising_errors` it is the expectation for data N(0, I).
         """
         return chain_costs(self.schedule, self.denoising_errors, self.times)
 
 
 class HasDiffusion(Protocol):
-    """What owns a diffusion, such as a `DDPMPaperScheduler`."""
+    """An object that owns a diffusion, such as a `DDPMPaperScheduler`."""
 
     @property
     def diffusion(self) -> GaussianDiffusion: ...
@@ -242,7 +264,7 @@ def diffusion_of(source: DiffusionSource) -> GaussianDiffusion:
     """The diffusion itself, or the one that a scheduler owns; a stock scheduler is converted, with its timesteps.
 
     Raises:
-        ValueError: for the scheduler of another process, and for what is no scheduler.
+        ValueError: if `source` is not a scheduler, or is a scheduler of another process.
     """
     if isinstance(source, GaussianDiffusion):
         return source
@@ -250,7 +272,7 @@ def diffusion_of(source: DiffusionSource) -> GaussianDiffusion:
     if isinstance(diffusion, GaussianDiffusion):
         return diffusion
     if hasattr(source, "config"):
-        # The mathematics needs its adapter for this alone, and the adapter needs diffusers, which made the scheduler.
+        # Only here does the mathematics need the adapter. diffusers is installed, since `source` came from it.
         adapter = importlib.import_module(ADAPTER).DDPMPaperScheduler
         return adapter.from_scheduler(source, keep_timesteps=True).diffusion
     raise ValueError(
@@ -265,7 +287,7 @@ def _as_tensor(index: Index) -> Tensor:
 
 
 def _timesteps(t: float | Tensor, x_t: Tensor) -> Tensor:
-    """The model's timesteps of times t, `[B]` on the device of x_t."""
+    """The model's timesteps for times t, `[B]` on the device of x_t."""
     if isinstance(t, Tensor):
         return (in_int64(t) - 1).to(x_t.device, non_blocking=True)
     if isinstance(t, int):

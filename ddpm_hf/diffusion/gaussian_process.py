@@ -8,7 +8,7 @@ For any pair of times s < t (equations of Ho et al. 2020 in brackets, where s = 
     q(x_s | x_t, x_0) = N(c₁ x_0 + c₂ x_t, β̃ I)                                                        (Eq. 6)
         c₁ = √ᾱ_s β/(1 − ᾱ_t),    c₂ = √(ᾱ_t/ᾱ_s) (1 − ᾱ_s)/(1 − ᾱ_t),    β̃ = β (1 − ᾱ_s)/(1 − ᾱ_t)    (Eq. 7)
 
-A network may predict any of five quantities. Given x_t each is a line in x_0, so each can be had from any other:
+A network may predict any of five quantities. Given x_t, each is affine in x_0, so each determines the others:
 
     ε = (x_t − √ᾱ_t x_0)/σ_t    x_0    v = √ᾱ_t ε − σ_t x_0    ∇ log q(x_t|x_0) = −ε/σ_t    μ̃ = c₁ x_0 + c₂ x_t
 
@@ -44,7 +44,7 @@ class Coefficients:
 
 @dataclass(frozen=True)
 class MarginalCoefficients(Coefficients):
-    """Those of q(x_t | x_0): all that the predictions other than "mean" need."""
+    """The coefficients of q(x_t | x_0), which are enough for every prediction except "mean"."""
 
     alpha_t: Coefficient  # √ᾱ_t, the scale of x_0 in x_t
     sigma_t: Coefficient  # √(1 − ᾱ_t), the standard deviation of x_t around it
@@ -66,7 +66,7 @@ class StepCoefficients(MarginalCoefficients):
 
     @classmethod
     def between(cls, schedule: NoiseSchedule, s: Times, t: Times) -> StepCoefficients:
-        """The coefficients for the times `s` < `t`, ints or integer tensors of one shape.
+        """The coefficients for the times `s` < `t`, which are ints or integer tensors of one shape.
 
         Raises:
             ValueError: unless 0 ≤ s < t ≤ T.
@@ -155,24 +155,24 @@ def q_posterior_mean_variance(
 
 
 def gaussian_kl(mean_1: Tensor, log_variance_1: Tensor, mean_2: Tensor, log_variance_2: Tensor) -> Tensor:
-    """KL(N(mean_1, e^log_variance_1) ‖ N(mean_2, e^log_variance_2)) for every element, in nats; shapes broadcast."""
+    """KL(N(mean_1, e^log_variance_1) ‖ N(mean_2, e^log_variance_2)), elementwise in nats; shapes broadcast."""
     log_ratio = log_variance_1 - log_variance_2
     return 0.5 * (torch.expm1(log_ratio) - log_ratio + (mean_1 - mean_2) ** 2 * torch.exp(-log_variance_2))
 
 
 def ddim_coefficients(schedule: NoiseSchedule, t: Times, s: Times, eta: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
-    """(a, b, log σ²) of DDIM's step x_s = a x̂_0 + b x_t + σ z from one time to another (Song et al. 2021, Eq. 12, 16).
+    """(a, b, log σ²) of DDIM's step x_s = a x̂_0 + b x_t + σ z (Song, Meng & Ermon 2021, Eq. 12 and 16).
 
-    a x̂_0 + b x_t = √ᾱ_s x̂_0 + √(1 − ᾱ_s − σ²) ε̂ with ε̂ = (x_t − √ᾱ_t x̂_0)/√(1 − ᾱ_t), and σ² = η² β̃: q(x_s | x_t,
-    x_0) of this package for η = 1, a map without noise for η = 0. Without noise s may also lie after t, which leads
-    from the data to their latents.
+    a x̂_0 + b x_t = √ᾱ_s x̂_0 + √(1 − ᾱ_s − σ²) ε̂ with ε̂ = (x_t − √ᾱ_t x̂_0)/√(1 − ᾱ_t) and σ² = η² β̃. η = 1 gives the
+    posterior q(x_s | x_t, x_0); η = 0 adds no noise. With η = 0, s may also be later than t: the step then leads from
+    the data towards the latents.
 
     Args:
         t, s: ints or integer tensors of one shape, t ≥ 1 and s ≥ 0; s < t unless `eta` is 0.
         eta: η in [0, 1].
 
     Raises:
-        ValueError: for an `eta` outside [0, 1], or, where it is not 0, times that are not s < t.
+        ValueError: for an `eta` outside [0, 1], or if `eta` > 0 and not s < t.
     """
     check_eta(eta)
     (alpha_t, sigma_t), (alpha_s, sigma_s) = (schedule.marginal_coefficients(time) for time in (t, s))
@@ -180,7 +180,7 @@ def ddim_coefficients(schedule: NoiseSchedule, t: Times, s: Times, eta: float = 
     if eta == 0:
         return alpha_s - b * alpha_t, b, torch.full_like(b, -math.inf)
     step = StepCoefficients.between(schedule, s, t)
-    # (1 − ᾱ_s − η² β̃)/(1 − ᾱ_s) = (1 − η²) share + 1 − share, and 1 − share is c₂ √(ᾱ_t/ᾱ_s): nothing cancels.
+    # (1 − ᾱ_s − η² β̃)/(1 − ᾱ_s) = (1 − η²) share + 1 − share with 1 − share = c₂ √(ᾱ_t/ᾱ_s): nothing cancels.
     share = step.beta / sigma_t**2
     b = b * torch.sqrt((1 - eta**2) * share + step.posterior_coef_xt * alpha_t / alpha_s)
     return alpha_s - b * alpha_t, b, 2 * math.log(eta) + step.posterior_log_variance
@@ -196,7 +196,7 @@ def check_eta(eta: float) -> None:
 
 
 def prediction_from_x0(kind: str, step: MarginalCoefficients) -> tuple[Coefficient, Coefficient]:
-    """(p, q) with: prediction = p x_0 + q x_t. "mean" needs the `StepCoefficients` of a pair of times."""
+    """(p, q) such that prediction = p x_0 + q x_t. "mean" needs the `StepCoefficients` of a pair of times."""
     alpha, sigma = step.alpha_t, step.sigma_t
     if kind == "epsilon":
         return -alpha / sigma, 1 / sigma
@@ -213,7 +213,7 @@ def prediction_from_x0(kind: str, step: MarginalCoefficients) -> tuple[Coefficie
 
 
 def x0_from_prediction(kind: str, step: MarginalCoefficients) -> tuple[Coefficient, Coefficient]:
-    """(a, b) with: x_0 = a prediction + b x_t. Infinite for "epsilon" and "score" where SNR_t = 0.
+    """(a, b) such that x_0 = a prediction + b x_t. They are infinite for "epsilon" and "score" where SNR_t = 0.
 
     "mean" needs the `StepCoefficients` of a pair of times.
     """
@@ -233,9 +233,10 @@ def x0_from_prediction(kind: str, step: MarginalCoefficients) -> tuple[Coefficie
 
 
 def conversion(source: str, target: str, step: MarginalCoefficients) -> tuple[Coefficient, Coefficient]:
-    """(c, d) with: target = c source + d x_t, for any two of the five predictions.
+    """(c, d) such that target = c source + d x_t, for any two of the five predictions.
 
-    Infinite where "epsilon" or "score" is to give another at SNR_t = 0; these two are one up to a factor of −σ_t.
+    At SNR_t = 0 they are infinite from "epsilon" or "score" to any other prediction. These two determine each other at
+    every time, since they differ by the factor −σ_t.
     """
     sigma = step.sigma_t
     if source == target:
@@ -263,8 +264,8 @@ def convert_prediction(
         s: the earlier time that "mean" refers to; t − 1 if not given.
 
     Raises:
-        ValueError: for an unknown name, or where `source` does not determine `target`: "epsilon" and "score" have
-            only each other at SNR 0.
+        ValueError: for an unknown name, or if `source` does not determine `target`: at SNR 0, "epsilon" and "score"
+            determine only each other.
     """
     require_samples(prediction=prediction, x_t=x_t)
     for name, kind in (("source", source), ("target", target)):
@@ -283,8 +284,8 @@ def convert_prediction(
 
 
 def linear_combination(a: Coefficient, x: Tensor, b: Coefficient, y: Tensor) -> Tensor:
-    """a x + b y, the coefficients floats or one per example."""
-    if type(a) is type(b) is float:  # the usual case, told faster than by isinstance(a, Tensor)
+    """a x + b y, where each coefficient is a float or a tensor with one value per example."""
+    if type(a) is type(b) is float:  # the usual case; this check is faster than isinstance(a, Tensor)
         return x.mul(a).add_(y, alpha=b)
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return (expand_like(a, x) * x).addcmul_(expand_like(b, y), y)
@@ -292,13 +293,13 @@ def linear_combination(a: Coefficient, x: Tensor, b: Coefficient, y: Tensor) -> 
 
 
 def unknown(argument: str, value: object, allowed: tuple[str, ...]) -> str:
-    """The sentence for a name that is not one of those allowed."""
+    """The error message for a name that is not among those allowed."""
     return f"`{argument}` must be one of {', '.join(map(repr, allowed))}, but is {value!r}."
 
 
 def _pair(step: MarginalCoefficients) -> StepCoefficients:
     if not isinstance(step, StepCoefficients):
-        raise ValueError("`prediction_type` 'mean' refers to a pair of times, and there is one time alone.")
+        raise ValueError("`prediction_type` 'mean' refers to a pair of times, but only one time is given.")
     return step
 
 

@@ -35,7 +35,7 @@ from .numerics import cast_back, expand_like, upcast
 
 
 Null = Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]]
-"""The null values of the conditioning by argument, or a function from the conditioning to that without information."""
+"""The null value of each argument of the conditioning, or a function from the conditioning to the null one."""
 
 Interval = tuple[float, float]
 
@@ -62,29 +62,29 @@ def classifier_free_guidance(
             random. The output has the shape of x_t, `[B, C, …]`, or twice its channels where a variance is learned.
         null: what replaces each argument of the conditioning in the unconditional call: a number or tensor, which is
             broadcast over the argument given; a function of the argument given; or a mapping of such, for an argument
-            that is itself a mapping. Arguments without a null value reach both calls as they are. In the place of the
-            whole mapping, a function from the conditioning to the unconditional one.
+            that is itself a mapping. Both calls get arguments without a null value unchanged. A function from the
+            conditioning to the unconditional one may replace the whole mapping.
         guidance_scale: w ≥ 0.
-        guidance_interval: (low, high), diffusers' timesteps, both included: outside, the conditional model is
-            followed (Kynkäänniemi et al. 2024). `timestep_interval` gives it for a range of noise levels. None guides
-            at every timestep.
+        guidance_interval: (low, high), diffusers' timesteps, both included. Outside it the conditional model is used
+            (Kynkäänniemi et al. 2024). `timestep_interval` finds it for a range of noise levels. None guides at every
+            timestep.
         guidance_rescale: φ in [0, 1], the share of the guided prediction that is scaled to the standard deviation of
             the conditional one, example by example (Lin et al. 2024, section 3.4). It acts on the model's own
             prediction, as in diffusers' pipelines, so its effect depends on the prediction type. It has no effect at
             w = 0 or 1.
-        batched: whether both predictions come from one call of 2B examples, the conditional half first. In that call
-            a tensor whose first dimension is B counts as one value per example; any other is passed as it is. False
-            makes two calls of B examples, where memory is short or the two conditionings differ in shape.
+        batched: whether one call with 2B examples makes both predictions, the conditional half first. That call
+            treats a tensor whose first dimension is B as one value per example, and passes any other value unchanged.
+            False makes two calls with B examples, for little memory or conditionings of different shapes.
 
     Returns:
-        A denoiser that takes what `denoise` takes. Its timesteps are an int, a float, or a tensor `[]` or `[B]`. The
-        variance channels are the conditional model's, but for w = 0 the unconditional model's. Only timesteps that are
-        numbers or on the CPU are looked at: on another device both predictions are computed at every timestep, since
-        looking would wait for the device.
+        A denoiser with the arguments of `denoise`. Its timesteps are an int, a float, or a tensor `[]` or `[B]`. The
+        variance channels are those of the conditional model, or for w = 0 of the unconditional model. If the timesteps
+        are on another device than the CPU, both predictions are computed at every timestep, since reading the
+        timesteps would synchronise.
 
     Raises:
-        ValueError: for arguments out of range; and, when called, for conditioning that lacks an argument of `null` or
-            does not fit its null value, and outputs that fit neither x_t nor each other.
+        ValueError: for arguments out of range. The denoiser raises it if the conditioning lacks an argument of `null`
+            or does not fit its null value, or if the outputs do not match x_t or each other in shape.
     """
     _check_null(null)
     denoise = denoiser_of(denoise)
@@ -113,15 +113,15 @@ def autoguidance(
 ) -> Denoiser:
     """The denoiser `weaker + guidance_scale · (denoise − weaker)` (Karras et al. 2024).
 
-    A scale of 1 is `denoise` and a scale of 0 is `weaker`, each exactly and by a single call. Any other scale takes a
-    call of each.
+    A scale of 1 is `denoise` and a scale of 0 is `weaker`, each exactly and by a single call. Any other scale calls
+    both.
 
     Args:
         denoise: as in `classifier_free_guidance`.
         weaker: a smaller or less trained denoiser of the same data, with the same conditioning and kind of output.
 
-    The other arguments, the result and the errors are those of `classifier_free_guidance`, with `denoise` in the place
-    of the conditional model and `weaker` in that of the unconditional one.
+    The other arguments, the result and the errors are those of `classifier_free_guidance`, with `denoise` as the
+    conditional model and `weaker` as the unconditional one.
     """
     denoise, weaker = denoiser_of(denoise), denoiser_of(weaker)
     branches = _two_calls(denoise, weaker)
@@ -136,19 +136,19 @@ def timestep_interval(
 ) -> Interval:
     """The interval (low, high) of diffusers' timesteps that a range of noise levels covers, for `guidance_interval`.
 
-    Real numbers, which serve the chain and the probability flow alike.
+    The ends are real numbers, which suit both the chain and the probability-flow ODE.
 
     Args:
         schedule: the noise schedule.
         log_snr: the least and the greatest log SNR = log ᾱ − log(1 − ᾱ), in nats; ±inf leaves that side open.
-        sigma: in the place of `log_snr`, the least and the greatest σ = √((1 − ᾱ)/ᾱ) = e^(−log SNR/2), the noise of
-            x_t/√ᾱ_t, in [0, inf], the unit of Karras et al. (2022) and Kynkäänniemi et al. (2024).
+        sigma: instead of `log_snr`, the least and the greatest σ = √((1 − ᾱ)/ᾱ) = e^(−log SNR/2) in [0, inf], the
+            standard deviation of the noise in x_t/√ᾱ_t, as in Karras et al. (2022) and Kynkäänniemi et al. (2024).
 
     Raises:
         ValueError: unless one of the two is given, as two numbers in order.
     """
     if (log_snr is None) == (sigma is None):
-        raise ValueError("One of `log_snr` and `sigma` must be given, and not both.")
+        raise ValueError("Exactly one of `log_snr` and `sigma` must be given.")
     if sigma is not None:
         _check_range("sigma", sigma)
         if sigma[0] < 0:
@@ -190,7 +190,7 @@ class _Guided:
         return guided if inside is True else torch.where(expand_like(inside, x_t).bool(), guided, strong)
 
     def _is_inside(self, timesteps: float | Tensor) -> bool | Tensor:
-        """Whether the timesteps lie in the interval: one answer for all where it costs no synchronisation."""
+        """Whether the timesteps lie in the interval: a bool if known without synchronising, else a tensor."""
         if self.guidance_interval is None:
             return True
         low, high = self.guidance_interval
@@ -221,7 +221,7 @@ def _rescaled(guided: Tensor, strong: Tensor, phi: float) -> Tensor:
         raise ValueError("`guidance_rescale` must be 0 for examples of one element, which have no standard deviation.")
     dims = tuple(range(1, guided.ndim))
     wanted, found = (x.var(dim=dims, keepdim=True) for x in (strong, guided))
-    is_constant = found == 0  # has no scale to change; the inner `where` keeps NaN out of the gradient
+    is_constant = found == 0  # nothing to rescale; the inner `where` keeps NaN out of the gradient
     ratio = torch.where(is_constant, 1.0, wanted / torch.where(is_constant, 1.0, found)).sqrt()
     return (phi * ratio + (1 - phi)) * guided
 
@@ -237,24 +237,24 @@ def _two_calls(strong: Denoiser, weak: Denoiser) -> Branches:
 
 
 def _replaced(given: Any, null: Any, name: str = "conditioning") -> Any:
-    """A conditioning, or one of its values, with the null value in its place."""
+    """A conditioning, or one of its values, replaced by the null value."""
     if callable(null):
         return null(given)
     if isinstance(null, Mapping):
         missing = [key for key in null if key not in given] if isinstance(given, Mapping) else list(null)
         if missing:
-            raise ValueError(f"The {name} must have {missing[0]!r}, whose null value is in `null`, but lacks it.")
+            raise ValueError(f"The {name} must have {missing[0]!r}, since `null` has a null value for it.")
         return {**given, **{key: _replaced(given[key], null[key], f"{name} {key!r}") for key in null}}
     return null if null is None or not isinstance(given, Tensor) else _filled(given, null, name)
 
 
 def _filled(given: Tensor, null: float | Tensor, name: str) -> Tensor:
-    """The null value in the shape, dtype and device of the value given."""
+    """The null value in the shape and dtype of the given value, on its device."""
     value = null if isinstance(null, Tensor) else torch.tensor(null, device="cpu")
     if not torch.can_cast(value.dtype, given.dtype):
         raise ValueError(f"The null value of the {name} must fit its dtype {given.dtype}, but is {value.dtype}.")
     if not isinstance(null, Tensor):
-        return torch.full_like(given, null)  # on the device, where nothing has to be copied to
+        return torch.full_like(given, null)  # made on the device, without a copy
     if not _broadcasts(null.shape, given.shape):
         raise ValueError(
             f"The null value of the {name} must broadcast to its shape {list(given.shape)}, but has"
@@ -269,7 +269,7 @@ def _broadcasts(shape: torch.Size, target: torch.Size) -> bool:
 
 
 def _stack(first: Any, second: Any, size: int, name: str) -> Any:
-    """One value for the batch of both branches: what is per example is stacked, what they share is passed as it is."""
+    """One value for the batch of both branches: per-example values are stacked, shared values passed unchanged."""
     if isinstance(first, Mapping) and isinstance(second, Mapping) and first.keys() == second.keys():
         return {key: _stack(first[key], second[key], size, f"{name} {key!r}") for key in first}
     if _is_per_example(first, size) and _is_per_example(second, size) and first.shape == second.shape:
@@ -335,7 +335,7 @@ def _log_snr_of(sigma: float) -> float:
 
 
 def _timestep_at(schedule: NoiseSchedule, log_snr: float) -> float:
-    """The real timestep of a log-SNR; half a timestep beyond the last one where none has so little signal."""
+    """The real timestep of a log-SNR; the last one plus ½ if every timestep has a greater log-SNR."""
     continuous = schedule.continuous
     if log_snr == -math.inf and schedule.has_zero_terminal_snr:
         return schedule.T - 1.0
@@ -343,4 +343,4 @@ def _timestep_at(schedule: NoiseSchedule, log_snr: float) -> float:
         return continuous.last_time - 0.5
     timestep = continuous.time_at(float(log_snr)).item() - 1
     whole = float(round(timestep))
-    return whole if abs(timestep - whole) < 1e-6 else timestep  # a level of the chain, but for rounding
+    return whole if abs(timestep - whole) < 1e-6 else timestep  # removes rounding errors at the chain's levels

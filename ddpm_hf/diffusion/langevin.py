@@ -1,8 +1,8 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Predictor-corrector sampling (Song et al. 2021, Algorithms 3 and 5): reverse steps, with Langevin steps in between.
+"""Predictor-corrector sampling (Song et al. 2021, Algorithms 3 and 5): reverse steps with Langevin steps in between.
 
-A Langevin step x ← x + δ ∇ log p_t(x) + √(2δ) z moves samples about without changing their distribution, as far as
-that is p_t and δ is small; where a reverse step has led next to it, it leads back.
+A Langevin step x ← x + δ ∇ log p_t(x) + √(2δ) z with small δ leaves p_t invariant, and so corrects the error of the
+reverse step before it.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ def corrector_step(
 ) -> Tensor:
     """One step of annealed Langevin dynamics at a time t (Song et al. 2021, Algorithm 5).
 
-    x ← x + δ g + √(2δ) z with g the score, z ~ N(0, I) and δ = 2α (r ‖z‖/‖g‖)². Algorithm 5 has the norms of one
-    sample, and so has this; the authors' code takes their means over the batch, which makes a sample depend on the
-    others. In few dimensions the quotient of norms varies much, and δ with it; in many, steps of this length leave
-    Gaussian data with α r² too much of their variance. Where the score is 0, nothing moves.
+    x ← x + δ g + √(2δ) z with the score g, z ~ N(0, I) and δ = 2α (r ‖z‖/‖g‖)². As in Algorithm 5, the norms are those
+    of each sample; the authors' code averages them over the batch, so that its samples depend on each other. In few
+    dimensions the ratio of norms varies much, and so does δ. In many dimensions, steps of this length make the
+    variance of Gaussian data too large by the factor 1 + α r². A sample whose score is 0 does not move.
 
     Args:
         score: ∇ log p_t(x_t), `[B, *anything]`.
         x_t: `[B, *anything]`.
         alpha: α = ᾱ_t/ᾱ_s of the chain's step from t to the next visited s, a number or `[B]`.
-        snr: r, the "signal-to-noise ratio" of the step, > 0.
-        generator: for z; on the device of `x_t`, or the CPU.
+        snr: r > 0, the "signal-to-noise ratio" of the step.
+        generator: for z; on the device of `x_t`, or on the CPU.
 
     Returns:
         x_t after the step, in its shape and dtype.
@@ -66,7 +66,7 @@ def predictor_corrector(
     snr: float = 0.16,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Samples by reverse steps, each followed by Langevin steps where it has led (Song et al. 2021, Algorithm 3).
+    """Samples by reverse steps, each followed by Langevin steps at its new time (Song et al. 2021, Algorithm 3).
 
     The predictor is ancestral sampling over the visited times; the data that the last one
     leads to stay as they are. K visited timesteps with M corrections take K + (K − 1) M model calls.
@@ -76,9 +76,9 @@ def predictor_corrector(
         scheduler: a `DDPMPaperScheduler` or a `GaussianDiffusion`.
         x_T: standard normal, `[B, *anything]`.
         conditioning: more arguments of `denoise`.
-        num_corrector_steps: M ≥ 0; with 0 this is ancestral sampling, number for number.
-        snr: r > 0, as in `corrector_step`; the authors' 0.16 for their models of images.
-        generator: for the noise of steps and corrections; on the device of `x_T`, or the CPU.
+        num_corrector_steps: M ≥ 0; 0 gives ancestral sampling, with identical numbers.
+        snr: r > 0, as in `corrector_step`; the authors use 0.16 for images.
+        generator: for the noise of steps and corrections; on the device of `x_T`, or on the CPU.
 
     Returns:
         x_0 in the shape and dtype of `x_T`.
@@ -109,5 +109,5 @@ def predictor_corrector(
             score = diffusion.score(diffusion.model_output(denoise, x, arrived, conditioning), x, arrived)
             x = corrector_step(score, x, alpha, snr, generator)
     if not bool(x.isfinite().all()):
-        raise ValueError("The samples are not finite: what `denoise` gives is not, or it grows without bound.")
+        raise ValueError("The samples are not finite: the output of `denoise` is not, or it grows without bound.")
     return x

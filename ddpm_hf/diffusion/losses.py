@@ -3,12 +3,13 @@
 
 L_simple = E ‖ε − ε_θ(x_t, t)‖²                          (Ho et al. 2020, Eq. 14; here the mean over dimensions)
 L_vlb    = E [K · L_{t−1}],  t uniform over K times      (Eq. 5, as an unbiased estimate from one time per example)
-L_rate   = E [K · ½ (SNR_s − SNR_t) ‖x_0 − x̂_0‖²]        (Kingma et al. 2021, Eq. 13: what L_vlb is for σ² = β̃,
-                                                          the decoder apart)
-L_hybrid = L_simple + λ L_vlb                            (Nichol & Dhariwal 2021, Eq. 16: the mean learns from the one,
-                                                          the variance from the other)
+L_rate   = E [K · ½ (SNR_s − SNR_t) ‖x_0 − x̂_0‖²]        (Kingma et al. 2021, Eq. 13: L_vlb for σ² = β̃, except for
+                                                          the decoder term)
+L_hybrid = L_simple + λ L_vlb                            (Nichol & Dhariwal 2021, Eq. 16: L_simple trains the mean,
+                                                          L_vlb the variance)
 
-Any L_simple is a weighted error of x̂_0; `min_snr_weights` makes its weight min(SNR_t, γ) (Hang et al. 2023).
+For any prediction type L_simple is a weighted error of x̂_0; `min_snr_weights` makes the weight min(SNR_t, γ) (Hang et
+al. 2023).
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ from .reverse_process import ReverseProcess
 
 
 def simple_loss(model_output: Tensor, target: Tensor) -> Tensor:
-    """L_simple (Ho et al. 2020, Eq. 14) for any prediction type: the squared error per example, mean over dimensions.
+    """L_simple (Ho et al. 2020, Eq. 14) for any prediction type: the mean squared error of each example.
 
     Args:
-        model_output: `[B, C, …]`; of `[B, 2C, …]`, a learned variance, the first half is used.
+        model_output: `[B, C, …]`, or `[B, 2C, …]` for a learned variance, where only the first half is used.
         target: `[B, C, …]`, what the model should predict: the noise for "epsilon".
 
     Returns:
         `[B]`, at least float32.
 
     Raises:
-        ValueError: if the shapes do not fit.
+        ValueError: if the shapes do not match.
     """
     if model_output.ndim == target.ndim > 1 and model_output.shape[1] == 2 * target.shape[1]:
         model_output = model_output[:, : target.shape[1]]
@@ -47,21 +48,21 @@ def simple_loss(model_output: Tensor, target: Tensor) -> Tensor:
 def min_snr_weights(
     schedule: NoiseSchedule, t: Times, prediction_type: str, gamma: float = 5.0, s: Times | None = None
 ) -> Tensor:
-    """The weight of each example's `simple_loss` under min-SNR-γ: min(SNR_t, γ) on ‖x_0 − x̂_0‖² (Hang et al. 2023).
+    """The min-SNR-γ weight of each example's `simple_loss`: min(SNR_t, γ) on ‖x_0 − x̂_0‖² (Hang et al. 2023).
 
-    A prediction p x_0 + q x_t errs by p (x̂_0 − x_0), so that its squared error has the weight min(SNR_t, γ)/p²:
-    min(SNR, γ) for "sample", min(1, γ/SNR) for "epsilon", min(SNR, γ)/(SNR + 1) for "v_prediction". Finite at every
-    time, those of SNR 0 included.
+    The error of a prediction p x_0 + q x_t is p (x̂_0 − x_0), so its squared error has the weight min(SNR_t, γ)/p²:
+    min(SNR, γ) for "sample", min(1, γ/SNR) for "epsilon", min(SNR, γ)/(SNR + 1) for "v_prediction". The weight is
+    finite at every time, also where the SNR is 0.
 
     Args:
-        schedule: on the device of `t`, as `schedule.to(device)` puts it there.
+        schedule: the noise schedule, on the device of `t`; see `NoiseSchedule.to`.
         t: paper's times 1 … T, an int or `[B]`.
         prediction_type: one of `PREDICTION_TYPES`.
-        gamma: γ > 0; the authors' 5.
+        gamma: γ > 0; the authors use 5.
         s: the earlier time that "mean" refers to; t − 1 if not given.
 
     Returns:
-        float64 in the shape of `t`, like all coefficients.
+        float64, in the shape of `t`.
 
     Raises:
         ValueError: for a `gamma` that is not a positive number, an unknown name, or times out of range.
@@ -73,7 +74,7 @@ def min_snr_weights(
     log_abar = schedule.log_alpha_cumprod(t)
     log_var = log1mexp(log_abar)
     log_snr = log_abar - log_var
-    # log p², and log SNR/p², written out where their difference would be ∞ − ∞ at SNR 0; SNR + 1 is 1/σ².
+    # log p² and log SNR/p², each written out, since their difference would be ∞ − ∞ at SNR 0; SNR + 1 is 1/σ².
     if prediction_type == "epsilon":
         log_square, log_ratio = log_snr, torch.zeros_like(log_snr)
     elif prediction_type == "sample":
@@ -94,7 +95,7 @@ def vlb_loss(
 ) -> Tensor:
     """L_vlb in bits/dim, `[B]`: K times the term of each example, so that the mean over uniform `index` is the bound.
 
-    L_T, which nothing can be learned from, is left out. Arguments as in `vlb_terms`.
+    The prior term L_T is left out, since it has no parameters. Arguments as in `vlb_terms`.
     """
     return len(process.times) * vlb_terms(process, model_output, x_0, x_t, index, num_levels)
 
@@ -108,20 +109,21 @@ def variance_loss(
     num_levels: int | None,
     stride: int = 1,
 ) -> Tensor:
-    """L_vlb in bits/dim, `[B]`, from which a learned variance alone learns: the mean has no gradient.
+    """L_vlb in bits/dim, `[B]`, with a gradient for the learned variance only, not for the mean.
 
-    It goes with a loss that trains the mean, L_simple (`hybrid_loss`) or L_rate.
+    Add it to a loss that trains the mean: L_simple (`hybrid_loss`) or L_rate.
 
-    Between neighbours of a long chain β̃ and β are nearly one: its bound hardly depends on where between them the
-    variance lies, and teaches it little; in few steps it matters. With a `stride` the mean over uniform `index` is the
-    mean bound of the shorter chains that visit every `stride`-th time (`ReverseProcess.pairs_apart`).
+    Between neighbouring times of a long chain, β̃ and β are nearly equal, so its bound depends little on the learned
+    variance and trains it slowly. The bound of a short chain depends on it much more. With a `stride`, the mean over
+    uniform `index` is the mean bound of the shorter chains that visit every `stride`-th time
+    (`ReverseProcess.pairs_apart`).
 
     Args:
         process, model_output, x_0, x_t, index, num_levels: as in `vlb_terms`.
-        stride: number of chains, each of a `stride`-th of the times; for "learned" 1.
+        stride: number of chains, each of which visits every `stride`-th time; 1 for "learned".
 
     Raises:
-        ValueError: for a variance that is not learned, or a `stride` that does not fit.
+        ValueError: if the variance is not learned, or `stride` is not an int ≥ 1, or above 1 for "learned".
     """
     if not process.learns_variance:
         raise ValueError(f"There is no variance to learn: the variance type is {process.variance_type!r}.")
@@ -143,17 +145,17 @@ def hybrid_loss(
 ) -> Tensor:
     """L_hybrid = L_simple + λ L_vlb, `[B]`, for a learned variance (Nichol & Dhariwal 2021, Eq. 16).
 
-    The prediction has no gradient from L_vlb: the mean is trained as by L_simple, the variance by the bound.
+    L_simple trains the mean and L_vlb the variance: the gradient of L_vlb does not reach the prediction.
 
     Args:
-        process: whose variance is learned.
+        process: the chain, with a learned variance.
         model_output: `[B, 2C, …]`.
         target: `[B, C, …]`, as for `simple_loss`.
         x_0, x_t, index, num_levels: as in `vlb_terms`.
-        vlb_weight: λ ≥ 0, of L_vlb in bits/dim, the sum over the chain; the authors' 0.001.
+        vlb_weight: λ ≥ 0, the weight of L_vlb, which is the sum over the chain in bits/dim; the authors use 0.001.
 
     Raises:
-        ValueError: for a variance that is not learned, or a negative `vlb_weight`.
+        ValueError: if the variance is not learned, or `vlb_weight` is negative.
     """
     if not vlb_weight >= 0:
         raise ValueError(f"`vlb_weight` must be at least 0, but is {vlb_weight}.")
@@ -162,19 +164,19 @@ def hybrid_loss(
 
 
 def rate_loss(process: ReverseProcess, model_output: Tensor, x_0: Tensor, x_t: Tensor, index: Tensor) -> Tensor:
-    """L_rate in bits/dim, `[B]`: its mean over uniform `index` is the rate of the bound with variance β̃.
+    """L_rate in bits/dim, `[B]` (Kingma et al. 2021, Eq. 13): the rate of the bound with variance β̃, one term each.
 
-    It trains the mean; a learned variance has no part in it, and learns by `variance_loss`.
+    It trains the mean. A learned variance does not enter; `variance_loss` trains it.
 
-    The decoder's place, the first pair, is given to one more step of the same kind, as if the log-SNR went on in equal
-    steps: L_0 has K times the weight of its neighbours, and as seldom a gradient. A chain of one pair has none.
+    The first pair belongs to the decoder, whose term L_0 is large but drawn only once in K, which makes L_vlb noisy.
+    L_rate replaces it by one more step of the same kind, with the log-SNR extrapolated in equal steps.
 
     Args:
         process: a chain of at least two pairs.
         model_output, x_0, x_t, index: as in `vlb_terms`.
 
     Raises:
-        ValueError: for a chain of one pair, or shapes that do not fit.
+        ValueError: for a chain of one pair, or shapes that do not match.
     """
     if len(process.times) < 2:
         raise ValueError("L_rate needs a chain of at least 2 timesteps, but there is 1; use L_vlb.")

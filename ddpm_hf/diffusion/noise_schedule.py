@@ -5,14 +5,14 @@ The forward process of DDPM (Ho et al. 2020, Eq. 2 and 4) adds noise of variance
 
     ᾱ_t = Π_{i ≤ t} (1 − β_i),    q(x_t | x_0) = N(√ᾱ_t x_0, (1 − ᾱ_t) I),    ᾱ_0 = 1.
 
-One number per time is stored, log ᾱ_t in float64, and everything else is computed from it for any pair of times s < t:
+The schedule stores one number per time, log ᾱ_t in float64. Everything else is computed from it, for any times s < t:
 
     β_{t|s} = 1 − ᾱ_t / ᾱ_s = −expm1(log ᾱ_t − log ᾱ_s),    SNR_t = ᾱ_t / (1 − ᾱ_t).
 
-Stored that way 1 − ᾱ_t keeps all its digits next to the data, where ᾱ_t rounds to one and float32 tables are off by up
-to 3e-3 relative.
+This keeps all digits of 1 − ᾱ_t close to the data. There ᾱ_t rounds to one, and float32 tables have relative errors of
+up to 3e-3.
 
-`ContinuousSchedule` is the same process at real times: a diffusion, for what is asked of its ODE.
+`ContinuousSchedule` is the same process at real times, which the probability-flow ODE needs.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class NoiseSchedule:
         if log_alphas_cumprod[0] != 0 or not bool((log_alphas_cumprod.diff() < 0).all()):
             raise ValueError(
                 "`log_alphas_cumprod` must start at 0 and decrease strictly at every time; only its last entry may"
-                " be -inf. A step whose beta is below the resolution of float64 cannot be told from no step."
+                " be -inf. A beta below the resolution of float64 makes two entries equal."
             )
 
     # --- constructors -------------------------------------------------------------------------------------------
@@ -66,10 +66,10 @@ class NoiseSchedule:
 
         Args:
             betas: `[T]`.
-            argument: what a user calls them, for the sentence that says what is wrong.
+            argument: the name of `betas` in error messages.
 
         Raises:
-            ValueError: if `betas` is not a non-empty list of such numbers.
+            ValueError: if `betas` is not a non-empty list of numbers in this range.
         """
         betas = torch.as_tensor(betas, dtype=torch.float64, device="cpu")
         if betas.ndim != 1 or len(betas) == 0:
@@ -114,10 +114,10 @@ class NoiseSchedule:
         _check_number("max_beta", max_beta, 0 < max_beta <= 1, "in (0, 1]")
         angles = (torch.arange(T + 1, dtype=torch.float64, device="cpu") / T + s) / (1 + s) * (math.pi / 2)
         step = math.pi / 2 / (T * (1 + s))
-        # cos(a + d)/cos(a) − 1 = −2 sin²(d/2) − tan(a) sin(d): no cancellation, where the quotient itself has one.
+        # cos(a + d)/cos(a) − 1 = −2 sin²(d/2) − tan(a) sin(d); the right side does not cancel, the left side does.
         ratio = -2 * math.sin(step / 2) ** 2 - torch.tan(angles[:-1]) * math.sin(step)
         if max_beta == 1:
-            ratio[-1] = -1  # cos(π/2) is 0; what it rounds to is not
+            ratio[-1] = -1  # cos(π/2) is 0, but its floating-point value is not
         return cls._from_log_alphas((2 * torch.log1p(ratio.clamp(min=-1))).clamp(min=_log1m(max_beta)))
 
     @classmethod
@@ -125,8 +125,8 @@ class NoiseSchedule:
         """Stock diffusers' "laplace" curve: ᾱ(u) = √(SNR/(1 + SNR)), log SNR = −½ sign(½ − u) log(1 − 2|½ − u| +
         1e-6).
 
-        Hang & Gu (2024) propose log-SNRs that follow a Laplace distribution; the constants, the square root and the
-        cap on β (`max_beta`) are those of diffusers, so that its configurations mean the same here.
+        Hang & Gu (2024) propose log-SNRs that follow a Laplace distribution. The constants, the square root and the
+        cap on β (`max_beta`) come from diffusers, so its configurations mean the same here.
         """
         _check_T(T)
         _check_number("max_beta", max_beta, 0 < max_beta <= 1, "in (0, 1]")
@@ -140,7 +140,7 @@ class NoiseSchedule:
     def linear_log_snr(cls, T: int, log_snr_max: float, log_snr_min: float) -> NoiseSchedule:
         """log SNR_t in T equal steps from `log_snr_max` at t = 1 to `log_snr_min` at t = T.
 
-        On this schedule L_simple weighs every noise level as the likelihood does (Kingma et al. 2021, Eq. 17). Choose
+        On this schedule L_simple weights every noise level as the likelihood does (Kingma et al. 2021, Eq. 17). Choose
         `log_snr_max` so that the first noise level fits the data: with K levels in [−1, 1], σ_1 = e^(−log_snr_max/2)
         should be a little below the half-bin 1/(K − 1): about 6 for 17 levels, 12 for 256.
 
@@ -161,10 +161,10 @@ class NoiseSchedule:
         return cls(torch.cat([torch.zeros(1, dtype=torch.float64, device="cpu"), torch.cumsum(log_alphas, dim=0)]))
 
     def rescale_zero_terminal_snr(self) -> NoiseSchedule:
-        """The schedule shifted and scaled in √ᾱ so that √ᾱ_T = 0 and √ᾱ_1 is kept (Lin et al. 2024, Algorithm 1).
+        """The schedule with √ᾱ shifted and scaled so that √ᾱ_T = 0 and √ᾱ_1 is kept (Lin et al. 2024, Algorithm 1).
 
         Raises:
-            ValueError: if T = 1, where both cannot hold.
+            ValueError: if T = 1, since √ᾱ_1 cannot be both 0 and kept.
         """
         if self.T == 1:
             raise ValueError("`rescale_betas_zero_snr` needs at least 2 timesteps, but there is 1.")
@@ -172,8 +172,8 @@ class NoiseSchedule:
             return self
         log_a = 0.5 * self.log_alphas_cumprod[1:]  # log √ᾱ_t
         first, last = log_a[0], log_a[-1]
-        # √ᾱ'_t = √ᾱ_1 (√ᾱ_t − √ᾱ_T) / (√ᾱ_1 − √ᾱ_T); the fraction's log by its distance from 1 where it is near 1,
-        # else by its numerator and denominator: either way no difference cancels.
+        # √ᾱ'_t = √ᾱ_1 (√ᾱ_t − √ᾱ_T) / (√ᾱ_1 − √ᾱ_T). To avoid cancellation, the log of the fraction is computed from
+        # its distance to 1 where it is near 1, and from its numerator and denominator elsewhere.
         below_one = torch.expm1(log_a - first) / -torch.expm1(last - first)
         from_one = torch.log1p(below_one.clamp(min=-0.5))
         from_zero = torch.log(torch.expm1(log_a - last)) - torch.log(torch.expm1(first - last))
@@ -183,7 +183,7 @@ class NoiseSchedule:
     def to(self, device: torch.device | str) -> NoiseSchedule:
         """The same schedule with its table on another device."""
         moved = move_coefficients(self.log_alphas_cumprod, torch.device(device))
-        schedule = object.__new__(NoiseSchedule)  # not checked again: that would wait for the device
+        schedule = object.__new__(NoiseSchedule)  # skips the checks, which would synchronise with the device
         object.__setattr__(schedule, "log_alphas_cumprod", moved)
         return schedule
 
@@ -211,20 +211,20 @@ class NoiseSchedule:
 
     @property
     def has_zero_terminal_snr(self) -> bool:
-        """Whether nothing of the data is left at t = T."""
+        """Whether ᾱ_T = 0, so that x_T is pure noise."""
         return bool(torch.isneginf(self.log_alphas_cumprod[-1]))
 
     def log_alpha_cumprod(self, t: Times) -> Tensor:
         """log ᾱ_t at the given times: `[]` for an int, the shape of `t` for an integer tensor.
 
         Raises:
-            ValueError: if a time is outside 0 … T (of tensors, only those on the CPU are looked at).
+            ValueError: if a time is outside 0 … T. Tensors are checked only on the CPU.
         """
         schedule = self._on(t.device) if isinstance(t, Tensor) else self
         return schedule._at(schedule.log_alphas_cumprod, t)
 
     def marginal_coefficients(self, t: Times) -> tuple[Tensor, Tensor]:
-        """√ᾱ_t and √(1 − ᾱ_t) at the given times, as `log_alpha_cumprod` takes them."""
+        """√ᾱ_t and √(1 − ᾱ_t) at the given times; shapes and errors as in `log_alpha_cumprod`."""
         schedule = self._on(t.device) if isinstance(t, Tensor) else self
         alphas, sigmas = schedule._marginals
         return schedule._at(alphas, t), schedule._at(sigmas, t)
@@ -239,7 +239,7 @@ class NoiseSchedule:
         return torch.exp(0.5 * self.log_alphas_cumprod), torch.sqrt(-torch.expm1(self.log_alphas_cumprod))
 
     def _on(self, device: torch.device) -> NoiseSchedule:
-        """The schedule with its tables on a device, where they are moved once."""
+        """The schedule with its tables on a device; they are moved there once."""
         if device == self.log_alphas_cumprod.device:
             return self
         if device not in self._moved:
@@ -259,7 +259,7 @@ class NoiseSchedule:
                 low, high = map(int, torch.aminmax(t))
                 if not 0 <= low <= high <= self.T:
                     raise ValueError(f"Times must lie in 0 ... {self.T}, but {low} ... {high} was given.")
-            return table.take(t)  # indexing by a single one would read it back
+            return table.take(t)  # indexing with a one-element tensor would synchronise
         if isinstance(t, bool) or not isinstance(t, int) or not 0 <= t <= self.T:
             raise ValueError(f"A time must be an int in 0 ... {self.T}, but is {t!r}.")
         return table[t].clone()
@@ -267,38 +267,38 @@ class NoiseSchedule:
 
 @dataclass(frozen=True, eq=False)
 class ContinuousSchedule:
-    """The variance-preserving SDE whose transition kernels between integer times are those of the chain.
+    """The variance-preserving SDE that has the chain's transition kernels between integer times.
 
     dx = −½ β(t) x dt + √β(t) dw (Song et al. 2021, Eq. 11) has the kernels N(√(ᾱ_t/ᾱ_s) x_s, (1 − ᾱ_t/ᾱ_s) I) with
-    log ᾱ_t = −∫_0^t β. Here log ᾱ is linear between the integer times, and β(t) constant there. Times are real, in
-    0 … `last_time`; results are float64 in the shape of the argument, and on its device.
+    log ᾱ_t = −∫_0^t β. Here log ᾱ is linear and β(t) constant between neighbouring integer times. Times are real, in
+    0 … `last_time`; results are float64 in the shape and on the device of the argument.
 
     Args:
-        schedule: the chain's.
+        schedule: the chain's noise schedule.
     """
 
     schedule: NoiseSchedule
 
     @property
     def last_time(self) -> int:
-        """T, or T − 1 where nothing is left of the data at T: no rate gets there in finite time."""
+        """T, or T − 1 if ᾱ_T = 0, which no finite rate β(t) reaches in finite time."""
         return self.schedule.T - self.schedule.has_zero_terminal_snr
 
     def log_alpha_cumprod(self, t: float | Tensor) -> Tensor:
-        """log ᾱ_t at real times; at integers, the chain's to the last digit.
+        """log ᾱ_t at real times; at integer times it equals the chain's value exactly.
 
         Args:
             t: a number or a tensor of any shape, in the units of the chain's times.
 
         Raises:
-            ValueError: for times outside 0 … `last_time` (of tensors, only those on the CPU are looked at).
+            ValueError: for times outside 0 … `last_time`. Tensors are checked only on the CPU.
         """
         t, end = self._piece(t)
         table = self._table_on(t.device)
         return torch.lerp(table.take(end - 1), table.take(end), t - (end - 1).to(t.dtype))
 
     def beta(self, t: float | Tensor) -> Tensor:
-        """β(t) = −d log ᾱ_t / dt, per unit of the chain's time; at an integer, that of the piece which ends there.
+        """β(t) = −d log ᾱ_t / dt, per unit of the chain's time; at an integer, the rate of the piece that ends there.
 
         Arguments and errors as in `log_alpha_cumprod`. The chain's β_t is 1 − e^−β(t).
         """
@@ -312,20 +312,23 @@ class ContinuousSchedule:
         return log_alpha_cumprod - log1mexp(log_alpha_cumprod)
 
     def time_at(self, log_snr: float | Tensor) -> Tensor:
-        """The real time of a log-SNR: the inverse of `log_snr`.
+        """The real time at which the log-SNR has the given value: the inverse of `log_snr`.
+
+        Args:
+            log_snr: a number or a tensor of any shape, in nats.
 
         Raises:
-            ValueError: for a log-SNR below that of `last_time` (of tensors, only those on the CPU are looked at).
+            ValueError: for a log-SNR below the one at `last_time`. Tensors are checked only on the CPU.
         """
         log_snr = _real("log_snr", log_snr)
         log_alpha_cumprod = torch.nn.functional.logsigmoid(log_snr)
         table = self._table_on(log_snr.device)
         if log_snr.device.type == "cpu" and log_snr.numel() > 0:
             least = self.log_snr(float(self.last_time))
-            # What is below by rounding alone belongs to the last time.
+            # The tolerance lets rounding errors count as the last time.
             if not bool((log_snr >= least - 1e-9 * (1 + least.abs())).all()):
                 raise ValueError(
-                    f"`log_snr` must be at least {least.item():.6g}, that of t = {self.last_time}, but"
+                    f"`log_snr` must be at least {least.item():.6g}, its value at t = {self.last_time}, but"
                     f" {log_snr.min().item():.6g} was given."
                 )
         end = torch.searchsorted(-table, -log_alpha_cumprod).clamp(1, self.last_time)
@@ -333,7 +336,7 @@ class ContinuousSchedule:
         return end - 1 + ((before - log_alpha_cumprod) / (before - after)).clamp(0, 1)
 
     def _piece(self, t: float | Tensor) -> tuple[Tensor, Tensor]:
-        """The times in float64, and the integer at which the piece of each ends."""
+        """The times in float64, and for each the integer time at which its piece ends."""
         t = _real("t", t)
         if t.device.type == "cpu" and t.numel() > 0:
             low, high = torch.aminmax(t)

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Small numerical pieces that the mathematics of every other module rests on."""
+"""Small numerical functions that every other module of the mathematics uses."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ LOG_2 = math.log(2.0)
 
 HALF_PRECISION = (torch.bfloat16, torch.float16)
 
-OPPOSITE = 1e-3  # from π, in radians: nearer, the way from one vector to the other hangs on their last digits
+OPPOSITE = 1e-3  # radians: for angles closer to π, rounding errors decide the direction of the great circle
 
 
 __getattr__ = old_names(__name__)
 
 
 def in_int64(t: Times) -> Times:
-    """Times that can be calculated with: small integer types wrap around, and torch has no arithmetic for some."""
+    """Times in int64: smaller integer types overflow, and torch has no arithmetic for some of them."""
     return t.long() if isinstance(t, Tensor) else t
 
 
@@ -63,7 +63,7 @@ def require_samples(**tensors: Tensor) -> None:
 
 
 def upcast(sample: Tensor) -> Tensor:
-    """The sample in the precision that its arithmetic is done in: float32 for half precision, otherwise unchanged."""
+    """The sample in float32 if it has half precision, otherwise unchanged: the dtype that arithmetic is done in."""
     return sample.float() if sample.dtype in HALF_PRECISION else sample
 
 
@@ -84,9 +84,9 @@ def move_coefficients(table: Tensor, device: torch.device) -> Tensor:
 
 
 def expand_like(coefficient: Coefficient, sample: Tensor) -> Coefficient:
-    """A coefficient ready to multiply `sample`: a float as it is, `[B]` as `[B, 1, …, 1]` in the sample's dtype.
+    """A coefficient that broadcasts against `sample`: a float unchanged, `[B]` as `[B, 1, …, 1]` in its dtype.
 
-    Coefficients arrive here in float64 and are cast as the last thing that happens to them.
+    Coefficients are computed in float64; this cast is the last operation on them.
 
     Args:
         coefficient: float, or tensor of shape `[]`, `[1]` or `[B]`.
@@ -112,23 +112,23 @@ def mean_flat(x: Tensor) -> Tensor:
 
 
 def slerp(a: Tensor, b: Tensor, t: float | Tensor) -> Tensor:
-    """From each a to its b along a great circle, so that latents in between are as long as these (Shoemake 1985).
+    """Spherical interpolation from each a to its b, which preserves the norm of Gaussian latents (Shoemake 1985).
 
         sin((1 − t) θ)/sin θ · a + sin(t θ)/sin θ · b,    θ the angle between a and b
 
-    Straight where they point the same way; DDIM's latents are interpolated so (Song et al. 2021, Eq. 67). Between
-    opposite directions no great circle is shorter than any other.
+    For θ = 0 it is linear. Song, Meng & Ermon (2021, Eq. 67) interpolate DDIM's latents this way. For opposite
+    directions the great circle is not unique.
 
     Args:
         a, b: `[B, *anything]`.
         t: in [0, 1], a number or `[B]`.
 
     Returns:
-        In the shape and dtype of `a`.
+        The interpolated samples, in the shape and dtype of `a`.
 
     Raises:
-        ValueError: for samples of other shapes than each other's, with values that are not finite, or in opposite
-            directions (within `OPPOSITE` of π), and for a `t` that is not in [0, 1].
+        ValueError: if the shapes differ, a value is not finite, a pair points in opposite directions (an angle within
+            `OPPOSITE` of π), or `t` is not in [0, 1].
     """
     require_samples(a=a, b=b)
     x, y = to_float64(a), to_float64(b)
@@ -142,7 +142,7 @@ def slerp(a: Tensor, b: Tensor, t: float | Tensor) -> Tensor:
     if not bool(angle.isfinite().all()):
         raise ValueError("`a` and `b` must be finite, but hold NaN or infinite values.")
     if bool(((angle > math.pi - OPPOSITE) & (t > 0) & (t < 1)).any()):
-        raise ValueError("`a` and `b` must not point in opposite directions, between which there is no shortest way.")
+        raise ValueError("`a` and `b` must not point in opposite directions: the great circle between is not unique.")
     # sinc keeps the weights finite where the angle is 0.
     whole = torch.sinc(angle / math.pi)
     weights = [part * torch.sinc(part * angle / math.pi) / whole for part in (1 - t, t)]
@@ -158,7 +158,7 @@ def spherical_interpolation(a: Tensor, b: Tensor, share: float | Tensor) -> Tens
 def _angle(x: Tensor, y: Tensor) -> Tensor:
     """The angle between the examples of x and y, in [0, π], `[B]`; π/2 where one is 0.
 
-    By Kahan's formula, which keeps its digits where arccos of the cosine loses half of them, next to 0 and π.
+    Kahan's formula keeps its digits near 0 and π, where arccos of the cosine loses half of them.
     """
     flat = (v.reshape(len(v), -1) for v in (x, y))
     u, v = (each / each.norm(dim=1, keepdim=True).clamp(min=torch.finfo(each.dtype).tiny) for each in flat)
@@ -166,7 +166,7 @@ def _angle(x: Tensor, y: Tensor) -> Tensor:
 
 
 def standard_error(values: Tensor) -> float:
-    """Of the mean of independent values `[N]`; infinite for one of them."""
+    """The standard error of the mean of independent values `[N]`; infinite for N = 1."""
     return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.inf
 
 

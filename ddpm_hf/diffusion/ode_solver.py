@@ -13,7 +13,7 @@ from .gaussian_process import unknown
 from .numerics import mean_flat, require_count, require_positive
 
 
-# Without "fehlberg2", whose own estimate of its error is hundreds of times too small here.
+# "fehlberg2" is left out: it underestimates its error by a factor of hundreds here.
 ADAPTIVE_METHODS = ("dopri5", "dopri8", "bosh3", "adaptive_heun")
 FIXED_METHODS = ("euler", "midpoint", "rk4", "heun2", "heun3")  # the last two in newer versions of torchdiffeq
 
@@ -30,24 +30,24 @@ Field = Callable[[Tensor, State], State]
 def solve_adaptively(
     field: Field, state: State, start: float, end: float, rtol: float, atol: float, method: str | None
 ) -> State:
-    """The state at `end`, by steps as large as the tolerance lets them be."""
+    """The state at `end`, by steps as large as the tolerance allows."""
     require_positive(rtol=rtol, atol=atol)
     method = _check_method("dopri5" if method is None else method, ADAPTIVE_METHODS, " for adaptive steps")
     first = state[0] if isinstance(state, tuple) else state
     times = torch.tensor([start, end], dtype=first.dtype, device=first.device)
-    # A step ends where the ODE does: what solvers interpolate is less exact than their steps.
+    # The last step ends exactly at `end`: interpolation between steps is less accurate than the steps.
     options = {"norm": _largest_of_examples, "step_t": times[1:], "dtype": times.dtype}
     return _solve(field, state, times, method, options, rtol=rtol, atol=atol)
 
 
 def grid(start: float, end: float, num_steps: int, like: Tensor) -> Tensor:
-    """So many steps from log s̄ = `start` to `end`, for states like this one."""
+    """A grid of `num_steps` steps from log s̄ = `start` to `end`, on the device of `like`."""
     require_count(num_steps=num_steps)
     return torch.linspace(start, end, num_steps + 1, dtype=like.dtype, device=like.device)
 
 
 def solve_on(grid: Tensor, field: Field, state: State, method: str | None) -> State:
-    """The state at the end of the grid, by the steps of the grid."""
+    """The state at the end of the grid, with one solver step per grid step."""
     method = _check_method("midpoint" if method is None else method, FIXED_METHODS, " with `num_steps`")
     return _solve(field, state, grid[[0, -1]], method, {"grid_constructor": lambda *_: grid})
 
@@ -55,7 +55,7 @@ def solve_on(grid: Tensor, field: Field, state: State, method: str | None) -> St
 def _solve(
     field: Field, state: State, times: Tensor, method: str, options: Mapping[str, Any], **tolerances: float
 ) -> State:
-    """The state at the last of two times, by torchdiffeq."""
+    """The state at the second of two times, by torchdiffeq."""
     odeint = _odeint()
     try:
         solution = odeint(field, state, times, method=method, options=options, **tolerances)
@@ -69,17 +69,18 @@ def _solve(
 
 
 def require_solved(x: Tensor) -> Tensor:
+    """The tensor, if all of it is finite; a ValueError otherwise."""
     if not bool(x.isfinite().all()):
         raise ValueError(_NOT_SOLVED)
     return x
 
 
-NOT_FOLLOWED = "The flow could not be followed to its end: "
-_NOT_SOLVED = NOT_FOLLOWED + "what `denoise` gives is too large, or changes too fast."
+NOT_FOLLOWED = "The ODE could not be solved to its end: "
+_NOT_SOLVED = NOT_FOLLOWED + "the output of `denoise` is too large, or changes too fast."
 
 
 def _largest_of_examples(state: State) -> Tensor:
-    """The solver's norm: the largest root mean square of an example, so that a batch does not hide its error."""
+    """The solver's norm: the largest root mean square of any example, so that a batch does not average errors away."""
     parts = state if isinstance(state, tuple) else (state,)
     return torch.stack([mean_flat(part**2).amax() for part in parts]).amax().sqrt()
 

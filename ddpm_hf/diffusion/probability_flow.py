@@ -1,19 +1,19 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The probability-flow ODE: a deterministic way between data and noise, with the exact likelihood of what it models.
+"""The probability-flow ODE: a deterministic map between data and noise whose model has an exact likelihood.
 
 The SDE of the schedule has an ODE with the same marginals (Song et al. 2021, Eq. 13). In the coordinates
-x̄ = x_t/√ᾱ_t and s̄ = √((1 − ᾱ_t)/ᾱ_t) = e^(−log SNR_t/2) it knows of no schedule (Song, Meng & Ermon 2021, Eq. 14):
+x̄ = x_t/√ᾱ_t and s̄ = √((1 − ᾱ_t)/ᾱ_t) = e^(−log SNR_t/2) the ODE contains no schedule (Song, Meng & Ermon 2021,
+Eq. 14):
 
     dx̄ = ε_θ(x_t, t) ds̄,    that is    dx̄ / d log s̄ = s̄ ε_θ,
 
-which is integrated over log s̄ by adaptive steps, over s̄ by fixed ones, the model being asked at the real time t that
-belongs to s̄. Along the flow the density changes as its divergence says (Chen et al. 2018; Song et al. 2021, Eq. 39):
+Adaptive steps integrate it over log s̄, fixed steps over s̄; the model is called at the real time t that has this s̄.
+Along the flow the log-density changes by the divergence (Chen et al. 2018; Song et al. 2021, Eq. 39):
 
     log p(x̄ at s̄_1) = log p(x̄ at s̄_T) + ∫ ∇·(s̄ ε_θ) d log s̄,    log p(x̄ at s̄_T) = log p_T(x_T) + ½ D log ᾱ_T.
 
-ε_θ is what the model says, of whatever prediction type; x̂_0 is not constrained here. The solver is torchdiffeq's, the
-extra `ode`. Its state is float64; the model sees samples in the dtype of those that were given, and times in it too,
-but in float32 for half precision.
+ε_θ follows from any prediction type; x̂_0 is not constrained here. The solver is torchdiffeq's (the extra `ode`). Its
+state is float64. The model sees samples and times in the dtype of the given samples, times at least in float32.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __getattr__ = old_names(__name__)
 
 
 class OdeResult(NamedTuple):
-    """Where the ODE has led: samples like those it started from, and how often the model was called."""
+    """The samples at the end of the ODE, in the shape and dtype of its start, and the number of model calls."""
 
     sample: Tensor
     num_model_evaluations: int
@@ -62,16 +62,16 @@ def ode_sample(
     method: str | None = None,
     num_steps: int | None = None,
 ) -> OdeResult:
-    """The data that the ODE leads to from noise x_T (Song et al. 2021, section 4.3).
+    """Solve the ODE from noise x_T to data (Song et al. 2021, section 4.3).
 
     Args:
         x_T: standard normal, `[B, *anything]`; at T − 1 for a schedule of zero terminal SNR.
-        denoise_last: whether to end with the predicted x_0 at `first_time`, one more model call, and not with x̄ there,
-            which still has the noise of that level.
-        num_steps: if so many steps are taken, then in s̄, where ε_θ is the slope: "euler" is DDIM without noise (Song,
+        denoise_last: whether to return the predicted x_0 at `first_time`, which takes one more model call, instead of
+            x̄, which still has the noise of that level.
+        num_steps: fixed steps, if given, are taken in s̄, where ε_θ is the slope: "euler" is DDIM without noise (Song,
             Meng & Ermon 2021, Eq. 13), "heun2" the solver of Karras et al. (2022, Algorithm 1).
 
-    The other arguments and what is raised are those of `ode_log_likelihood`.
+    The other arguments and the errors raised are those of `ode_log_likelihood`.
 
     Returns:
         x_0 in the shape and dtype of `x_T`, and the number of model calls.
@@ -97,12 +97,12 @@ def ode_encode(
     method: str | None = None,
     num_steps: int | None = None,
 ) -> OdeResult:
-    """The noise x_T that the ODE leads to from the data x: the inverse of `ode_sample` with `denoise_last=False`.
+    """Solve the ODE from data x to noise x_T: the inverse of `ode_sample` with `denoise_last=False`.
 
     Args:
         x: x̄ at `first_time`, `[B, *anything]`.
 
-    The other arguments and what is raised are those of `ode_sample`.
+    The other arguments and the errors raised are those of `ode_sample`.
 
     Returns:
         x_T in the shape and dtype of `x`, and the number of model calls.
@@ -116,7 +116,7 @@ def ode_encode(
 
 
 class ProbabilityFlow:
-    """dx̄ / d log s̄ of a model between log s̄ at the first time and at the last, counting the model's calls."""
+    """dx̄ / d log s̄ of a model, between the first time and the last; it counts the model's calls."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class ProbabilityFlow:
         self.continuous = self.diffusion.schedule.continuous
         if self.diffusion.prediction_type == "mean":
             raise ValueError(
-                "`prediction_type` 'mean' refers to a pair of times, and the ODE has one at a time; it needs"
+                "`prediction_type` 'mean' refers to a pair of times, but the ODE evaluates the model at one time; use"
                 " 'epsilon', 'sample' or 'v_prediction'."
             )
         last_time = self.continuous.last_time
@@ -166,7 +166,7 @@ class ProbabilityFlow:
 
     def velocity(self, log_s: float | Tensor, x_bar: Tensor) -> Tensor:
         """s̄ ε_θ, like x̄."""
-        # A solver may look beyond the ends when it chooses its first step.
+        # A solver may evaluate beyond the ends when it chooses its first step.
         log_s = min(max(float(log_s), self.first), self.last)
         log_snr = torch.tensor(-2 * log_s, dtype=torch.float64, device="cpu")
         log_alpha, log_sigma = (0.5 * torch.nn.functional.logsigmoid(sign * log_snr).item() for sign in (1, -1))
@@ -174,7 +174,7 @@ class ProbabilityFlow:
         exact_x_t = step.alpha_t * x_bar
         prediction = to_float64(self._predict(exact_x_t.to(self.dtype), self.continuous.time_at(log_snr).item()))
         c, d = conversion(self.diffusion.prediction_type, "epsilon", step)
-        # What is added is not the rounded x_t that the model saw: ε divides it by σ_t.
+        # Uses the unrounded x_t, not the one that the model saw: ε divides rounding errors by σ_t.
         return math.exp(log_s) * linear_combination(c, prediction, d, exact_x_t)
 
     def _predict(self, x_t: Tensor, time: float) -> Tensor:
@@ -195,7 +195,7 @@ class ProbabilityFlow:
     ) -> tuple[Tensor, Tensor]:
         """s̄ ε_θ and Σ v·∂(s̄ ε_θ)/∂x̄·v over the directions, divided by the number of dimensions, `[B]`."""
         with torch.inference_mode(False), torch.enable_grad():
-            x_bar = x_bar.detach().clone().requires_grad_()  # made in inference mode, a tensor has no gradient
+            x_bar = x_bar.detach().clone().requires_grad_()  # tensors made in inference mode have no gradient
             velocity = self.velocity(log_s, x_bar)
         divergence = to_float64(torch.zeros((), device=x_bar.device))
         for direction in directions:
@@ -205,7 +205,7 @@ class ProbabilityFlow:
 
 
 def _differentiable(value: Any) -> Any:
-    """A value of the conditioning; a tensor that was made in inference mode, and that autograd refuses, is copied."""
+    """A value of the conditioning; tensors made in inference mode, which autograd refuses, are copied."""
     if isinstance(value, Tensor) and value.is_inference():
         with torch.inference_mode(False):
             return value.clone()

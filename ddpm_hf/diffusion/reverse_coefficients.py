@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What a reverse step needs of its pair of times, as numbers for one pair and as tensors for a pair per example."""
+"""The coefficients of a reverse step for its pair of times: numbers for one pair, tensors for one pair per example."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from .numerics import Coefficient, move_coefficients
 
 @dataclass(frozen=True)
 class ReverseCoefficients(Coefficients):
-    """What a reverse step needs of its pair of times."""
+    """The coefficients of a reverse step for its pair of times s < t."""
 
     x0_coef_output: Coefficient  # x̂_0 = x0_coef_output · model output + x0_coef_xt · x_t
     x0_coef_xt: Coefficient
     mean_coef_x0: Coefficient  # μ_θ = mean_coef_x0 · x̂_0 + mean_coef_xt · x_t
     mean_coef_xt: Coefficient
     posterior_log_variance: Coefficient  # log β̃, −inf for the first pair
-    log_variance_small: Coefficient  # log β̃, the first entry chosen
-    log_variance_large: Coefficient  # log β, the first entry chosen
-    log_variance: Coefficient  # log σ² of the variance type, of one by element its mean; of one learned, that of β
-    snr_drop: Coefficient  # SNR_s − SNR_t, for the first pair by a log-SNR that goes on in equal steps
+    log_variance_small: Coefficient  # log β̃, with the first entry from `first_variance`
+    log_variance_large: Coefficient  # log β, with the first entry from `first_variance`
+    log_variance: Coefficient  # log σ² of the variance type; the mean σ² if by element, β if learned
+    snr_drop: Coefficient  # SNR_s − SNR_t; for the first pair from a log-SNR extrapolated in equal steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class CoefficientTable:
 
     @cached_property
     def rows(self) -> list[ReverseCoefficients]:
-        """The table as Python numbers, one set per pair: steps at one time for the whole batch read no tensor."""
+        """The table as Python numbers, one set per pair, so that a step at one time for the batch reads no tensor."""
         columns = [getattr(self.columns, field.name).tolist() for field in fields(ReverseCoefficients)]
         return [ReverseCoefficients(*row) for row in zip(*columns, strict=True)]
 

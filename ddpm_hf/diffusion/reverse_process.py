@@ -1,31 +1,30 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The learned reverse process: a model's output turned into p_θ(x_s | x_t) = N(μ_θ, σ² I).
+"""The learned reverse process: it turns a model's output into p_θ(x_s | x_t) = N(μ_θ, σ² I).
 
-The mean is the posterior's with the predicted x̂_0 in the place of x_0 (Ho et al. 2020, Eq. 7, 11 and 15):
+The mean is the posterior mean with the predicted x̂_0 in place of x_0 (Ho et al. 2020, Eq. 7, 11 and 15):
 
-    μ_θ = c₁ x̂_0 + c₂ x_t,    x̂_0 from the model's output, constrained to the range of the data if asked.
+    μ_θ = c₁ x̂_0 + c₂ x_t,    x̂_0 from the model's output, optionally constrained to the range of the data.
 
 The variance is one of
 
-    fixed_small, fixed_small_log    σ² = β̃    the posterior's, right for data that are a single point
-    fixed_large, fixed_large_log    σ² = β    right for data that are already N(0, I)     (Ho et al. 2020, section 3.2)
-    optimal                         σ² = β̃ + c₁² e_t, the best there is, e_t being the model's own mean squared error
-                                                                                           (Bao et al. 2022, Theorem 1)
-    learned                         log σ² = the model's second half of channels
-    learned_range                   log σ² = ν log β + (1 − ν) log β̃, the model's second half of channels being 2ν − 1
+    fixed_small, fixed_small_log    σ² = β̃    the posterior variance, optimal if the data are a single point
+    fixed_large, fixed_large_log    σ² = β    optimal if the data are N(0, I)             (Ho et al. 2020, section 3.2)
+    optimal                         σ² = β̃ + c₁² e_t, with the model's own mean squared error e_t: the least bound
+                                                                                          (Bao et al. 2022, Theorem 1)
+    learned                         log σ² = the second half of the model's channels
+    learned_range                   log σ² = ν log β + (1 − ν) log β̃; the second half of the model's channels is 2ν − 1
                                                                                      (Nichol & Dhariwal 2021, Eq. 15)
 
-("_log" names the same variance: stock diffusers stores its logarithm, here both are.)
+("_log" names the same variance: stock diffusers stores its logarithm; this package stores both.)
 
-DDIM (Song et al. 2021, Eq. 12) walks the same chain with as much noise as is asked for: for any η from 0 to 1
+DDIM (Song, Meng & Ermon 2021, Eq. 12) follows the same chain with a chosen amount of noise, for any η in [0, 1]:
 
     x_s = √ᾱ_s x̂_0 + √(1 − ᾱ_s − η² β̃) ε̂ + η √β̃ z,    ε̂ = (x_t − √ᾱ_t x̂_0)/√(1 − ᾱ_t),
 
-which is the step above with the variance β̃ for η = 1, and without any noise for η = 0.
+η = 1 is the step above with the variance β̃, and η = 0 adds no noise.
 
 A chain visits the times 0 = τ_0 < τ_1 < … < τ_K ≤ T, and every coefficient belongs to a pair (τ_{k−1}, τ_k). In the
-first pair β̃ is 0, and a Gaussian of variance 0 gives data no likelihood, so that one entry is a choice,
-`first_variance`.
+first pair β̃ is 0, and a Gaussian of variance 0 has no density. The argument `first_variance` chooses this one entry.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ class ReverseStep(NamedTuple):
     pred_original_sample: Tensor
 
     def of_examples(self, rows: Tensor) -> ReverseStep:
-        """That of some examples of the batch, by their numbers."""
+        """The reverse step of the examples with the given indices, int64 `[N]`."""
         size = len(self.mean)
         return ReverseStep(*(each[rows] if each.ndim and len(each) == size else each for each in self))
 
@@ -82,19 +81,20 @@ class ReverseProcess:
     Args:
         schedule: the noise schedule.
         times: the visited times of the paper's clock, ascending, each in 1 … T; 0 is always visited and not listed.
-        prediction_type: what the model's (first half of) channels are: one of `PREDICTION_TYPES`; "mean" is that of
-            q(x_{t−1} | x_t, x_0), whatever pairs are visited.
+        prediction_type: what the model predicts, in the first half of its channels if it learns a variance: one of
+            `PREDICTION_TYPES`. "mean" refers to q(x_{t−1} | x_t, x_0) even if the chain skips times.
         variance_type: one of `VARIANCE_TYPES`.
-        first_variance: the variance of p_θ(x_0 | x_{τ_1}), which decodes the data.
-            "posterior": β̃ of the second visited pair, as the original implementations have it; "beta": β of the
-            first pair, as fixed_large has it in diffusers; "measured": the one under which L_0 was least in
-            `denoising_errors`, of a discrete normal law for data of levels and e itself for continuous data; a number:
-            that variance. On 8-bit images the choice moves fixed_large by about 0.1 bits/dim. With "learned_range" a
-            choice closes the range at the first pair; "learned" has no use for it.
-            None: "posterior" for β̃, "beta" for β, "measured" for "optimal", and for "learned_range" what was learned
-            at time 1, the only one at which a decoder is trained; "measured" for a chain that begins later, if it was.
-        constrain: applied to the predicted x̂_0, such as `clip_sample(1.0)`.
-        denoising_errors: the model's, for "optimal".
+        first_variance: the variance of the decoder p_θ(x_0 | x_{τ_1}).
+            "posterior": β̃ of the second visited pair, as in the original implementations. "beta": β of the first
+            pair, as in fixed_large of diffusers. "measured": the variance that minimised L_0 in `denoising_errors`:
+            that of a discrete normal law for discrete data, e itself for continuous data. A number: that variance.
+            On 8-bit images the choice changes the bound of fixed_large by about 0.1 bits/dim. With "learned_range" it
+            fixes the variance of the first pair; "learned" ignores it.
+            None: "posterior" for β̃, "beta" for β, "measured" for "optimal". For "learned_range" it is the learned
+            variance if τ_1 = 1, the only time at which a decoder is trained; for later τ_1 it is "measured" if the
+            decoder's variance was measured.
+        constrain: a function applied to the predicted x̂_0, such as `clip_sample(1.0)`.
+        denoising_errors: the model's measured errors, for "optimal" and "measured".
 
     Raises:
         ValueError: for an unknown name, times that are not ascending within 1 … T, or a `first_variance` ≤ 0.
@@ -122,12 +122,12 @@ class ReverseProcess:
 
     @property
     def learns_of_neighbours(self) -> bool:
-        """Whether its variance is that of steps between neighbouring times, and of no others."""
+        """Whether the variance was learned for steps between neighbouring times only."""
         return self.variance_type == "learned"
 
     @cached_property
     def measures_decoder(self) -> bool:
-        """Whether the decoder is the least costly that was measured, for data of levels a discrete normal law."""
+        """Whether the decoder has the measured variance; for discrete data it is then a discrete normal law."""
         if self.first_variance is not None:
             return self.first_variance == "measured" and self.variance_type != "learned"
         has_measured = self.denoising_errors is not None and self.denoising_errors.decoder_variances is not None
@@ -136,12 +136,12 @@ class ReverseProcess:
 
     @cached_property
     def has_element_variances(self) -> bool:
-        """Whether every element of an example has a variance of its own."""
+        """Whether every element of an example has its own variance."""
         return self.variance_type == "optimal" and bool(self.denoising_errors and self.denoising_errors.shape)
 
     @property
     def is_undetermined(self) -> bool:
-        """Whether the chain visits a time at which this prediction says nothing about x_0: ε at SNR 0."""
+        """Whether the chain visits a time at which the prediction does not determine x_0: "epsilon" at SNR 0."""
         last = self.schedule.log_alphas_cumprod[self.times[-1]]
         return self.prediction_type in ("epsilon", "score") and bool(torch.isneginf(last))
 
@@ -151,7 +151,7 @@ class ReverseProcess:
     def table(self) -> ReverseCoefficients:
         """The coefficients of the visited pairs (τ_{k−1}, τ_k), k = 1 … K, float64 `[K]`."""
         steps = self._steps
-        # A model is trained on neighbouring times: the mean that it predicts is theirs, whatever the chain visits.
+        # A "mean" output refers to the pair (t − 1, t), even if the chain skips times.
         _, t = self._pairs
         neighbours = StepCoefficients.between(self.schedule, t - 1, t)
         x0_coef_output, x0_coef_xt = x0_from_prediction(self.prediction_type, neighbours)
@@ -170,7 +170,7 @@ class ReverseProcess:
 
     @property
     def _earlier(self) -> Sequence[int]:
-        """The time that each step leads to."""
+        """The earlier time of each pair, which its step leads to."""
         return (0, *self.times[:-1])
 
     @property
@@ -184,20 +184,20 @@ class ReverseProcess:
 
     @cached_property
     def _element_tables(self) -> dict[torch.device, Tensor]:
-        """log σ² by element, `[K, *shape]`, by the device that it is on."""
+        """log σ² for every element, `[K, *shape]`, one table per device."""
         return {}
 
     @cached_property
     def _tables(self) -> dict[float | None, CoefficientTable]:
-        """The chain's coefficients by η of DDIM, None for the variance type's."""
+        """The chain's coefficients for each η of DDIM; the key None is for the variance type."""
         return {None: CoefficientTable(self.table)}
 
     def coefficients(self, index: int | Tensor, eta: float | None = None) -> ReverseCoefficients:
-        """Those of one pair as numbers, or of one pair per example as `[B]` tensors on the device of `index`.
+        """The coefficients of one pair as numbers, or of one pair per example as `[B]` tensors on the index's device.
 
         Args:
             index: 0 … K − 1, an int or an integer tensor `[]` or `[B]`.
-            eta: of DDIM, in [0, 1], for its mean and variance in the place of the posterior's and the variance type's.
+            eta: DDIM's η in [0, 1]; the mean and the variance are then DDIM's. None: those of the variance type.
         """
         if eta is not None:
             check_eta(eta)
@@ -222,9 +222,9 @@ class ReverseProcess:
         )
 
     def _snr_drops(self) -> Tensor:
-        """SNR_s − SNR_t of the chain; for the first pair, SNR_0 being infinite, by a log-SNR that goes on."""
+        """SNR_s − SNR_t of the chain; for the first pair, where SNR_0 = ∞, from an extrapolated log-SNR."""
         log_snr = self.schedule.log_snr[list(self.times)]
-        # A chain of one pair has no step to go on with: its drop is 0, and `rate_loss` refuses it.
+        # A chain of one pair has nothing to extrapolate from: its drop is 0, and `rate_loss` refuses it.
         step = log_snr[:1] - log_snr[1:2] if len(self.times) > 1 else torch.zeros_like(log_snr)
         log_snr_before = torch.cat([log_snr[:1] + step, self.schedule.log_snr[list(self._earlier[1:])]])
         return -torch.exp(log_snr_before) * torch.expm1(log_snr - log_snr_before)
@@ -232,21 +232,22 @@ class ReverseProcess:
     # --- several chains in one ---
 
     def pairs_apart(self, stride: int) -> ReverseProcess:
-        """The pairs of the `stride` chains that visit every `stride`-th of the times, (τ_{k−stride}, τ_k) at k − 1.
+        """The pairs of the `stride` chains that visit every `stride`-th time: (τ_{k−stride}, τ_k) at index k − 1.
 
-        All of these chains end by τ_1 and 0: where there is no τ_{k−stride}, the pair is (τ_1, τ_k), and the first
-        pair, (0, τ_1), is shared by all. A place to look up pairs in, no chain to walk.
+        All of these chains end with τ_1 and 0: if τ_{k−stride} does not exist, the pair is (τ_1, τ_k), and all chains
+        share the first pair (0, τ_1). The result serves to look up pairs; it is not a chain to sample from.
 
         Raises:
-            ValueError: for a stride that is not an int ≥ 1, or for "learned", a variance of neighbouring times only.
+            ValueError: for a stride that is not an int ≥ 1, or a stride above 1 with "learned", whose variance is that
+                of neighbouring times.
         """
         require_count(stride=stride)
         if stride == 1:
             return self
         if self.learns_of_neighbours:
             raise ValueError(
-                "`stride` must be 1 for variance_type 'learned', which is of neighbouring times; 'learned_range' is of"
-                " any pair."
+                "`stride` must be 1 for variance_type 'learned', which holds for neighbouring times only;"
+                " 'learned_range' holds for any pair."
             )
         if stride not in self._pairs_apart:
             mine = {field.name: getattr(self, field.name) for field in fields(ReverseProcess)}
@@ -262,10 +263,10 @@ class ReverseProcess:
     def predict(
         self, model_output: Tensor, x_t: Tensor, row: ReverseCoefficients
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """μ_θ, the constrained x̂_0, and log σ² where the model decides it (else None); at least float32.
+        """μ_θ, the constrained x̂_0, and log σ² if the model predicts it (else None); at least float32.
 
         Raises:
-            ValueError: where shapes, or channels and variance type, do not fit.
+            ValueError: if shapes do not match, or the number of channels does not fit the variance type.
         """
         prediction, channels = self.split_output(model_output, x_t)
         prediction, x_t = upcast(prediction), upcast(x_t)
@@ -294,10 +295,10 @@ class ReverseProcess:
         return ReverseStep(mean, torch.exp(log_variance), log_variance, x_0)
 
     def log_variance(self, index: int | Tensor, row: ReverseCoefficients, mean: Tensor) -> Coefficient:
-        """log σ² that the model does not decide, as yet in float64; `cast_variance` makes it fit `mean`.
+        """log σ² for a variance that the model does not predict, in float64; `cast_variance` adapts it to `mean`.
 
         Raises:
-            ValueError: where there is one for every element of examples of another shape.
+            ValueError: if every element has its own variance and the examples have another shape.
         """
         if not self.has_element_variances:
             return row.log_variance
@@ -319,10 +320,10 @@ class ReverseProcess:
         return small + (channels + 1) / 2 * (large - small)
 
     def split_output(self, model_output: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The prediction, `[B, C, …]` like `x_t`, and the channels of a learned variance, which others have not.
+        """The prediction, `[B, C, …]` like `x_t`, and the channels of a learned variance, or None.
 
         Raises:
-            ValueError: where shapes, or channels and variance type, do not fit.
+            ValueError: if shapes do not match, or the number of channels does not fit the variance type.
         """
         is_usual = not self.learns_variance and model_output.shape == x_t.shape and x_t.ndim > 0
         if is_usual and model_output.is_floating_point() and x_t.is_floating_point():
@@ -349,7 +350,7 @@ class ReverseProcess:
 
 @dataclass(frozen=True, eq=False)
 class _PairsApart(ReverseProcess):
-    """What `ReverseProcess.pairs_apart` gives."""
+    """The result of `ReverseProcess.pairs_apart`."""
 
     stride: int = 1
 
@@ -360,7 +361,7 @@ class _PairsApart(ReverseProcess):
 
 
 def cast_variance(variance: Coefficient, mean: Tensor) -> Coefficient:
-    """A variance, its logarithm or its root, `[]`, `[B]` or `[B, *shape]`, ready to meet `mean` in its dtype."""
+    """A variance, its logarithm or its root, `[]`, `[B]` or `[B, *shape]`, broadcastable to `mean` in its dtype."""
     if isinstance(variance, Tensor) and variance.ndim > 1:
         return variance.to(mean.dtype)
     return expand_like(variance, mean)

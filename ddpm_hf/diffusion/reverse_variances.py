@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""σ² of every pair of visited times, as far as the model does not decide it; see `reverse_process` for the types."""
+"""σ² of every pair of visited times if the model does not predict it; `reverse_process` describes the types."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class ReverseVariances:
 
     Args:
         variance_type: one of `VARIANCE_TYPES`.
-        first_variance: the variance of the decoder, the first pair's; see `ReverseProcess`.
-        measures_decoder: whether the first variance is the one under which L_0 was least.
-        denoising_errors: the model's, if they have been measured.
+        first_variance: the variance of the first pair, that is of the decoder; see `ReverseProcess`.
+        measures_decoder: whether the first variance is the measured one, which minimises L_0.
+        denoising_errors: the model's errors, if they have been measured.
         steps: the coefficients of the visited pairs, `[K]`.
-        log_snr: of the later time of each pair, `[K]`.
+        log_snr: log-SNR at the later time of each pair, `[K]`.
     """
 
     variance_type: str
@@ -42,7 +42,7 @@ class ReverseVariances:
 
     @cached_property
     def log_small_and_large(self) -> tuple[Tensor, Tensor]:
-        """log β̃ and log β of the chain, with the first entries that `first_variance` chooses."""
+        """log β̃ and log β of the chain, `[K]`, with the first entries that `first_variance` chooses."""
         steps = self.steps
         # A chain of one pair has no second pair to take β̃ from; its β is the only other scale there is.
         posterior = steps.posterior_log_variance[1:2] if len(self.log_snr) > 1 else steps.log_beta[:1]
@@ -61,7 +61,7 @@ class ReverseVariances:
 
     @property
     def log_variance(self) -> Tensor:
-        """log σ² of the chain by its variance type, `[K]`; of one by element the mean of σ²."""
+        """log σ² of the chain by its variance type, `[K]`; the mean σ² if every element has its own."""
         if self.variance_type != "optimal":
             log_small, log_large = self.log_small_and_large
             return log_small if self.variance_type.startswith("fixed_small") else log_large
@@ -69,7 +69,7 @@ class ReverseVariances:
 
     @cached_property
     def optimal_log_variance(self) -> Tensor:
-        """log σ*² of the chain, `[K, *shape]`, `shape` being that of the errors at a level."""
+        """log σ*² of the chain, `[K, *shape]`, with the `shape` of `denoising_errors`."""
         log_variance = optimal_log_variances(self._measured, self.steps, self.log_snr)
         log_variance[0] = self._measured_decoder[0] if self.measures_decoder else self.log_small_and_large[1][0]
         return log_variance
@@ -79,13 +79,13 @@ class ReverseVariances:
         if self.denoising_errors is None:
             what = "`variance_type` 'optimal'" if self.variance_type == "optimal" else "`first_variance` 'measured'"
             raise ValueError(
-                f"{what} needs `denoising_errors`, which `measure_denoising_errors` takes on training data."
+                f"{what} needs `denoising_errors`; measure them on training data by `measure_denoising_errors`."
             )
         return self.denoising_errors
 
     @property
     def _measured_decoder(self) -> Tensor:
-        """log of the variance under which L_0 was least at the first time, `[1]`; of continuous data `[1, *shape]`."""
+        """log of the variance that minimises L_0 at the first time: `[1]`, or `[1, *shape]` for continuous data."""
         return self._measured.log_decoder_variance(self.log_snr[:1])
 
 
@@ -99,6 +99,6 @@ def check_first_variance(value: str | float | None) -> None:
 
 
 def _mean_of_elements(log_variance: Tensor) -> Tensor:
-    """log of the mean over elements of variances `[K, *shape]`, `[K]`."""
+    """log of the mean of σ² over elements, from log σ² `[K, *shape]`: `[K]`."""
     of_elements = log_variance.reshape(len(log_variance), -1)
     return torch.logsumexp(of_elements, dim=1) - math.log(of_elements.shape[1])

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The timesteps that a training step takes its losses at."""
+"""Sampling of the timesteps at which a training step evaluates the loss."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .denoiser import check_generator
 
 
 def _device_of(device: torch.device | str | None, generator: torch.Generator | None) -> torch.device | str:
-    """Where indices are drawn: where the generator is, or on the given device, or on the CPU."""
+    """The device on which indices are drawn: the generator's, else the given one, else the CPU."""
     check_generator(generator)
     if generator is not None:
         return generator.device
@@ -25,9 +25,9 @@ def uniform_timesteps(
     device: torch.device | str | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Independent uniform indices 0 … num_timesteps − 1, int64 `[batch_size]`: t ~ Uniform of Algorithm 1.
+    """Independent uniform indices 0 … num_timesteps − 1, int64 `[batch_size]` (Ho et al. 2020, Algorithm 1).
 
-    They are on the device of the generator, or on `device`, or on the CPU if neither is given.
+    They are on the device of the generator, or else on `device`, or else on the CPU.
     """
     device = _device_of(device, generator)
     return torch.randint(num_timesteps, (batch_size,), generator=generator, device=device)
@@ -41,8 +41,8 @@ def stratified_timesteps(
 ) -> Tensor:
     """Uniform indices 0 … num_timesteps − 1 spread evenly over the batch, int64 `[batch_size]`.
 
-    Each is uniform by itself; together they share one random offset on the circle, which lowers the variance of the
-    batch's loss (Kingma et al. 2021, appendix I.1). The device is that of `uniform_timesteps`.
+    Each index is uniform; together they are evenly spaced with one random offset, which lowers the variance of the
+    batch's loss (Kingma et al. 2021, appendix I.1). The device is chosen as in `uniform_timesteps`.
     """
     device = _device_of(device, generator)
     offset = torch.rand((), generator=generator, device=device) * num_timesteps
@@ -51,19 +51,23 @@ def stratified_timesteps(
 
 
 class ImportanceTimesteps:
-    """Indices drawn where the loss is large, and the weights that keep the mean loss what it is for uniform ones.
+    """Importance sampling of indices: large losses are drawn more often, and weights keep the mean loss unbiased.
 
-    The density is proportional to the root of the loss's second moment, which gives the mean its least variance
-    (Nichol & Dhariwal 2021, Eq. 18), mixed with a uniform one; second moments are running means over bins of
-    neighbouring indices. Until `warmup` updates have come in, indices are uniform. A batch covers the density evenly.
+    The probabilities are proportional to the root of the loss's second moment, which minimises the variance of the
+    mean (Nichol & Dhariwal 2021, Eq. 18), mixed with uniform ones. Second moments are running means over bins of
+    neighbouring indices. The first `warmup` updates draw uniform indices. A batch is spread evenly over the
+    distribution.
 
     Args:
         num_timesteps: indices are 0 … num_timesteps − 1.
         device: where indices are drawn; the CPU if not given.
-        num_bins: of the running means, at most one per index.
-        uniform_share: of the density, in (0, 1].
-        decay: of the running mean, per loss that comes in.
-        warmup: updates.
+        num_bins: number of bins of the running means, at most one per index.
+        uniform_share: share of the uniform distribution in the mixture, in (0, 1].
+        decay: decay of the running mean per loss, in (0, 1).
+        warmup: number of updates before the importance sampling starts.
+
+    Raises:
+        ValueError: for a `uniform_share`, `num_bins` or `decay` out of range.
     """
 
     def __init__(
@@ -88,7 +92,7 @@ class ImportanceTimesteps:
 
     @property
     def probabilities(self) -> Tensor:
-        """The probability of every index, `[num_timesteps]`."""
+        """The probability of every index, float32 `[num_timesteps]`."""
         uniform = torch.full_like(self.second_moments[self.bins], 1 / self.num_timesteps)
         if self.num_updates < self.warmup:
             return uniform
@@ -107,32 +111,32 @@ class ImportanceTimesteps:
 
     @torch.no_grad()
     def update(self, index: Tensor, losses: Tensor) -> None:
-        """Take in the losses `[B]` at the indices `[B]`, before the weights that `sample` gives."""
+        """Update the second moments with the losses `[B]` at the indices `[B]`; the losses must be unweighted."""
         bins, squares = self.bins[index.long()], losses.detach().float() ** 2
-        # By a product, whose sums come in the same order every time: `index_add_` on a GPU has none.
+        # A matrix product sums in a fixed order; `index_add_` on a GPU does not.
         members = (bins[:, None] == torch.arange(self.num_bins, device=bins.device)).float()
         counts, sums = members.sum(dim=0), squares @ members
-        kept = self.decay**counts  # where nothing came in, all of it
+        kept = self.decay**counts  # 1 for bins without a new loss
         self.second_moments = kept * self.second_moments + (1 - kept) * sums / counts.clamp(min=1)
         self.num_updates += 1
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that `update` has changed, as tensors: `second_moments` `[num_bins]` and `num_updates` `[]`."""
+        """The state that `update` changes, as tensors: `second_moments` `[num_bins]` and `num_updates` `[]`."""
         num_updates = torch.tensor(self.num_updates, dtype=torch.int64, device="cpu")
         return {"second_moments": self.second_moments.clone(), "num_updates": num_updates}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on, on this sampler's device, where another one's `state_dict` was taken.
+        """Load the `state_dict` of another sampler onto this sampler's device.
 
         Raises:
-            ValueError: if the state is not one of as many bins.
+            ValueError: if the state has other keys or another number of bins.
         """
         if set(state) != {"second_moments", "num_updates"}:
             raise ValueError(f"`state` must hold `second_moments` and `num_updates`, but holds {sorted(state)}.")
         second_moments = state["second_moments"]
         if second_moments.shape != self.second_moments.shape:
             raise ValueError(
-                f"`state` must hold the second moments of {self.num_bins} bins, but theirs have the shape"
+                f"`state` must hold the second moments of {self.num_bins} bins, but their shape is"
                 f" {list(second_moments.shape)}; make the sampler with the same `num_timesteps` and `num_bins`."
             )
         self.second_moments = second_moments.to(self.second_moments, copy=True)

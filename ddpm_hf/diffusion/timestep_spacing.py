@@ -1,10 +1,10 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Which times a chain of K steps visits, out of the paper's 1 … T; all functions return them ascending.
+"""The times that a chain of K steps visits, out of the paper's 1 … T; all functions return them ascending.
 
-"linspace", "leading" and "trailing" are those of Lin et al. (2024, Table 2), exact for every K ≤ T; where K does not
-divide T, "leading" is spread over the whole range, of which stock diffusers leaves out the end. "quadratic" is even in
-√t, as Song et al. (2021, appendix D.2) have it but over the whole range; "log_snr" is even in the log-SNR. The times
-that cost the bound least are found by dynamic programming (Watson et al. 2021).
+"linspace", "leading" and "trailing" follow Lin et al. (2024, Table 2) and are exact for every K ≤ T. If K does not
+divide T, "leading" covers the whole range, whereas stock diffusers omits its end. "quadratic" is even in √t, as in
+Song, Meng & Ermon (2021, appendix D.2), but covers the whole range. "log_snr" is even in the log-SNR. "optimal" times
+minimise the bound and are found by dynamic programming (Watson et al. 2021).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .gaussian_process import unknown
 from .noise_schedule import NoiseSchedule
 
 
-TIMESTEP_SPACINGS = ("linspace", "leading", "trailing")  # which diffusers knows too
+TIMESTEP_SPACINGS = ("linspace", "leading", "trailing")  # also in diffusers
 
 
 def spaced_times(spacing: str, num_inference_steps: int, T: int, offset: int = 0) -> list[int]:
@@ -28,10 +28,12 @@ def spaced_times(spacing: str, num_inference_steps: int, T: int, offset: int = 0
 
     Args:
         spacing: "leading" starts at t = 1, "trailing" ends at t = T, "linspace" does both.
+        num_inference_steps: K in 1 … T.
+        T: number of training timesteps.
         offset: added to every time of "leading".
 
     Raises:
-        ValueError: unless 1 ≤ K ≤ T, for an unknown spacing, or for an offset that leads out of 1 … T.
+        ValueError: unless 1 ≤ K ≤ T, for an unknown spacing, or for an offset that puts a time outside 1 … T.
     """
     K = num_inference_steps
     _check_count(K, T)
@@ -52,7 +54,7 @@ def spaced_times(spacing: str, num_inference_steps: int, T: int, offset: int = 0
 
 
 def quadratic_times(num_inference_steps: int, T: int) -> list[int]:
-    """K times of 1 … T, both ends among them if K > 1, as even in √t as distinct integers can be.
+    """K distinct times of 1 … T, as even in √t as possible; if K > 1 they include both ends.
 
     Raises:
         ValueError: unless 1 ≤ K ≤ T.
@@ -63,7 +65,7 @@ def quadratic_times(num_inference_steps: int, T: int) -> list[int]:
 
 
 def log_snr_times(num_inference_steps: int, schedule: NoiseSchedule) -> list[int]:
-    """K times of the schedule, both ends among them if K > 1, as even in log-SNR as distinct integers can be.
+    """K distinct times of the schedule, as even in log-SNR as possible; if K > 1 they include both ends.
 
     Raises:
         ValueError: unless 1 ≤ K ≤ T.
@@ -73,16 +75,16 @@ def log_snr_times(num_inference_steps: int, schedule: NoiseSchedule) -> list[int
 
 
 def optimal_times(costs: Tensor, num_inference_steps: int, at_most: bool = False) -> list[int]:
-    """The chain from T to the data in K steps whose costs add up to the least (Watson et al. 2021, Algorithm 1).
+    """The chain of K steps from T to the data with the least total cost (Watson et al. 2021, Algorithm 1).
 
-    Exact, by dynamic programming in O(K T²). More steps may cost more. They do not with the variance σ* of the optimal
-    denoiser; for any other denoiser there is no such guarantee, whatever its variance.
+    The minimum is exact: dynamic programming in O(K T²). For the optimal denoiser with the variance σ*, more steps
+    never cost more. For any other denoiser they may, with any variance.
 
     Args:
-        costs: `[T + 1, T + 1]`, of a step t → s at `[s, t]` for 0 ≤ s < t ≤ T, the last one, to the data, at s = 0;
-            such as `step_costs` of denoising_errors.py.
+        costs: `[T + 1, T + 1]`, the cost of a step t → s at `[s, t]` for 0 ≤ s < t ≤ T, where s = 0 is the step to the
+            data; such as `denoising_errors.step_costs`.
         num_inference_steps: K in 1 … T.
-        at_most: whether fewer steps may be taken, if these cost less.
+        at_most: whether the chain may have fewer steps if these cost less.
 
     Returns:
         Ascending times, the last of them T.
@@ -115,7 +117,7 @@ def optimal_times(costs: Tensor, num_inference_steps: int, at_most: bool = False
 
 
 def custom_times(times: Sequence[int], T: int) -> list[int]:
-    """A hand-picked chain, given in the order of sampling (descending), as ascending times.
+    """A hand-picked chain, given in the order of sampling (descending), as a list of ascending times.
 
     Raises:
         ValueError: unless the times descend without repetition within 1 … T.
@@ -138,7 +140,7 @@ def _check_count(K: int, T: int) -> None:
 
 
 def _even_in_log_snr(schedule: NoiseSchedule, K: int) -> list[float]:
-    """Where between the times the log-SNR takes K even values, from that of t = 1 to that of t = T."""
+    """Real times at which the log-SNR takes K evenly spaced values between those at t = 1 and t = T."""
     log_snr = schedule.log_snr[1:].tolist()
     if math.isinf(log_snr[-1]):  # no signal at all: one more step like the one before it
         log_snr[-1] = 2 * log_snr[-2] - log_snr[-3] if len(log_snr) > 2 else log_snr[0] - 1
@@ -154,7 +156,7 @@ def _even_in_log_snr(schedule: NoiseSchedule, K: int) -> list[float]:
 
 
 def _nearest(ideal: Sequence[float], T: int) -> list[int]:
-    """The nearest times to ascending numbers in 1 … T, moved apart where two would be the same."""
+    """The integers nearest to ascending numbers in 1 … T, moved apart where two would be equal."""
     times: list[int] = []
     for k, place in enumerate(ideal):
         earliest = times[-1] + 1 if times else 1

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Which saved model is used, along which chain, and how closely it is scored."""
+"""Arguments for the model, its chain, sampling, scoring, classification and measurement."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from dataclasses import dataclass, field
 from ..runtime.arguments import help_text
 
 
-MEASURED_IMAGES = 2048  # by default, of those trained on
+MEASURED_IMAGES = 2048  # training images that errors are measured on by default
 
 
 @dataclass
 class ModelPathArguments:
-    """Which saved model."""
+    """The saved model."""
 
     _argument_group_name = "model"
 
     model_name_or_path: str = field(default="runs/digits", metadata=help_text("A folder, or a name on the Hub."))
     revision: str | None = field(default=None, metadata=help_text("Branch, tag or commit on the Hub."))
-    variant: str | None = field(default=None, metadata=help_text("Of the weights, such as fp16."))
+    variant: str | None = field(default=None, metadata=help_text("Variant of the weights, such as fp16."))
 
 
 @dataclass
 class ChainArguments:
-    """Which timesteps are visited."""
+    """The timesteps that the chain visits."""
 
     _argument_group_name = "sampling and scoring"
 
     num_inference_steps: int | None = field(
-        default=None, metadata=help_text("Of a strided chain; all training timesteps if unset.")
+        default=None, metadata=help_text("Steps of the chain; all training timesteps if unset.")
     )
     timestep_spacing: str | None = field(
-        default=None, metadata=help_text("Of the chain: linspace, leading, trailing, quadratic, log_snr or optimal.")
+        default=None, metadata=help_text("linspace, leading, trailing, quadratic, log_snr or optimal.")
     )
 
 
@@ -45,20 +45,20 @@ class GuidanceArguments:
     guidance_scale: float = field(
         default=1.0,
         metadata=help_text(
-            "Above 0; 1 follows the conditional model, 0 the unconditional one (classifier-free guidance)."
+            "At least 0; 1 is the conditional model, 0 the unconditional one (classifier-free guidance)."
         ),
     )
     guidance_interval: list[float] | None = field(
-        default=None, metadata=help_text("The lowest and the highest timestep that are guided; all if unset.")
+        default=None, metadata=help_text("The lowest and the highest guided timestep; all if unset.")
     )
     guidance_rescale: float = field(
         default=0.0,
-        metadata=help_text("From 0 to 1: how far guided predictions keep the standard deviation of conditional ones."),
+        metadata=help_text("From 0 to 1: how far guided predictions are scaled to the conditional ones' deviation."),
     )
     guidance_model_name_or_path: str | None = field(
         default=None,
         metadata=help_text(
-            "A weaker model of the same data in the place of the unconditional one (autoguidance): a folder, or a name"
+            "A weaker model of the same data that replaces the unconditional one (autoguidance): a folder, or a name"
             " on the Hub."
         ),
     )
@@ -66,32 +66,39 @@ class GuidanceArguments:
 
 @dataclass
 class SampleArguments(ChainArguments):
-    """How many images, and how they are drawn."""
+    """How many images are sampled, and how."""
 
     num_images: int = 36
     batch_size: int = 36
     eta: float | None = field(
-        default=None, metadata=help_text("Of DDIM, from 0, no noise, to 1; the model's own variance if unset.")
+        default=None, metadata=help_text("DDIM's eta from 0 (no noise) to 1; the model's own variance if unset.")
+    )
+    solver_order: int = field(
+        default=1, metadata=help_text("2 for DPM-Solver++(2M), better in few steps; needs --eta 0.")
     )
     class_labels: list[int] | None = field(
-        default=None, metadata=help_text("Of a class-conditional model, drawn by turns; all of them if unset.")
+        default=None, metadata=help_text("Classes to sample in turn, for a class-conditional model; all if unset.")
     )
     seed: int = 0
-    output: str = field(default="samples.png", metadata=help_text("The grid; must not exist."))
+    output: str = field(default="samples.png", metadata=help_text("File for the grid; must not exist."))
+    gif: str | None = field(
+        default=None,
+        metadata=help_text("File for an animation of the reverse process of up to 36 images; a new .gif."),
+    )
 
 
 @dataclass
 class ScoringArguments(ChainArguments):
-    """Which images are scored, and how closely."""
+    """Which images are scored, and with how many model calls."""
 
     max_images: int | None = field(
-        default=None, metadata=help_text("Score only so many, evenly spread over the data.")
+        default=None, metadata=help_text("Score at most this many images, evenly spread over the data.")
     )
     num_evaluations: int = field(
-        default=50, metadata=help_text("Model calls per image, and class that it may be of, at most; 0 for all times.")
+        default=50, metadata=help_text("Model calls per image (and class, if classifying), at most; 0 for all times.")
     )
     num_paths: int = field(
-        default=0, metadata=help_text("Paths per image by which the chain's bound is tightened (importance weighted).")
+        default=0, metadata=help_text("Paths per image of the tighter, importance-weighted bound; 0 for none.")
     )
     batch_size: int = 128
     seed: int = 0
@@ -99,30 +106,30 @@ class ScoringArguments(ChainArguments):
 
 @dataclass
 class EvaluationArguments(ScoringArguments):
-    """How the score is taken, and where it goes."""
+    """Which scores are computed, and where they are written."""
 
     output_dir: str = field(default="evaluation", metadata=help_text("Must not hold another evaluation."))
     overwrite_output_dir: bool = False
     split: str = field(default="test", metadata=help_text("test or train."))
     few_steps: list[int] = field(
         default_factory=list,
-        metadata=help_text("Also score chains of so many steps: even times, and the optimal ones."),
+        metadata=help_text("Also score chains with these numbers of steps, at even and at optimal timesteps."),
     )
     num_quality_samples: int = field(
         default=0,
         metadata=help_text(
-            "Samples of so many steps that are compared with training images: of the chains, of DDIM, of the ODE."
+            "Samples compared with training images, for each of --few_steps: of the chains, of DDIM and of the ODE."
         ),
     )
     num_flow_images: int = field(
         default=0,
-        metadata=help_text("Images whose likelihood is also taken by the probability-flow ODE, in few steps too."),
+        metadata=help_text("Images also scored by the probability-flow ODE, exactly and for each of --few_steps."),
     )
 
 
 @dataclass
 class ClassificationArguments(ScoringArguments):
-    """How the test images are scored for every class, and where it goes."""
+    """How the test images are classified, and where the result is written."""
 
     output_dir: str = field(default="classification", metadata=help_text("Must not hold another classification."))
     overwrite_output_dir: bool = False
@@ -130,38 +137,38 @@ class ClassificationArguments(ScoringArguments):
 
 @dataclass
 class MeasurementArguments:
-    """How a model's errors are measured, and where it is saved with them."""
+    """How a model's errors are measured, and where the model is saved with them."""
 
     _argument_group_name = "measurement"
 
     output_dir: str = field(default="runs/digits_optimal", metadata=help_text("Must not hold another model."))
     overwrite_output_dir: bool = False
-    max_images: int = field(default=MEASURED_IMAGES, metadata=help_text("Training images that are measured on."))
-    num_noise_levels: int = field(default=64, metadata=help_text("At most so many, even in the log-SNR."))
+    max_images: int = field(default=MEASURED_IMAGES, metadata=help_text("Training images to measure on, at most."))
+    num_noise_levels: int = field(default=64, metadata=help_text("At most this many, evenly spaced in log-SNR."))
     num_evaluations: int = field(default=8, metadata=help_text("Model calls per image, each at another level."))
     per_element: bool | None = field(
         default=None,
-        metadata=help_text("A variance for every pixel's channel; if unset, of images with up to 1024 of these."),
+        metadata=help_text("One variance per pixel and channel; if unset, for images with at most 1024 of them."),
     )
     batch_size: int = 128
     seed: int = 0
 
 
 def check_batches(batch_size: int, max_images: int | None) -> None:
-    """Raise ValueError unless both are at least 1, or there is no limit to the images."""
+    """Raise ValueError unless both are at least 1; `max_images` may be None."""
     if batch_size < 1 or (max_images is not None and max_images < 1):
         raise ValueError("`batch_size` and `max_images` must be at least 1.")
 
 
 def check_scoring(scoring: ScoringArguments) -> None:
-    """Raise ValueError, naming the argument, for arguments out of range."""
+    """Raise ValueError for arguments out of range; the message names the argument."""
     check_batches(scoring.batch_size, scoring.max_images)
     check_num_evaluations(scoring.num_evaluations)
     check_num_paths(scoring.num_paths)
 
 
 def check_num_evaluations(num_evaluations: int) -> None:
-    """Raise ValueError unless it is 0, for all of them, or at least 2."""
+    """Raise ValueError unless it is 0 (all timesteps) or at least 2."""
     if num_evaluations < 0 or num_evaluations == 1:
         raise ValueError(f"`num_evaluations` must be 0, or at least 2, but is {num_evaluations}.")
 

@@ -14,8 +14,8 @@ from ..data.level_images import LevelImages
 from ..diffusion.numerics import LOG_2
 
 
-UNLIKELY = 1e-3  # classes of a smaller probability are left out of the second scoring
-SVC_GAMMA = 4.096  # over the number of pixels, of values in [−1, 1]: scikit-learn's .001 for its digits' levels 0 … 16
+UNLIKELY = 1e-3  # classes with a smaller probability are left out of the second scoring
+SVC_GAMMA = 4.096  # divided by the number of pixels, for values in [−1, 1]: scikit-learn's .001 for levels 0 … 16
 
 
 def bits_by_class(
@@ -27,26 +27,27 @@ def bits_by_class(
     """Upper bounds on −log₂ p(x | class) of every image, bits/dim, float64 `[N, classes]`.
 
     Args:
-        bits_of: images with their classes -> the bits/dim of each. It should draw the same noise and times for every
-            class, so that they cancel in the differences between classes.
-        progress: wraps the iteration over classes.
+        bits_of: a function from images with classes to the bits/dim of each image. It should draw the same noise and
+            times for every class, so that they cancel in the differences between classes.
+        images: the images, N of them.
+        progress: a function that wraps the iteration over classes.
     """
     bounds = [bits_of(images.with_columns(of_classes([k] * len(images)))) for k in progress(range(classes))]
     return torch.tensor(bounds, dtype=torch.float64).T
 
 
 def bayes(bits: Tensor, dimensions: int, shares: Tensor) -> tuple[Tensor, Tensor]:
-    """Bayes' rule: the posterior of the classes, and the bits/dim without the class.
+    """Bayes' rule: the posterior of the classes, and the bits/dim without the class (Li et al. 2023).
 
     Args:
         bits: bits/dim given each class, `[N, classes]`.
-        dimensions: of an image.
+        dimensions: number of dimensions of an image.
         shares: p(class), `[classes]`.
 
     Returns:
-        log₂ p(class | x), `[N, classes]`, and −log₂ Σ p(class) p(x | class) in bits/dim, `[N]`. Where 2^(−bits) is an
-        unbiased estimate of p(x | class), or below it, as weighted paths are, the second is an upper bound in
-        expectation. Where the bits themselves are unbiased, it is not: see `bits_without_the_class`.
+        log₂ p(class | x), `[N, classes]`, and −log₂ Σ p(class) p(x | class) in bits/dim, `[N]`. The second is an upper
+        bound in expectation if the mean of 2^(−D · bits) is at most p(x | class), as for weighted paths. It is not a
+        bound if instead the bits are unbiased: see `bits_without_the_class`.
     """
     joint = torch.log2(shares.double()) - dimensions * bits
     evidence = torch.logsumexp(joint * LOG_2, dim=1) / LOG_2
@@ -60,15 +61,17 @@ def bits_without_the_class(
 
         −log₂ p(x) ≤ Σ_c w_c bits_c + Σ_c w_c log₂(w_c / p(class c))      for all weights w that sum to one
 
-    The sum is least for the posterior. With weights from one scoring and bits from another, the bound is linear in
-    the bits, so noise does not bias it; −log₂ Σ_c p(class c) 2^(−bits_c) is concave, and noise takes it below.
+    The posterior minimises the right side. The weights come from one scoring and the bits from another: the bound is
+    then linear in the bits, so noise does not bias it. −log₂ Σ_c p(class c) 2^(−bits_c), in contrast, is concave in
+    the bits, so noise lowers its mean.
 
-    The second scoring tells how far this is from the bound given the image's own class, under the same noise, and the
-    difference is added to that bound in the first. So the two figures differ by little noise.
+    The second scoring estimates the difference between this bound and the bound given the image's own class, under the
+    same noise. The difference is added to the bound given the own class from the first scoring, so that the two
+    figures share most of their noise.
 
     Args:
-        bits_of: as for `bits_by_class`, but from other noise; classes less likely than `UNLIKELY` are left out.
-        images: `[N]` of them, with their classes.
+        bits_of: as for `bits_by_class`, but with other noise; it scores no class less likely than `UNLIKELY`.
+        images: the images, N of them, with their classes.
         bits: bits/dim given each class from the first scoring, `[N, classes]`.
         shares: p(class), `[classes]`.
 
@@ -80,7 +83,7 @@ def bits_without_the_class(
     likely = torch.where(posterior >= UNLIKELY, posterior, 0.0)
     weights = likely / likely.sum(1, keepdim=True)
     relative = torch.special.xlogy(weights, weights / shares.double()).sum(1) / LOG_2  # KL(w ‖ shares), bits
-    excess = relative / dimensions  # over the bound given its own class, image by image
+    excess = relative / dimensions  # of each image over the bound given its own class
     for k, weight in enumerate(weights.T):
         factor = weight - (own == k).double()
         index = factor.nonzero()[:, 0]
@@ -91,10 +94,10 @@ def bits_without_the_class(
 
 
 def support_vector_classifier(pixels: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
-    """A classifier of images by pixels in [−1, 1], `[N, D]`, trained on these.
+    """A support vector classifier trained on `pixels` in [−1, 1], `[N, D]`, with `labels` `[N]`.
 
     Returns:
-        classify(pixels) -> classes `[N]`.
+        The function classify(pixels) -> classes `[N]`.
     """
     if len(labels.unique()) == 1:
         return lambda pixels: labels[:1].expand(len(pixels))

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Chains of few steps, DDIM and the probability-flow ODE, compared by their likelihoods and samples."""
+"""Chains of few steps, DDIM, DPM-Solver++ and the probability-flow ODE, compared by likelihoods and samples."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from .sample_quality import Judge
 from .subject import Subject
 
 
-LEAST_CALLS_OF_ODE = 25  # from fewer its likelihood cannot be told, to within some tenths
+LEAST_CALLS_OF_ODE = 25  # with fewer, its likelihood is wrong by several tenths of bits/dim
 
 
 def score_few_steps(subject: Subject, judge: Judge | None) -> list[dict[str, Any]]:
-    """Rows for every number of steps: of each spacing of the times that the model knows, of DDIM, and of the ODE.
+    """One row per number of steps for each available timestep spacing, for chains without noise, and for the ODE.
 
-    Chains have a bound. DDIM has none, and its row samples alone; the ODE is followed if its likelihood is asked for.
+    Chains have a bound. DDIM and DPM-Solver++(2M), the latter at the optimal times if they are known, have none, so
+    their rows have only sample quality. The ODE has a row if its likelihood is requested.
 
     Args:
-        judge: compares the samples; None on processes that do not write.
+        subject: the model under evaluation.
+        judge: measures the samples; None on processes that do not write.
     """
     is_measured = subject.pipeline.scheduler.denoising_errors is not None
     spacings = ("linspace", "optimal") if is_measured else ("linspace",)
@@ -40,6 +42,8 @@ def score_few_steps(subject: Subject, judge: Judge | None) -> list[dict[str, Any
         if draws_samples:
             row = {"sampler": "DDIM", "steps": steps, "timestep_spacing": "linspace"}
             rows.append(row | judged(subject.samples, steps, "linspace", 0.0))
+            row = {"sampler": "DPM-Solver++(2M)", "steps": steps, "timestep_spacing": spacings[-1]}
+            rows.append(row | judged(subject.samples, steps, spacings[-1], 0.0, 2))
         if subject.evaluation.num_flow_images:
             row = {"sampler": "ODE", "steps": steps}
             row |= subject.likelihood_by_ode(steps) if steps >= LEAST_CALLS_OF_ODE else {}
@@ -50,7 +54,7 @@ def score_few_steps(subject: Subject, judge: Judge | None) -> list[dict[str, Any
 def _bound_of(subject: Subject) -> dict[str, Any]:
     result, weighted = subject.bound(), subject.bound_by_paths()
     return {
-        "timesteps_visited": len(result.timesteps),  # "optimal" may find fewer that cost less
+        "timesteps_visited": len(result.timesteps),  # "optimal" may choose fewer, if these cost less
         "bits_per_dim": result.total,
         "bits_per_dim_standard_error": result.standard_error,
         **({} if weighted is None else {"importance_weighted": weighted}),

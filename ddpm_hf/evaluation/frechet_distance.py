@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The Fréchet distance between the pixels of samples and of real images. It needs no other model."""
+"""The Fréchet distance between the pixels of samples and of real images, which needs no pretrained network."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from ..data.level_images import LevelImages
-from ..results import InvalidResult, QualityFigures
+from ..results import EqualNumbers, InvalidResult, QualityFigures
 
 
-LARGEST_SIDE = 16  # larger images are averaged down: a covariance of D values needs more than D images
-IMAGES_OF_A_DATA_SET = 10_000  # more would not move a mean or a covariance
+LARGEST_SIDE = 16  # larger images are downsampled: the covariance of D values needs more than D images
+IMAGES_OF_A_DATA_SET = 10_000  # more would hardly change a mean or a covariance
 
 
 def pixel_frechet_distance(images: Tensor, others: Tensor) -> float:
@@ -37,22 +37,22 @@ def _root(covariance: Tensor) -> Tensor:
 
 
 def compared_size(height: int, width: int) -> tuple[int, int]:
-    """The size at which images are compared."""
+    """The (height, width) at which images are compared."""
     return min(height, LARGEST_SIDE), min(width, LARGEST_SIDE)
 
 
 def pixels_of(images: LevelImages, limit: int | None = None) -> Tensor:
-    """The pixels that are compared of up to `limit` images of a data set, `[N, D]`."""
+    """The compared pixels of up to `limit` images of a data set, `[N, D]`."""
     return torch.cat([compared_pixels(batch) for batch in images.batches(256, limit)])
 
 
 def compared_pixels(images: Tensor) -> Tensor:
-    """The pixels that are compared of images `[N, C, H, W]`, `[N, D]`; large images are averaged down."""
+    """The compared pixels `[N, D]` of images `[N, C, H, W]`; large images are downsampled by averaging."""
     return adaptive_avg_pool2d(images.float(), compared_size(*images.shape[-2:])).flatten(1)
 
 
 def quality_of(samples: Tensor, steps: int, train: Tensor, test: Tensor) -> QualityFigures:
-    """How far samples `[N, C, H, W]` in [0, 1] are from training images in [−1, 1], and how far test images are.
+    """Fréchet distances of samples `[N, C, H, W]` in [0, 1], and of test images, from training images in [−1, 1].
 
     Raises:
         InvalidResult: for samples that are not finite.
@@ -66,4 +66,34 @@ def quality_of(samples: Tensor, steps: int, train: Tensor, test: Tensor) -> Qual
         "quality_resolution": None if compared == size else f"{compared[0]}×{compared[1]}",
         "quality_samples": len(samples),
         "quality_inference_steps": steps,
+        **at_equal_numbers(samples * 2 - 1, train, test),
     }
+
+
+def at_equal_numbers(samples: Tensor, train: Tensor, test: Tensor) -> QualityFigures:
+    """The distances of as many samples, training images and test images from the other training images.
+
+    Args:
+        samples, train, test: images `[N, C, H, W]` in [−1, 1]; of test images there may be fewer than 2.
+
+    Returns:
+        Nothing if there are too few images: a quarter of the training images is held back at most.
+    """
+    kinds = {"samples": samples, "training_images": train, "test_images": test}
+    count = min(len(samples), len(train) // 4, len(test) if len(test) > 1 else len(samples))
+    if count < 2:
+        return {}
+    held_back = torch.zeros(len(train), dtype=torch.bool)
+    held_back[_spread(len(train), count)] = True
+    reference = train[~held_back]
+    distances = {
+        kind: pixel_frechet_distance(images[_spread(len(images), count)], reference) if len(images) > 1 else None
+        for kind, images in kinds.items()
+    }
+    equal: EqualNumbers = {"images": count, "reference_images": len(reference), **distances}
+    return {"frechet_distance_pixels_at_equal_numbers": equal}
+
+
+def _spread(total: int, count: int) -> Tensor:
+    """The indices of `count` of `total` images, evenly spread."""
+    return torch.arange(count) * total // count

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The guidance that the command line asks for."""
+"""Guidance from command-line arguments."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .arguments import GuidanceArguments, ModelPathArguments
 from .scoring import load_pipeline
 
 
-SAME = 1e-4  # difference of log ᾱ up to which two noise schedules are one: stock keeps betas in float32
+SAME = 1e-4  # largest difference of log ᾱ between equal noise schedules: stock stores betas in float32
 
 
 def load_guidance(arguments: GuidanceArguments, pipeline: DDPMPaperPipeline) -> Guidance:
-    """The guidance, with the weaker model if there is one, on the pipeline's device.
+    """The guidance, with the weaker model, if any, on the pipeline's device.
 
     Raises:
-        ValueError, OSError: for guidance that does not fit the model, and a weaker model that cannot be loaded or is
-            of another diffusion process.
+        ValueError, OSError: if the guidance does not fit the model, or the weaker model cannot be loaded or has
+            another diffusion process.
     """
     interval, weaker = arguments.guidance_interval, None
     if arguments.guidance_model_name_or_path is not None:
@@ -41,7 +41,7 @@ def load_guidance(arguments: GuidanceArguments, pipeline: DDPMPaperPipeline) -> 
 
 
 def guidance_report(arguments: GuidanceArguments) -> dict[str, Any]:
-    """What a report says of the guidance."""
+    """The guidance arguments for a report."""
     return {
         "guidance_scale": arguments.guidance_scale,
         "guidance_interval": arguments.guidance_interval,
@@ -51,7 +51,7 @@ def guidance_report(arguments: GuidanceArguments) -> dict[str, Any]:
 
 
 def _check_process(weaker: DDPMPaperScheduler, strong: DDPMPaperScheduler) -> None:
-    """Raise ValueError unless both models predict the same of the same x_t."""
+    """Raise ValueError unless both models have the same prediction type and noise schedule."""
     kinds = weaker.config.prediction_type, strong.config.prediction_type
     if kinds[0] != kinds[1]:
         raise ValueError(

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Measuring the denoising errors of a model on training images, and the variance that follows from them."""
+"""Measures the denoising errors of a model on training images, and sets the variance that follows from them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from ..runtime.randomness import Use, generator_of
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 
 
-MOST_ELEMENTS = 1024  # of an image that gets a variance for each: they are kept as text, at every noise level
+EVALUATIONS = 8  # model calls for an image
+MOST_ELEMENTS = 1024  # largest images with one variance per element: they are stored as text, at every noise level
 
 Batches = Iterable[tuple[Tensor, Columns]]
 """Images and their columns."""
@@ -32,15 +33,15 @@ def measured_errors(
     seed: int,
     device: torch.device,
     num_noise_levels: int = 64,
-    num_evaluations: int = 8,
+    num_evaluations: int = EVALUATIONS,
     per_element: bool | None = None,
 ) -> DenoisingErrors:
     """The denoising errors of the model.
 
     Args:
-        num_images: in the batches; few images lead to fewer noise levels.
-        shape: of an image.
-        per_element: whether every element of an image has its own error; if None, for images of at most
+        num_images: number of images in the batches; few images allow only few noise levels.
+        shape: shape of an image.
+        per_element: whether every element of an image has its own error; None means for images with at most
             `MOST_ELEMENTS`. Never with a learned variance.
     """
     if scheduler.process.learns_variance:

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The quality of samples: their distance from training images, and what a classifier learns from them alone."""
+"""Sample quality: the distance from training images, and the accuracy of a classifier trained on samples."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .frechet_distance import IMAGES_OF_A_DATA_SET, compared_pixels, frechet_dis
 
 
 FEATURES = 64
-ROUNDS = 500  # over the training images, at most
+ROUNDS = 500  # largest number of passes over the training images
 
 
 class Judge:
     """Compares samples with training images, and, if these have classes, by classifiers trained on them.
 
     Args:
-        train: images that samples should look like; up to `IMAGES_OF_A_DATA_SET` of them are looked at.
-        test: images that a classifier trained on samples has to recognise.
+        train: images that samples are compared with; up to `IMAGES_OF_A_DATA_SET` of them are used.
+        test: images on which a classifier trained on samples is tested.
     """
 
     def __init__(self, train: LevelImages, test: LevelImages):
@@ -37,17 +37,18 @@ class Judge:
             self.classify = support_vector_classifier(self.train, classes)
             self.network = MLPClassifier((FEATURES,), max_iter=ROUNDS, random_state=0)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)  # its features serve as they are
+                warnings.simplefilter("ignore", ConvergenceWarning)  # features need no convergence
                 self.network.fit(self.train.numpy(), classes.numpy())
             self.features = self._features(self.train)
 
     def figures(self, samples: Tensor) -> dict[str, float]:
-        """The figures of samples `[N, C, H, W]` in [0, 1], N ≥ 2; {} if they are not finite, as of some samplers.
+        """The figures of samples `[N, C, H, W]` in [0, 1], N ≥ 2; {} if a sampler diverged and they are not finite.
 
         Returns:
-            The Fréchet distances from the training images, of pixels and of a classifying network's features, and the
-            agreement: the accuracy on test images of a support vector classifier that was trained on the samples
-            alone, which were labelled by one that was trained on the training images. The last two need classes.
+            The Fréchet distances from the training images, of pixels and of the features of a classifying network; and
+            the agreement: a support vector classifier trained on the training images labels the samples, another one
+            is trained on the labelled samples, and the agreement is its accuracy on test images. The last two figures
+            need classes.
         """
         return self._figures(compared_pixels(samples * 2 - 1)) if bool(samples.isfinite().all()) else {}
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Samples by number: image i depends on the seed and i alone, whatever the batch size and number of processes."""
+"""Sampling of numbered images: image i depends only on the seed and i, not on the batch size or the processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..runtime.distributed import shared
 from ..runtime.randomness import Use, generator_of
 
 
-LEAST_CALLS_OF_HEUN = 20  # two a step: of fewer calls Euler's method, with its steps of one, makes better use
+LEAST_CALLS_OF_HEUN = 20  # Heun's method takes two calls per step; with fewer calls Euler's method is better
 
 
 def draw_images(
@@ -32,24 +32,29 @@ def draw_images(
     timestep_spacing: str | None = None,
     eta: float | None = None,
     guidance: Guidance | None = None,
+    solver_order: int = 1,
+    first: int = 0,
 ) -> Tensor:
-    """Images `[count, C, H, W]` in [0, 1], on the CPU, drawn by all processes together.
+    """Images `[count − first, C, H, W]` in [0, 1], on the CPU, drawn by all processes together.
 
     Args:
-        steps: of the chain; all timesteps if None.
-        turns: columns of the examples that images are drawn for by turns; the conditioners' variety if None.
-        timestep_spacing: of the steps; the scheduler's own if None.
-        eta: of DDIM; the scheduler's variance if None.
-        guidance: none if None.
+        steps: number of steps of the chain; None visits all timesteps.
+        turns: columns of the examples that the images take their conditioning from in turn; None takes the
+            conditioners' variety.
+        timestep_spacing: how the steps are spaced; None takes the scheduler's own spacing.
+        eta: DDIM's η; None takes the scheduler's variance.
+        guidance: None for no guidance.
+        solver_order: 2 for DPM-Solver++(2M), which needs an `eta` of 0.
+        first: the number of the first image.
     """
     guided = (guidance or Guidance()).options
 
     def draw(generators: list[torch.Generator], columns: Columns) -> Tensor:
-        options = {**columns, **guided, "timestep_spacing": timestep_spacing, "eta": eta}
+        options = {**columns, **guided, "timestep_spacing": timestep_spacing, "eta": eta, "solver_order": solver_order}
         return pipeline(len(generators), generators, steps, output_type="pt", **options).images
 
     turns = pipeline.conditioners.variety() if turns is None else turns
-    return by_number(draw, count, batch_size, seed, accelerator, turns)
+    return by_number(draw, count, batch_size, seed, accelerator, turns, first)
 
 
 def draw_images_by_ode(
@@ -64,7 +69,7 @@ def draw_images_by_ode(
     """Images as `draw_images` draws them, from the same noise, but along the probability-flow ODE.
 
     Args:
-        calls: of the model, at most so many; at least 2.
+        calls: the largest number of model calls, at least 2.
     """
     denoiser, device = pipeline.denoiser(guidance), accelerator.device
 
@@ -78,7 +83,7 @@ def draw_images_by_ode(
 
 
 def _steps_of_ode(calls: int) -> dict[str, object]:
-    """The method that makes the best of so many model calls, and its steps."""
+    """The best method for this number of model calls, and its number of steps."""
     if calls < LEAST_CALLS_OF_HEUN:
         return {"method": "euler", "num_steps": calls}
     return {"method": "heun2", "num_steps": calls // 2}
@@ -91,17 +96,20 @@ def by_number(
     seed: int,
     accelerator: Accelerator,
     turns: Columns,
+    first: int = 0,
 ) -> Tensor:
-    """Images `[count, …]` on the CPU, by draw(the generators of a batch's images, their columns).
+    """Images number `first` … `count` − 1 on the CPU from draw(generators, columns), which draws one batch.
 
     Args:
-        turns: columns of the examples that images are drawn for by turns; {} for an unconditional model.
+        turns: columns of the examples that the images take their conditioning from in turn; {} for an unconditional
+            model.
     """
     examples = count_of(turns)
 
     def draw_batch(batch: int) -> Tensor:
-        numbers = range(batch * batch_size, min((batch + 1) * batch_size, count))
+        start = first + batch * batch_size
+        numbers = range(start, min(start + batch_size, count))
         generators = [generator_of(Use.SAMPLING, seed, i) for i in numbers]
         return draw(generators, chosen(turns, [i % examples for i in numbers]) if examples else {}).cpu()
 
-    return torch.cat(shared(accelerator, -(-count // batch_size), draw_batch))
+    return torch.cat(shared(accelerator, -(-(count - first) // batch_size), draw_batch))

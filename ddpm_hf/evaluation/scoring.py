@@ -35,10 +35,10 @@ def load_pipeline(
     """A pipeline from a folder or the Hub, in evaluation mode.
 
     Args:
-        argument: what the user calls it.
+        argument: the name of the user's argument, for error messages.
 
     Raises:
-        ValueError, OSError: if there is none, or it is not an unconditional diffusers pipeline.
+        ValueError, OSError: if there is no pipeline, or it is not one that `DDPMPaperPipeline` can load.
     """
     name = model.model_name_or_path
     try:
@@ -52,7 +52,7 @@ def load_pipeline(
 
 
 def follow(scheduler: DDPMPaperScheduler, num_levels: int, chain: ChainArguments) -> DDPMPaperScheduler:
-    """A model's scheduler for data of so many levels, on the chain that is asked for."""
+    """A model's scheduler for data with `num_levels` levels, set to the requested chain."""
     scheduler = DDPMPaperScheduler.from_config(scheduler.config, num_levels=num_levels)
     steps = len(scheduler) if chain.num_inference_steps is None else chain.num_inference_steps
     scheduler.set_timesteps(steps, timestep_spacing=chain.timestep_spacing)
@@ -70,13 +70,13 @@ def score(
     progress: Callable[[Iterable[int]], Iterable[int]] | None = None,
     count: Callable[..., BitsPerDim] = bits_per_dim,
 ) -> BitsPerDim:
-    """Bits/dim over the images, scored by all processes together; their number changes nothing.
+    """Bits/dim over the images, scored by all processes together; the result does not depend on their number.
 
     Args:
-        batch_size: images in a batch, which share one draw of noise and times.
+        batch_size: images per batch; a batch has one random generator for its noise and times.
         num_evaluations: model calls per image, at most; 0 for all visited times.
-        progress: wraps the iteration over batches.
-        count: counts the bits of a batch, with the arguments of `bits_per_dim`.
+        progress: a function that wraps the iteration over batches.
+        count: computes the bits of a batch, with the arguments of `bits_per_dim`.
     """
     is_estimate = 0 < num_evaluations < len(scheduler.timesteps)
 
@@ -98,7 +98,7 @@ def score_by_paths(
     progress: Callable[[Iterable[int]], Iterable[int]] | None = None,
     count: Callable[..., ImportanceWeightedBits] = importance_weighted_bits_per_dim,
 ) -> ImportanceWeightedBits:
-    """The importance-weighted bound of the chain that the scheduler visits; arguments as in `score`."""
+    """The importance-weighted bound of the scheduler's chain; arguments as in `score`."""
 
     def part(batches: Batches, generator: torch.Generator) -> ImportanceWeightedBits:
         return count(denoiser, scheduler, batches, num_paths=num_paths, generator=generator)
@@ -115,7 +115,7 @@ def by_batches(
     part: Callable[[Batches, torch.Generator], Part],
     progress: Callable[[Iterable[int]], Iterable[int]] | None = None,
 ) -> list[Part]:
-    """part([batch], generator) of every batch with its conditioning; the batches are divided among processes."""
+    """part([batch], generator) for every batch and its conditioning; batches are divided among the processes."""
 
     def of_batch(k: int) -> Part:
         batch = denoiser.batch(*images.batch(k * batch_size, (k + 1) * batch_size), accelerator.device)
@@ -125,9 +125,9 @@ def by_batches(
 
 
 def load_as_they_are(data: DataArguments) -> ImageData:
-    """The images, not mirrored; the main process tells how many there are and what is left out."""
+    """The images without mirroring; the main process reports how many there are and which are left out."""
     if data.random_flip:
-        raise ValueError("`random_flip` is for training; a score is taken on the images as they are.")
+        raise ValueError("`random_flip` is for training; scores are computed on the original images.")
     loaded = load_labelled_images(data)
     if is_main_process():
         print(*loaded.notes, sep="\n", end="\n" if loaded.notes else "", file=sys.stderr)
@@ -138,18 +138,18 @@ def split_of(data: ImageData, split: str) -> LevelImages:
     """The images of a split, "train" or "test", in order.
 
     Raises:
-        ValueError: for a stream, and if there are none.
+        ValueError: if the split is empty, or is the "train" split of a stream.
     """
     images = getattr(data, split)
     if not isinstance(images, LevelImages):
-        raise ValueError("A stream has no training images to score in order; pass --split test, or leave --streaming.")
+        raise ValueError("The training images of a stream cannot be scored; pass --split test, or omit --streaming.")
     if not len(images):
         raise ValueError(f"There are no {split} images; pass a `test_fraction` above 0.")
     return images
 
 
 def check_fit(pipeline: DDPMPaperPipeline, images: LevelImages) -> None:
-    """Raise ValueError unless the model is for images of this shape, and its conditioning can be made from them."""
+    """Raise ValueError unless the images have the model's shape and the columns that its conditioning needs."""
     expected, found = pipeline.example_shape, tuple(images.shape)
     if found != expected:
         raise ValueError(
@@ -160,7 +160,7 @@ def check_fit(pipeline: DDPMPaperPipeline, images: LevelImages) -> None:
 
 
 def paths_report(result: ImportanceWeightedBits) -> WeightedBound:
-    """The importance-weighted bound, for metrics.json and for an evaluation."""
+    """The importance-weighted bound in the schema of metrics.json."""
     return {
         "bits_per_dim": result.total,
         "bits_per_dim_standard_error": result.standard_error,

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""A saved model under evaluation, and its scores and samples."""
+"""A saved model under evaluation, with its scores and samples."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .sampling import draw_images, draw_images_by_ode
 from .scoring import by_batches, paths_report, score, score_by_paths
 
 
-ODE_TOLERANCE = 1e-3  # of the solver, relative and absolute: tighter ones move bits/dim by less than their error
+ODE_TOLERANCE = 1e-3  # relative and absolute: tighter ones change bits/dim by less than its standard error
 
 Progress = Callable[[Iterable[int]], Iterable[int]]
 
@@ -34,11 +34,11 @@ class Subject:
     """A model as it is evaluated.
 
     Attributes:
-        pipeline: on the chain that its scheduler visits.
-        images: the images that are scored.
+        pipeline: the model; its scheduler is set to the chain.
+        images: the images to score.
         evaluation: how they are scored.
-        accelerator: Accelerate, on all processes.
-        guidance: the guidance of the model.
+        accelerator: Accelerate's, on all processes.
+        guidance: how the model is guided.
     """
 
     pipeline: DDPMPaperPipeline
@@ -54,7 +54,7 @@ class Subject:
         return score(denoiser, self.pipeline.scheduler, self.images, *how, progress)
 
     def bound_by_paths(self, progress: Progress | None = None) -> dict[str, Any] | None:
-        """The importance-weighted bound of the chain, if it is asked for."""
+        """The importance-weighted bound of the chain; None if it is not requested."""
         if not self.evaluation.num_paths:
             return None
         how = (self.accelerator, self.evaluation.batch_size, self.evaluation.num_paths, self.evaluation.seed)
@@ -65,7 +65,7 @@ class Subject:
         """The likelihood by the probability-flow ODE.
 
         Args:
-            calls: model calls at most, at least 4; as many as the tolerance needs if None.
+            calls: the largest number of model calls, at least 4; None for as many as the tolerance needs.
         """
         images, denoiser = self.images.spread(self.evaluation.num_flow_images), self.pipeline.denoiser(self.guidance)
         solver: dict[str, Any] = {"rtol": ODE_TOLERANCE, "atol": ODE_TOLERANCE}
@@ -96,15 +96,15 @@ class Subject:
         chained.set_progress_bar_config(disable=True)
         return dataclasses.replace(self, pipeline=chained)
 
-    def samples(self, steps: int, spacing: str, eta: float | None = None) -> Tensor:
-        """Images in [0, 1] of a chain, as many as are asked for."""
+    def samples(self, steps: int, spacing: str, eta: float | None = None, solver_order: int = 1) -> Tensor:
+        """Samples of a chain in [0, 1], as many as `num_quality_samples`."""
         evaluation = self.evaluation
         how = (evaluation.num_quality_samples, evaluation.batch_size, steps, evaluation.seed, self.accelerator)
         chained = self.on_chain(steps, spacing)
-        return draw_images(chained.pipeline, *how, None, spacing, eta, self.guidance)
+        return draw_images(chained.pipeline, *how, None, spacing, eta, self.guidance, solver_order)
 
     def samples_by_ode(self, calls: int) -> Tensor:
-        """Images in [0, 1] along the ODE, as many as are asked for."""
+        """Samples along the ODE in [0, 1], as many as `num_quality_samples`."""
         evaluation = self.evaluation
         how = (evaluation.num_quality_samples, evaluation.batch_size, calls, evaluation.seed, self.accelerator)
         return draw_images_by_ode(self.pipeline, *how, self.guidance)

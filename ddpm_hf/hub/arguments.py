@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Where a run is pushed."""
+"""Arguments that say where a run is pushed."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from ..runtime.arguments import help_text
 
 @dataclass
 class RepositoryArguments:
-    """A repository on the Hugging Face Hub, and the right to push to it."""
+    """A repository on the Hugging Face Hub, and the token to push to it."""
 
     _argument_group_name = "Hub"
 
     hub_model_id: str | None = field(
-        default=None, metadata=help_text("owner/name; the output folder's name if unset.")
+        default=None, metadata=help_text("The repository, owner/name; the output folder's name if unset.")
     )
-    hub_private_repo: bool = field(default=False, metadata=help_text("Into a private repository."))
+    hub_private_repo: bool = field(default=False, metadata=help_text("Push to a private repository."))
     hub_token: str | None = field(
-        default=None, metadata=help_text("A token that may write; safer in HF_TOKEN, or by `hf auth login`.")
+        default=None, metadata=help_text("A token with write permission; safer in HF_TOKEN, or by `hf auth login`.")
     )
 
 
@@ -30,21 +30,21 @@ class HubArguments(RepositoryArguments):
     push_to_hub: bool = field(default=False, metadata=help_text("Push the model when it is trained."))
     hub_push_steps: int = field(
         default=0,
-        metadata=help_text("Also push what is there every so many steps, if no push is under way; 0 for never."),
+        metadata=help_text("Also push every this many steps, unless a push is in progress; 0 for never."),
     )
 
 
 @dataclass
 class PushArguments(RepositoryArguments):
-    """Which finished run is pushed."""
+    """The finished run to push."""
 
     output_dir: str = field(default="runs/digits", metadata=help_text("The run's folder, or any saved pipeline."))
     commit_message: str = "Upload model"
-    create_pr: bool = field(default=False, metadata=help_text("Open a pull request in place of a commit."))
+    create_pr: bool = field(default=False, metadata=help_text("Open a pull request instead of a commit."))
 
 
 def check_hub_arguments(hub: HubArguments) -> None:
-    """Raise ValueError for what would push nothing."""
+    """Raise ValueError for a `hub_push_steps` that is negative, or set without `push_to_hub`."""
     if hub.hub_push_steps < 0:
         raise ValueError(f"`hub_push_steps` must be at least 0, but is {hub.hub_push_steps}.")
     if hub.hub_push_steps and not hub.push_to_hub:

@@ -1,9 +1,9 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The model card: filled from what lies in a saved pipeline's folder, and merged with a card that is there already.
+"""The model card: filled from the files of a saved pipeline, and merged with an existing card.
 
 `model_card.md` is the template. It consists of sections, each between `<!-- ddpm_hf: name -->` and
-`<!-- /ddpm_hf: name -->`. A filled card carries the checksum of each section in its first mark, so that a section that
-somebody has edited since can be told from one that may be written anew.
+`<!-- /ddpm_hf: name -->`. In a filled card the opening mark of each section contains a checksum, which shows whether
+somebody has edited the section or it may be replaced.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _SECTION = re.compile(r"<!-- ddpm_hf: (\w+)(?: (\w+))? -->\n(.*?)\n?<!-- /ddpm_h
 
 
 def fill_card(folder: Path, name: str, metrics: dict[str, Any] | None = None, beside: Collection[str] = ()) -> str:
-    """The card of the pipeline saved in `folder`, under the name that `from_pretrained` knows it by.
+    """The card of the pipeline saved in `folder`.
 
     Args:
         folder: the saved pipeline.
-        name: a name on the Hub, or the folder's path.
-        metrics: what a metrics.json says; if None, what the folder's says. Unknown keys are left out.
-        beside: files that lie in the same repository without being in the folder, such as another variant's weights.
+        name: the name that users pass to `from_pretrained`: a name on the Hub, or the folder's path.
+        metrics: the content of a metrics.json; if None, of the folder's. Unknown keys are ignored.
+        beside: files of the same repository that are not in the folder, such as another variant's weights.
 
     Raises:
         ValueError: for weights or a metrics.json that cannot be read.
@@ -56,11 +56,11 @@ def fill_card(folder: Path, name: str, metrics: dict[str, Any] | None = None, be
 
 
 def merge_cards(existing: str, filled: str, are_figures_gone: bool = False) -> str:
-    """The existing card with its sections filled anew, and all that was written by hand kept.
+    """The existing card with its sections replaced by those of `filled`; everything written by hand is kept.
 
-    Kept are: text outside of sections, sections that were edited or taken out, and metadata, which are only added to;
-    of the results in `model-index` those of the same metric on the same data are replaced, and if `are_figures_gone`
-    those of our own measures taken out.
+    Text outside of sections stays, edited sections stay as they are, and removed sections stay removed. Metadata are
+    only added. In `model-index`, results of the same metric on the same data are replaced; `are_figures_gone` removes
+    the results of our own measures.
 
     Raises:
         ValueError: if the existing card's metadata cannot be read.
@@ -82,7 +82,7 @@ def merge_cards(existing: str, filled: str, are_figures_gone: bool = False) -> s
 
 
 def _checksum(text: str) -> str:
-    """Of a section, whatever an editor does to its line ends."""
+    """The checksum of a section; it ignores changes to line ends and trailing space."""
     lines = [line.rstrip() for line in text.strip().splitlines()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
@@ -143,7 +143,7 @@ def _merged_metadata(key: str, old: Any, new: Any) -> Any:
 
 
 def _merged_results(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Two model indices as one, the new results in the place of old ones of the same metric on the same data."""
+    """Two model indices merged; new results replace old ones of the same metric on the same data."""
     name, kept = _results(old)
     _, fresh = _results(new)
 
@@ -155,7 +155,7 @@ def _merged_results(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> lis
 
 
 def _without_measures(index: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
-    """A model index without what this package measures; None, which is not written, if nothing is left."""
+    """A model index without the results of this package; None, which is not written, if nothing is left."""
     name, results = _results(index)
     ours = {measure.metric for measure in MEASURES}
     kept = [result for result in results if result.metric_type not in ours]
@@ -166,14 +166,14 @@ def _results(index: list[dict[str, Any]]) -> tuple[str, list[EvalResult]]:
     try:
         return model_index_to_eval_results(index)
     except (KeyError, TypeError, IndexError, ValueError) as error:
-        raise ValueError(f"the `model-index` of the model card is not one: {error!r}") from error
+        raise ValueError(f"the `model-index` of the model card is invalid: {error!r}") from error
 
 
 # --- facts ---
 
 
 def _facts(folder: Path, beside: Collection[str]) -> dict[str, Any]:
-    """What the saved pipeline itself tells."""
+    """The template's values that come from the saved pipeline."""
     unet, stored = read_json(folder / "unet" / "config.json"), read_json(folder / "scheduler/scheduler_config.json")
     scheduler = DDPMPaperScheduler.from_config(stored)
     size = unet["sample_size"]
@@ -184,7 +184,7 @@ def _facts(folder: Path, beside: Collection[str]) -> dict[str, Any]:
         "channels": unet["in_channels"],
         "size": [size, size] if isinstance(size, int) else size,
         "parameters": sum(map(count_parameters, weights)) // max(1, len(variants)),
-        "variant": min(loadable, default=""),  # "", which needs no naming, comes first
+        "variant": min(loadable, default=""),  # "" sorts first: these weights load without naming a variant
         "scheduler": scheduler,
         "schedule": _describe_schedule(scheduler),
         "num_classes": number_of_classes(unet),
@@ -194,22 +194,22 @@ def _facts(folder: Path, beside: Collection[str]) -> dict[str, Any]:
 
 
 def in_stock(scheduler: DDPMPaperScheduler) -> list[str]:
-    """Sentences on what stock diffusers makes of a model with this scheduler, where that is not the same."""
+    """Sentences on how stock diffusers treats a model with this scheduler differently."""
     sentences = []
     if scheduler.config.prediction_type == "mean":
         sentences.append("It cannot sample from this model, which predicts the posterior mean; ddpm_hf can.")
     if scheduler.variance_type == "learned":
         sentences.append(
-            "It has no working `learned` variance: it samples with `learned_range`, between and around β̃ and β, in"
-            " place of the variance that this model has learned."
+            "Its `learned` variance does not work: it samples with `learned_range`, a variance interpolated from β̃ and"
+            " β, instead of the one that this model has learned."
         )
     if scheduler.variance_type == "fixed_large_log":
-        sentences.append("It calls the variance `fixed_large`.")
+        sentences.append("It uses the name `fixed_large` for the same variance.")
     if scheduler.variance_type == "optimal":
-        sentences.append("It does not know the `optimal` variance, and samples with `fixed_small`.")
+        sentences.append("It does not have the `optimal` variance, and samples with `fixed_small`.")
     if scheduler.config.trained_betas is not None:
         sentences.append(
-            "It has no name for the noise schedule, which is saved as its betas; it keeps them in float32."
+            "It has no name for the noise schedule, which is saved as its betas; it stores them in float32."
         )
     return sentences
 
@@ -224,7 +224,7 @@ def _describe_schedule(scheduler: DDPMPaperScheduler) -> str:
 
 
 def weights_of(path: str) -> tuple[str, str] | None:
-    """Name and variant of the weights that a file holds, or is the index of, in whatever shards; None for others."""
+    """Name and variant of the weights in a file, a shard or an index of shards; None for other files."""
     shard = r"(?:-\d+-of-\d+)?"
     file = re.fullmatch(rf"(.+?){shard}(?:\.([^./]+?))?{shard}\.(?:safetensors|bin)", path)
     index = re.fullmatch(r"(.+?)\.(?:safetensors|bin)\.index(?:\.([^./]+))?\.json", path)
@@ -233,16 +233,16 @@ def weights_of(path: str) -> tuple[str, str] | None:
 
 
 def count_parameters(path: Path) -> int:
-    """Numbers in a weights file, from its header; ValueError if the file is not whole, which the header tells too."""
+    """The number of parameters in a weights file, from its header; ValueError if the file is incomplete."""
     try:
         with safe_open(path, "pt") as file:
             return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+        raise ValueError(f"{path} is not a complete safetensors file: {error}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What a JSON file says; ValueError if that is no mapping of names to values."""
+    """The content of a JSON file; ValueError if it is not a mapping of names to values."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

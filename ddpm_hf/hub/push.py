@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The Hugging Face Hub: what of a model is pushed, in one commit, again where it fails and that can help."""
+"""Pushing a model to the Hugging Face Hub: which files, in one commit, with retries after transient failures."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from .model_card import CARD, SAMPLES, count_parameters, fill_card, merge_cards,
 INDEX = "model_index.json"
 
 RETRY_WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before another try
-LONGEST_WAIT = 60.0  # that a Hub which limits the rate may ask for
+LONGEST_WAIT = 60.0  # seconds, even if the Hub's rate limit asks for more
 
-# These the client has tried again by itself before it gives up.
+# The client itself retries these before it raises them.
 _RETRIED_BY_THE_CLIENT = re.compile(r"/preupload/|\.git/info/lfs/")
 
 logger = logging.getLogger(__name__)
@@ -42,22 +42,22 @@ def push_folder(
 ) -> CommitInfo:
     """Push a saved pipeline to the Hub: its weights and configurations, model card, sample grid and figures.
 
-    One commit brings all or nothing, so that nobody loads half of a model. It takes out what it supersedes: the same
-    weights in other shards, and, if the weights are others, figures and samples that it brings none of. Where another
-    try can help there are up to five more, with pauses that double from 1 s; pushing what is there already makes no
-    commit. Nothing in `folder` is changed.
+    Everything goes into one commit, so that nobody loads half of a model. The commit removes what it supersedes: the
+    same weights in other shards, and, if the weights change, old figures and samples that it does not replace. After a
+    transient failure it tries up to five more times, with pauses that double from 1 s. If nothing has changed, there
+    is no commit. `folder` is not changed.
 
     Args:
-        folder: what `DDPMPaperPipeline.save_pretrained` or examples/train.py wrote.
-        repo_id: "name" or "owner/name"; it is made if need be.
-        private: make it private; True refuses to push to a public repository that is there already.
-        token: with write permission; the one of `hf auth login` or HF_TOKEN if None.
-        create_pr: open a pull request in place of a commit to the main branch.
+        folder: a folder that `DDPMPaperPipeline.save_pretrained` or examples/train.py wrote.
+        repo_id: "name" or "owner/name"; the repository is created if it does not exist.
+        private: create a private repository; True refuses to push to an existing public one.
+        token: a token with write permission; None takes that of `hf auth login` or HF_TOKEN.
+        create_pr: open a pull request instead of committing to the main branch.
         path_in_repo: a folder in the repository.
 
     Raises:
-        ValueError: if `folder` holds no whole pipeline, or no safetensors.
-        HubError: if the Hub refuses or is not reached, with the next thing to do.
+        ValueError: if `folder` holds no complete pipeline, or no safetensors.
+        HubError: if the Hub refuses or cannot be reached; it says what to do next.
     """
     folder = Path(folder)
     files = model_files(folder)
@@ -79,10 +79,10 @@ def push_folder(
 
 
 def claim_repository(repo_id: str, private: bool | None = None, token: str | None = None) -> str:
-    """Make the repository if need be and see that it can be pushed to; returns its full name.
+    """Create the repository if it does not exist, check that it can be pushed to, and return its full name.
 
     Raises:
-        HubError: if it cannot, or is public where `private` is asked for.
+        HubError: if it cannot be pushed to, or is public although `private` is True.
     """
     with hub_errors(repo_id, doing="push to"):
         api = HfApi(token=token)
@@ -92,10 +92,10 @@ def claim_repository(repo_id: str, private: bool | None = None, token: str | Non
 
 
 def model_files(folder: Path) -> list[Path]:
-    """What a user of the model needs of a folder, and no more: no optimizer states, logs, checkpoints or pickles.
+    """The files of a folder that users of the model need: no optimizer states, logs, checkpoints or pickles.
 
     Raises:
-        ValueError: if the folder holds no whole pipeline, or no safetensors.
+        ValueError: if the folder holds no complete pipeline, or no safetensors.
     """
     if not (folder / INDEX).is_file():
         raise ValueError(f"{folder} is not a saved pipeline: it has no {INDEX}.")
@@ -112,7 +112,7 @@ def model_files(folder: Path) -> list[Path]:
 
 
 def _component_files(folder: Path, component: str) -> list[Path]:
-    """Configurations and weights of one of a pipeline's parts."""
+    """Configurations and weights of one component of a pipeline."""
     if Path(component).name != component:
         raise ValueError(f"{folder / INDEX} names a component {component!r} outside of the folder.")
     settings, weights = (sorted((folder / component).glob(f"*.{end}")) for end in ("json", "safetensors"))
@@ -120,18 +120,18 @@ def _component_files(folder: Path, component: str) -> list[Path]:
     missing = sorted(shards - {file.name for file in weights})
     if not settings or missing:
         lacking = missing[0] if missing else "configuration"
-        raise ValueError(f"{folder} is not a whole pipeline: its {component} lacks its {lacking}.")
+        raise ValueError(f"{folder} is not a complete pipeline: its {component} lacks its {lacking}.")
     return settings + weights
 
 
 def _claim_repository(api: HfApi, repo_id: str, private: bool | None) -> ModelInfo:
-    """The repository as it stands, made if need be."""
+    """The current state of the repository, which is created if it does not exist."""
     name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     repo = api.model_info(name)
-    if private and not repo.private:  # `private` does nothing to a repository that is there already
+    if private and not repo.private:  # `private` has no effect on an existing repository
         raise HubError(
-            f"{name} is public on the Hub, and private was asked for; nothing was pushed. Make it private in its"
-            " settings, or choose another name."
+            f"{name} is public on the Hub, but a private repository was requested; nothing was pushed. Make it private"
+            " in its settings, or choose another name."
         )
     return repo
 
@@ -139,14 +139,14 @@ def _claim_repository(api: HfApi, repo_id: str, private: bool | None) -> ModelIn
 def _commit(
     api: HfApi, repo: ModelInfo, folder: Path, files: list[Path], prefix: str, message: str, create_pr: bool
 ) -> CommitInfo:
-    """All of it in one commit on top of the one that the card was merged with."""
+    """Push everything in one commit on top of the one whose card was merged."""
     prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
     there = {sibling.rfilename for sibling in repo.siblings or []}
     added = [CommitOperationAdd(prefix + file.relative_to(folder).as_posix(), _content(file)) for file in files]
     paths = {operation.path_in_repo for operation in added}
     gone = _superseded(there, paths)
     are_others = _are_other_weights(api, repo, added, there, gone)
-    if are_others:  # what was measured and drawn belongs to those before
+    if are_others:  # the existing figures and samples belong to the old weights
         gone |= {prefix + SAMPLES, prefix + METRICS} & (there - paths)
     card = _card(
         api, repo, folder, prefix, there - gone, are_figures_gone=are_others and prefix + METRICS not in paths
@@ -158,7 +158,7 @@ def _commit(
 
 
 def _content(file: Path) -> str | bytes:
-    """A file by its path, or a configuration without the place on this machine that it was loaded from."""
+    """A file's path, or the content of a configuration without the local path that it was loaded from."""
     if file.suffix == ".json":
         config = read_json(file)
         if config.pop("_name_or_path", None) is not None:
@@ -167,10 +167,10 @@ def _content(file: Path) -> str | bytes:
 
 
 def _card(api: HfApi, repo: ModelInfo, folder: Path, prefix: str, staying: set[str], are_figures_gone: bool) -> str:
-    """The card, filled from the folder and what stays of the Hub's, over what was written by hand into either."""
+    """The card, filled from the folder and the files that stay on the Hub; text written by hand is kept."""
 
     def there(name: str) -> Path | None:
-        """A file of the repository."""
+        """A file of the repository, downloaded; None if there is none."""
         if prefix + name not in staying:
             return None
         return Path(api.hf_hub_download(repo.id, prefix + name, revision=repo.sha))
@@ -185,7 +185,7 @@ def _card(api: HfApi, repo: ModelInfo, folder: Path, prefix: str, staying: set[s
 
 
 def _superseded(there: set[str], added: set[str]) -> set[str]:
-    """Weights in the repository that are the same as some that are added, but in other shards or pickled."""
+    """Weights in the repository that are added again in other shards, or were pickled."""
     replaced = {weights_of(path) for path in added} - {None}
     return {path for path in there - added if weights_of(path) in replaced}
 
@@ -193,7 +193,7 @@ def _superseded(there: set[str], added: set[str]) -> set[str]:
 def _are_other_weights(
     api: HfApi, repo: ModelInfo, added: list[CommitOperationAdd], there: set[str], superseded: set[str]
 ) -> bool:
-    """Whether the push replaces the repository's weights, those of no variant, by others."""
+    """Whether the push replaces the repository's weights (without variant) by different ones."""
     weights = {op.path_in_repo: op for op in added if op.path_in_repo.endswith(".safetensors")}
     weights = {path: op for path, op in weights.items() if weights_of(path)[1] == ""}
     if superseded and weights:
@@ -203,19 +203,20 @@ def _are_other_weights(
 
 
 def _check_for_token(files: list[Path], token: str | None) -> None:
-    """Raise ValueError if a text that is to be pushed holds the token."""
+    """Raise ValueError if a text file that would be pushed contains the token."""
     for file in files:
         is_text = file.suffix in (".json", ".md") and file.is_file()
         if token and is_text and token in file.read_text(encoding="utf-8"):
-            raise ValueError(f"{file} holds your Hub token; nothing was pushed. Take it out of there.")
+            raise ValueError(f"{file} contains your Hub token; nothing was pushed. Remove the token from it.")
 
 
 def _may_help_to_retry(error: HubError) -> bool:
-    """Whether the failure may pass, and the client has not waited for that already."""
+    """Whether the failure may be transient, and the client has not already retried."""
     cause = error.__cause__
     if isinstance(cause, HfHubHTTPError):
         return error.is_transient and not _RETRIED_BY_THE_CLIENT.search(str(cause.response.url))
-    return error.is_transient and not isinstance(cause, RuntimeError)  # as which it gives up an upload
+    # The client raises RuntimeError after its own retries of an upload.
+    return error.is_transient and not isinstance(cause, RuntimeError)
 
 
 def _asked_to_wait(error: HubError) -> float:
@@ -225,7 +226,7 @@ def _asked_to_wait(error: HubError) -> float:
 
 
 def lacks_index(error: BaseException | None) -> bool:
-    """Whether a model could not be loaded since it has no index: an OSError for a folder, a 404 from the Hub."""
+    """Whether loading a model failed because it has no index: an OSError for a folder, a 404 from the Hub."""
     while error is not None:
         if INDEX in str(error) and (isinstance(error, EntryNotFoundError) or "no file named" in str(error)):
             return True

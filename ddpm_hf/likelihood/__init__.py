@@ -12,7 +12,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "measurement": ("measure_denoising_errors",),
         "ode": ("OdeBitsPerDim", "OdeLikelihood", "ode_bits_per_dim", "ode_log_likelihood"),
         "variational": ("BitsPerDim", "bits_per_dim"),
-        # of the bound's terms, which this package held before version 0.2
+        # terms of the bound, which were in this package before version 0.2
         ".diffusion.bound_terms": ("posterior_kl", "prior_kl", "vlb_terms"),
         ".diffusion.denoiser": ("Denoiser", "randn_like"),
     },

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Batches of examples to be scored, and the check that they are what the likelihood is about."""
+"""Batches of examples to score, and checks that their values are levels of the data."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ..diffusion.numerics import check_num_levels, require_samples, to_float64
 
 
 Batches = Iterable[Tensor | tuple[Tensor, Mapping[str, Any]]]
-"""Tensors `[B, *anything]`, or pairs of one and its conditioning."""
+"""Tensors `[B, *anything]`, or pairs of such a tensor and its conditioning."""
 
 
 def checked_batches(
     batches: Batches, num_levels: int | None, progress: Callable[[Batches], Batches] | None = None
 ) -> Iterator[tuple[Tensor, Mapping[str, Any]]]:
-    """The examples of each batch that has any, checked by `check_levels`, and their conditioning.
+    """The examples and the conditioning of each batch; examples are checked by `check_levels`, empty batches skipped.
 
     Raises:
-        ValueError: for what is no iterable of batches, as soon as it is met.
+        ValueError: if `batches` is not an iterable, or, when it is reached, if a batch has another form.
     """
     if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
         hint = "; for one batch x pass [x]" if isinstance(batches, Tensor) else ""
@@ -34,7 +34,7 @@ def checked_batches(
 
 
 def _examples_and_conditioning(batch: Any) -> tuple[Tensor, Mapping[str, Any]]:
-    """What a batch consists of: `x`, `[x]` or `(x, conditioning)`."""
+    """The examples and the conditioning of a batch `x`, `[x]` or `(x, conditioning)`."""
     if isinstance(batch, Tensor):
         return batch, {}
     parts = batch if isinstance(batch, (tuple, list)) else ()
@@ -44,24 +44,27 @@ def _examples_and_conditioning(batch: Any) -> tuple[Tensor, Mapping[str, Any]]:
         return parts[0], parts[1]
     raise ValueError(
         f"`batches` must give tensors [B, ...], or pairs of one and a dictionary of conditioning such as"
-        f" {{'class_labels': labels}}, but gave {_told(batch)}."
+        f" {{'class_labels': labels}}, but gave {_described(batch)}."
     )
 
 
-def _told(batch: Any) -> str:
-    """What a batch is, in a few words."""
+def _described(batch: Any) -> str:
+    """A short description of a batch for an error message."""
     kind = type(batch).__name__
     if isinstance(batch, Mapping):
         return f"a {kind} of {', '.join(map(str, batch))}"
     if isinstance(batch, (tuple, list)):
         return f"a {kind} of {', '.join(type(part).__name__ for part in batch[:3])}{', ...' if len(batch) > 3 else ''}"
     if hasattr(batch, "mode"):
-        return f"a picture ({kind}); make tensors of pictures, scaled to [-1, 1]"
+        return f"a picture ({kind}); convert pictures to tensors, scaled to [-1, 1]"
     return kind
 
 
 def check_levels(x_0: Tensor, num_levels: int | None) -> None:
-    """Raise ValueError unless every value of x_0 is finite, and (nearly) one of `num_levels` levels in [−1, 1]."""
+    """Raise ValueError unless every value of x_0 is finite and within 0.1 of one of `num_levels` levels in [−1, 1].
+
+    The distance is in units of the level spacing. With `num_levels` None any finite value is allowed.
+    """
     require_samples(batches=x_0)
     if num_levels is None:
         if not bool(x_0.isfinite().all()):
@@ -82,10 +85,10 @@ def check_levels(x_0: Tensor, num_levels: int | None) -> None:
 
 
 def _advice(x_0: Tensor) -> str:
-    """What to do about values that are no levels."""
+    """Advice for values that are not levels."""
     low, high = x_0.min().item(), x_0.max().item()
     if low >= 0 and high <= 1:
         return "they lie in [0, 1]: scale them by 2x - 1"
     if low >= 0 and high <= 255:
         return "they lie in [0, 255]: scale them by x / 127.5 - 1"
-    return "set `num_levels` to that of the data, or to None for continuous data"
+    return "set `num_levels` to the number of levels of the data, or to None for continuous data"

@@ -1,21 +1,21 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""A tighter bound of the same chain: several noisy paths of an example, weighted by importance (Burda et al. 2016).
+"""The importance-weighted bound, which is tighter for the same chain: several noisy paths (Burda et al. 2016).
 
-A model's likelihood is an expectation over the paths x_1 … x_T that the forward process takes,
+A model's likelihood is an expectation over the paths x_1 … x_T of the forward process,
 
     p_θ(x_0) = E_q w,    w = p_θ(x_0 … x_T)/q(x_1 … x_T | x_0),
 
-and the variational bound is E −log w (Ho et al. 2020, Eq. 3 and 5). By Jensen's inequality the mean of more than one
-weight bounds it better, and the better the more there are, down to the negative log-likelihood itself:
+and the variational bound is E −log w (Ho et al. 2020, Eq. 3 and 5). By Jensen's inequality the mean of M weights gives
+a tighter bound, which falls with M towards the negative log-likelihood:
 
     −log p_θ(x_0) ≤ E −log (1/M Σ_m w_m) ≤ E −log w.
 
-A path is drawn from its noisy end down by the posteriors q(x_s | x_t, x_0), so that a step's part of log w is written
-in the noise z that was drawn, and no digits are lost where steps are small:
+A path starts at its noisy end and follows the posteriors q(x_s | x_t, x_0). Each step's term of log w is then a
+function of the drawn noise z, and small steps lose no digits:
 
     x_s = c₁ x_0 + c₂ x_t + √β̃ z,    log p_θ(x_s | x_t)/q(x_s | x_t, x_0) = ½ (log(β̃/σ²) + z² − (x_s − μ_θ)²/σ²)
 
-with x_s − μ_θ = √β̃ z + c₁ (x_0 − x̂_0). Its last step is the decoder, −L_0.
+with x_s − μ_θ = √β̃ z + c₁ (x_0 − x̂_0). The last step is the decoder, with the term −L_0.
 """
 
 from __future__ import annotations
@@ -64,19 +64,19 @@ def log_path_weights(
         denoise: `denoise(x_t, timesteps, **conditioning)`, the model in evaluation mode; called once per timestep.
         scheduler: a `DDPMPaperScheduler` or a `GaussianDiffusion`.
         x_0: `[B, *anything]`, in [−1, 1] on the model's device.
-        conditioning: more arguments of `denoise`.
-        generator: for the noise; on the device of `x_0`, or the CPU.
+        conditioning: further arguments of `denoise`.
+        generator: for the noise; on the device of `x_0`, or on the CPU.
 
     Raises:
-        ValueError: for a chain that visits a time at which the model's prediction says nothing about x_0, for
-            examples that are not finite, and for a model whose output is not, with the timesteps where it is not.
+        ValueError: if the chain visits a time at which the model's prediction does not determine x_0, if examples are
+            not finite, or if the model's output is not finite; the message names the timesteps.
     """
     require_samples(x_0=x_0)
     require_finite(x_0=x_0)
     diffusion = diffusion_of(scheduler)
     diffusion.require_determined()
     data, finite = to_float64(x_0), []
-    x_t, log_w = _noisy_end(diffusion, data, generator)  # per dimension, up to the end
+    x_t, log_w = _noisy_end(diffusion, data, generator)  # nats per dimension until the return
     for k in range(len(diffusion.times) - 1, -1, -1):
         output = diffusion.model_output(denoise, cast_back(x_t, x_0.dtype), diffusion.times[k], conditioning)
         p = diffusion.p_mean_variance(to_float64(output), x_t, k)
@@ -113,17 +113,19 @@ def _step(row: ReverseCoefficients, p: ReverseStep, x_0: Tensor, x_t: Tensor, z:
 class ImportanceWeightedBits(Summary):
     """The importance-weighted bound over a data set, in bits/dim.
 
-    `print` shows the figures in three lines, `to_dict` gives all of them, and `table` the bound by number of paths.
+    `print` shows the figures in three lines, `to_dict` returns all of them, and `table` the bound by number of paths,
+    or of each example with `by="example"`.
 
     Attributes:
-        total: with `num_paths` paths of every example; an upper bound on the mean negative log-likelihood.
-        standard_error: of `total` as an estimate for the population that the examples were drawn from.
-        by_num_paths: the bound with 1, 2, 4 … paths from the same weights, and with all of them; that with 1 estimates
-            the variational bound of the same chain, and how the others still fall tells what more paths would bring.
+        total: the bound with `num_paths` paths per example, an upper bound on the mean negative log-likelihood.
+        standard_error: standard error of `total` for the population that the examples were drawn from.
+        by_num_paths: the bound with 1, 2, 4 … paths, and with all of them, from the same weights. The bound with one
+            path estimates the variational bound of the same chain; the decrease with more paths shows how much further
+            paths would gain.
         per_example: the bound of each example, in order; their mean is `total`.
-        num_paths: M.
-        num_examples: examples scored.
-        num_model_evaluations: images that went through the model, in total.
+        num_paths: M, paths per example.
+        num_examples: number of examples scored.
+        num_model_evaluations: number of model calls in total, one for each example, path and timestep.
     """
 
     by_num_paths: dict[int, float]
@@ -136,9 +138,9 @@ class ImportanceWeightedBits(Summary):
         of_paths = ", ".join(f"{count}: {bits:.4f}" for count, bits in self.by_num_paths.items())
         return f"{self.first_line}\nby number of paths: {of_paths}\n{self.last_line}"
 
-    def table(self) -> dict[str, list[float]]:
-        """The bound by column, such as for `pandas.DataFrame`: `paths`, and the `bits_per_dim` with so many."""
-        return {"paths": list(self.by_num_paths), "bits_per_dim": list(self.by_num_paths.values())}
+    @property
+    def _tables(self) -> dict[str, tuple[Iterable[int], Iterable[float]]]:
+        return {"paths": (self.by_num_paths, self.by_num_paths.values()), **super()._tables}
 
     @property
     def total(self) -> float:
@@ -158,7 +160,7 @@ class ImportanceWeightedBits(Summary):
 
     @classmethod
     def of(cls, log_weights: Tensor, dimensions: int, num_model_evaluations: int) -> ImportanceWeightedBits:
-        """The bounds of examples of so many dimensions whose paths have these weights, log w in nats, `[M, N]`."""
+        """The bounds of N examples with D = `dimensions`, from log w in nats, `[M, N]`, of M paths each."""
         M = len(log_weights)
         counts = [2**k for k in range(M.bit_length()) if 2**k < M] + [M]
         bits = {count: _bound(log_weights, count) / dimensions for count in counts}  # [N] each
@@ -167,13 +169,13 @@ class ImportanceWeightedBits(Summary):
 
     @classmethod
     def merged(cls, parts: Sequence[ImportanceWeightedBits]) -> ImportanceWeightedBits:
-        """The bound over several sets of examples together, each scored by itself with as many paths.
+        """The bound over several sets of examples together, each scored separately with the same number of paths.
 
         Raises:
-            ValueError: for no parts, or parts of other numbers of paths.
+            ValueError: for no parts, or parts with different numbers of paths.
         """
         if not parts or any(part.num_paths != parts[0].num_paths for part in parts):
-            raise ValueError("`parts` must be at least one bound, all with as many paths.")
+            raise ValueError("`parts` must be at least one bound, all with the same number of paths.")
         per_example = [value for part in parts for value in part.per_example]
         by_num_paths = {
             count: math.fsum(part.num_examples * part.by_num_paths[count] for part in parts) / len(per_example)
@@ -192,22 +194,23 @@ def importance_weighted_bits_per_dim(
     generator: torch.Generator | None = None,
     progress: Callable[[Iterable[Tensor]], Iterable[Tensor]] | None = None,
 ) -> ImportanceWeightedBits:
-    """A bound on the negative log-likelihood that is tighter than `bits_per_dim`'s of the same chain.
+    """The importance-weighted bound in bits/dim, tighter than `bits_per_dim` of the same chain (Burda et al. 2016).
 
-    Follows the scheduler's visited timesteps: K of them take K · M model calls per example. A chain of fewer timesteps
-    is another model with the same network: compare it with its own bound, which `by_num_paths[1]` estimates.
+    It follows the scheduler's visited timesteps: K timesteps take K · M model calls per example. A chain of fewer
+    timesteps is another model with the same network: compare the result with the bound of this chain, which
+    `by_num_paths[1]` estimates.
 
     Args:
         denoise: `denoise(x_t, timesteps, **conditioning)`, the model in evaluation mode.
         scheduler: a `DDPMPaperScheduler` or a `GaussianDiffusion`.
         batches: as for `bits_per_dim`.
-        num_paths: M ≥ 1, the paths of every example.
-        generator: for the noise; on the device of the batches, or the CPU.
-        progress: wraps the iteration over batches, such as `tqdm.tqdm`.
+        num_paths: M ≥ 1, paths per example.
+        generator: for the noise; on the device of the batches, or on the CPU.
+        progress: a function that wraps the iteration over batches, such as `tqdm.tqdm`.
 
     Raises:
-        ValueError: for no examples, a `num_paths` below 1, values that are not levels of the data, or a model whose
-            output is not finite, with the timesteps where it is not.
+        ValueError: if there are no examples, `num_paths` is below 1, values are not levels of the data, or the model's
+            output is not finite; the message names the timesteps.
     """
     check_generator(generator)
     require_count(num_paths=num_paths)
@@ -224,6 +227,6 @@ def importance_weighted_bits_per_dim(
 
 
 def _bound(log_weights: Tensor, count: int) -> Tensor:
-    """−log of the mean of `count` weights in bits, averaged over as many such groups as M paths make; `[N]`."""
+    """−log of the mean of `count` weights in bits, averaged over all disjoint groups of `count` paths; `[N]`."""
     groups = log_weights[: len(log_weights) // count * count].unflatten(0, (-1, count))
     return nats_to_bits(math.log(count) - torch.logsumexp(groups, dim=1)).mean(dim=0)

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The denoising errors of a model, measured on data: what the optimal variance and the optimal times rest on."""
+"""Measures a model's denoising errors on data; the optimal variance and the optimal times follow from them."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from ..diffusion.timestep_spacing import log_snr_times
 from .batches import Batches, checked_batches
 
 
-CANDIDATES = 6  # for the v of the decoder,
-MARGIN = 0.7  # so far beyond, in log v, what it is expected to be
-LOG_SPAN = math.log(4.0)  # of the square of what levels in [−1, 1] span
+CANDIDATES = 6  # values of the decoder's v that are tried,
+MARGIN = 0.7  # reaching this far, in log v, beyond its expected range
+LOG_SPAN = math.log(4.0)  # log of the squared range of levels in [−1, 1]
 
-# What a level's decoder is fitted on: of every example up to so many elements, and about so many in all.
+# Elements that a level's decoder is fitted on, per example and in total.
 ELEMENTS_OF_AN_EXAMPLE = 64
 ELEMENTS_FOR_A_DECODER = 2**15
-ELEMENTS_FOR_V = 2**12  # of those, v is chosen on so many: the cost is flat around the best
+ELEMENTS_FOR_V = 2**12  # elements that v is chosen on: fewer suffice, since the cost is flat around the minimum
 
-NEARBY = 1.2  # in log-SNR: a level's cost of the decoder is smoothed with those that are no farther
+NEARBY = 1.2  # log-SNR distance within which the decoder's costs are smoothed together
 
-EXAMPLES_OF_THE_MEAN = 10  # an element's own error is uncertain; a pixel never seen to change may change after all
+EXAMPLES_OF_THE_MEAN = 10  # weight of the prior for each element: a pixel constant so far may still change
 
 
 @torch.no_grad()
@@ -47,24 +47,24 @@ def measure_denoising_errors(
     per_element: bool = False,
     generator: torch.Generator | None = None,
 ) -> DenoisingErrors:
-    """A model's mean squared error of x̂_0, constrained as the scheduler does it, by noise level.
+    """A model's mean squared error of x̂_0 at each noise level, with the scheduler's constraint on x̂_0.
 
-    Measure it on training data: the bound of a model must not have seen the data that it is taken on. For any
-    prediction type and any weights, those of stock models too.
+    Measure it on training data: the variances that follow from it must not depend on the data that the bound is
+    evaluated on. It works for every prediction type and for stock models (Bao et al. 2022).
 
     Args:
         denoise: `denoise(x_t, timesteps, **conditioning)`, the model in evaluation mode.
-        scheduler: a `DDPMPaperScheduler` or a `GaussianDiffusion`, whatever times it visits.
+        scheduler: a `DDPMPaperScheduler` or a `GaussianDiffusion`; the times that it visits do not matter.
         batches: as for `bits_per_dim`.
-        num_noise_levels: at most so many, evenly spaced in log-SNR over the schedule's times.
-        num_evaluations: model calls per example, each at another level; examples take the levels by turns.
-        per_element: whether every element of an example, such as a pixel's channel, has an error of its own. Each is
-            drawn towards the mean over the elements as if that had been seen in `EXAMPLES_OF_THE_MEAN` examples more.
-        generator: for the noise; on the device of the batches, or the CPU.
+        num_noise_levels: the largest number of levels, evenly spaced in log-SNR over the schedule's times.
+        num_evaluations: model calls per example, each at another level; examples take turns over the levels.
+        per_element: whether every element of an example (pixel and channel) has its own error. Each error is shrunk
+            towards the mean over elements, as if `EXAMPLES_OF_THE_MEAN` more examples had shown this mean.
+        generator: for the noise; on the device of the batches, or on the CPU.
 
     Raises:
-        ValueError: for counts that are not ints ≥ 1, fewer examples than it takes to visit every level, values that
-            are not levels of the data, or a model whose output is not finite, with the timesteps where it is not.
+        ValueError: if a count is not an int ≥ 1, there are too few examples to visit every level, values are not
+            levels of the data, or the model's output is not finite; the message names the timesteps.
     """
     check_generator(generator)
     require_count(num_noise_levels=num_noise_levels, num_evaluations=num_evaluations)
@@ -99,13 +99,13 @@ def measure_denoising_errors(
 
 
 def _times_to_measure_at(schedule: NoiseSchedule, count: int) -> Tensor:
-    """At most so many times, even in log-SNR, at which anything is left of the data."""
+    """At most `count` times, even in log-SNR, without times of SNR 0."""
     times = torch.tensor(log_snr_times(min(count, schedule.T), schedule), device="cpu")
     return times[schedule.log_snr[times].isfinite()]
 
 
 def _along_all_times(diffusion: GaussianDiffusion) -> GaussianDiffusion:
-    """The same diffusion, visiting all times; its variance does not matter here, and needs no errors."""
+    """The same diffusion over all times, with a variance type that needs no errors: the variance has no effect."""
     variance_type = diffusion.variance_type if diffusion.learns_variance else "fixed_small"
     return dataclasses.replace(
         diffusion, times=range(1, diffusion.schedule.T + 1), variance_type=variance_type, first_variance=None
@@ -113,7 +113,7 @@ def _along_all_times(diffusion: GaussianDiffusion) -> GaussianDiffusion:
 
 
 class _Seen:
-    """What was seen at one noise level: sums of squares, and elements of x_0 and x̂_0 for the decoder of levels."""
+    """The data of one noise level: sums of squared errors, and elements of x_0 and x̂_0 to fit the decoder on."""
 
     def __init__(self, per_element: bool, num_levels: int | None):
         self.per_element, self.num_levels = per_element, num_levels
@@ -123,22 +123,22 @@ class _Seen:
         self._kept = 0
 
     def add(self, x_0: Tensor, predicted: Tensor) -> None:
-        """Examples `[n, *shape]` and their predictions."""
+        """Add examples `[n, *shape]` and their predictions."""
         self._sum = self._sum + ((to_float64(x_0) - predicted) ** 2).sum(0)
         self.count += len(x_0)
         if self.num_levels is None or self._kept >= ELEMENTS_FOR_A_DECODER:
             return
-        # A few elements of many examples tell more than all of a few examples.
+        # A few elements of many examples are more informative than all elements of a few.
         chosen = _some(x_0[0].numel(), ELEMENTS_OF_AN_EXAMPLE)
         pair = tuple(x.reshape(len(x), -1)[:, chosen].flatten() for x in (x_0, predicted))
         self._pairs.append(pair)
         self._kept += pair[0].numel()
 
     def summary(self, log_snr: float) -> tuple[Any, ...]:
-        """The error; for data of levels also the decoder's best variance and cost, nats per dimension."""
+        """The error; for discrete data also the decoder's best variance and its cost, nats per dimension."""
         mean = self._sum / self.count
         error = _drawn_to_the_mean(mean, self.count) if self.per_element else mean.mean()
-        # A model that makes no error at all would have a variance of 0; the least positive number stands for it.
+        # A model without any error would get a variance of 0; the smallest positive number replaces it.
         error = error.clamp(min=1e-300)
         if self.num_levels is None:
             return (error.tolist(),)
@@ -147,13 +147,13 @@ class _Seen:
 
 
 def _drawn_to_the_mean(of_elements: Tensor, count: int) -> Tensor:
-    """Means over `count` examples, each as if `EXAMPLES_OF_THE_MEAN` more had shown the mean over all elements."""
+    """Means over `count` examples, shrunk as if `EXAMPLES_OF_THE_MEAN` more had shown the mean over all elements."""
     prior = EXAMPLES_OF_THE_MEAN
     return (count * of_elements + prior * of_elements.mean()) / (count + prior)
 
 
 def _some(count: int, most: int) -> Tensor:
-    """The same up to `most` of `count` numbers every time."""
+    """Up to `most` of `count` indices, the same ones at every call."""
     if count <= most:
         return torch.arange(count, device="cpu")
     generator = torch.Generator(device="cpu").manual_seed(0)
@@ -161,16 +161,16 @@ def _some(count: int, most: int) -> Tensor:
 
 
 def _best_decoder(x_0: Tensor, predicted: Tensor, log_snr: float, num_levels: int) -> tuple[float, float]:
-    """The v under which the levels cost the least, and the mean cost in nats.
+    """The v of the discrete normal law that minimises the mean cost of the levels, and this cost in nats.
 
-    The vertex of the parabola through the best of the candidates and its neighbours. They lie between the error of a
-    model that knows more of x_0 than the noise hides, and 1/SNR, of one that does not, or else what all levels span.
+    v is the vertex of the parabola through the best candidate and its neighbours. The candidates lie between the
+    model's error, which is below 1/SNR if the prior is informative, and 1/SNR, or the range of all levels.
     """
 
     def cost(log_variance: Tensor, chosen: Tensor | slice = slice(None)) -> Tensor:
         return -discrete_normal_log_likelihood(x_0[chosen], predicted[chosen], log_variance, num_levels).mean()
 
-    # Far below the distance of two levels all v are one.
+    # Far below the level spacing all v give the same law.
     low = ((to_float64(x_0) - predicted) ** 2).mean().clamp(min=1e-3 / (num_levels - 1) ** 2).log().item()
     high = max(low, min(-log_snr, LOG_SPAN))
     candidates = torch.linspace(low - MARGIN, high + MARGIN, CANDIDATES, dtype=torch.float64, device="cpu")
@@ -185,9 +185,10 @@ def _best_decoder(x_0: Tensor, predicted: Tensor, log_snr: float, num_levels: in
 
 
 def _smoothed(log_snr: list[float], costs: Sequence[float]) -> list[float]:
-    """The costs on a line through those of the levels nearby, if there are any: a local linear fit.
+    """The costs smoothed by a local linear fit over nearby levels, if there are any.
 
-    Every level has seen other examples. Where these happened to be cheap, a chain would be sent to end.
+    Every level was measured on other examples. Without smoothing, optimal chains would end at levels whose examples
+    happened to be cheap.
     """
     x, y = (torch.tensor(values, dtype=torch.float64, device="cpu") for values in (log_snr, costs))
     distance = x - x[:, None]

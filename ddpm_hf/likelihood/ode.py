@@ -1,7 +1,7 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The exact likelihood of what the probability-flow ODE models; `diffusion.probability_flow` has the ODE itself.
+"""The exact likelihood of the model that the probability-flow ODE defines (`diffusion.probability_flow`).
 
-Along the flow the density changes as its divergence says (Chen et al. 2018; Song et al. 2021, Eq. 39):
+Along the flow the log-density changes by the divergence (Chen et al. 2018; Song et al. 2021, Eq. 39):
 
     log p(x̄ at s̄_1) = log p(x̄ at s̄_T) + ∫ ∇·(s̄ ε_θ) d log s̄,    log p(x̄ at s̄_T) = log p_T(x_T) + ½ D log ᾱ_T.
 """
@@ -35,7 +35,7 @@ MAX_EXACT_DIMENSIONS = 4096
 
 
 LogPrior = Callable[[Tensor], Tensor]
-"""log_prior(x_T) -> [B], the log-density in nats that x_T, float64 `[B, *anything]`, is taken to have."""
+"""log_prior(x_T) -> [B], the log-density in nats of the prior at x_T, float64 `[B, *anything]`."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class OdeLikelihood:
     """The likelihood of a batch.
 
     Attributes:
-        log_density: log p of each example, of all its dimensions together, nats, float64 `[B]`.
+        log_density: log p of each example, summed over its dimensions, nats, float64 `[B]`.
         latents: x_T, in the shape and dtype of the examples.
-        num_model_evaluations: how often the model was called, each time with the whole batch.
+        num_model_evaluations: number of model calls, each with the whole batch.
     """
 
     log_density: Tensor
@@ -57,16 +57,16 @@ class OdeLikelihood:
 class OdeBitsPerDim(Summary):
     """The likelihood of a data set by the ODE.
 
-    `print` shows the figures in two lines, `to_dict` gives all of them.
+    `print` shows the figures in two lines, `to_dict` returns all of them, and `table` the bits/dim of each example.
 
     Attributes:
-        total: the mean over the examples, bits/dim: of discrete data an upper bound on the negative log-likelihood,
-            of continuous data the negative log-density.
-        standard_error: of `total` as an estimate for the population that the examples were drawn from; it contains the
-            spread of the examples, of the dequantisation and of Hutchinson's probes.
-        per_example: the same of each example, in order.
-        num_examples: examples scored.
-        num_model_evaluations: images that went through the model, in total.
+        total: mean over the examples, bits/dim: for discrete data an upper bound on the negative log-likelihood, for
+            continuous data the negative log-density.
+        standard_error: standard error of `total` for the population that the examples were drawn from. It includes the
+            spread of the examples, of the dequantisation noise and of Hutchinson's probes.
+        per_example: the bits/dim of each example, in order.
+        num_examples: number of examples scored.
+        num_model_evaluations: number of model calls in total, counted for each example.
     """
 
     total: float
@@ -82,12 +82,12 @@ class OdeBitsPerDim(Summary):
 
     @classmethod
     def of(cls, bits: Tensor, num_model_evaluations: int) -> OdeBitsPerDim:
-        """The summary of examples that take so many bits/dim, `[N]`."""
+        """The summary of examples with the given bits/dim, `[N]`."""
         return cls(bits.mean().item(), standard_error(bits), bits.tolist(), len(bits), num_model_evaluations)
 
     @classmethod
     def merged(cls, parts: Sequence[OdeBitsPerDim]) -> OdeBitsPerDim:
-        """The likelihood of several sets of examples together, each scored by itself."""
+        """The likelihood of several sets of examples together, each scored separately."""
         bits = torch.tensor([each for part in parts for each in part.per_example], dtype=torch.float64, device="cpu")
         return cls.of(bits, sum(part.num_model_evaluations for part in parts))
 
@@ -114,36 +114,38 @@ def ode_log_likelihood(
 ) -> OdeLikelihood:
     """log p(x), nats, by the instantaneous change of variables (Chen et al. 2018; Song et al. 2021, Eq. 39).
 
-    The density is that of x̄ = x_t/√ᾱ_t at t = `first_time`: of the data, at their own scale, with noise of standard
-    deviation s̄ = √((1 − ᾱ_t)/ᾱ_t). The ODE does not reach t = 0, where the model has seen nothing; Song et al. start
-    at 1e-5 of their unit of time for the same reason, and report the density of x_t, larger by −½ D log ᾱ_t.
+    This is the density of x̄ = x_t/√ᾱ_t at t = `first_time`: of the data, at their own scale, with added noise of
+    standard deviation s̄ = √((1 − ᾱ_t)/ᾱ_t). The ODE does not reach t = 0, where the model was not trained. Song et al.
+    start at 1e-5 of their unit of time for the same reason, and report the density of x_t, whose log is larger by
+    −½ D log ᾱ_t.
 
     Args:
-        denoise: `denoise(x_t, timesteps, **conditioning)`, the model in evaluation mode, differentiable with respect
-            to x_t, each example by itself. Its timesteps are diffusers' but real, t − 1, or 0 where t < 1; floating
+        denoise: `denoise(x_t, timesteps, **conditioning)`, the model in evaluation mode. It must be differentiable
+            with respect to x_t and treat examples independently. Its timesteps are real, max(t − 1, 0), floating
             `[B]`.
-        scheduler: a `DDPMPaperScheduler` or a `GaussianDiffusion`, whatever times it visits; the ODE ends at T, or at
-            T − 1 with zero terminal SNR.
+        scheduler: a `DDPMPaperScheduler` or a `GaussianDiffusion`; the times that it visits do not matter. The ODE
+            ends at T, or at T − 1 with zero terminal SNR.
         x: the examples, `[B, *anything]`: x̄ at `first_time`.
-        conditioning: more arguments of `denoise`.
-        first_time: the paper's time at which the ODE starts, a real number > 0; the model was trained from 1 on.
-        trace: of the Jacobian: "hutchinson", an unbiased estimate by Rademacher probes that stay the same during one
-            solve (Grathwohl et al. 2019); or "exact", one vector-Jacobian product per dimension.
-        num_probes: averaged by "hutchinson", each at the cost of one vector-Jacobian product per model call.
+        conditioning: further arguments of `denoise`.
+        first_time: the paper's time at which the ODE starts, a real number > 0; training starts at 1.
+        trace: how the trace of the Jacobian is computed: "hutchinson", an unbiased estimate from Rademacher probes
+            that stay fixed during one solve (Grathwohl et al. 2019); or "exact", one vector-Jacobian product per
+            dimension.
+        num_probes: number of probes that "hutchinson" averages, each for one vector-Jacobian product per model call.
         log_prior: `log_prior(x_T) -> [B]`, nats; standard normal if not given.
-        rtol, atol: what the error of a step may be, relative and absolute. They hold for every example by itself: for
-            the root mean square over x̄, and for the log-density per dimension. What half precision rounds away is
-            more than that, and no step would be small enough: score float32 samples, by a float32 model.
-        method: None for "dopri5", or for "midpoint" with `num_steps`.
-        num_steps: None for a solver that chooses its steps by `rtol` and `atol`, one of `ADAPTIVE_METHODS`; or K ≥ 1
-            steps of one of `FIXED_METHODS`, even in log-SNR. Few give an approximation of the ODE's likelihood, to
-            either side, and no bound.
-        generator: for the probes; on the device of `x`, or the CPU.
+        rtol, atol: relative and absolute tolerance of a step. They hold for every example: for the root mean square
+            over x̄, and for the log-density per dimension. Rounding in half precision exceeds them, so that no step
+            would be small enough: score float32 samples with a float32 model.
+        method: the solver; None for "dopri5", or for "midpoint" with `num_steps`.
+        num_steps: None for adaptive steps by one of `ADAPTIVE_METHODS`; or K ≥ 1 steps, even in log-SNR, by one of
+            `FIXED_METHODS`. With few steps the result approximates the ODE's likelihood; it may err to either side and
+            is not a bound.
+        generator: for the probes; on the device of `x`, or on the CPU.
 
     Raises:
-        ValueError: for arguments out of range, "mean" as the prediction type, which needs a pair of times, a model
-            that is not differentiable or gives values that are not finite.
-        ModuleNotFoundError: without torchdiffeq.
+        ValueError: for arguments out of range, for the prediction type "mean", which needs a pair of times, and for a
+            model that is not differentiable or whose output is not finite.
+        ModuleNotFoundError: if torchdiffeq is not installed.
     """
     flow = ProbabilityFlow(denoise, scheduler, x, conditioning, first_time)
     directions = _directions(trace, num_probes, x, generator)
@@ -154,7 +156,7 @@ def ode_log_likelihood(
     start = (to_float64(x), to_float64(x.new_zeros(len(x))))
     if num_steps is None:
         x_bar, mean_divergence = solve_adaptively(field, start, flow.first, flow.last, rtol, atol, method)
-    else:  # in log s̄, over which the divergence is even: in s̄ the few steps near the data would decide all
+    else:  # in log s̄, over which the divergence varies slowly: in s̄, few steps near the data would dominate
         x_bar, mean_divergence = solve_on(grid(flow.first, flow.last, num_steps, start[0]), field, start, method)
     x_T, dimensions = flow.alpha_last * x_bar, x[0].numel()
     log_p_T = (_log_standard_normal if log_prior is None else log_prior)(x_T)
@@ -185,25 +187,25 @@ def ode_bits_per_dim(
     generator: torch.Generator | None = None,
     progress: Callable[[Iterable[Tensor]], Iterable[Tensor]] | None = None,
 ) -> OdeBitsPerDim:
-    """The likelihood of a data set in bits/dim, by the ODE's density of x̄ at `first_time`.
+    """The likelihood of a data set in bits/dim, from the ODE's density of x̄ at `first_time`.
 
-    For data of K levels in [−1, 1] (`scheduler.num_levels`), whose bins are 2/(K − 1) wide, by uniform dequantisation
-    (Theis et al. 2016): with u uniform over the bin,
+    Data with K levels in [−1, 1] (`scheduler.num_levels`), whose bins are 2/(K − 1) wide, are dequantised uniformly
+    (Theis et al. 2016). With u uniform over the bin,
 
         −log P(x) ≤ −E_u log p(x + u) − D log(2/(K − 1)),
 
-    P(x) being what p gives to the bin. For continuous data, −log p(x) itself.
+    where P(x) is the probability of the bin under p. For continuous data the result is −log p(x).
 
     Args:
-        batches: tensors `[B, *anything]` on the model's device, or pairs of one and its conditioning.
-        num_dequantizations: draws of u per example, averaged; 1 for continuous data.
-        generator: for u and the probes; on the device of the batches, or the CPU.
-        progress: wraps the iteration over batches, such as `tqdm.tqdm`.
+        batches: tensors `[B, *anything]` on the model's device, or pairs of such a tensor and its conditioning.
+        num_dequantizations: number of draws of u per example, which are averaged; 1 for continuous data.
+        generator: for u and the probes; on the device of the batches, or on the CPU.
+        progress: a function that wraps the iteration over batches, such as `tqdm.tqdm`.
 
-    The other arguments and what they raise are those of `ode_log_likelihood`.
+    The other arguments and their errors are those of `ode_log_likelihood`.
 
     Raises:
-        ValueError: for no examples, and for values that are not levels of the data.
+        ValueError: if there are no examples, or values are not levels of the data.
     """
     num_levels = diffusion_of(scheduler).num_levels
     require_count(num_dequantizations=num_dequantizations)
@@ -240,7 +242,7 @@ def ode_bits_per_dim(
 
 
 def dequantize(x: Tensor, num_levels: int, generator: torch.Generator | None = None) -> Tensor:
-    """x + u, u uniform over the bin of its level, ±1/(num_levels − 1) (Theis et al. 2016), in at least float32."""
+    """x + u with u uniform in ±1/(num_levels − 1), the bin of x's level (Theis et al. 2016); at least float32."""
     check_generator(generator)
     x = upcast(x)
     device = x.device if generator is None else generator.device
@@ -251,7 +253,7 @@ def dequantize(x: Tensor, num_levels: int, generator: torch.Generator | None = N
 def _directions(
     trace: str, num_probes: int, x: Tensor, generator: torch.Generator | None
 ) -> Callable[[], Iterable[Tensor]]:
-    """Directions v, float64 like x, with Σ v·J·v the trace of J, or an unbiased estimate of it."""
+    """Directions v, float64 like x, such that Σ v·J·v is the trace of J or an unbiased estimate of it."""
     if trace not in TRACES:
         raise ValueError(unknown("trace", trace, TRACES))
     check_generator(generator)

@@ -1,23 +1,27 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What a result shows of itself: a few lines when it is printed, and everything as a dictionary."""
+"""How a result is shown: a few lines when it is printed, and everything as a dictionary."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any, ClassVar
+
+from ..diffusion.gaussian_process import unknown
 
 
 class Summary:
-    """A dataclass of a data set's figures, of which `repr` shows the main ones in one line.
+    """A dataclass with a data set's figures; `repr` shows the main ones in one line.
 
     Attributes:
-        HEADLINES: the names of those.
+        HEADLINES: the names of the main figures.
     """
 
     HEADLINES: ClassVar[tuple[str, ...]] = ()
 
     total: float
     standard_error: float
+    per_example: list[float]
     num_examples: int
     num_model_evaluations: int
 
@@ -27,14 +31,35 @@ class Summary:
 
     @property
     def first_line(self) -> str:
-        """The figure, and what its error is about."""
+        """The total with its standard error."""
         return f"{self.total:.4f} bits/dim ± {self.standard_error:.4f} (standard error for other examples like these)"
 
     @property
     def last_line(self) -> str:
-        """What the figure rests on."""
+        """The number of examples and of model calls."""
         calls = self.num_model_evaluations / self.num_examples
         return f"{self.num_examples} example{'' if self.num_examples == 1 else 's'}, {calls:g} model calls each"
+
+    def table(self, by: str | None = None) -> dict[str, list[Any]]:
+        """Bits/dim by column, `by` and `bits_per_dim`, as `pandas.DataFrame` takes them.
+
+        Args:
+            by: what has a row each: "example", or another that the class names, which is then the default.
+
+        Raises:
+            ValueError: for anything else.
+        """
+        tables = self._tables
+        by = next(iter(tables)) if by is None else by
+        if by not in tables:
+            raise ValueError(unknown("by", by, tuple(tables)))
+        rows, bits = tables[by]
+        return {by: list(rows), "bits_per_dim": list(bits)}
+
+    @property
+    def _tables(self) -> dict[str, tuple[Iterable[int], Iterable[float]]]:
+        """By what has a row each: the numbers of the rows, and their bits/dim; the default first."""
+        return {"example": (range(self.num_examples), self.per_example)}
 
     def to_dict(self) -> dict[str, Any]:
         """All figures by name, as numbers, lists and dictionaries, for JSON."""

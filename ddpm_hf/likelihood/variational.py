@@ -19,33 +19,34 @@ from .batches import Batches, checked_batches
 from .summary import Summary
 
 
-SMALL_BATCH = 16  # with fewer examples no control variate is fitted, and each draws its place in a stratum by itself
+SMALL_BATCH = 16  # below it no control variate is fitted, and examples draw their places in a stratum independently
 
 
 @dataclass(frozen=True, repr=False)
 class BitsPerDim(Summary):
-    """The bound over a data set; every figure but those of timesteps and counts in bits/dim.
+    """The bound over a data set. All figures except timesteps and counts are in bits/dim.
 
-    `print` shows the figures in three lines, `to_dict` gives all of them, and `table` the terms of the bound.
+    `print` shows the figures in three lines, `to_dict` returns all of them, and `table` the terms of the bound,
+    or the bound of each example with `by="example"`.
 
     Attributes:
         total: prior + rate + decoder, an upper bound on the mean negative log-likelihood.
-        prior: L_T.
-        rate: Σ L_{t−1} over the visited times but the first.
-        decoder: L_0.
-        standard_error: of `total` as an estimate for the population that the examples were drawn from; it contains the
-            spread of the examples, of the noise, and, in an estimate from few model calls, of the times drawn. It
-            treats the times of different examples as independent. A batch covers them evenly, so that the estimate
-            varies less than that, and the figure errs on the large side.
-        estimation_error: the standard error of `total` as an estimate of the bound of these very examples, which the
-            noise and the times drawn leave open. It errs on the large side: the variance of each stratum's term over
-            a batch includes the differences between the examples. For a batch of one example it compares neighbouring
-            strata, and includes their differences.
+        prior: the prior term L_T.
+        rate: Σ L_{t−1} over the visited times except the first.
+        decoder: the decoder term L_0.
+        standard_error: standard error of `total` for the population that the examples were drawn from. It includes the
+            spread of the examples, of the noise and, in an estimate from few model calls, of the drawn times. It
+            treats the times of different examples as independent. Since a batch covers them evenly, the true error is
+            smaller.
+        estimation_error: standard error of `total` as an estimate of the bound of these very examples, due to the
+            drawn noise and times. It is an overestimate: the variance of each stratum's term over a batch includes the
+            differences between the examples. For a batch of one example it compares neighbouring strata, and includes
+            their differences.
         per_example: the bound of each example, in order; their mean is `total`.
         per_timestep: the term of each of `timesteps`; in an estimate each is the mean over its stratum.
         timesteps: the visited timesteps (diffusers' indices, ascending).
-        num_examples: examples scored.
-        num_model_evaluations: images that went through the model, in total.
+        num_examples: number of examples scored.
+        num_model_evaluations: number of model calls in total, counted for each example.
     """
 
     total: float
@@ -69,16 +70,16 @@ class BitsPerDim(Summary):
             f"{self.last_line}; for these very examples noise and times leave ± {self.estimation_error:.4f}"
         )
 
-    def table(self) -> dict[str, list[float]]:
-        """The terms of the bound by column, such as for `pandas.DataFrame`: `timestep`, and its `bits_per_dim`."""
-        return {"timestep": list(self.timesteps), "bits_per_dim": list(self.per_timestep)}
+    @property
+    def _tables(self) -> dict[str, tuple[Iterable[int], Iterable[float]]]:
+        return {"timestep": (self.timesteps, self.per_timestep), **super()._tables}
 
     @classmethod
     def merged(cls, parts: Sequence[BitsPerDim]) -> BitsPerDim:
-        """The bound over several sets of examples together, each scored by itself along the same times.
+        """The bound over several sets of examples together, each scored separately along the same times.
 
         Raises:
-            ValueError: for no parts, or parts of other chains.
+            ValueError: for no parts, or parts with different timesteps.
         """
         if not parts or any(part.timesteps != parts[0].timesteps for part in parts):
             raise ValueError("`parts` must be at least one bound, all along the same timesteps.")
@@ -115,24 +116,26 @@ def bits_per_dim(
 ) -> BitsPerDim:
     """The variational bound of a model over a data set, in bits/dim (Ho et al. 2020, Eq. 5 and section 4.3).
 
-    Follows the scheduler's visited timesteps: after `scheduler.set_timesteps(50)` it is the 50-step chain's bound.
+    It follows the scheduler's visited timesteps: after `scheduler.set_timesteps(50)` it is the bound of the 50-step
+    chain.
 
     Args:
         denoise: `denoise(x_t, timesteps, **conditioning)`, or a model such as a `UNet2DModel`, in evaluation mode.
         scheduler: a `DDPMPaperScheduler` or a `GaussianDiffusion`; a stock scheduler is converted, with its timesteps.
-        batches: tensors `[B, *anything]` in [−1, 1] on the model's device, alone or as the one item of a list; or
-            pairs of one and its conditioning, a dictionary. A `DataLoader` gives such batches.
+        batches: tensors `[B, *anything]` in [−1, 1] on the model's device, alone or as the only item of a list; or
+            pairs of such a tensor and a dictionary of conditioning. A `DataLoader` yields such batches.
         num_evaluations: None for the full sum, K model calls per example; or M in 2 … K for an unbiased estimate from
             M calls. L_0 is always computed. The other terms are cut into M − 1 strata, and each example draws one
             time of each stratum, spread evenly over the batch. Strata have equal expected cost, and costlier times
-            are drawn more often. What is expected comes from the scheduler, best from its `denoising_errors`; the
-            estimate is unbiased whatever is expected. `BitsPerDim.estimation_error` says how uncertain it is.
-        generator: for the noise and the times; on the device of the batches, or the CPU.
-        progress: wraps the iteration over batches, such as `tqdm.tqdm`.
+            are drawn more often. The scheduler's `expected_terms` are these costs; they are best with
+            `denoising_errors`, and the estimate is unbiased for any costs. `BitsPerDim.estimation_error` is its
+            uncertainty.
+        generator: for the noise and the times; on the device of the batches, or on the CPU.
+        progress: a function that wraps the iteration over batches, such as `tqdm.tqdm`.
 
     Raises:
-        ValueError: for no examples, a `num_evaluations` outside 2 … K, values that are not levels of the data, or a
-            model whose output is not finite, with the timesteps where it is not.
+        ValueError: if there are no examples, `num_evaluations` is outside 2 … K, values are not levels of the data, or
+            the model's output is not finite; the message names the timesteps.
     """
     diffusion = diffusion_of(scheduler)
     diffusion.require_determined()
@@ -185,10 +188,10 @@ def _summary(
 
 
 def _controlled(values: Tensor, control: Tensor) -> Tensor:
-    """Values `[B]` less what is explained by a control variate of mean zero, ‖ε‖²/D − 1.
+    """Values `[B]` minus the part explained by the control variate ‖ε‖²/D − 1, which has mean zero.
 
-    Where there is little noise, the error of x̂_0 is the noise itself. Each half of the batch uses the coefficient
-    fitted on the other half, so the estimate stays unbiased.
+    At low noise, the error of x̂_0 is the noise itself. Each half of the batch uses the coefficient fitted on the
+    other half, so the estimate stays unbiased.
     """
     half = len(values) // 2
     if len(values) < SMALL_BATCH:
@@ -199,10 +202,10 @@ def _controlled(values: Tensor, control: Tensor) -> Tensor:
 
 
 def _estimation_variance(terms: Tensor) -> Tensor:
-    """The variance that noise and times give the sum of all `terms`, `[M, B]`, one per stratum and example; `[]`.
+    """An estimate of the variance that noise and times cause in the sum of all `terms` `[M, B]`; `[]`.
 
-    Its expectation is at least that variance, whatever the model and the examples: noise and times of one stratum are
-    independent of those of any other, and the variance over a batch adds that between the examples.
+    There is one term per stratum and example. The estimate's expectation is at least the variance: noise and times of
+    different strata are independent, and the variance over a batch includes the variance between the examples.
     """
     if terms.shape[1] > 1:
         return len(terms[0]) * terms.var(dim=1).sum()
@@ -210,40 +213,41 @@ def _estimation_variance(terms: Tensor) -> Tensor:
 
 
 def _variance_by_neighbours(terms: Tensor) -> Tensor:
-    """The same of one example's terms `[M]`, by pairs of neighbouring strata (Cochran 1977, section 5A.12); `[]`.
+    """`_estimation_variance` for one example's terms `[M]`, from pairs of neighbouring strata; `[]`.
 
-    E (a − b)² is the sum of both variances and of the squared difference of the means. The decoder's term has no
-    neighbour like it, nor has a single stratum: their squares stand for their variances.
+    E (a − b)² is the sum of both variances and of the squared difference of the means (Cochran 1977, section 5A.12).
+    The decoder term and a single stratum have no comparable neighbour: their squares bound their variances.
     """
     decoder, rate = terms[0], terms[1:]
     if len(rate) < 2:
         return terms.square().sum()
     differences = rate.diff()
     pairs = differences[::2].square().sum()
-    # Of an odd number the last stratum is compared with the one before it, which is in a pair already.
+    # With an odd number, the last stratum is compared with the one before it, which is also in another pair.
     last = differences[-1].square() if len(rate) % 2 else 0.0
     return decoder.square() + pairs + last
 
 
 @dataclass(frozen=True, eq=False)
 class _Stratum:
-    """Contiguous terms of the bound, of which each example draws one."""
+    """Contiguous terms of the bound; each example draws one of them."""
 
     terms: range
     probabilities: Tensor  # `[len(terms)]`
 
     @classmethod
     def of(cls, terms: range, costs: Tensor) -> _Stratum:
-        """With probabilities like the costs, but a tenth of them uniform."""
+        """A stratum whose probabilities are nine tenths proportional to the costs and one tenth uniform."""
         of_terms = costs[terms.start : terms.stop]
         return cls(terms, 0.1 / len(terms) + 0.9 * of_terms / of_terms.sum())
 
     def draw(self, batch_size: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """A term for each example, the batch as a whole covering the stratum evenly, and 1/probability, `[B]`.
+        """A term for each example, and 1/probability, `[B]`; the batch covers the stratum evenly.
 
-        Each example has its own B-th part of the stratum. In a large batch all share the place within their parts. In
-        a batch of few, whose parts are wide, each has a place of its own: with one for all, terms that alternate from
-        time to time would be large for all examples or small for all, which no spread between the examples shows.
+        Each example has its own B-th part of the stratum. In a large batch all share one random place within their
+        parts. In a small batch, whose parts are wide, the places are independent: with a shared place, terms that
+        alternate from time to time would be large for all examples or small for all, and the spread between the
+        examples would not show this error.
         """
         n = len(self.terms)
         if n == 1:
@@ -258,17 +262,19 @@ class _Stratum:
 
 
 def _strata(num_terms: int, num_evaluations: int | None, costs: Tensor) -> list[_Stratum]:
-    """The terms 0 … K − 1 cut into contiguous strata: the first alone, the others into M − 1 that cost about the same.
+    """The terms 0 … K − 1 cut into contiguous strata: the first alone, the others into M − 1 of about equal cost.
 
     Args:
-        costs: what to expect of each term, `[K]`.
+        num_terms: K.
+        num_evaluations: M, or None for one stratum per term.
+        costs: the expected cost of each term, `[K]`.
     """
     ends = _ends(num_terms, num_evaluations, costs)
     return [_Stratum.of(range(*each), costs) for each in itertools.pairwise(ends)]
 
 
 def _ends(num_terms: int, num_evaluations: int | None, costs: Tensor) -> list[int]:
-    """Where each stratum begins, and where the last one ends."""
+    """The index at which each stratum begins, and the index at which the last one ends."""
     if num_evaluations is None:
         return list(range(num_terms + 1))
     if (
@@ -285,12 +291,12 @@ def _ends(num_terms: int, num_evaluations: int | None, costs: Tensor) -> list[in
     wanted = cumulative[-1] * torch.arange(1, count, dtype=torch.float64, device="cpu") / count
     ends = [0, 1]
     for m, end in enumerate((2 + torch.searchsorted(cumulative, wanted)).tolist(), start=1):
-        ends.append(min(max(end, ends[-1] + 1), num_terms - (count - m)))  # none is empty
+        ends.append(min(max(end, ends[-1] + 1), num_terms - (count - m)))  # no stratum is empty
     return [*ends, num_terms]
 
 
 def _host_generator(generator: torch.Generator | None) -> torch.Generator | None:
-    """A generator on the CPU that follows from the given one: times are drawn where tables are looked up."""
+    """A CPU generator seeded from the given one: times are drawn on the CPU, where tables are looked up."""
     check_generator(generator)
     if generator is None or generator.device.type == "cpu":
         return generator

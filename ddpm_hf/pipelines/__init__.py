@@ -1,2 +1,2 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""diffusers pipelines, one per family."""
+"""diffusers pipelines, one for each family of models."""

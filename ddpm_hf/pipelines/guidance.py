@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Guidance of diffusers models: which two denoisers are combined, and whether they fit each other."""
+"""Guidance of diffusers models: which two denoisers are combined, and checks that they match."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from ..diffusion.guidance import autoguidance, classifier_free_guidance
 
 @dataclass(frozen=True)
 class Guidance:
-    """How a model is guided; by default not at all.
+    """How a model is guided; by default it is not.
 
     Attributes:
-        guidance_scale: w ≥ 0 of `unconditional + w (conditional − unconditional)` (Ho & Salimans 2022). 1 follows the
-            conditional model, 0 the unconditional one.
-        guidance_interval: (low, high), the timesteps that are guided, both included; all if None.
-        guidance_rescale: in [0, 1], how far a guided prediction is scaled back to the conditional one's deviation.
-        guidance_model: a weaker model of the same data and process, which stands in for the unconditional model
+        guidance_scale: w ≥ 0 of `unconditional + w (conditional − unconditional)` (Ho & Salimans 2022, Eq. 6). 1 is
+            the conditional model, 0 the unconditional one.
+        guidance_interval: (low, high), the guided timesteps, both included (Kynkäänniemi et al. 2024); all if None.
+        guidance_rescale: φ in [0, 1], how far a guided prediction is scaled back to the standard deviation of the
+            conditional one (Lin et al. 2024, section 3.4).
+        guidance_model: a weaker model of the same data and process, which replaces the unconditional model
             (autoguidance, Karras et al. 2024).
     """
 
@@ -46,21 +47,22 @@ class Guidance:
         return self.guidance_scale != 1 and self.guidance_model is None
 
     def check(self, unet: UNet2DModel) -> None:
-        """Raise ValueError for arguments out of range, and for a model that cannot be guided like this."""
+        """Raise ValueError for arguments out of range, or a model that these arguments cannot guide."""
         autoguidance(_nothing, _nothing, **self._settings)
         if self.is_classifier_free and not conditioners_of(unet.config).has_null:
             raise ValueError(
-                f"`guidance_scale` must be 1, but is {self.guidance_scale}: the model was not trained to do without"
-                " conditioning, as it is with --conditioning_dropout_prob 0.1."
+                f"`guidance_scale` must be 1, but is {self.guidance_scale}: the model has no unconditional prediction;"
+                " train it with --conditioning_dropout_prob 0.1."
             )
         if self.guidance_model is not None:
             _check_weaker(self.guidance_model, unet)
 
     def denoiser(self, unet: UNet2DModel, call: Callable[[ModelMixin], Denoiser] = denoiser_of) -> ConditionalDenoiser:
-        """The model as it is guided.
+        """The guided model as a denoiser.
 
         Args:
-            call: a model as a denoiser.
+            unet: the model.
+            call: turns a model into a denoiser.
 
         Raises:
             ValueError: as `check`.
@@ -86,7 +88,7 @@ def _nothing(x_t: Tensor, timesteps: Tensor, **conditioning: Tensor) -> Tensor:
 
 
 def _with_its_own(denoise: Denoiser, conditioners: Conditioners) -> Denoiser:
-    """A denoiser that takes all conditioning and uses its own: a weaker model may be an unconditional one."""
+    """A denoiser that ignores conditioning that it does not use: a weaker model may be unconditional."""
 
     def denoise_with_its_own(x_t: Tensor, timesteps: Tensor, **conditioning: Tensor) -> Tensor:
         return denoise(x_t, timesteps, **{name: conditioning[name] for name in conditioners.arguments})

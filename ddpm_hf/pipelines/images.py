@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Images that go into pipelines and come out of them."""
+"""Images that pipelines take and return."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PIL_CHANNELS = (1, 3, 4)  # modes "L", "RGB" and "RGBA"
 
 
 def check_output_type(output_type: Any, channels: int) -> None:
-    """Raise ValueError for an `output_type` that is not known, or cannot show images of so many channels."""
+    """Raise ValueError for an unknown `output_type`, or one that cannot represent this number of channels."""
     if output_type not in OUTPUT_TYPES:
         raise ValueError(unknown("output_type", output_type, OUTPUT_TYPES))
     if output_type == "pil" and channels not in PIL_CHANNELS:
@@ -47,13 +47,13 @@ def to_output(sample: Tensor, output_type: str) -> Tensor | Any:
 
 
 def require_finite_images(sample: Tensor, before: Tensor, timestep: int, config: Mapping[str, Any]) -> None:
-    """Raise ValueError unless a chain has ended in images; once for all of it, since it waits for the device.
+    """Raise ValueError unless the images are finite. This synchronises, so it is called once for the whole chain.
 
     Args:
-        sample: where the chain has ended.
+        sample: the result of the chain.
         before: x_t of its last step.
-        timestep: of its last step.
-        config: the model's.
+        timestep: the timestep of its last step.
+        config: the model's configuration.
     """
     if bool(sample.isfinite().all()):
         return
@@ -71,5 +71,5 @@ def require_finite_latents(latents: Tensor, timestep: int, config: Mapping[str, 
 
 
 def hint_of(config: Mapping[str, Any], timestep: int) -> str:
-    """What helps if a model's output is not finite, as far as its configuration tells it."""
+    """Advice for a model whose output is not finite, from its configuration; may be empty."""
     return NO_TIMESTEP_0 if config.get("time_embedding_type") == "fourier" and timestep == 0 else ""

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Which models a pipeline can call."""
+"""The check that a pipeline can call a model."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from diffusers import ModelMixin
 
 
 def check_unet(unet: Any) -> None:
-    """Raise ValueError for a diffusers model that predicts nothing from a sample and its timestep alone."""
+    """Raise ValueError for a diffusers model that needs more arguments than a sample and its timestep."""
     if not isinstance(unet, ModelMixin):
-        return  # compiled or wrapped
+        return  # a compiled or wrapped model
     first, *others = list(inspect.signature(type(unet).forward).parameters.values())[1:]
     needs = [each.name for each in others if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD]
     if needs != ["timestep"]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,12 @@ from ..conditioning.conditioner import Conditioners
 from ..conditioning.denoiser import ConditionalDenoiser
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.gaussian_process import check_eta
+from ..diffusion.multistep import check_solver_order
 from ..diffusion.numerics import require_count
 from ..hub.push import lacks_index, push_folder
 from ..hub_errors import hub_errors
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
-from .denoising_step import DenoisingStep
+from .denoising_step import DenoisingStep, Step, stepper
 from .guidance import Guidance
 from .images import check_images, check_output_type, require_finite_images, require_finite_latents, to_output
 from .models import check_unet
@@ -38,27 +38,27 @@ Generators = torch.Generator | list[torch.Generator] | None
 
 
 class DDPMPaperPipeline(DiffusionPipeline):
-    """Image generation by ancestral sampling (Ho et al. 2020, Algorithm 2), or by DDIM (Song et al. 2021).
+    """Image generation by ancestral sampling (Ho et al. 2020, Algorithm 2) or DDIM (Song, Meng & Ermon 2021, Eq. 12).
 
-    Loads what `diffusers.DDPMPipeline` saved, from a folder or the Hub, and gives the same images for the same
-    generator; saves what `diffusers.DDPMPipeline` loads. A class-conditional model is sampled by class, which stock's
-    pipeline cannot.
+    It loads what `diffusers.DDPMPipeline` saved, from a folder or the Hub, gives the same images for the same
+    generator, and saves what `diffusers.DDPMPipeline` loads. Unlike stock's pipeline it also samples class-conditional
+    models.
 
     Args:
-        unet (`UNet2DModel`): predicts what the scheduler's `prediction_type` says, with twice the channels where it
-            learns the variance; class-conditional with `num_class_embeds`.
+        unet (`UNet2DModel`): a model with the scheduler's `prediction_type`, with twice the channels if it learns the
+            variance; class-conditional if it has `num_class_embeds`.
         scheduler (`SchedulerMixin`): a `DDPMPaperScheduler`, or any compatible one, which is converted.
 
     Raises:
-        ValueError: for a model that is not called with a sample and a timestep alone, and for the scheduler of
-            another process.
+        ValueError: if the model needs more arguments than a sample and a timestep, or the scheduler has another
+            process.
     """
 
     model_cpu_offload_seq = "unet"
 
     def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin):
         super().__init__()
-        if type(self) is DDPMPaperPipeline:  # that of another family may call its model with more
+        if type(self) is DDPMPaperPipeline:  # a subclass may call its model with more arguments
             check_unet(unet)
         if not isinstance(scheduler, DDPMPaperScheduler):
             scheduler = DDPMPaperScheduler.from_scheduler(scheduler)
@@ -70,12 +70,12 @@ class DDPMPaperPipeline(DiffusionPipeline):
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Self:
         """Load from a folder or the Hub; arguments as in diffusers.
 
-        Reads what this class and `diffusers.DDPMPipeline` save, and the flat layout of early models too, whose
-        weights and configurations lie side by side. Pickled weights are read only as far as they are tensors.
+        It reads what this class and `diffusers.DDPMPipeline` save, and also the flat layout of early models, with
+        weights and configurations in one folder. Pickled weights are read only if they contain nothing but tensors.
 
         Raises:
-            HubError: an OSError, if there is no such model, or it cannot be reached or must not be read, with the
-                next thing to do.
+            HubError: an OSError, if there is no such model, or it cannot be reached or must not be read; it says what
+                to do next.
         """
         name = str(pretrained_model_name_or_path)
         with hub_errors(name, kwargs.get("revision")):
@@ -88,7 +88,7 @@ class DDPMPaperPipeline(DiffusionPipeline):
 
     @classmethod
     def _from_flat(cls, name: str, **kwargs: Any) -> Self:
-        """A pipeline without an index: config.json, weights and scheduler_config.json at its root."""
+        """Load a pipeline without an index, with config.json, weights and scheduler_config.json at its root."""
         parts = {part: kwargs.pop(part) for part in ("unet", "scheduler") if part in kwargs}
         if "scheduler" not in parts:
             where = {key: kwargs[key] for key in _SOURCE_ARGUMENTS if key in kwargs}
@@ -106,15 +106,15 @@ class DDPMPaperPipeline(DiffusionPipeline):
         push_to_hub: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Save in stock diffusers' own layout, which needs no ddpm_hf to be read; arguments as in diffusers.
+        """Save in stock diffusers' layout, which loads without ddpm_hf; arguments as in diffusers.
 
-        What stock schedulers have no argument for travels in their configuration and is found again by this class;
-        see `DDPMPaperScheduler.to_stock`. With `push_to_hub` the folder is pushed as `push_folder` does it, to
-        `repo_id` or else to the folder's name, with `private`, `token`, `commit_message` and `create_pr`.
+        Arguments that stock schedulers lack are kept in their configuration, from which this class restores them; see
+        `DDPMPaperScheduler.to_stock`. With `push_to_hub`, `push_folder` pushes the folder to `repo_id`, by default the
+        folder's name, with `private`, `token`, `commit_message` and `create_pr`.
         """
         names = ("repo_id", "private", "token", "commit_message", "create_pr")
         hub = {"repo_id": Path(save_directory).resolve().name, **{k: kwargs.pop(k) for k in names if k in kwargs}}
-        is_ours = isinstance(self.scheduler, DDPMPaperScheduler)  # and not one that was put in afterwards
+        is_ours = isinstance(self.scheduler, DDPMPaperScheduler)  # the user may have replaced it
         stock = DDPMPipeline(unet=self.unet, scheduler=self.scheduler.to_stock() if is_ours else self.scheduler)
         stock.save_pretrained(save_directory, safe_serialization, variant, max_shard_size, **kwargs)
         if push_to_hub:
@@ -133,13 +133,13 @@ class DDPMPaperPipeline(DiffusionPipeline):
     ) -> CommitInfo:
         """Push the pipeline with a model card, in one commit; arguments as in diffusers, errors as `push_folder`.
 
-        A folder that examples/train.py wrote has more to show: samples and figures; push it with `push_folder`.
+        To push a folder that examples/train.py wrote, with its samples and figures, use `push_folder`.
 
         Raises:
-            ValueError: for `safe_serialization=False`: what is pushed is safetensors.
+            ValueError: for `safe_serialization=False`: only safetensors are pushed.
         """
         if not safe_serialization:
-            raise ValueError("`safe_serialization` must be True: what is pushed to the Hub is safetensors.")
+            raise ValueError("`safe_serialization` must be True: only safetensors are pushed to the Hub.")
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, variant=variant)
             return push_folder(
@@ -156,12 +156,12 @@ class DDPMPaperPipeline(DiffusionPipeline):
 
     @property
     def conditioners(self) -> Conditioners:
-        """Make the model's conditioning; none for an unconditional model."""
+        """The conditioners of the model; an unconditional model has none."""
         return conditioners_of(self.unet.config)
 
     @property
     def example_shape(self) -> tuple[int, ...]:
-        """Of one image: channels, height, width."""
+        """The shape of one image: (channels, height, width)."""
         size = self.unet.config.sample_size
         if size is None:
             raise ValueError(
@@ -171,7 +171,7 @@ class DDPMPaperPipeline(DiffusionPipeline):
         return self.unet.config.in_channels, height, width
 
     def denoiser(self, guidance: Guidance | None = None) -> ConditionalDenoiser:
-        """The model, guided or not, as `bits_per_dim` takes it: in its own precision inside, with float32 output.
+        """The model, guided or not, as a denoiser for `bits_per_dim`: it runs in its own dtype and returns float32.
 
         Raises:
             ValueError: for guidance that does not fit the model.
@@ -197,36 +197,38 @@ class DDPMPaperPipeline(DiffusionPipeline):
         guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float = 0.0,
         guidance_model: UNet2DModel | None = None,
+        solver_order: int = 1,
     ) -> ImagePipelineOutput | tuple:
         """Draw images.
 
         Args:
-            batch_size: how many, ≥ 1.
-            generator: one for the batch, as stock draws it; or a list of one per image, so that an image depends on
-                its own generator alone and not on the batch around it.
+            batch_size: number of images, ≥ 1.
+            generator: one for the batch, as in stock; or a list with one per image, so that each image depends only on
+                its own generator and not on the rest of the batch.
             num_inference_steps: K in 1 … T; all training timesteps if not given.
             output_type: "pil", a list of images (mode "L" for one channel, "RGB" for three, "RGBA" for four); "np",
                 an array `[B, H, W, C]`, or "pt", a tensor `[B, C, H, W]`, both in [0, 1], of any number of channels.
             return_dict: whether to return an `ImagePipelineOutput` or a tuple.
-            timesteps: the timesteps to visit, descending, in place of `num_inference_steps`.
-            class_labels: of a class-conditional model, and of no other: the class, from 0, of all images, or a list or
-                tensor of one per image. None draws images of no class from a model with a null class.
-            timestep_spacing: of `num_inference_steps`, by name, such as "optimal"; see
+            timesteps: the timesteps to visit, descending, instead of `num_inference_steps`.
+            class_labels: for class-conditional models only: the class of all images, counted from 0, or a list or
+                tensor with one class per image. None draws images without a class if the model has a null class.
+            timestep_spacing: how `num_inference_steps` are spaced, such as "optimal"; see
                 `DDPMPaperScheduler.set_timesteps`.
-            eta: DDIM's η in [0, 1] in the place of the scheduler's variance (Song et al. 2021); 0 adds no noise, so
-                that the images follow from `latents` alone.
-            latents: x_T, `[B, C, H, W]`, such as `encode` gives it; noise if not given.
+            eta: DDIM's η in [0, 1], which replaces the scheduler's variance (Song, Meng & Ermon 2021, Eq. 16); 0 adds
+                no noise, so that `latents` determine the images.
+            latents: x_T, `[B, C, H, W]`, such as the result of `encode`; noise if not given.
             guidance_scale, guidance_interval, guidance_rescale, guidance_model: see `Guidance`. A scale other than 1
                 needs a model with a null class and `class_labels`, or a `guidance_model`.
+            solver_order: 1, or 2 for DPM-Solver++(2M) (Lu et al. 2022), which needs `eta` 0: DDIM's chain without
+                noise, by steps of second order, each with one call of the model.
 
         Raises:
-            ValueError: for any of these that is out of range, before any image is drawn; and for images that are not
-                finite.
+            ValueError: for arguments out of range, before any image is drawn; and for images that are not finite.
         """
         check_output_type(output_type, self.unet.config.in_channels)
         guidance = (guidance_scale, guidance_interval, guidance_rescale, guidance_model)
         chain = (num_inference_steps, timesteps, class_labels, timestep_spacing, eta, latents)
-        for step in self.iterate(batch_size, generator, *chain, *guidance):
+        for step in self.iterate(batch_size, generator, *chain, *guidance, solver_order):
             last = step
         require_finite_images(last.prev_sample, last.sample, last.timestep, self.unet.config)
         images = to_output(last.prev_sample, output_type)
@@ -246,18 +248,21 @@ class DDPMPaperPipeline(DiffusionPipeline):
         guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float = 0.0,
         guidance_model: UNet2DModel | None = None,
+        solver_order: int = 1,
     ) -> Iterator[DenoisingStep]:
-        """The chain as it runs: one `DenoisingStep` per visited timestep. Arguments and errors as in a call."""
+        """Yield one `DenoisingStep` per visited timestep while sampling. Arguments and errors as in a call."""
         self._check_batch(batch_size, generator)
         if eta is not None:
             check_eta(eta)
+        check_solver_order(solver_order, eta)
         shape = (batch_size, *self.example_shape)
         if latents is not None:
             check_images("latents", latents, shape)
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
         conditioning = self._conditioning(class_labels, batch_size, guidance)
         self._set_timesteps(num_inference_steps, timesteps, timestep_spacing)
-        return self._denoise(shape, generator, conditioning, eta, latents, guidance)
+        step = stepper(self.scheduler, eta, solver_order, generator)
+        return self._denoise(shape, generator, conditioning, step, latents, guidance)
 
     @torch.no_grad()
     def encode(
@@ -272,10 +277,10 @@ class DDPMPaperPipeline(DiffusionPipeline):
         guidance_rescale: float = 0.0,
         guidance_model: UNet2DModel | None = None,
     ) -> Tensor:
-        """The latents of images, from which a call with `latents`, `eta=0` and the same chain makes them again.
+        """The latents of images; a call with `latents`, `eta=0` and the same chain restores the images.
 
-        DDIM's step without noise, backwards (Song et al. 2021, section 4.3). The images are taken as they are at the
-        noise of the last timestep; what is lost falls with the number of steps.
+        It runs DDIM's step without noise backwards (Song, Meng & Ermon 2021, section 4.3), with the images as samples
+        at the last visited timestep. The reconstruction error falls with the number of steps.
 
         Args:
             images: `[B, C, H, W]` in [−1, 1], floating.
@@ -308,7 +313,7 @@ class DDPMPaperPipeline(DiffusionPipeline):
         return x
 
     def _check_batch(self, batch_size: Any, generator: Any) -> None:
-        """Raise ValueError for a number of images, a scheduler or generators that nothing can be drawn with."""
+        """Raise ValueError if the batch size, the scheduler or the generators are invalid."""
         require_count(batch_size=batch_size)
         if not isinstance(self.scheduler, DDPMPaperScheduler):
             raise ValueError(
@@ -326,7 +331,7 @@ class DDPMPaperPipeline(DiffusionPipeline):
     def _set_timesteps(
         self, num_inference_steps: int | None, timesteps: Sequence[int] | None, timestep_spacing: str | None
     ) -> None:
-        """The scheduler's chain: all training timesteps, or those asked for."""
+        """Set the scheduler's chain: all training timesteps, or the requested ones."""
         if num_inference_steps is None and timesteps is None:
             num_inference_steps = len(self.scheduler)
         self.scheduler.set_timesteps(num_inference_steps, timesteps=timesteps, timestep_spacing=timestep_spacing)
@@ -337,28 +342,26 @@ class DDPMPaperPipeline(DiffusionPipeline):
         shape: tuple[int, ...],
         generator: Generators,
         conditioning: dict[str, Tensor],
-        eta: float | None,
+        step: Step,
         latents: Tensor | None,
         guidance: Guidance,
     ) -> Iterator[DenoisingStep]:
-        device, dtype = self._execution_device, self.unet.dtype  # diffusers looks through all modules for the former
+        device, dtype = self._execution_device, self.unet.dtype  # once: diffusers searches all modules for the device
         denoise = self._step_denoiser(guidance, device)
         if latents is None:
             x_t = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
         else:
             x_t = latents.to(device, dtype)
-        step = self.scheduler.step if eta is None else partial(self.scheduler.ddim_step, eta=eta)
         for t in self.progress_bar(self.scheduler.timesteps.tolist()):
-            model_output = denoise(x_t, t, **conditioning)
-            x_s, x_0 = step(model_output, t, x_t, generator=generator, return_dict=False)
+            x_s, x_0 = step(denoise(x_t, t, **conditioning), t, x_t)
             yield DenoisingStep(timestep=t, sample=x_t, prev_sample=x_s, pred_original_sample=x_0)
             x_t = x_s
         self.maybe_free_model_hooks()
 
     def _step_denoiser(self, guidance: Guidance, device: torch.device) -> Denoiser:
-        """The model as it is guided, of timesteps that the scheduler visits, as ints.
+        """The guided model as a denoiser of visited timesteps, which are passed as ints.
 
-        The scheduler looks its tables up on the CPU, the model wants the timestep on its device: one copy for all.
+        The scheduler reads its tables on the CPU, and the model needs timesteps on its device: they are copied once.
         """
         timesteps = self.scheduler.timesteps
         on_device = dict(zip(timesteps.tolist(), timesteps.to(device), strict=True))
@@ -369,7 +372,7 @@ class DDPMPaperPipeline(DiffusionPipeline):
         return guidance.denoiser(self.unet, call)
 
     def _conditioning(self, class_labels: ClassLabels, batch_size: int, guidance: Guidance) -> dict[str, Tensor]:
-        """The model's arguments beside the sample and the timestep; ValueError if labels or guidance do not fit."""
+        """The model's further arguments; ValueError if labels or guidance do not fit the model."""
         guidance.check(self.unet)
         columns = requested_classes(self.unet.config, class_labels, batch_size)
         if columns is None and guidance.is_classifier_free:
@@ -384,5 +387,5 @@ class DDPMPaperPipeline(DiffusionPipeline):
         return conditioners.null(batch_size, device) if columns is None else conditioners.make(columns, device)
 
 
-# What says where a model comes from, and nothing about what is made of it.
+# Arguments that say where a model is loaded from.
 _SOURCE_ARGUMENTS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision")

@@ -1,2 +1,2 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Pictures, tables and lines for the screen."""
+"""Figures, tables and lines for the screen."""

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The lines that commands end with on the screen, and the reports that these are made from."""
+"""The last lines that commands print, and the reports that they are made from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..results import Metrics, WeightedBound
 
 
 def describe(report: Metrics) -> str:
-    """What a run ends with on the screen."""
+    """The last lines that a run prints."""
     weighted = f"{weighted_line(report['importance_weighted'])}\n" if "importance_weighted" in report else ""
     quality = ""
     if "frechet_distance_pixels" in report:
@@ -27,11 +27,19 @@ def describe(report: Metrics) -> str:
             f" = prior {report['bits_per_dim_prior']:.4f} + rate {report['bits_per_dim_rate']:.4f}"
             f" + decoder {report['bits_per_dim_decoder']:.4f}\n"
         )
-    return f"{score}{weighted}{quality}trained {report['train_steps']} steps in {report['train_seconds']:.0f} s"
+    return f"{score}{weighted}{quality}{_time_line(report)}"
+
+
+def _time_line(report: Metrics) -> str:
+    """How long the training took, and the other phases where they are known."""
+    trained = f"trained {report['train_steps']} steps in {report['train_seconds']:.0f} s"
+    phases = report.get("seconds_by_phase", {})
+    others = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in phases.items() if name != "training")
+    return f"{trained}; {others}: {sum(phases.values()):.0f} s in all" if others else trained
 
 
 def weighted_line(figures: WeightedBound) -> str:
-    """The importance-weighted bound, from its report, as a line for the screen, beside the bound of the same chain."""
+    """A line for the screen with the importance-weighted bound and the variational bound of the same chain."""
     of_one_path, *_ = figures["bits_per_dim_by_number_of_paths"].values()
     return (
         f"{figures['bits_per_dim']:.4f} ± {figures['bits_per_dim_standard_error']:.4f} bits/dim by {figures['paths']}"
@@ -40,7 +48,7 @@ def weighted_line(figures: WeightedBound) -> str:
 
 
 def evaluation_report(result: BitsPerDim, **settings: Any) -> dict[str, Any]:
-    """The figures of an evaluation, the per-time table last."""
+    """The figures of an evaluation, with the table by timestep last."""
     figures = dataclasses.asdict(result)
     timesteps, per_timestep = figures.pop("timesteps"), figures.pop("per_timestep")
     table = [{"timestep": t, "bits_per_dim": bits} for t, bits in zip(timesteps, per_timestep, strict=True)]

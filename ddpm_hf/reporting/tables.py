@@ -17,7 +17,7 @@ COLUMNS = {
 
 
 def few_steps_table(rows: list[dict[str, Any]]) -> str:
-    """A line for every chain, a column for every figure that there is."""
+    """A table with one line per chain and one column per available figure."""
     figures = [row | {"by paths": row.get("importance_weighted", {}).get("bits_per_dim")} for row in rows]
     columns = {name: title for name, title in COLUMNS.items() if any(row.get(name) is not None for row in figures)}
     lines = [["sampler", "steps", "times", *columns.values()]]

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Checksums of the files in a folder: whether they are as they were written."""
+"""Checksums of the files in a folder, which show whether they are as they were written."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ BLOCK = 2**20
 
 
 def write_checksums(folder: Path) -> None:
-    """Write the SHA-256 of every file in a folder, and in those within, into the folder."""
+    """Write the SHA-256 of every file in a folder and its subfolders into the folder."""
     write_json(folder / CHECKSUMS, {name: _sha256(folder / name) for name in _files(folder)})
 
 
 def damage_of(folder: Path) -> str | None:
-    """What is wrong with the files of a folder, in a few words; None if nothing is, or it has no checksums."""
+    """A short description of the damage to a folder's files; None if there is none, or there are no checksums."""
     try:
         known = json.loads((folder / CHECKSUMS).read_text("utf-8"))
         expected = {str(name): str(checksum) for name, checksum in known.items()}
@@ -34,7 +34,7 @@ def damage_of(folder: Path) -> str | None:
         except OSError as error:
             return f"{name} cannot be read ({error.strerror or error})"
         if found != checksum:
-            return f"{name} is not what was written"
+            return f"{name} differs from what was written"
     return None
 
 

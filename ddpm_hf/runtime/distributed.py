@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Work divided among processes: numbered pieces, the same whoever does them, and gathered once."""
+"""Work divided among processes: numbered pieces whose results do not depend on the process, gathered once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Piece = TypeVar("Piece")
 
 
 def processes_started() -> int:
-    """How many processes the launcher says that it started, whether or not they have found each other."""
+    """The number of processes that the launcher started, even if they are not connected yet."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
@@ -25,10 +25,10 @@ def is_main_process() -> bool:
 
 
 def require_one_process() -> None:
-    """Raise ValueError if a launcher started several processes, each of which would do all of the work."""
+    """Raise ValueError if a launcher started several processes, since each would do all of the work."""
     processes = processes_started()
     if processes > 1:
-        raise ValueError(f"{processes} processes were started for work that is not divided; start one, with `python`.")
+        raise ValueError(f"{processes} processes were started for work that needs one; start it with `python`.")
 
 
 def shared(
@@ -37,24 +37,31 @@ def shared(
     do: Callable[[int], Piece],
     progress: Callable[[Iterable[int]], Iterable[int]] | None = None,
 ) -> list[Piece]:
-    """do(0), …, do(count − 1), on every process, each done by one of them.
+    """The results do(0), …, do(count − 1) on every process; each is computed by one process.
 
-    All do as many, for a model that is divided among them answers only if all call it: some do the last one too.
+    All processes make the same number of calls, since a sharded model works only if all processes call it: some
+    compute the last result in addition.
     """
-    processes = accelerator.num_processes
-    rounds = -(-count // processes)
-    numbers: Any = [min(accelerator.process_index + k * processes, count - 1) for k in range(rounds)]
+    numbers: Any = numbers_of(accelerator, count)
     done = [(number, do(number)) for number in (numbers if progress is None else progress(numbers))]
     pieces = dict(gather_object(done))
     return [pieces[number] for number in range(count)]
 
 
+def numbers_of(accelerator: Accelerator, count: int) -> list[int]:
+    """The pieces of `count` that this process does, where they are shared."""
+    processes = accelerator.num_processes
+    rounds = -(-count // processes)
+    return [min(accelerator.process_index + k * processes, count - 1) for k in range(rounds)]
+
+
 def on_all(part: Callable[[], None], failure: type[Exception], told: Callable[[Exception], str] = str) -> None:
-    """Do a part on every process, and raise on all of them what fails on one, which the others would wait for.
+    """Call `part` on every process, and raise on all of them if it fails on one, so that none waits for it.
 
     Args:
-        failure: what is caught and raised; anything else goes its own way.
-        told: the sentence on it.
+        part: the work of one process.
+        failure: the exception that is caught and raised on all processes; others propagate.
+        told: a function from the exception to its message.
     """
     sentence = None
     try:

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What ends a run before its time, each told in one sentence."""
+"""Errors that end a run early, each with a one-sentence message."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ FEWER_WORKERS = "Fewer --dataloader_num_workers need less, and with 0 hardly any
 
 
 class RunStopped(Exception):
-    """The run ends here.
+    """The run ends early.
 
     Args:
         sentence: what happened, and what to do next.
-        status: of the process.
+        status: the exit status of the process.
     """
 
     def __init__(self, sentence: str, status: int = 1):
@@ -34,12 +34,12 @@ class RunStopped(Exception):
 
 
 class DataUnreadable(RunStopped):
-    """The run ends here, since it cannot read what it is to train on; what it has done is as good as ever."""
+    """The run ends early because its training data cannot be read; its results so far are valid."""
 
 
 @contextlib.contextmanager
 def run_errors(script: str) -> Iterator[None]:
-    """Inside, what ends a run before its time ends the process with one sentence in place of a traceback."""
+    """A context in which errors that end a run end the process with one sentence instead of a traceback."""
     try:
         yield
     except RunStopped as stop:
@@ -58,21 +58,21 @@ def run_errors(script: str) -> Iterator[None]:
 
 
 def told(error: RuntimeError) -> str | None:
-    """The sentence on what torch raises when the machine fails it; None if it is anything else."""
+    """The message for an error that torch raises when the machine fails; None for other errors."""
     if distributed.is_available() and (isinstance(error, distributed.DistError) or "gloo" in str(error)):
         return "Another process has ended, and this one cannot go on without it."
     if "shared memory" in str(error) and "No space" in str(error):
         return f"There is no room left in {SHARED_MEMORY}. {FEWER_WORKERS}"
     if isinstance(error, torch.OutOfMemoryError):
         return (
-            "The device has no memory left; a smaller --train_batch_size with as many more"
-            " --gradient_accumulation_steps trains the same, or --gradient_checkpointing."
+            "The device has no memory left; use --gradient_checkpointing, or a smaller --train_batch_size with more"
+            " --gradient_accumulation_steps, which trains the same."
         )
     return None
 
 
 def end() -> None:
-    """End the process, at the end of its script, if it is one of several."""
+    """End the process at the end of its script if it is one of several."""
     if _is_one_of_several():
         _leave(0)
 
@@ -81,7 +81,7 @@ def _leave(status: int, sentence: str | None = None) -> NoReturn:
     if sentence is not None:
         print(sentence, file=sys.stderr)
     if _is_one_of_several():
-        # Without tidying up, where torch may wait for ever: for a thread of gloo that waits for the interpreter.
+        # Skip the interpreter's shutdown, where torch may wait forever for a thread of gloo.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -94,7 +94,7 @@ def _is_one_of_several() -> bool:
 
 @contextlib.contextmanager
 def user_errors(script: str) -> Iterator[None]:
-    """Inside, what a user got wrong ends the process with status 2 and one sentence in place of a traceback."""
+    """A context in which a user's mistake ends the process with status 2 and one sentence instead of a traceback."""
     try:
         yield
     except (ValueError, OSError) as error:

@@ -1,7 +1,8 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Writing results so that nothing is lost: no run over another, no half-written file under a final name.
+"""Writing results so that nothing is lost: no run overwrites another, no half-written file has a final name.
 
-Whatever is written is written beside its place, flushed to the disk, and renamed: it is whole, or it is not there.
+Everything is written under a temporary name next to its place, flushed to the disk, and renamed: it is complete, or it
+does not exist.
 """
 
 from __future__ import annotations
@@ -24,21 +25,23 @@ from safetensors import SafetensorError
 from .distributed import on_all
 
 
+WINDOWS = sys.platform == "win32"
 LOCK = ".lock"
-WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}  # what such file systems answer
-_LOCKS: dict[Path, FileLock] = {}  # those of this process, which keeps them as long as it lives
+WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}  # errors of file systems without locks
+_LOCKS: dict[Path, FileLock] = {}  # this process holds them until it ends
 
 
 def claim_folder(path: str, overwrite: bool, accelerator: Accelerator | None = None) -> Path:
-    """The folder of a run, made if need be, which no other run can claim while this process lives.
+    """The folder of a run, created if necessary; no other run can claim it while this process lives.
 
     Args:
-        overwrite: whether it may hold something already.
-        accelerator: of several processes, which all call this; the main one claims.
+        path: the folder.
+        overwrite: whether the folder may already contain something.
+        accelerator: Accelerate's, if several processes call this; the main process claims the folder.
 
     Raises:
-        ValueError: if it holds anything, unless `overwrite`, if another process writes into it, or if it is not a
-            folder.
+        ValueError: if the folder is not empty and `overwrite` is False, if another process writes into it, or if it is
+            not a folder.
     """
     folder = Path(path)
 
@@ -57,17 +60,17 @@ def claim_folder(path: str, overwrite: bool, accelerator: Accelerator | None = N
     if accelerator is None:
         claim()
     else:
-        on_all(claim, ValueError)  # and nothing is written before all know
+        on_all(claim, ValueError)  # no process writes before all know the outcome
     return folder
 
 
 def lock_folder(folder: Path) -> None:
-    """Keep other processes from a folder for as long as this one lives, however it ends.
+    """Lock a folder against other processes until this process ends, also if it is killed.
 
     A file system without locks is told of in one line, and gone on with.
 
     Raises:
-        ValueError: if another process has it.
+        ValueError: if another process holds the lock.
     """
     file = folder.resolve() / LOCK
     lock = _LOCKS.setdefault(file, FileLock(file, timeout=0, thread_local=False))
@@ -95,27 +98,30 @@ def _tell_unlocked(folder: Path) -> None:
     )
 
 
-def claim_file(path: str) -> Path:
-    """The path of a file that does not exist yet, in a folder that is made if need be.
+def claim_file(path: str, name: str = "output") -> Path:
+    """The path of a file that does not exist yet; its folder is created if necessary.
+
+    Args:
+        name: of the argument that gives the path.
 
     Raises:
-        ValueError: if the file, or a file in the place of its folder, exists.
+        ValueError: if the file exists, or a file has the name of its folder.
     """
     file = Path(path)
     if file.exists():
-        raise ValueError(f"`output` {path} already exists; choose another name.")
+        raise ValueError(f"`{name}` {path} already exists; choose another name.")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise ValueError(f"`output` {path} cannot be made: {file.parent} is not a folder.") from None
+        raise ValueError(f"`{name}` {path} cannot be created: {file.parent} is not a folder.") from None
     return file
 
 
 def write_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` make the file beside, under a name of the same ending, and rename it when it is whole.
+    """Let `write` create the file under a temporary name with the same ending, and rename it when it is complete.
 
     Raises:
-        OSError: if it cannot be written; what was there before is there still.
+        OSError: if it cannot be written; an existing file then stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
@@ -126,7 +132,7 @@ def write_file(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """JSON with an indent, whole or not at all; numbers that are not finite, which JSON has not, as null."""
+    """Write indented JSON, completely or not at all; numbers that are not finite, which JSON lacks, become null."""
     text = json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
     write_file(path, lambda partial: partial.write_text(text, "utf-8"))
 
@@ -140,7 +146,7 @@ def _finite(content: Any) -> Any:
 
 
 def write_folder(folder: Path, write: Callable[[Path], Any], last: str) -> None:
-    """Let `write` fill a folder beside, then move its entries into `folder`, the one that readers look for last."""
+    """Let `write` fill a temporary folder, then move its entries into `folder`, with `last` as the last one."""
     partial = folder / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
     with _removed_if_it_fails(partial, folder):
@@ -152,7 +158,7 @@ def write_folder(folder: Path, write: Callable[[Path], Any], last: str) -> None:
 
 
 def replace_folder(folder: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a folder beside, then put it in the place of `folder`: whole, or not there."""
+    """Let `write` fill a temporary folder, then replace `folder` by it, so that it is complete or does not exist."""
     partial = partial_of(folder)
     shutil.rmtree(partial, ignore_errors=True)
     with _removed_if_it_fails(partial, folder):
@@ -162,13 +168,13 @@ def replace_folder(folder: Path, write: Callable[[Path], Any]) -> None:
 
 
 def clear_remains(folder: Path) -> None:
-    """Remove what a process that was killed left half written or half removed in a folder, and put back what it moved.
+    """Clean up after a killed process: remove what it left half written or half removed in a folder.
 
-    What was there before under the same name is put back if nothing has taken its place.
+    An entry that it had moved away is put back if nothing has replaced it.
     """
     for doomed in folder.glob(".*.old"):
         target = folder / doomed.name[1 : -len(".old")]
-        if target.exists() or target.name.startswith("checkpoint-"):  # a checkpoint goes since another stands
+        if target.exists() or target.name.startswith("checkpoint-"):  # a newer checkpoint exists
             shutil.rmtree(doomed, ignore_errors=True)
         else:
             os.replace(doomed, target)
@@ -180,12 +186,12 @@ def clear_remains(folder: Path) -> None:
 
 
 def partial_of(folder: Path) -> Path:
-    """Where a folder is filled before it stands."""
+    """The temporary folder that is filled before it gets its final name."""
     return folder.with_name(f".{folder.name}.partial")
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder, which at no time looks whole while half of it is gone."""
+    """Remove a folder in such a way that it never looks complete when it is half removed."""
     doomed = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(doomed, ignore_errors=True)
     os.replace(folder, doomed)
@@ -193,7 +199,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def put(entry: Path, target: Path) -> None:
-    """Rename a file or folder that is whole, over what was there."""
+    """Rename a complete file or folder, and replace an existing one."""
     doomed = target.with_name(f".{target.name}.old")
     if target.is_dir():
         shutil.rmtree(doomed, ignore_errors=True)
@@ -204,7 +210,7 @@ def put(entry: Path, target: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Have a file, or a folder and all in it, on the disk: a machine that loses power finds it as it is now."""
+    """Flush a file, or a folder with everything in it, to the disk, so that it survives a power failure."""
     if path.is_dir():
         for entry in path.iterdir():
             flush(entry)
@@ -212,7 +218,9 @@ def flush(path: Path) -> None:
 
 
 def _flush_one(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    if WINDOWS and path.is_dir():  # which it cannot open
+        return
+    descriptor = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)  # it flushes what can be written alone
     try:
         os.fsync(descriptor)
     finally:
@@ -224,7 +232,7 @@ OF_FILES = ("PytorchStreamWriter", "inline_container", "iostream", "cannot be op
 
 @contextlib.contextmanager
 def disk_errors() -> Iterator[None]:
-    """Inside, what torch and safetensors raise for a file that cannot be written is an OSError."""
+    """A context in which errors of torch and safetensors about files that cannot be written become OSErrors."""
     try:
         yield
     except SafetensorError as error:
@@ -233,12 +241,12 @@ def disk_errors() -> Iterator[None]:
         reason = str(error).splitlines()[0]
         if not any(sign in reason for sign in OF_FILES):
             raise
-        raise OSError(f"torch could not write a file to its end; is the disk full? ({reason})") from error
+        raise OSError(f"torch could not write a whole file; is the disk full? ({reason})") from error
 
 
 @contextlib.contextmanager
 def _removed_if_it_fails(partial: Path, target: Path) -> Iterator[None]:
-    """Inside, `partial` is filled; an OSError names its `target`."""
+    """A context that fills `partial` and removes it on failure; an OSError names the `target`."""
     try:
         with disk_errors():
             yield

@@ -1,8 +1,8 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Randomness by address: what is drawn for an example depends on the seed, the step and its place in the step's batch.
+"""Randomness by address: the numbers of an example depend on the seed, the step and its place in the step's batch.
 
-Nothing depends on what was drawn before, nor on who draws it. So a run that was stopped goes on as if it had not been,
-and one process with a batch of 128, two with 64 each, or one that accumulates twice 64 train on the same noise.
+They do not depend on earlier draws or on the process. So a stopped run resumes exactly, and one process with a batch
+of 128, two with 64 each, or one that accumulates two batches of 64 train on the same noise.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 
-BLOCK = 16  # examples whose noise is drawn by one call
+BLOCK = 16  # number of examples whose noise is drawn by one call
 
 
 class Use(enum.IntEnum):
-    """What is drawn; the same address gives other numbers for each."""
+    """The purpose of random numbers; each purpose gets different numbers at the same address."""
 
     ORDER = 0
     AUGMENTATION = 1
@@ -32,14 +32,14 @@ class Use(enum.IntEnum):
 
 
 def seed_of(use: Use, *address: int) -> int:
-    """A seed that depends on all of the address and on nothing else, in 0 … 2⁶³ − 1."""
-    # With its length: an address that ends in zeros is another one than that without them.
+    """A seed in 0 … 2⁶³ − 1 that depends on the purpose and the whole address, and on nothing else."""
+    # The length is included, so that trailing zeros make a different address.
     sequence = np.random.SeedSequence([use, len(address), *address])
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def generator_of(use: Use, *address: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator at the beginning of what the address draws."""
+    """A generator seeded by the purpose and the address."""
     return torch.Generator(device).manual_seed(seed_of(use, *address))
 
 
@@ -59,9 +59,9 @@ def noise_like(x_0: Tensor, first: int, seed: int, step: int) -> Tensor:
 
 
 def seed_dropout(device: torch.device, *address: int) -> None:
-    """Put torch's own generator of the device, from which dropout is drawn, where the address says."""
+    """Seed torch's own generator of the device, from which dropout is drawn, by the address."""
     seed = seed_of(Use.DROPOUT, *address)
     if device.type == "cpu":
-        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` looks for every kind of device first
+        torch.default_generator.manual_seed(seed)  # faster than `torch.manual_seed`, which checks every kind of device
     else:
         torch.manual_seed(seed)

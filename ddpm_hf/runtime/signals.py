@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""SIGTERM and Ctrl-C, caught so that a run can save before it ends."""
+"""SIGTERM and Ctrl-C, which are caught so that a run can save before it ends."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ T = TypeVar("T")
 PATIENCE = 10.0  # seconds; clusters often grant 30 from SIGTERM to SIGKILL, in which a checkpoint is to be written
 
 
-class Interrupted(BaseException):  # which no `except Exception` of a library swallows
-    """A signal came where the process is left at once."""
+class Interrupted(BaseException):  # a library's `except Exception` does not catch it
+    """A signal came where the process must end at once."""
 
     def __init__(self, number: signal.Signals):
         super().__init__(f"{number.name} stopped it")
@@ -23,12 +23,12 @@ class Interrupted(BaseException):  # which no `except Exception` of a library sw
 
 
 class Signals:
-    """SIGTERM and SIGINT (Ctrl-C): raised as `Interrupted`, or noted where that is asked for.
+    """SIGTERM and SIGINT (Ctrl-C): raised as `Interrupted`, or noted inside `noted`.
 
-    A second Ctrl-C ends the process at once; a second SIGTERM, which some schedulers send, does nothing.
+    A second Ctrl-C ends the process at once; a second SIGTERM, which some schedulers send, has no effect.
 
     Attributes:
-        caught: the signal that came, or None.
+        caught: the signal that was received, or None.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Signals:
 
     @contextlib.contextmanager
     def noted(self) -> Iterator[None]:
-        """Inside, a signal that comes can be seen in `caught`; it is raised at the end."""
+        """A context in which a signal only sets `caught`; it is raised at the end."""
         self._are_noted = True
         yield
         self._are_noted = False

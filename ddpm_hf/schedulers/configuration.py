@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Schedulers' configurations as diffusers keeps them: what stock has no name for, and names that have changed."""
+"""Schedulers' configurations as diffusers stores them: arguments that stock lacks, and names that have changed."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ _SCALARS = (
 _ATTRIBUTES, _ITEMS = attrgetter(*_SCALARS), itemgetter(*_SCALARS)
 _BETAS = "trained_betas"
 
-# Variance types with which stock's `step` fails or gives NaN, and the nearest with which it does not. The first pair
-# is one variance under two names; stock puts "learned", a log-variance, under a square root, and of what it offers
-# only "learned_range" splits the model's output; "optimal" it does not know. The true type travels under our key.
+# Variance types with which stock's `step` fails or gives NaN, and the nearest types with which it works. The first two
+# are the same variance. Stock takes the square root of "learned", which is a log-variance; of its types only
+# "learned_range" splits the model's output. It does not know "optimal". Our key stores the true type.
 NEAREST_IN_STOCK = {"fixed_large_log": "fixed_large", "learned": "learned_range", "optimal": "fixed_small"}
 
-# Arguments not given: diffusers leaves them to the defaults of the class that a configuration is turned into.
+# Arguments that were not given: diffusers takes them from the defaults of the class that loads the configuration.
 DEFAULTS_KEY = "_use_default_values"
 
 
 class CountingConfig(FrozenDict):
-    """A configuration that counts how often a value of it is set: diffusers means it to be frozen, but it is not."""
+    """A configuration that counts how often its values are set; diffusers calls it frozen, but it can be changed."""
 
     _times_set = 0
 
@@ -80,15 +80,15 @@ class CountingConfig(FrozenDict):
 
 @dataclass(frozen=True)
 class SeenConfig:
-    """The values of a configuration when it was last looked at.
+    """The values of a configuration when it was last read.
 
-    diffusers keeps each value twice, as an item and as an attribute, and either can be replaced by itself.
+    diffusers keeps each value twice, as an item and as an attribute, and either can be changed without the other.
     """
 
     attributes: tuple[Any, ...]
     items: tuple[Any, ...]
-    betas: tuple[Any, Any]  # arrays, which are compared by identity alone
-    config: CountingConfig | None  # itself, if it counts
+    betas: tuple[Any, Any]  # arrays, which are compared by identity
+    config: CountingConfig | None  # the configuration itself, if it counts its changes
     times_set: int
 
     @classmethod
@@ -97,11 +97,11 @@ class SeenConfig:
         return cls(*values, config, config._times_set) if isinstance(config, CountingConfig) else cls(*values, None, 0)
 
     def is_untouched(self, config: Any) -> bool:
-        """Whether it is the same configuration, and no value has been set since; far cheaper than a comparison."""
+        """Whether it is the same configuration and no value has been set since; much faster than a comparison."""
         return config is self.config and config._times_set == self.times_set
 
     def is_current(self, config: Any) -> bool:
-        """Whether the configuration, the same or one that has replaced it, has these values; takes a microsecond."""
+        """Whether a configuration, the same one or its replacement, has these values; takes about a microsecond."""
         return (
             _ATTRIBUTES(config) == self.attributes
             and _ITEMS(config) == self.items
@@ -110,7 +110,7 @@ class SeenConfig:
         )
 
     def changed_in(self, config: Any) -> dict[str, Any]:
-        """The arguments that have another value now, by whichever of item and attribute has changed."""
+        """The arguments whose item or attribute has changed, with their new values."""
         now = SeenConfig.of(config)
         rows = zip(_SCALARS, self.attributes, now.attributes, self.items, now.items, strict=True)
         changed = {
@@ -125,7 +125,7 @@ class SeenConfig:
 
 
 def noise_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
-    """The schedule that a configuration names, before it is rescaled to zero terminal SNR.
+    """The noise schedule of a configuration, before it is rescaled to zero terminal SNR.
 
     Raises:
         ValueError: for an unknown `beta_schedule`, or values out of range.
@@ -143,16 +143,16 @@ def noise_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
 
 
 def own_defaults(cls: type) -> dict[str, Any]:
-    """The defaults of the arguments that stock has no name for."""
+    """The defaults of the arguments that stock schedulers lack."""
     parameters = inspect.signature(cls.__init__).parameters
     return {name: parameters[name].default for name in OWN_ARGUMENTS}
 
 
 def normal_own_arguments(stored: Any, defaults: dict[str, Any]) -> tuple[dict[str, Any], DenoisingErrors | None]:
-    """What is registered under our key, checked and as JSON has it, and the denoising errors that it holds.
+    """The values under our key, checked and in JSON's types, and the denoising errors among them.
 
     Raises:
-        ValueError: for values out of range, or errors that were measured on data of another number of levels.
+        ValueError: for values out of range, or errors measured on data with another number of levels.
     """
     own = defaults | own_arguments(stored)
     num_levels, first_variance, errors = (own[name] for name in OWN_ARGUMENTS)
@@ -171,7 +171,7 @@ def normal_own_arguments(stored: Any, defaults: dict[str, Any]) -> tuple[dict[st
 
 
 def own_arguments(stored: Any) -> dict[str, Any]:
-    """What a configuration holds under our key, checked: a stranger, or a later version, may have written it."""
+    """The values under our key in a configuration, checked, since anyone or a later version may have written them."""
     known = (*OWN_ARGUMENTS, "variance_type")
     if not isinstance(stored, dict) or not set(stored) <= set(known):
         raise ValueError(
@@ -182,10 +182,10 @@ def own_arguments(stored: Any) -> dict[str, Any]:
 
 
 def in_todays_names(config: dict[str, Any], variance_type: str | None) -> dict[str, Any]:
-    """A configuration with the variance type that stock could not express, and without what diffusers has renamed."""
+    """A configuration with the true variance type instead of stock's nearest, and with diffusers' current names."""
     config = dict(config)
     if variance_type is not None and config.get("variance_type") == NEAREST_IN_STOCK.get(variance_type):
-        config["variance_type"] = variance_type  # otherwise somebody chose another one since
+        config["variance_type"] = variance_type  # otherwise the user has chosen another type since
     defaults = config.get(DEFAULTS_KEY, [])
     is_chosen = "prediction_type" in config and "prediction_type" not in defaults
     if config.pop("predict_epsilon", True) is False and not is_chosen:  # before diffusers 0.9
@@ -196,7 +196,7 @@ def in_todays_names(config: dict[str, Any], variance_type: str | None) -> dict[s
 
 
 def names_at_default(config: dict[str, Any], cls: type) -> list[str]:
-    """The arguments in a configuration that were not given; diffusers counts those given by position among them."""
+    """The arguments in a configuration that were not given; diffusers also lists those given by position."""
     parameters = inspect.signature(cls.__init__).parameters
 
     def is_default(name: str) -> bool:
@@ -207,9 +207,9 @@ def names_at_default(config: dict[str, Any], cls: type) -> list[str]:
 
 
 def normal_values(config: Any) -> dict[str, Any]:
-    """Values of a configuration in their normal form: JSON knows lists alone, and the number of betas is T."""
+    """The values of a configuration in their normal form: lists, as in JSON, and T = the number of betas."""
     normal: dict[str, Any] = {}
-    if config.variance_type is None:  # as some classes of diffusers write it, meaning stock's default
+    if config.variance_type is None:  # some classes of diffusers write None for stock's default
         normal["variance_type"] = "fixed_small"
     if config.trained_betas is not None:
         betas = np.asarray(config.trained_betas, dtype=np.float64).tolist()

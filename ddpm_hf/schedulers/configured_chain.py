@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The chain of a scheduler, which follows from its configuration and its timesteps whenever these are used."""
+"""The chain of a scheduler, which is derived from its configuration and its timesteps at every use."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ CHOSEN_SPACINGS = ("quadratic", "log_snr", "optimal")  # for `set_timesteps`; st
 
 @dataclass(frozen=True, eq=False)
 class _Derived:
-    """What follows from a scheduler's configuration."""
+    """The values derived from a scheduler's configuration."""
 
     chain: VisitedChain
-    optimal: _OptimalTimes = field(default_factory=lambda: _OptimalTimes())  # they do not depend on the chain
+    optimal: _OptimalTimes = field(default_factory=lambda: _OptimalTimes())  # independent of the chain
 
 
 class _OptimalTimes:
-    """The times that cost the bound least, by the number of steps.
+    """The times that minimise the bound, for each number of steps.
 
-    What a step costs is computed once for all numbers of steps: with an error for every element it takes long.
+    The costs of steps are computed once for all numbers of steps, which takes long with one error per element.
     """
 
     def __init__(self) -> None:
@@ -58,13 +58,13 @@ class _OptimalTimes:
 
 
 class ConfiguredChain:
-    """The part of a scheduler that keeps the diffusion up to date; the rest of it has a configuration of diffusers."""
+    """The part of a scheduler that keeps its diffusion up to date with its diffusers configuration."""
 
     def _register_own(self, **own: Any) -> None:
         self.register_to_config(**{OWN_CONFIG_KEY: own})
 
     def register_to_config(self, **kwargs: Any) -> None:
-        """As in diffusers. The new configuration counts its changes, so that a step need not compare its values."""
+        """As in diffusers. The new configuration counts its changes, so that a step need not compare values."""
         super().register_to_config(**kwargs)
         self._internal_dict = CountingConfig(self._internal_dict)
 
@@ -79,7 +79,7 @@ class ConfiguredChain:
             self._derive()
 
     def _derive(self) -> None:
-        """Check the configuration, put its values into their normal form, and make what follows from them."""
+        """Check the configuration, bring its values into their normal form, and derive the diffusion from them."""
         own, errors = normal_own_arguments(self.config[OWN_CONFIG_KEY], own_defaults(type(self)))
         self.register_to_config(**{OWN_CONFIG_KEY: own}, **normal_values(self.config))
         config = self.config
@@ -91,35 +91,35 @@ class ConfiguredChain:
 
     @property
     def _chain(self) -> VisitedChain:
-        """The chain by the configuration and the timesteps as they are now."""
+        """The chain for the current configuration and timesteps."""
         self._follow_config()
-        if self._timesteps._version:  # changed in place: counts from 0 in a tensor of our own
+        if self._timesteps._version:  # changed in place: our own tensor starts with version 0
             self.timesteps = self._timesteps
         return self._derived.chain
 
     @property
     def diffusion(self) -> GaussianDiffusion:
-        """The mathematics of the visited chain, in the paper's clock, as the configuration has it now."""
+        """The diffusion over the visited chain for the current configuration; it counts times as the paper does."""
         return self._chain.diffusion
 
     @property
     def process(self) -> GaussianDiffusion:
-        """The same object, under the name that it had before version 0.2."""
+        """`diffusion` under its name before version 0.2."""
         return self.diffusion
 
     @property
     def schedule(self) -> NoiseSchedule:
-        """The noise schedule, as the configuration has it now."""
+        """The noise schedule of the current configuration."""
         return self.diffusion.schedule
 
     @property
     def num_levels(self) -> int | None:
-        """Levels of the data, None for continuous data."""
+        """Number of levels of the data; None for continuous data."""
         return self.diffusion.num_levels
 
     @property
     def first_variance(self) -> str | float | None:
-        """The choice of the decoder's variance."""
+        """The decoder's variance, as in the argument of the same name."""
         return self.diffusion.first_variance
 
     @property
@@ -161,24 +161,25 @@ class ConfiguredChain:
         """Choose the timesteps that the chain visits; posterior, reverse steps and the bound all follow them.
 
         Args:
-            num_inference_steps: K in 1 … T; or
+            num_inference_steps: K in 1 … T. Give either this or `timesteps`.
+            device: the device of `self.timesteps`.
             timesteps: descending timesteps, each in 0 … T − 1.
-            device: where `self.timesteps` is put.
-            timestep_spacing: how K timesteps are spaced: as the scheduler's own argument of that name, which it is if
-                not given; "quadratic", even in √t; "log_snr", even in the log-SNR; or "optimal", which cost the bound
-                least for the model's `denoising_errors` with the variance "optimal" (Watson et al. 2021).
+            timestep_spacing: how the K timesteps are spaced: a value of the scheduler's own argument of that name,
+                which is the default; "quadratic", even in √t; "log_snr", even in the log-SNR; or "optimal", at most K
+                timesteps that minimise the bound for the model's `denoising_errors` with the variance "optimal"
+                (Watson et al. 2021).
 
         Raises:
-            ValueError: for both or none of the first two, for values out of range, for "optimal" without
-                `denoising_errors`, where the chain visits a timestep with signal-to-noise ratio 0 with epsilon
-                prediction, which says nothing about x_0 there, and for fewer than all T timesteps where the variance
-                is "learned", one of neighbouring times.
+            ValueError: if both or neither of `num_inference_steps` and `timesteps` are given; for values out of range;
+                for "optimal" without `denoising_errors`; if the chain visits a timestep of signal-to-noise ratio 0
+                with epsilon prediction, which does not determine x_0 there; and if the variance is "learned", which
+                holds for neighbouring times only, and the chain skips timesteps.
         """
         if (num_inference_steps is None) == (timesteps is None):
             raise ValueError("Pass one of `num_inference_steps` and `timesteps`, and only one.")
         if timesteps is not None and timestep_spacing is not None:
             raise ValueError(
-                "`timestep_spacing` spaces `num_inference_steps`; with `timesteps` there is no use for it."
+                "`timestep_spacing` spaces `num_inference_steps`; it has no effect on `timesteps`, so leave it out."
             )
         self._follow_config()
         if timesteps is not None:
@@ -192,11 +193,11 @@ class ConfiguredChain:
     def timesteps(self) -> Tensor:
         """The visited timesteps, int64 `[K]`, descending.
 
-        Posterior, reverse steps and the bound follow what is assigned here, or changed in place, as `set_timesteps`
-        follows its argument `timesteps`; the device is that of the assigned tensor. It is copied.
+        Assigning them, or changing them in place, has the effect of `set_timesteps(timesteps=...)`. The assigned
+        tensor is copied, and its device is kept.
 
         Raises:
-            ValueError: as `set_timesteps`, where something else is assigned, or, if it was changed in place, at use.
+            ValueError: as `set_timesteps`: on assignment, or at the next use after a change in place.
         """
         self._follow_config()
         return self._timesteps
@@ -210,9 +211,9 @@ class ConfiguredChain:
         self._timesteps = timesteps_of(times, timesteps.device if isinstance(timesteps, Tensor) else None)
 
     def _visit(self, times: list[int], num_inference_steps: int | None) -> None:
-        """Walk another chain: so many timesteps, or, if None, timesteps that were given."""
+        """Visit other times; `num_inference_steps` is None if the user gave the timesteps."""
         chain = self._derived.chain
-        if times != list(chain.diffusion.times):  # a pipeline asks for the same ones again: their tables are kept
+        if times != list(chain.diffusion.times):  # pipelines set the same times again; this keeps their tables
             chain = VisitedChain(chain.diffusion.visiting(times))
         chain.diffusion.require_determined()
         check_neighbours(chain.diffusion)
@@ -236,17 +237,17 @@ class ConfiguredChain:
         return spaced_times(spacing, num_inference_steps, schedule.T, self.config.steps_offset)
 
     def _optimal_times(self, num_inference_steps: int) -> list[int]:
-        """At most K times that cost the bound least, found once: a pipeline asks again for every batch."""
+        """At most K times that minimise the bound, found once, since a pipeline asks again for every batch."""
         errors = self._derived.chain.diffusion.denoising_errors
         if errors is None:
             raise ValueError(
-                "`timestep_spacing` 'optimal' needs the scheduler's `denoising_errors`, which"
-                " `measure_denoising_errors` takes on training data."
+                "`timestep_spacing` 'optimal' needs the scheduler's `denoising_errors`; measure them on training data"
+                " by `measure_denoising_errors`."
             )
         return self._derived.optimal.of(num_inference_steps, self._derived.chain.diffusion.schedule, errors)
 
     def previous_timestep(self, timestep: int | Tensor) -> int | Tensor:
-        """The timestep visited after the given one, −1 for the data."""
+        """The timestep that the chain visits after the given one; −1 for the data."""
         chain = self._chain
         if self.num_inference_steps is None and not self.custom_timesteps:
             return in_int64(timestep) - 1

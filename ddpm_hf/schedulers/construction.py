@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""From a scheduler's configuration to the diffusion that it describes."""
+"""Builds the diffusion that a scheduler's configuration describes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..diffusion.timestep_spacing import TIMESTEP_SPACINGS
 from .configuration import noise_schedule
 
 
-# diffusers' "score" is another thing; the scheduler takes stock's three and the paper's other parameterisation.
+# Without "score", which means something else in diffusers.
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "mean")
 
 
@@ -27,12 +27,12 @@ def diffusion_from(
 
     Args:
         config: stock's fifteen arguments, in their normal form.
-        own: the arguments that stock has no name for, without the errors.
+        own: the arguments that stock schedulers lack, without the errors.
         errors: the model's denoising errors, if they have been measured.
-        chosen_times: the visited times; all if None.
+        chosen_times: the visited times; all times if None.
 
     Raises:
-        ValueError: for values out of range, naming them.
+        ValueError: for values out of range; the message names the argument.
     """
     _check_names(config)
     schedule = noise_schedule(config)
@@ -52,7 +52,7 @@ def diffusion_from(
 
 
 def check_neighbours(diffusion: GaussianDiffusion) -> None:
-    """Raise ValueError for a variance of neighbouring times on a chain that leaves some out."""
+    """Raise ValueError if the variance holds for neighbouring times only and the chain skips times."""
     T, visited = diffusion.schedule.T, len(diffusion.times)
     if diffusion.learns_of_neighbours and visited < T:
         raise ValueError(
@@ -62,7 +62,7 @@ def check_neighbours(diffusion: GaussianDiffusion) -> None:
 
 
 def _check_names(config: Any) -> None:
-    """Raise ValueError for a value that neither the schedule nor the reverse process looks at."""
+    """Raise ValueError for an invalid value that neither the schedule nor the reverse process checks."""
     if config.timestep_spacing not in TIMESTEP_SPACINGS:
         raise ValueError(unknown("timestep_spacing", config.timestep_spacing, TIMESTEP_SPACINGS))
     if config.prediction_type not in PREDICTION_TYPES:
@@ -72,17 +72,17 @@ def _check_names(config: Any) -> None:
 
 
 def _kept_times(chosen: list[int] | None, T: int) -> Sequence[int]:
-    """The visited times: those chosen, or all of 1 … T.
+    """The visited times: the chosen ones, or all of 1 … T.
 
     Raises:
-        ValueError: for chosen ones beyond T, which was larger when they were chosen.
+        ValueError: for chosen times beyond T, if T has become smaller since they were chosen.
     """
     if chosen is None:
         return range(1, T + 1)
     if chosen[-1] > T:
         raise ValueError(
             f"The chain visits timestep {chosen[-1] - 1}, but `num_train_timesteps` is {T} now; choose its timesteps"
-            " anew by `set_timesteps`."
+            " again by `set_timesteps`."
         )
     return chosen
 

@@ -1,9 +1,9 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Which schedulers of diffusers are a DDPM's, and what their configurations mean in its terms.
+"""Which schedulers of diffusers belong to a DDPM, and what their configurations mean for a DDPM.
 
 The process of a DDPM is a discrete, variance-preserving diffusion of T steps, given by β_1 … β_T. Ancestral samplers,
-DDIM and most solvers share it, whatever steps they take along it. Other processes share names of arguments, or
-have none that a DDPM lacks, and would pass for a DDPM whose β are at their defaults.
+DDIM and most solvers share it. Schedulers of other processes have the same argument names, or only some of them, and
+without a check would pass for a DDPM with default β.
 """
 
 from __future__ import annotations
@@ -56,27 +56,27 @@ OTHER_PROCESSES = {
 }
 
 _BETA_ARGUMENTS = {"beta_start", "beta_end", "beta_schedule"}
-_OF_A_DDPM = {"DDPMScheduler", "DDPMPaperScheduler"}  # which may leave them out
+_OF_A_DDPM = {"DDPMScheduler", "DDPMPaperScheduler"}  # may omit the beta arguments
 
 
 def check_process(config: Mapping[str, Any], class_names: Collection[str]) -> None:
-    """Raise ValueError unless a scheduler's process is that of a DDPM.
+    """Raise ValueError unless a scheduler has the process of a DDPM.
 
     Args:
-        config: the scheduler's.
-        class_names: of its class and the classes that it inherits from, as far as they are known.
+        config: the scheduler's configuration.
+        class_names: names of its class and of the base classes, as far as they are known.
     """
     name = next(iter(class_names), "this configuration")
     process = _other_process(config, class_names)
     if process is not None:
         raise ValueError(
-            "`scheduler` must be that of a DDPM (a discrete variance-preserving diffusion, such as DDPMScheduler or"
-            f" DDIMScheduler), but {name} belongs to {process}."
+            "`scheduler` must have the process of a DDPM (a discrete variance-preserving diffusion, such as"
+            f" DDPMScheduler or DDIMScheduler), but {name} belongs to {process}."
         )
 
 
 def _other_process(config: Mapping[str, Any], class_names: Collection[str]) -> str | None:
-    was_ours = OWN_CONFIG_KEY in config  # then it states the process of that one still
+    was_ours = OWN_CONFIG_KEY in config  # then the process is still that of our scheduler
     known = [OTHER_PROCESSES[name] for name in class_names if name in OTHER_PROCESSES and not was_ours]
     if known:
         return known[0]
@@ -91,10 +91,10 @@ def _other_process(config: Mapping[str, Any], class_names: Collection[str]) -> s
 
 
 def in_our_terms(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration whose betas are those of its process: CogVideoX divides the named schedule's SNR by a number.
+    """A configuration whose betas describe its process: CogVideoX divides the SNR of the named schedule by a number.
 
     Args:
-        config: with the beta arguments, where it has a `snr_shift_scale`.
+        config: a configuration; if it has a `snr_shift_scale`, it must also have the beta arguments.
     """
     shift = config.get("snr_shift_scale", 1.0)
     if shift == 1.0:
@@ -109,16 +109,16 @@ def in_our_terms(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def betas_unlike(alphas_cumprod: Tensor, expected: Tensor) -> list[float] | None:
-    """The betas of a scheduler's own table of ᾱ, if that is another than its configuration says, else None.
+    """The betas of a scheduler's own table of ᾱ if it differs from its configuration, else None.
 
     Args:
-        alphas_cumprod: ᾱ_1 … ᾱ_T that the scheduler uses, of any precision.
-        expected: what its configuration says.
+        alphas_cumprod: ᾱ_1 … ᾱ_T that the scheduler uses, in any precision.
+        expected: ᾱ_1 … ᾱ_T from its configuration.
     """
     if alphas_cumprod.is_meta:  # built where no values are kept
         return None
     table = alphas_cumprod.detach().to("cpu", torch.float64)
-    # Stock's tables are float32, and some write 2⁻²⁴ where nothing of the data is left.
+    # Stock's tables are float32, and some contain 2⁻²⁴ instead of 0.
     if table.shape == expected.shape and torch.allclose(table, expected, rtol=1e-3, atol=1e-6):
         return None
     return (1 - table / torch.cat([torch.ones_like(table[:1]), table[:-1]])).tolist()

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Schedulers loaded, made from those of other classes, and turned into stock's."""
+"""Loading schedulers, making them from schedulers of other classes, and converting them to stock's."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from .conversion import betas_unlike, check_process, in_our_terms
 
 
 class ConvertibleScheduler:
-    """The part of a scheduler that comes from configurations and goes into them."""
+    """The part of a scheduler that converts from and to configurations."""
 
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike | None = None, *args: Any, **kwargs: Any
     ):
-        """As in diffusers: from a folder or the Hub, `subfolder="scheduler"` of a pipeline's.
+        """As in diffusers: from a folder or the Hub; a pipeline's scheduler has `subfolder="scheduler"`.
 
         Raises:
-            HubError: an OSError, if there is none, or it cannot be reached, with the next thing to do.
+            HubError: an OSError, if there is no scheduler, or the Hub cannot be reached; it says what to do next.
         """
         with hub_errors(str(pretrained_model_name_or_path), kwargs.get("revision")):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
     def from_config(cls, config: dict[str, Any] | None = None, return_unused_kwargs: bool = False, **kwargs: Any):
-        """As in diffusers; from the configuration of any compatible scheduler, ours and stock's."""
+        """As in diffusers, from the configuration of any compatible scheduler, ours or stock's."""
         own = own_defaults(cls)
         if isinstance(config, dict):
             stored = own_arguments(config.get(OWN_CONFIG_KEY, {}))
@@ -59,22 +59,23 @@ class ConvertibleScheduler:
 
     @classmethod
     def from_scheduler(cls, scheduler: SchedulerMixin, keep_timesteps: bool = False) -> Self:
-        """A scheduler in the place of one of another class.
+        """Convert a scheduler of another class.
 
-        Its arguments are kept, those at the defaults of its class included, and so is ᾱ, which it may have changed by
-        itself. What its class has no argument for is at the defaults of this class.
+        All its arguments are kept, including the defaults of its class, and so is its ᾱ, even if it differs from the
+        arguments. Arguments that its class lacks have the defaults of this class.
 
         Args:
-            keep_timesteps: visit the timesteps that the scheduler has been set to, in the place of all of them.
+            scheduler: any scheduler of diffusers with the process of a DDPM.
+            keep_timesteps: whether to visit the timesteps that the scheduler is set to, instead of all timesteps.
 
         Raises:
-            ValueError: for the scheduler of another process, such as flow matching, for what is no scheduler, and for
-                timesteps to be kept that are not whole numbers, or of which some are visited twice.
+            ValueError: if `scheduler` is not a scheduler, or has another process, such as flow matching; or if its
+                timesteps are to be kept and are not whole numbers, or repeat.
         """
         if not isinstance(scheduler, SchedulerMixin) or not isinstance(scheduler, ConfigMixin):
             raise ValueError(f"`scheduler` must be a scheduler of diffusers, but is {type(scheduler).__name__}.")
         check_process(scheduler.config, [base.__name__ for base in type(scheduler).__mro__])
-        # The attributes, which schedulers read, and not the items: they can be assigned by themselves.
+        # Schedulers read the attributes, and users may have assigned these without the items.
         config = {name: getattr(scheduler.config, name, value) for name, value in scheduler.config.items()}
         at_default = names_at_default(config, type(scheduler))
         config = in_todays_names({**config, DEFAULTS_KEY: at_default}, None)
@@ -89,10 +90,11 @@ class ConvertibleScheduler:
         return converted
 
     def to_stock(self) -> DDPMScheduler:
-        """The nearest `diffusers.DDPMScheduler`, whose configuration holds all that makes this one again.
+        """The nearest `diffusers.DDPMScheduler`; its configuration restores this scheduler exactly.
 
-        Stock's "fixed_large_log" and "learned" give NaN: they become "fixed_large", the same variance, and
-        "learned_range". The prediction type "mean" has nothing near it in stock, whose `step` then says so.
+        Stock's "fixed_large_log" and "learned" give NaN: they become "fixed_large", which is the same variance, and
+        "learned_range". "optimal" becomes "fixed_small". Stock has nothing like the prediction type "mean"; its `step`
+        refuses it.
         """
         variance_type, config = self.variance_type, dict(self.config)
         if variance_type in NEAREST_IN_STOCK:
@@ -102,7 +104,7 @@ class ConvertibleScheduler:
 
 
 def _visits_all(scheduler: SchedulerMixin, T: int) -> bool:
-    """Whether a scheduler is set to all T training timesteps, which some classes visit more than once."""
+    """Whether a scheduler is set to all T training timesteps; some classes visit each more than once."""
     steps = getattr(scheduler, "num_inference_steps", None)
     return (len(scheduler.timesteps) if steps is None else steps) == T
 
@@ -111,7 +113,7 @@ def _whole_timesteps(scheduler: SchedulerMixin) -> Tensor:
     """The timesteps that a scheduler is set to, int64 `[K]`.
 
     Raises:
-        ValueError: for those of Euler's or Heun's methods, which lie between two of a chain or come twice.
+        ValueError: for fractional or repeated timesteps, as Euler's and Heun's methods have them.
     """
     timesteps = scheduler.timesteps
     whole = timesteps.long()
@@ -120,6 +122,6 @@ def _whole_timesteps(scheduler: SchedulerMixin) -> Tensor:
         what = f"{between[0]:g}, between two of a chain's" if between else "some timesteps twice"
         raise ValueError(
             f"`scheduler`, a {type(scheduler).__name__}, visits {what}; a chain visits whole timesteps, once each."
-            " Take a scheduler that has not been set, and set the converted one."
+            " Convert a scheduler whose timesteps have not been set, and set them afterwards."
         )
     return whole

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Noise as stock schedulers draw it."""
+"""Noise drawn as stock schedulers draw it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from ..diffusion.denoiser import check_generator
 def noise_like(
     sample: Tensor, dtype: torch.dtype, generator: torch.Generator | list[torch.Generator] | None
 ) -> Tensor:
-    """Standard normal noise, the numbers that stock diffusers draws for the same generator."""
+    """Standard normal noise, like `sample` but in `dtype`: the numbers that stock draws for the same generator.
+
+    Raises:
+        ValueError: for a list with another number of generators than examples, or anything else than generators.
+    """
     if generator is None or (isinstance(generator, torch.Generator) and generator.device == sample.device):
         return torch.empty_like(sample, dtype=dtype, memory_format=torch.contiguous_format).normal_(
             generator=generator

@@ -1,11 +1,11 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
 """`DDPMPaperScheduler`: the mathematics of this package as a diffusers scheduler.
 
-Two clocks meet here: diffusers counts timesteps 0 … T − 1, the paper t = 1 … T. `visited_chain` converts.
+diffusers counts timesteps 0 … T − 1, the paper counts t = 1 … T; `visited_chain` converts.
 
-Everything follows from the configuration, which may change at any time: training scripts switch the prediction type by
-`register_to_config`, and stock's pipelines replace the whole configuration to turn `clip_sample` off. Its values are
-looked at whenever they are used, and what follows from them is made anew only where they have changed.
+Everything is derived from the configuration, which may change at any time: training scripts switch the prediction type
+by `register_to_config`, and stock pipelines replace the whole configuration to turn `clip_sample` off. The scheduler
+therefore checks the configuration at every use, and recomputes derived values only after a change.
 """
 
 from __future__ import annotations
@@ -27,57 +27,58 @@ from ..diffusion.denoising_errors import DenoisingErrors
 from ..diffusion.gaussian_process import check_eta
 from ..diffusion.losses import min_snr_weights
 from ..diffusion.noise_schedule import NoiseSchedule
-from ..diffusion.numerics import cast_back
 from ..diffusion.reverse_process import ReverseStep
 from .configuration import DEFAULTS_KEY, OWN_ARGUMENTS, names_at_default
 from .configured_chain import ConfiguredChain
 from .convertible import ConvertibleScheduler
 from .noise import noise_like
+from .noise_free_steps import NoiseFreeSteps, step_output
 from .visited_chain import check_arguments
 
 
-class DDPMPaperScheduler(ConvertibleScheduler, ConfiguredChain, SchedulerMixin, ConfigMixin):
+class DDPMPaperScheduler(ConvertibleScheduler, NoiseFreeSteps, ConfiguredChain, SchedulerMixin, ConfigMixin):
     """DDPM (Ho et al. 2020) with exact coefficients, every variance type, and the variational bound.
 
-    A drop-in for `diffusers.DDPMScheduler`: the first fifteen arguments are the same, by name, meaning and default,
-    and either class can be built from the other's `config`. Coefficients are float64; samples keep their dtype.
+    It replaces `diffusers.DDPMScheduler`: the first fifteen arguments have the same names, meanings and defaults, and
+    either class can be built from the other's `config`. Coefficients are float64; samples keep their dtype.
 
     Args:
         num_train_timesteps (`int`): T ≥ 1, the number of diffusion steps.
         beta_start, beta_end (`float`): ends of the range of β, in (0, 1].
         beta_schedule (`str`): "linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid" or "laplace". For any other,
             see `from_schedule`.
-        trained_betas (`list[float]` or array, *optional*): β_1 … β_T in (0, 1], instead of the four above; T is their
-            number.
-        variance_type (`str`): "fixed_small" (β̃), "fixed_large" (β), either with "_log" for the same variance,
-            "learned" or "learned_range" (Nichol & Dhariwal 2021, Eq. 15), for which the model has twice the channels,
-            or "optimal" (Bao et al. 2022), by `denoising_errors`.
+        trained_betas (`list[float]` or array, *optional*): β_1 … β_T in (0, 1], instead of the four arguments above;
+            T is their number.
+        variance_type (`str`): "fixed_small" (β̃) or "fixed_large" (β), either also with "_log", which names the same
+            variance; "learned" or "learned_range" (Nichol & Dhariwal 2021, Eq. 15), for models with twice the
+            channels; or "optimal" (Bao et al. 2022, Theorem 1), which needs `denoising_errors`.
         clip_sample (`bool`): clip the predicted x_0 to ± `clip_sample_range`.
-        prediction_type (`str`): "epsilon", "sample", "v_prediction", or "mean", the posterior mean μ̃ (Ho et al.
-            2020, Eq. 8) of the timestep before, whichever are visited.
-        thresholding (`bool`): dynamic thresholding (Saharia et al. 2022) in place of clipping.
-        dynamic_thresholding_ratio (`float`): its quantile, in (0, 1].
-        clip_sample_range (`float`): > 0.
+        prediction_type (`str`): "epsilon", "sample", "v_prediction", or "mean", the posterior mean μ̃ (Ho et al. 2020,
+            Eq. 7 and 8) of the pair (t − 1, t), even if the chain skips times.
+        thresholding (`bool`): dynamic thresholding (Saharia et al. 2022, section 2.3) instead of clipping.
+        dynamic_thresholding_ratio (`float`): the quantile of dynamic thresholding, in (0, 1].
+        clip_sample_range (`float`): positive.
         sample_max_value (`float`): the greatest dynamic threshold, > 0.
         timestep_spacing (`str`): "linspace", "leading" or "trailing" (Lin et al. 2024, Table 2).
         steps_offset (`int`): added to the timesteps of "leading".
-        rescale_betas_zero_snr (`bool`): rescale so that nothing of the data is left at T, a time that "epsilon" must
-            not visit.
-        num_levels (`int`, *optional*): evenly spaced levels of the data in [−1, 1], for L_0: 256 for 8-bit images;
-            None for continuous data, whose L_0 is a density.
-        first_variance (`str` or `float`, *optional*): the variance of the decoder p_θ(x_0 | x_1), used by the bound
-            and never by `step`: "posterior" (β̃ of the next pair, as the original code has it), "beta", a number, or
-            "measured", a discrete normal law fitted with the `denoising_errors`; None takes "posterior" for
-            fixed_small, "beta" for fixed_large, "measured" for optimal and, if it was, for a learned_range whose chain
-            visits none of the least noisy timestep 0, where a decoder is learned.
-        denoising_errors (`DenoisingErrors` or its dictionary, *optional*): the model's, as `measure_denoising_errors`
-            takes them, for the variance "optimal", the decoder "measured" and the timesteps "optimal".
+        rescale_betas_zero_snr (`bool`): rescale β so that ᾱ_T = 0 (Lin et al. 2024, Algorithm 1); a chain with
+            "epsilon" must then not visit T.
+        num_levels (`int`, *optional*): number of evenly spaced levels of the data in [−1, 1], which L_0 needs: 256 for
+            8-bit images; None for continuous data, whose L_0 is a density.
+        first_variance (`str` or `float`, *optional*): the variance of the decoder p_θ(x_0 | x_1), which the bound
+            uses and `step` does not: "posterior" (β̃ of the next pair, as in the original code), "beta", a number, or
+            "measured", from the `denoising_errors`. None means "posterior" for fixed_small, "beta" for fixed_large and
+            "measured" for optimal. For learned_range None means the learned variance if the chain visits timestep 0,
+            where the decoder is learned, and otherwise "measured" if the decoder was measured.
+        denoising_errors (`DenoisingErrors` or its dictionary, *optional*): the model's errors, as
+            `measure_denoising_errors` returns them, for the variance "optimal", the decoder "measured" and the
+            timesteps "optimal".
 
     Raises:
-        ValueError: for any argument outside its range, naming it.
+        ValueError: for any argument outside its range; the message names it.
     """
 
-    __module__ = "ddpm_hf.scheduling_ddpm_paper"  # as stock pipelines have always saved it: see `_moved`
+    __module__ = "ddpm_hf.scheduling_ddpm_paper"  # the name in files that stock pipelines saved: see `_moved`
     _compatibles = [e.name for e in KarrasDiffusionSchedulers]
     ignore_for_config = list(OWN_ARGUMENTS)
     order = 1
@@ -120,7 +121,7 @@ class DDPMPaperScheduler(ConvertibleScheduler, ConfiguredChain, SchedulerMixin, 
         """A scheduler with any noise schedule, saved as its betas, which stock schedulers can read.
 
         Args:
-            schedule: such as `NoiseSchedule.linear_log_snr(1000, 13.0, -9.0)`.
+            schedule: a noise schedule, such as `NoiseSchedule.linear_log_snr(1000, 13.0, -9.0)`.
             kwargs: the other arguments of the class.
         """
         return cls(num_train_timesteps=schedule.T, trained_betas=schedule.betas.tolist(), **kwargs)
@@ -128,7 +129,7 @@ class DDPMPaperScheduler(ConvertibleScheduler, ConfiguredChain, SchedulerMixin, 
     # --- for stock's pipelines ---
 
     def scale_model_input(self, sample: Tensor, timestep: int | None = None) -> Tensor:
-        """The sample itself; other schedulers scale it."""
+        """The sample unchanged; some other schedulers scale it."""
         return sample
 
     # --- the forward process ---
@@ -141,7 +142,7 @@ class DDPMPaperScheduler(ConvertibleScheduler, ConfiguredChain, SchedulerMixin, 
             timesteps: 0 … T − 1, an int or a tensor `[]`, `[1]` or `[B]`.
 
         Raises:
-            ValueError: for samples that are not floating, shapes that do not fit, timesteps out of range.
+            ValueError: for samples that are not floating, shapes that do not match, or timesteps out of range.
         """
         check_arguments(timesteps, original_samples=original_samples, noise=noise)
         chain = self._chain
@@ -166,16 +167,17 @@ class DDPMPaperScheduler(ConvertibleScheduler, ConfiguredChain, SchedulerMixin, 
     def q_posterior_mean_variance(
         self, original_samples: Tensor, noisy_samples: Tensor, timesteps: int | Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean, variance and log-variance of q(x_s | x_t, x_0), s the next visited time (Ho et al. 2020, Eq. 6 and 7).
+        """Mean, variance and log-variance of q(x_s | x_t, x_0); s is the next visited time (Ho et al. 2020, Eq. 6, 7).
 
-        At the last visited timestep s is the data: variance 0, log-variance −inf. Shapes as in `q_mean_variance`.
+        At the last visited timestep s = 0: the variance is 0 and the log-variance −inf. Shapes as in
+        `q_mean_variance`.
         """
         check_arguments(timesteps, original_samples=original_samples, noisy_samples=noisy_samples)
         chain = self._chain
         return chain.diffusion.q_posterior_mean_variance(original_samples, noisy_samples, chain.index(timesteps))
 
     def training_target(self, original_samples: Tensor, noise: Tensor, timesteps: int | Tensor) -> Tensor:
-        """What the model should predict, by `prediction_type`: the noise, x_0, v or the posterior mean; like x_0."""
+        """The training target of the `prediction_type`: the noise, x_0, v or the posterior mean; like x_0."""
         if self.diffusion.prediction_type in ("epsilon", "sample"):
             return self.diffusion.training_target(original_samples, noise, 1)
         check_arguments(timesteps, original_samples=original_samples, noise=noise)
@@ -183,13 +185,13 @@ class DDPMPaperScheduler(ConvertibleScheduler, ConfiguredChain, SchedulerMixin, 
         return chain.diffusion.training_target(original_samples, noise, chain.times(timesteps))
 
     def min_snr_weights(self, timesteps: int | Tensor, gamma: float = 5.0) -> Tensor:
-        """The weight of each example's squared error to its `training_target` under min-SNR-γ (Hang et al. 2023).
+        """The min-SNR-γ weight of each example's squared error against its `training_target` (Hang et al. 2023).
 
-        It makes the weight of the predicted x_0's error min(SNR, γ); see `losses.min_snr_weights`.
+        The squared error of the predicted x_0 then has the weight min(SNR, γ); see `losses.min_snr_weights`.
 
         Args:
-            timesteps: an int, or a tensor `[B]`, whose device is that of the result.
-            gamma: > 0.
+            timesteps: an int, or a tensor `[B]`; the result is on its device.
+            gamma: γ > 0.
 
         Returns:
             float64, `[]` for an int, otherwise `[B]`.
@@ -216,10 +218,10 @@ class DDPMPaperScheduler(ConvertibleScheduler, ConfiguredChain, SchedulerMixin, 
         return chain.diffusion.p_mean_variance(model_output, noisy_samples, chain.index(timesteps, determined=True))
 
     def score(self, model_output: Tensor, noisy_samples: Tensor, timesteps: int | Tensor) -> Tensor:
-        """∇ log p_t(x_t) as the model has it, in the shape of `noisy_samples`, at least float32.
+        """The model's score ∇ log p_t(x_t) = −ε_θ/σ_t, in the shape of `noisy_samples`, at least float32.
 
-        It is −ε_θ/σ_t: the optimal model's is ∇ log q(x_t) (Vincent 2011; Song et al. 2021, Eq. 7). The model's own,
-        without clipping or thresholding.
+        For the optimal model it is ∇ log q(x_t) (Vincent 2011; Song et al. 2021, Eq. 7). Clipping and thresholding are
+        not applied.
 
         Args:
             model_output, noisy_samples: as in `p_mean_variance`.
@@ -240,10 +242,10 @@ class DDPMPaperScheduler(ConvertibleScheduler, ConfiguredChain, SchedulerMixin, 
         generator: torch.Generator | list[torch.Generator] | None = None,
         return_dict: bool = True,
     ) -> DDPMSchedulerOutput | tuple[Tensor, Tensor]:
-        """One reverse step x_t → x_s (Ho et al. 2020, Algorithm 2); at the last visited timestep, the mean.
+        """One reverse step x_t → x_s (Ho et al. 2020, Algorithm 2); the last step returns the mean.
 
-        The parameters are those of stock's `step` and no others: pipelines look names such as `eta` up in the
-        signature and pass values for those that they find. DDIM's step is `ddim_step`.
+        The parameters are exactly those of stock's `step`: stock pipelines look for names such as `eta` in the
+        signature and pass values for them. DDIM's step is `ddim_step`.
 
         Args:
             model_output: `[B, C, …]`, or `[B, 2C, …]` for a learned variance.
@@ -269,9 +271,9 @@ class DDPMPaperScheduler(ConvertibleScheduler, ConfiguredChain, SchedulerMixin, 
         generator: torch.Generator | list[torch.Generator] | None = None,
         return_dict: bool = True,
     ) -> DDPMSchedulerOutput | tuple[Tensor, Tensor]:
-        """One step of DDIM x_t → x_s (Song et al. 2021, Eq. 12 and 16), whatever the `variance_type`.
+        """One DDIM step x_t → x_s (Song, Meng & Ermon 2021, Eq. 12 and 16); the `variance_type` has no effect.
 
-        x̂_0 is constrained as in `step`, and ε̂ follows from the constrained one.
+        x̂_0 is constrained as in `step`, and ε̂ is computed from the constrained x̂_0.
 
         Args:
             eta: DDIM's η in [0, 1]: 0 adds no noise, 1 adds the noise of "fixed_small".
@@ -281,7 +283,7 @@ class DDPMPaperScheduler(ConvertibleScheduler, ConfiguredChain, SchedulerMixin, 
             As `step`.
 
         Raises:
-            ValueError: for an `eta` outside [0, 1], and as `step`.
+            ValueError: for an `eta` outside [0, 1], and otherwise as `step`.
         """
         check_eta(eta)
         return self._reverse_step(model_output, timestep, sample, eta, generator, return_dict)
@@ -295,39 +297,17 @@ class DDPMPaperScheduler(ConvertibleScheduler, ConfiguredChain, SchedulerMixin, 
         generator: torch.Generator | list[torch.Generator] | None,
         return_dict: bool,
     ) -> DDPMSchedulerOutput | tuple[Tensor, Tensor]:
-        """The step with the variance of `variance_type`, or of DDIM where `eta` is not None."""
+        """The step with the variance of `variance_type`, or DDIM's step if `eta` is not None."""
         if isinstance(timestep, Tensor) and timestep.ndim > 0:
             check_arguments(timestep, sample=sample)
         chain = self._chain
         diffusion, index = chain.diffusion, chain.index(timestep, determined=True)
         draw_noise = partial(noise_like, sample, model_output.dtype, generator)
         x_s, x_0 = diffusion.step(model_output, sample, index, draw_noise, eta)
-        previous, x_0 = cast_back(x_s, sample.dtype), cast_back(x_0, sample.dtype)
-        if not return_dict:
-            return previous, x_0
-        return DDPMSchedulerOutput(previous, x_0)
-
-    def encode_step(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor) -> Tensor:
-        """DDIM's step without noise, backwards: x_s at a visited timestep → x_t at the one visited before it.
-
-        Repeated from the last visited timestep to the first it leads from data to the latents that `ddim_step` leads
-        back to the data, the better the more timesteps are visited (Song et al. 2021, section 4.3).
-
-        Args:
-            model_output, sample: as for `step`, at x_s.
-            timestep: of x_s, for the whole batch, any but the first that the chain visits.
-
-        Raises:
-            ValueError: for the first, after which there is none, and as `step`.
-        """
-        chain = self._chain
-        diffusion, index = chain.diffusion, chain.index(timestep, determined=True)
-        if isinstance(index, Tensor) or index == len(diffusion.times) - 1:
-            raise ValueError(f"`timestep` must be one for the batch, and not the first visited, but is {timestep}.")
-        return cast_back(diffusion.encode_step(model_output, sample, index), sample.dtype)
+        return step_output(x_s, x_0, sample.dtype, return_dict)
 
     def _get_variance(self, t: int) -> Tensor:
-        """The variance of the noise that `step` adds at a timestep, for fixed variance types; 0 at the last one."""
+        """The variance of the noise that `step` adds, for fixed variance types; 0 at the last visited timestep."""
         chain = self._chain
         index = chain.index(t)
         log_variance = chain.diffusion.coefficients(index).log_variance
@@ -340,10 +320,10 @@ class DDPMPaperScheduler(ConvertibleScheduler, ConfiguredChain, SchedulerMixin, 
     ) -> Tensor:
         """One term of the variational bound per example, bits/dim, `[B]`, differentiable (Ho et al. 2020, Eq. 5).
 
-        L_{t−1} = KL(q(x_s | x_t, x_0) ‖ p_θ(x_s | x_t)); at the last visited timestep L_0 = −log p_θ(x_0 | x_1), of
-        the level's bin for data of `num_levels` levels in [−1, 1] (Eq. 13), of its density for continuous data.
-        Their sum over the visited timesteps plus `prior_loss` bounds the negative log-likelihood; see `bits_per_dim`.
-        Where `clip_sample` clips the predicted x_0 no gradient passes: train on L_vlb with `clip_sample=False`.
+        The term is L_{t−1} = KL(q(x_s | x_t, x_0) ‖ p_θ(x_s | x_t)), or at the last visited timestep the decoder term
+        L_0 = −log p_θ(x_0 | x_1): the probability of the level for data with `num_levels` levels in [−1, 1] (Eq. 13),
+        the density for continuous data. The sum over the visited timesteps plus `prior_loss` bounds the negative
+        log-likelihood; see `bits_per_dim`. A clipped x_0 has no gradient: train on L_vlb with `clip_sample=False`.
 
         Args:
             model_output, noisy_samples, timesteps: as in `p_mean_variance`.
@@ -360,9 +340,9 @@ class DDPMPaperScheduler(ConvertibleScheduler, ConfiguredChain, SchedulerMixin, 
 
     @property
     def expected_terms(self) -> Tensor:
-        """What each term of the bound will be about, nats/dim, float64 `[K]`, the decoder's first.
+        """The expected value of each term of the bound, nats/dim, float64 `[K]`, the decoder term first.
 
-        Exact on average for data like those that the `denoising_errors` were measured on and the variance "optimal";
-        without them what it would be for data N(0, I).
+        It is exact for the variance "optimal" on data distributed like those of the `denoising_errors`. Without
+        `denoising_errors` it is the expectation for data N(0, I).
         """
         return self.diffusion.expected_terms

@@ -1,8 +1,9 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""A diffusion looked up by diffusers' timesteps.
+"""Looks up the times and indices of a diffusion's chain by diffusers' timesteps.
 
-diffusers counts timesteps 0 … T − 1, the paper times 1 … T; this module converts. The chain of visited times has an
-index too, 0 … K − 1, ascending: entry k leads from the (k + 1)-th visited time to the k-th, entry 0 to the data.
+diffusers counts timesteps 0 … T − 1, the paper counts times 1 … T; this module converts. The pairs of the chain have
+an index 0 … K − 1, ascending: pair 0 leads from the first visited time to the data, pair k from the (k + 1)-th visited
+time to the k-th.
 """
 
 from __future__ import annotations
@@ -25,28 +26,28 @@ class VisitedChain:
     """A diffusion over its visited times, looked up by diffusers' timesteps.
 
     Args:
-        diffusion: over the visited times.
+        diffusion: the diffusion over the visited times.
     """
 
     def __init__(self, diffusion: GaussianDiffusion):
         self.diffusion = diffusion
         self.is_undetermined = diffusion.is_undetermined
-        # Index of every training timestep in the chain; K, which no table has, for those not visited.
+        # Index of every training timestep in the chain; K, which is out of range, for those not visited.
         self._size = len(diffusion.times)
-        self._least_doubtful = self._size - self.is_undetermined  # below it, every index may be used for anything
+        self._least_doubtful = self._size - self.is_undetermined  # smaller indices need no check
         self._index_list = [self._size] * diffusion.schedule.T
         for k, t in enumerate(diffusion.times):
             self._index_list[t - 1] = k
         self._index_tables: dict[torch.device, Tensor] = {}
 
     def times(self, timesteps: int | Tensor) -> int | Tensor:
-        """The paper's times of diffusers' timesteps, validated where that needs no look at another device.
+        """The paper's times of diffusers' timesteps; they are checked if they are on the CPU.
 
         Raises:
             ValueError: for timesteps outside 0 … T − 1.
         """
         T = self.diffusion.schedule.T
-        # In int64 before anything is added: 255 + 1 is 0 in uint8.
+        # int64 before the addition: 255 + 1 is 0 in uint8.
         t = timesteps.reshape(-1).long() if isinstance(timesteps, Tensor) else as_int(timesteps)
         in_reach = not isinstance(t, Tensor) or (t.device.type == "cpu" and t.numel() > 0)
         if in_reach:
@@ -56,10 +57,14 @@ class VisitedChain:
         return t + 1
 
     def index(self, timestep: int | Tensor, determined: bool = False) -> int | Tensor:
-        """The chain's index of visited timesteps: an int for one on the CPU, else a tensor `[B]`.
+        """The index of visited timesteps in the chain: an int for a single timestep on the CPU, else a tensor `[B]`.
+
+        Args:
+            timestep: visited timesteps.
+            determined: whether the model's output must determine x_0 at these timesteps.
 
         Raises:
-            ValueError: for timesteps that are not visited, and, if they are to determine x_0, for those that do not.
+            ValueError: for timesteps that are not visited, or at which x_0 is not determined although it must be.
         """
         if isinstance(timestep, Tensor) and (timestep.device.type != "cpu" or timestep.numel() != 1):
             return self._index_tensor(timestep, determined)
@@ -83,7 +88,7 @@ class VisitedChain:
             last = int(index.argmax())
             self._check_index(int(index[last]), int(timesteps[last]), determined)
             return index
-        if determined and self.is_undetermined:  # which timesteps these are, only the device knows
+        if determined and self.is_undetermined:  # checking the values would synchronise with the device
             raise ValueError(UNDETERMINED)
         return self._index_tables[device].take(timesteps)
 
@@ -98,12 +103,12 @@ class VisitedChain:
 
 
 def as_int(value: Any, argument: str = "timesteps") -> int:
-    """A Python int of anything integral.
+    """A Python int from any integer type.
 
     Raises:
-        ValueError: for anything else, naming the argument.
+        ValueError: for anything else; the message names the argument.
     """
-    if type(value) is int:  # as nearly always, and twice as fast
+    if type(value) is int:  # the usual case; this check is twice as fast
         return value
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
@@ -113,7 +118,7 @@ def as_int(value: Any, argument: str = "timesteps") -> int:
 
 
 def check_arguments(timesteps: Any, **samples: Tensor) -> None:
-    """Raise ValueError unless the named samples are floating and of one shape, with one timestep or one for each."""
+    """Raise ValueError unless the named samples are floating and of one shape, and the timesteps fit them."""
     require_samples(**samples)
     batch_size = len(next(iter(samples.values())))
     if not isinstance(timesteps, Tensor):
@@ -130,7 +135,7 @@ def times_of(timesteps: Any, T: int) -> list[int]:
     """The paper's times, ascending, of descending timesteps.
 
     Raises:
-        ValueError: for anything that is no list of descending ints in 0 … T − 1.
+        ValueError: unless `timesteps` is a list of descending ints in 0 … T − 1.
     """
     is_array = isinstance(timesteps, (np.ndarray, Tensor))
     if not isinstance(timesteps, Sequence) and not (is_array and timesteps.ndim == 1):
@@ -138,7 +143,7 @@ def times_of(timesteps: Any, T: int) -> list[int]:
     return custom_times([as_int(t) + 1 for t in (timesteps.tolist() if is_array else timesteps)], T)
 
 
-@torch.inference_mode(False)  # tensors of inference mode do not count how often they are changed
+@torch.inference_mode(False)  # tensors made in inference mode have no version counter
 def timesteps_of(times: Sequence[int], device: str | torch.device | None = None) -> Tensor:
     """diffusers' timesteps, descending, of the paper's times."""
     return torch.tensor([t - 1 for t in reversed(times)], device="cpu" if device is None else device)

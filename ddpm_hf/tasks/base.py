@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
@@ -21,18 +21,21 @@ from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .arguments import DiffusionArguments
 
 
+Training = TypeVar("Training")  # the arguments of the training, a dataclass
+
+
 class Task(ABC):
-    """One family of models: what x_0 is, and everything that follows from it. The trainer knows this interface alone.
+    """One family of models: what x_0 is, and everything that follows from it. The trainer knows only this interface.
 
     A new family is a new subclass, a pipeline that saves its models, and a script that calls `ddpm_hf.cli.train.main`
     with the subclass.
 
     Attributes:
-        arguments: dataclasses that the command line fills for the task: of the model, and of the data.
+        arguments: dataclasses for the task's command-line arguments: one for the model and one for the data.
 
     Args:
-        model_arguments, data_arguments: instances of these.
-        diffusion: the diffusion process.
+        model_arguments, data_arguments: instances of these dataclasses.
+        diffusion: the arguments of the diffusion process.
     """
 
     arguments: ClassVar[tuple[type, type]]
@@ -43,15 +46,30 @@ class Task(ABC):
     @property
     @abstractmethod
     def skip_bad_examples(self) -> bool:
-        """Whether training goes on without examples that cannot be read."""
+        """Whether training skips examples that cannot be read."""
 
     @abstractmethod
     def load_data(self) -> ImageData:
-        """The examples x_0 to train on, to validate and to test with, and their columns.
+        """The examples x_0 for training, validation and testing, and their columns.
 
         Raises:
             ValueError, OSError: for data that cannot be trained on.
         """
+
+    def settle(self, data: ImageData, others: Training, used_before: str | None = None) -> tuple[Training, str | None]:
+        """Fill in the arguments that the user left open and that depend on the data. By default there are none.
+
+        Args:
+            others: arguments of the training.
+            used_before: the preset of the run that is resumed; None for a new run, or one without.
+
+        Returns:
+            The arguments of the training, and the name of the preset that the values are from, if they are from one.
+
+        Raises:
+            ValueError: for a preset that does not fit the data.
+        """
+        return others, None
 
     @abstractmethod
     def open_batches(
@@ -66,11 +84,15 @@ class Task(ABC):
         """The batches of one process from the first to before the last of `steps`.
 
         Args:
-            position: where a stream goes on, as `TrainingBatches.state` gave it.
+            position: the position at which a stream resumes, from `TrainingBatches.state`.
 
         Raises:
-            ValueError: if the stream cannot go on from there.
+            ValueError: if the stream cannot resume at this position.
         """
+
+    def data_lines(self, data: ImageData) -> tuple[str, ...]:
+        """What the examples are, for the summary at the start of a run."""
+        return (f"{'x'.join(map(str, data.train.shape))} numbers of {data.train.num_levels} levels",)
 
     @abstractmethod
     def build_scheduler(self, data: ImageData) -> DDPMPaperScheduler:
@@ -86,7 +108,7 @@ class Task(ABC):
 
     @abstractmethod
     def model_settings(self, model: ModelMixin) -> dict[str, Any]:
-        """The values of `model_arguments` that make this model."""
+        """The values of `model_arguments` that build this model."""
 
     @abstractmethod
     def conditioners(self, model: ModelMixin) -> Conditioners:
@@ -94,7 +116,7 @@ class Task(ABC):
 
     @abstractmethod
     def denoiser(self, model: nn.Module) -> Denoiser:
-        """The model, or the model as it is wrapped for training, as a denoiser with float32 output."""
+        """The model, wrapped for training or not, as a denoiser with float32 output."""
 
     @abstractmethod
     def pipeline(self, model: ModelMixin, scheduler: DDPMPaperScheduler) -> DiffusionPipeline:
@@ -113,7 +135,7 @@ class Task(ABC):
         num_evaluations: int | None,
         generator: torch.Generator,
     ) -> BitsPerDim:
-        """The bound of the examples; override it where x_0 is not the data themselves, such as for latents."""
+        """The bound of the examples in bits/dim; override it if x_0 is not the data, but for example latents."""
         return bits_per_dim(denoise, scheduler, batches, num_evaluations=num_evaluations, generator=generator)
 
     def importance_weighted_bits_per_dim(
@@ -125,5 +147,5 @@ class Task(ABC):
         num_paths: int,
         generator: torch.Generator,
     ) -> ImportanceWeightedBits:
-        """The importance-weighted bound of the examples; override it where `bits_per_dim` is overridden."""
+        """The importance-weighted bound of the examples in bits/dim; override it together with `bits_per_dim`."""
         return importance_weighted_bits_per_dim(denoise, scheduler, batches, num_paths=num_paths, generator=generator)

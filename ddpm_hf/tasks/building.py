@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Building the model and the scheduler that the arguments describe."""
+"""Builds the model and the scheduler that the arguments describe."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .arguments import DiffusionArguments, ModelArguments
 
 
-# The first noise level, as a fraction of half a level: finer levels of noise cost bits and tell nothing new.
+# The first noise level, as a fraction of half the level spacing: finer noise costs bits and adds no information.
 FIRST_NOISE_LEVEL = 0.8
 
 
 def build_unet(model: ModelArguments, diffusion: DiffusionArguments, images: LevelImages) -> UNet2DModel:
-    """A UNet2DModel for the images, with twice the output channels where it learns the variance.
+    """A UNet2DModel for the images, with twice the output channels if it learns the variance.
 
-    Where conditioning is dropped, it has a null class after `num_class_embeds` others.
+    If conditioning is dropped in training, it has a null class after `num_class_embeds` other classes.
 
     Raises:
         ValueError: for a configuration that is invalid or does not fit the images.
@@ -42,15 +42,15 @@ def build_unet(model: ModelArguments, diffusion: DiffusionArguments, images: Lev
 
 
 def _config(model: ModelArguments) -> dict[str, Any]:
-    """The configuration that the arguments give, without what follows from the images."""
+    """The part of the configuration that the arguments, and not the images, determine."""
     if model.model_config_name_or_path is None:
-        others = ("model_config_name_or_path", "enable_xformers_memory_efficient_attention")
+        others = ("preset", "model_config_name_or_path", "enable_xformers_memory_efficient_attention")
         config = {name: value for name, value in dataclasses.asdict(model).items() if name not in others}
     else:
         config = dict(UNet2DModel.load_config(model.model_config_name_or_path))
         if model.num_class_embeds is not None:
             config["num_class_embeds"] = model.num_class_embeds
-            config.pop(OWN_CONFIG_KEY, None)  # the null class of the model that was saved
+            config.pop(OWN_CONFIG_KEY, None)  # the null class of the saved model
     if config.get("num_class_embeds") is not None and config["num_class_embeds"] < 1:
         raise ValueError(f"`num_class_embeds` must be at least 1, but is {config['num_class_embeds']}.")
     return config
@@ -71,14 +71,14 @@ def _least_attending(config: dict[str, Any]) -> int:
     up = reversed(config["up_block_types"])
     return min(
         count
-        for count, *kinds in zip(channels, down, up, strict=False)  # the model complains of lengths itself
+        for count, *kinds in zip(channels, down, up, strict=False)  # the model itself checks the lengths
         if count == channels[-1] or any("Attn" in kind for kind in kinds)
     )
 
 
 def build_scheduler(diffusion: DiffusionArguments, num_levels: int) -> DDPMPaperScheduler:
-    """The scheduler to train with, its noise schedule fitted to the levels of the data where nothing else is asked."""
-    # The optimal variance is measured on the trained model; until then another one stands in for it.
+    """The scheduler to train with; by default its noise schedule is fitted to the levels of the data."""
+    # The optimal variance is measured on the trained model; until then another variance is used.
     is_optimal = diffusion.variance_type == "optimal"
     T = diffusion.ddpm_num_steps
     options = {

@@ -12,16 +12,16 @@ from ..conditioning.classes import LABELS, is_class
 from ..data.data_columns import Column, FindColumns
 
 
-WEBDATASET_LABEL = "cls"  # the column of classes in shards of that form
+WEBDATASET_LABEL = "cls"  # the column of classes in WebDataset shards
 
 
 def class_column(label_column: str | None) -> FindColumns:
-    """Finds the column of classes: the one named, or else the first of type ClassLabel, or `cls` of a WebDataset."""
+    """Finds the column of classes: the named one, else the first of type ClassLabel, else `cls` of a WebDataset."""
 
     def find(features: Mapping[str, Any], name: str) -> tuple[Column, ...]:
         if label_column is not None and label_column not in features:
             known = list(features)
-            raise ValueError(f"`label_column` {label_column} is no column of {name}; its columns are {known}.")
+            raise ValueError(f"`label_column` {label_column} is not a column of {name}; its columns are {known}.")
         found = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
         if not found and features.get(WEBDATASET_LABEL) == datasets.Value("int64"):
             found = [WEBDATASET_LABEL]
@@ -33,4 +33,4 @@ def class_column(label_column: str | None) -> FindColumns:
 
 
 def _fault(value: Any) -> str | None:
-    return None if is_class(value) else f"has the class {value!r}, which is no number from 0"
+    return None if is_class(value) else f"has the class {value!r}, which is not an integer >= 0"

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The command `ddpm-hf`, in the test's own process; tests/end_to_end/test_wheel.py installs it."""
+"""The command `ddpm-hf`, run in the test's own process; tests/end_to_end/test_wheel.py installs it."""
 
 from __future__ import annotations
 

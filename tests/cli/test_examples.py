@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The scripts in examples/ on real images, and what they say to a user's mistake."""
+"""The scripts in examples/ on real images, and their messages for a user's mistakes."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_the_card_carries_the_figures_of_the_run(trained: Path) -> None:
     tighter, steps = (report["importance_weighted"][key] for key in ("bits_per_dim", "steps"))
     expected = {key: round(report[key], 4) for key in ("bits_per_dim", "frechet_distance_pixels")}
     assert values == expected | {"bits_per_dim_importance_weighted": round(tighter, 4)}
-    assert f"4 paths of {steps} steps for every image, weighted by importance" in card.text
+    assert f"of the chain of {steps} steps, with 4 paths per\nimage" in card.text
     assert f"{tighter:.4f} ±" in card.text
     assert f"| {report['frechet_distance_pixels']:.4f} |" in card.text
     assert f"{report['bits_per_dim']:.4f} ± {report['bits_per_dim_standard_error']:.4f}" in card.text
@@ -378,11 +378,14 @@ def test_an_evaluation_tells_of_few_steps_of_paths_and_of_the_flow(
     assert done.code == 0, done.output
     result = json.loads((tmp_path / "all" / "evaluation.json").read_text())
     found = {(row["sampler"], row["steps"], row.get("timestep_spacing")): row for row in result["few_steps"]}
-    ways = (("ancestral", "linspace"), ("ancestral", "optimal"), ("DDIM", "linspace"), ("ODE", None))
+    ways = (
+        *(("ancestral", "linspace"), ("ancestral", "optimal"), ("DDIM", "linspace")),
+        *(("DPM-Solver++(2M)", "optimal"), ("ODE", None)),
+    )
     assert set(found) == {(sampler, steps, spacing) for steps in (3, 20) for sampler, spacing in ways}
     assert all(row["frechet_distance_features"] > 0 and 0 <= row["agreement"] <= 1 for row in found.values())
     assert set(result["test_images_as_samples"]) == {
-        "frechet_distance_pixels", "frechet_distance_features", "agreement"
+        "frechet_distance_pixels", "frechet_distance_features", "agreement", "images"
     }  # fmt: skip
     rows = {key[1:]: row for key, row in found.items() if key[0] == "ancestral"}
     assert rows[3, "optimal"]["bits_per_dim"] < rows[3, "linspace"]["bits_per_dim"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What the command line takes, what it says of mistakes, and what --help shows."""
+"""The command line: accepted arguments, messages for mistakes, and --help."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_mistyped_flag_is_met_with_the_nearest(capsys: pytest.CaptureFixture, 
 
 
 def test_a_flag_like_no_other_is_met_with_the_way_to_all(capsys: pytest.CaptureFixture) -> None:
-    assert refusal(capsys, "--xyzzy", 1).endswith("there is no argument --xyzzy. --help lists those there are.")
+    assert refusal(capsys, "--xyzzy", 1).endswith("there is no argument --xyzzy. --help lists the arguments.")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_help_shows_every_argument_once_in_groups_with_its_default(capsys: pytes
 
 def test_a_picture_that_cannot_be_saved_is_refused_before_any_work(tmp_path: Path) -> None:
     for name in ("grid", "grid.xyz", "grid.txt"):
-        with pytest.raises(ValueError, match=r"`output` .* must end in the name of a kind of picture"):
+        with pytest.raises(ValueError, match=r"`output` .* must end in the suffix of an image format"):
             check_picture(tmp_path / name, 3)
     with pytest.raises(ValueError, match=r"`output` .*grid.jpg cannot hold images of 4 channels"):
         check_picture(tmp_path / "grid.jpg", 4)

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Batches of images that can be counted: a pure function of the seed and the step, whoever reads them."""
+"""Batches of numbered images: they depend only on the seed and the step, not on the process that reads them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What is made of the pixels of a file: transparency, colour profiles, orientation, frames, and long images."""
+"""Conversion of pixels: transparency, colour profiles, orientation, frames, and long images."""
 
 from __future__ import annotations
 

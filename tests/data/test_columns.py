@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Which column is trained on, and which one holds the classes, also by their names."""
+"""The choice of the image column and of the class column, with classes by number or name."""
 
 from __future__ import annotations
 
@@ -70,7 +70,11 @@ def test_the_only_column_of_images_may_have_any_name(tmp_path: Path) -> None:
     ("columns", "asked", "sentence"),
     [
         ({"a": 0, "b": 50}, None, r"has several columns of images, \['a', 'b'\]; pass --image_column with one of"),
-        ({"image": 0, "b": 50}, "c", r"`image_column` c is no column of .*; its columns of images are \['image', 'b'"),
+        (
+            {"image": 0, "b": 50},
+            "c",
+            r"`image_column` c is not a column of .*; its columns of .* are \['image', 'b'",
+        ),
         ({"image": 0, "text": ["x"] * 20}, "text", r"`image_column` text is not a column of images of .*\['image'\]"),
         ({"text": ["x"] * 20}, None, r"has no column of images; its columns are \['text'\]"),
     ],
@@ -135,13 +139,13 @@ def test_names_of_classes_in_a_stream(tmp_path: Path) -> None:
     ("values", "sentence"),
     [
         (["a", None] * 10, "`label_column` kind of .* has no value for 10 of the images"),
-        ([0.5, 1.0] * 10, "`label_column` kind cannot be used: an image has the class 0.5, which is no number from 0"),
-        ([0, -1] * 10, "`label_column` kind cannot be used: an image has the class -1, which is no number from 0"),
-        ([0, None] * 10, "`label_column` kind cannot be used: an image has the class None, which is no number from 0"),
-        ([[1], [2]] * 10, r"`label_column` kind cannot be used: an image has the class \[\d\], which is no number"),
+        ([0.5, 1.0] * 10, "`label_column` kind cannot be used: an image has the class 0.5, which is not an integer"),
+        ([0, -1] * 10, "`label_column` kind cannot be used: an image has the class -1, which is not an integer"),
+        ([0, None] * 10, "`label_column` kind cannot be used: an image has the class None, which is not an integer"),
+        ([[1], [2]] * 10, r"`label_column` kind cannot be used: an image has the class \[\d\], which is not an int"),
         (
             [True, False] * 10,
-            "`label_column` kind cannot be used: an image has the class (True|False), which is no nu",
+            "`label_column` kind cannot be used: an image has the class (True|False), which is not an int",
         ),
     ],
 )
@@ -163,4 +167,4 @@ def test_a_model_of_classes_by_their_names(tmp_path: Path) -> None:
     output = train(tmp_path / "run", *arguments, "--num_class_embeds", 2)
     assert "2 classes, by `label_column` kind, sorted and numbered from 0: cat, dog." in output
     sentence = refused(tmp_path / "streamed", *arguments, "--num_class_embeds", 2, "--streaming")
-    assert "holds strings, which a stream cannot number before it has seen all of them; leave --streaming" in sentence
+    assert "holds strings, which a stream cannot number before it has seen all of them; omit --streaming" in sentence

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Local folders: which files are read, which of them make splits and classes, and what is said of the others."""
+"""Local folders: the files that are read, their splits and classes, and the notes on other files."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_class_folders_one_of_which_is_called_train(tmp_path: Path) -> None:
     for images in (data.train, data.test):
         assert images.columns[LABELS].tolist() == [number // 4 for number in numbers(images)]
     assert "3 classes, by folder: bus, car, train." in data.notes
-    said = "The folder train is no split here but one of several folders of images (train, bus, car)."
+    said = "The folder train is not a split here but one of several folders of images (train, bus, car)."
     assert said in data.notes
 
 
@@ -98,7 +98,7 @@ def test_what_lies_beside_the_folders_of_the_splits_is_left_out_and_told(tmp_pat
     files = ["train/0.png", "train/1.png", "test/2.png", "extra/3.png", "loose.png"]
     data = load(save(tmp_path / "data", files))
     assert numbers(data.train) == [0, 1] and numbers(data.test) == [2]
-    assert "Left out: 2 images beside the folders of the splits (extra/3.png, loose.png)." in data.notes
+    assert "Left out: 2 images next to the folders of the splits (extra/3.png, loose.png)." in data.notes
 
 
 def test_a_folder_beside_the_splits_without_images_changes_nothing(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_names_of_splits_are_no_classes(tmp_path: Path, names: tuple[str, str], 
         assert sorted(read | set(numbers(data.test))) == list(range(12)) and not data.train.columns
     else:
         assert sorted([*numbers(data.train), *numbers(data.test)]) == list(range(12))
-    is_told = any("are no classes, and no splits either" in note for note in data.notes)
+    is_told = any("are neither classes nor splits" in note for note in data.notes)
     assert is_told == (names[0] != "train")
 
 
@@ -209,8 +209,8 @@ def test_links_that_lead_nowhere_or_round_are_told(tmp_path: Path) -> None:
     os.mkfifo(folder / "pipe.png")
     assert all_numbers(folder) == [0, 1]
     said = told(folder)
-    assert "3 links that lead nowhere (a/gone.png, cats, itself.png)" in said and "not an image (pipe.png)" in said
-    assert "1 link to a folder around it (a/round/)" in said
+    assert "3 broken links (a/gone.png, cats, itself.png)" in said and "not an image (pipe.png)" in said
+    assert "1 link to a parent folder (a/round/)" in said
 
 
 @pytest.mark.parametrize("name", ["data[1]", "data*", "data?", "{data}", "a::b", "**", "[!d]ata"])

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""A run is resumed on the images that it was trained on: they are known by their names and sizes."""
+"""A run resumes only on the images that it was trained on, identified by their names and sizes."""
 
 from __future__ import annotations
 

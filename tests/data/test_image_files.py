@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Image files as levels: what is kept of them, what is refused, and how a file that cannot be read is named."""
+"""Image files as levels: conversions, refused files, and the names of unreadable files in messages."""
 
 from __future__ import annotations
 
@@ -229,11 +229,11 @@ def test_several_channels_of_16_bits_are_not_halved_in_silence() -> None:
     pixels = noise(0, (8, 8, 3), 2**16)
     rows = b"".join(b"\x00" + row.astype(">u2").tobytes() for row in pixels)
     content = raw_png(8, 8, 16, 2, rows)
-    with pytest.raises(ValueError, match="with 16 bits in several channels, only 8 bits can be read"):
+    with pytest.raises(ValueError, match="Only 8 bits can be read from images of mode"):
         shape_of(content, preserve_input_precision=True)
     np.testing.assert_array_equal(shape_of(content).levels(content, "it").numpy(), pixels.transpose(2, 0, 1) >> 8)
     deep = shape_of(encoded(noise(0, (8, 8), 2**16)), preserve_input_precision=True, channels=3)
-    with pytest.raises(BadImage, match="it is of mode RGB;16, of which only 8 bits can be read"):
+    with pytest.raises(BadImage, match="it is of mode RGB;16, from which only 8 bits can be read"):
         deep.levels(content, "it")
 
 
@@ -286,7 +286,7 @@ def save_broken(folder: Path, names: tuple[str, ...]) -> Path:
 
 def test_files_without_a_header_stop_at_the_start_or_are_passed_over(tmp_path: Path) -> None:
     folder = save_broken(tmp_path / "images", ("a text", "an empty file", "a PNG that would fill the memory"))
-    with pytest.raises(BadImage, match=r"images/\d\d\.png is not an image .*\. Pass --skip_bad_images to go on"):
+    with pytest.raises(BadImage, match=r"images/\d\d\.png is not an image .*\. Pass --skip_bad_images to skip"):
         load_images(DataArguments(train_data_dir=str(folder)))
     data = load_images(DataArguments(train_data_dir=str(folder), skip_bad_images=True))
     assert len(data.train) + len(data.test) == 37
@@ -366,7 +366,7 @@ def test_an_image_that_breaks_off_stops_the_run_or_is_passed_over(tmp_path: Path
     common = [*RUN, "--train_data_dir", str(folder), "--resolution", "8", "--dataloader_num_workers", str(workers)]
     common += ["--test_fraction", "0.05"]  # not these two: crops at random places are read when they are needed
     last = last_line(train(tmp_path / "run", *common, code=1))
-    assert last.startswith(f"train.py: {folder}/") and "Pass --skip_bad_images to go on without such images" in last
+    assert last.startswith(f"train.py: {folder}/") and "Pass --skip_bad_images to skip such images" in last
     output = train(tmp_path / "skipped", *common, "--skip_bad_images")
     for name in ("07.png", "21.png"):
         assert output.count(f"{folder / name} is not an image that can be read") == 1, output
@@ -384,7 +384,7 @@ def test_a_run_goes_on_when_images_break_on_the_way(tmp_path: Path, resolution: 
     (folder / "07.png").write_bytes(b"")
     content = (folder / "21.png").read_bytes()
     (folder / "21.png").write_bytes(content[: len(content) - 40])
-    assert "Pass --skip_bad_images to go on without such images" in refused(run, *common, *LATEST)
+    assert "Pass --skip_bad_images to skip such images" in refused(run, *common, *LATEST)
     assert "after step 6 of 12" in train(run, *common, *LATEST, "--skip_bad_images")
     assert passed_over(run) == 2
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Images that pass by: every one once in an epoch, whoever reads, and the next one wherever a run goes on."""
+"""Streams of images: every image once per epoch for any readers, and exact resumption at any step."""
 
 from __future__ import annotations
 
@@ -360,7 +360,7 @@ def test_a_reader_goes_on_in_batches_of_another_size(
 def test_workers_go_on_in_batches_of_the_same_size_alone(parquet: Path) -> None:
     stream = open_data(dataset_name=str(parquet)).train
     _, state = read_with_states(stream, 2, 3, 8)[-1]
-    with pytest.raises(ValueError, match="by turns, in batches of 8; it goes on in such batches, not in those of"):
+    with pytest.raises(ValueError, match="in turn, in batches of 8; it resumes only with such batches, not with"):
         TrainingBatches(stream, BatchShard(4), 0, 0, 0, num_workers=2, state=json.loads(state))
 
 
@@ -404,7 +404,9 @@ def test_the_state_is_small_and_of_these_parts_and_workers(parquet: Path) -> Non
     stream = open_data(dataset_name=str(parquet)).train
     _, state = read_with_states(stream, 2, 9, 8)[-1]
     assert len(state) < 4000
-    with pytest.raises(ValueError, match="of a stream that 2 workers read, now there are 1; a stream goes on with"):
+    with pytest.raises(
+        ValueError, match="of a stream that 2 workers read, now there are 1; a stream resumes only with"
+    ):
         TrainingBatches(stream, BatchShard(8), 0, 0, 0, state=json.loads(state))
     with pytest.raises(ValueError, match=f"of a stream of 7 parts, now there are {stream.num_parts}"):
         TrainingBatches(stream, BatchShard(8), 0, 0, 0, num_workers=2, state=json.loads(state) | {"parts": 7})
@@ -509,7 +511,7 @@ def test_a_file_that_breaks_off_is_told_in_a_sentence(tmp_path: Path, tars: Path
     last.write_bytes(last.read_bytes()[:5000])
     with (
         closing(iter(TrainingBatches(data.train, BatchShard(8), 0, 0, 0, num_workers=workers))) as iterator,
-        pytest.raises(RunStopped, match=rf"^The stream of images broke off: {last} cannot be read after \d+ images: "),
+        pytest.raises(RunStopped, match=rf"^The stream of images stopped: {last} cannot be read after \d+ images: "),
     ):
         list(islice(iterator, 40))
 
@@ -525,7 +527,7 @@ def test_a_file_that_is_gone_is_told_in_a_sentence(
         closing(iter(TrainingBatches(data.train, BatchShard(8), 0, 0, 0))) as iterator,
         pytest.raises(
             RunStopped,
-            match=r"^The stream of images broke off: .*/train-00002.parquet cannot be read after 0 images: ",
+            match=r"^The stream of images stopped: .*/train-00002.parquet cannot be read after 0 images: ",
         ),
     ):
         list(islice(iterator, 40))
@@ -536,7 +538,7 @@ def test_a_file_that_is_gone_is_told_in_a_sentence(
     [
         ({"test_fraction": 0.6, "validation_fraction": 0.5}, "leave no images to train on"),
         ({"test_fraction": 1e-9}, "has no test images; pass a larger `test_fraction`"),
-        ({"label_column": "colour"}, "`label_column` colour is no column of"),
+        ({"label_column": "colour"}, "`label_column` colour is not a column of"),
         ({"shuffle_buffer_size": 0}, "`shuffle_buffer_size` must be at least 1, but is 0"),
     ],
 )
@@ -669,7 +671,7 @@ def test_a_bad_image_of_a_stream_stops_the_run_which_goes_on_without_it(tmp_path
         arguments = [*arguments, "--gradient_accumulation_steps", "2", "--train_batch_size", "6"]
     stopped = train(tmp_path / "run", *arguments, code=1)
     assert_nothing_but_progress(stopped)
-    assert re.search(rf"Image \d+ of {file} is not an image .*\. Pass --skip_bad_images to go on", stopped)
+    assert re.search(rf"Image \d+ of {file} is not an image .*\. Pass --skip_bad_images to skip", stopped)
     assert f"is whole. {GOES_ON}" in stopped
     again = train(tmp_path / "run", *arguments, "--skip_bad_images", *LATEST)
     assert "Going on from" in again

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Data that cannot be read: the sentence names the cause and what helps."""
+"""Data that cannot be read: the message names the cause and the remedy."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is
     with pytest.raises(ValueError) as caught:
         opened(parquet(tmp_path / "data"), cache_dir=str(tmp_path / "cache"))
     assert str(caught.value) == (
-        f"The disk of the cache {tmp_path / 'cache'} is full; free some of it, or pass --cache_dir with a folder that"
-        " can be written, or set HF_HOME ([Errno 28] No space left on device)."
+        f"The disk of the cache {tmp_path / 'cache'} is full; free some of it, or pass --cache_dir with a writable"
+        " folder, or set HF_HOME ([Errno 28] No space left on device)."
     )
 
 
@@ -78,7 +78,9 @@ def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     for place in (tmp_path / "cache", tmp_path / "cache" / "below"):
         with pytest.raises(ValueError) as caught:
             opened(parquet(tmp_path / f"data {place.name}"), cache_dir=str(place))
-        assert re.match(rf"The cache {place} cannot be written: .*; pass --cache_dir with a fol", str(caught.value))
+        assert re.match(
+            rf"The cache {place} cannot be written: .*; pass --cache_dir with a writable", str(caught.value)
+        )
 
 
 def test_a_home_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +134,7 @@ def test_nothing_of_a_streamed_archive_is_told_by_its_address_in_memory(tmp_path
     sentence = str(caught.value)
     assert "zip://broken.png::" in sentence and "object at" not in sentence and "0x" not in sentence
     (folder / "images.zip").write_bytes(b"PK no archive")
-    with pytest.raises(ValueError, match=r"data/images.zip is not a zip file that can be read\.$"):
+    with pytest.raises(ValueError, match=r"data/images.zip is not a readable zip file\.$"):
         load(folder, streaming=True)
     for streaming in (False, True):
         with pytest.raises(ValueError, match="data holds no images that can be read: File is not a zip file"):
@@ -142,7 +144,7 @@ def test_nothing_of_a_streamed_archive_is_told_by_its_address_in_memory(tmp_path
 def test_archives_beside_images_are_told(tmp_path: Path) -> None:
     folder = zipped(tmp_path / "data", ["x.png"])
     data = load(save(folder, [f"{i}.png" for i in range(4)]))
-    assert len(data.train) == 3 and "Left out: 1 archive beside the images (images.zip)." in data.notes
+    assert len(data.train) == 3 and "Left out: 1 archive next to the images (images.zip)." in data.notes
 
 
 # --- modes ----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What the theory says a number must be: a closed-form denoiser goes into the public functions, the number comes out.
+"""Public functions with closed-form denoisers return the numbers that the theory predicts.
 
-Expectations are quadratures in float64, exact to rounding; no tolerance is statistical but that of the sampler.
+Expectations are quadratures in float64, exact to rounding; only the sampler's test has a statistical tolerance.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The optimal variance and what a step costs under it, from denoising errors known in closed form."""
+"""The optimal variance and the cost of a step under it, from denoising errors known in closed form."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def test_they_travel_as_json(errors: DenoisingErrors):
         (([1.0, 0.0], [[0.1, 0.2], [0.3]]), "list of numbers"),
         (([1.0], [[0.1, 0.2]], [[0.1, 0.2]], [1.0]), "as many"),
         (([1.0], [[0.1, 0.2]], [0.1], [[1.0, 1.0]]), "as many"),
-        (([1.0], [0.1], None, None, 256), "`num_levels` says what `decoder_costs` were measured on"),
+        (([1.0], [0.1], None, None, 256), "`num_levels` describes the data of `decoder_costs`"),
         (([1.0], [0.1], [0.1], [1.0], 1), "`num_levels` must be an int >= 2"),
     ],
 )

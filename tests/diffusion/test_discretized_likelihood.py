@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The decoder: bins against 60 digits, the discrete normal law against its definition, Bayes' rule and entropy."""
+"""The decoder: bins against 60-digit arithmetic, the discrete normal law against its definition and Bayes' rule."""
 
 from __future__ import annotations
 

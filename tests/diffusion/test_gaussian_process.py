@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""gaussian_process: q composes, its posterior is Bayes' rule, and the five predictions are one line in x_0."""
+"""gaussian_process: q composes, its posterior obeys Bayes' rule, and the five predictions determine each other."""
 
 from __future__ import annotations
 

@@ -819,7 +819,7 @@ def test_a_null_value_must_be_given(null: Any):
 @pytest.mark.parametrize(
     ("null", "given", "message"),
     [
-        ({"class_labels": 3}, {}, "The conditioning must have 'class_labels', whose null value is in `null`"),
+        ({"class_labels": 3}, {}, "The conditioning must have 'class_labels', since `null` has a null value for it"),
         ({"added": {"text": 0}}, {"added": {}}, "The conditioning 'added' must have 'text'"),
         ({"added": {"text": 0}}, {"added": X}, "The conditioning 'added' must have 'text'"),
         ({"class_labels": 2.5}, {"class_labels": LABELS}, "must fit its dtype torch.int64, but is torch.float32"),
@@ -882,8 +882,8 @@ def test_timesteps_of_another_batch_are_refused():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "One of `log_snr` and `sigma` must be given"),
-        ({"log_snr": (0, 1), "sigma": (0, 1)}, "One of `log_snr` and `sigma` must be given"),
+        ({}, "Exactly one of `log_snr` and `sigma` must be given"),
+        ({"log_snr": (0, 1), "sigma": (0, 1)}, "Exactly one of `log_snr` and `sigma` must be given"),
         ({"log_snr": (1, 0)}, r"`log_snr` must be two numbers .* but is \(1, 0\)"),
         ({"log_snr": (math.nan, 0)}, "`log_snr` must be two numbers"),
         ({"sigma": (2, 1)}, r"`sigma` must be two numbers .* but is \(2, 1\)"),

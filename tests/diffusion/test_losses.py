@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""objectives: losses per example, and times drawn as the theory draws them."""
+"""losses and timestep_sampling: losses per example, and the distribution of drawn times."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""NoiseSchedule: every constructor against an exact product with 50 digits and against stock diffusers."""
+"""NoiseSchedule: every constructor against a product in 50-digit arithmetic and against stock diffusers."""
 
 from __future__ import annotations
 
@@ -505,7 +505,7 @@ def test_with_zero_terminal_snr_real_times_end_before_it():
     continuous = NoiseSchedule.linear(10).rescale_zero_terminal_snr().continuous
     with pytest.raises(ValueError, match=r"Real times must lie in 0 ... 9, but 9.5"):
         continuous.log_alpha_cumprod(9.5)
-    with pytest.raises(ValueError, match=r"`log_snr` must be at least .* that of t = 9, but -50 was given"):
+    with pytest.raises(ValueError, match=r"`log_snr` must be at least .* its value at t = 9, but -50 was given"):
         continuous.time_at(-50.0)
     with pytest.raises(ValueError, match="`log_snr` must be a real number"):
         continuous.time_at(torch.tensor([True]))

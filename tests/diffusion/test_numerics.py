@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""numerics: log(1 − eˣ) against 50 digits, broadcasting that raises, dtypes in and out."""
+"""numerics: log(1 − eˣ) against 50-digit arithmetic, broadcasting and its errors, dtypes in and out."""
 
 from __future__ import annotations
 

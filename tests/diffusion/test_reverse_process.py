@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""reverse_process: every prediction type times every variance type gives the distribution that its formula says."""
+"""reverse_process: every prediction type with every variance type gives the distribution of its formula."""
 
 from __future__ import annotations
 

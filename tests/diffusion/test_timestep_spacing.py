@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""timesteps: the spacings against exact fractions, numpy and stock diffusers where it is right."""
+"""timestep_spacing: the spacings against exact fractions, numpy, and stock diffusers where it is right."""
 
 from __future__ import annotations
 

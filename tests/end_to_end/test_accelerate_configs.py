@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The launcher's settings and the Slurm script in examples/configs: accepted as they stand, and what they start."""
+"""The launcher's settings and the Slurm script in examples/configs are accepted unchanged and start the right runs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""benchmarks/choose_hyperparameters.py: training images alone decide, and each setting has its row in the table."""
+"""benchmarks/choose_hyperparameters.py uses only training images, and each setting has its row in the table."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""benchmarks/guidance.py, on a model that nobody has trained: what it writes, and that its figures belong together."""
+"""benchmarks/guidance.py on an untrained model: the content of its output, and the consistency of its figures."""
 
 from __future__ import annotations
 

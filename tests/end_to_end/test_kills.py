@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""A real process that is really killed, a few times; tests/training/test_survival.py goes through all moments."""
+"""A few kills of a real process; tests/training/test_survival.py covers kills at every moment."""
 
 from __future__ import annotations
 

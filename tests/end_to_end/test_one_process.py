@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""One real process: what it takes of the machine when it is launched, and how it ends when the user has erred."""
+"""One real process: the cores that it uses when it is launched, and its exit after a user's mistake."""
 
 from __future__ import annotations
 

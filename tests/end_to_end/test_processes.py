@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Several processes: one training, one score, one grid; when one of them ends before its time the others do too."""
+"""Several processes make one training, one score and one grid; when one ends early, the others end too."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def scored_and_drawn(scripts: ScriptServer, processes: int, model: Path, folder:
     """What so many processes printed."""
     common = ["--model_name_or_path", model]
     score = ["evaluate.py", *common, *SCORED, "--output_dir", folder / "score"]
-    draw = ["sample.py", *common, *DRAWN, "--output", folder / "grid.png"]
+    draw = ["sample.py", *common, *DRAWN, "--output", folder / "grid.png", "--gif", folder / "way.gif"]
     if processes == 1:
         return all_ended([scripts.start(*score), scripts.start(*draw)], 0, 0)
     runs = [run for each in (score, draw) for run in scripts.start_together(processes, *each)]
@@ -216,7 +216,7 @@ def test_a_score_and_a_grid_are_the_same_whoever_makes_them(
 ) -> None:
     # Five and four batches: some processes have nothing left to do in the last round.
     outputs = scored_and_drawn(scripts, processes, unstopped, tmp_path)
-    for name in ("score/evaluation.json", "score/evaluation.png", "score/few_steps.png", "grid.png"):
+    for name in ("score/evaluation.json", "score/evaluation.png", "score/few_steps.png", "grid.png", "way.gif"):
         assert (tmp_path / name).read_bytes() == (made_by_one / name).read_bytes()
     table = json.loads((tmp_path / "score" / "evaluation.json").read_text())
     assert table["num_examples"] == 18

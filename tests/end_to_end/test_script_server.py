@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The server that runs scripts for other tests: its processes are those that `python script.py` would be."""
+"""The server that runs scripts for other tests: its processes behave as `python script.py` does."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""A machine with diffusers alone, and one where ddpm_hf was installed from a wheel: no checkout is near."""
+"""Environments without a checkout: one with diffusers only, and one with ddpm_hf installed from a wheel."""
 
 from __future__ import annotations
 

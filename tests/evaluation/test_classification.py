@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Bayes' rule on bounds: exact likelihoods, and likelihoods of known laws seen through noise."""
+"""Bayes' rule on bounds: exact likelihoods, and noisy estimates of known likelihoods."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Clients that speak to the Hub on loopback, with nothing of this machine's cache or tokens."""
+"""Clients of the Hub on loopback, without this machine's caches and tokens."""
 
 from __future__ import annotations
 

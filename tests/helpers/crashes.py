@@ -1,9 +1,9 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What a kill would leave of a folder, at every moment at which a process changes it.
+"""The state of a folder that a kill would leave, for every moment at which a process changes it.
 
-A kill keeps the files as they are and runs nothing more. So nothing has to be killed: at every flush, renaming,
-creation and removal the folder is read, which is what a kill at that moment would leave. A kill in the middle of
-writing a file leaves a part of it: half of each file that came or changed in between is one more state.
+A kill leaves the files as they are and runs no more code. So no process has to be killed: the folder is read at every
+flush, renaming, creation and removal, which gives the state after a kill at that moment. A kill in the middle of
+writing leaves part of a file: half of each file that was created or changed in between is one more state.
 """
 
 from __future__ import annotations

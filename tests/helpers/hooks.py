@@ -1,8 +1,8 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What happens to a training on its way: a signal, a loss that is no number, a full disk; and what is noted of it.
+"""Events during a training: a signal, a NaN loss, a full disk; and records of the training.
 
-Each hook is a context manager. A test enters it around a run in its own process. A script of its own process, made by
-`training_runs.after`, enters it before it begins and never leaves it: `hooks.install(hooks.signal_at(3, "SIGTERM"))`.
+Each hook is a context manager. A test enters it around a run in its own process. A script in a separate process, made
+by `training_runs.after`, enters it at its start and never leaves it: `hooks.install(hooks.signal_at(3, "SIGTERM"))`.
 """
 
 from __future__ import annotations

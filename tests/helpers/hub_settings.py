@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The settings of the Hub's client, which it reads when it is imported, read again."""
+"""Reloads the settings of the Hub's client, which it reads when it is imported."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Folders of small images that tell their numbers, and what is read of them."""
+"""Folders of small images whose pixels encode their numbers, and functions that read the numbers back."""
 
 from __future__ import annotations
 

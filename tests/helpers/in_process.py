@@ -1,8 +1,8 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
 """The scripts in examples/ run in the test's own process: no interpreter starts and nothing is imported again.
 
-What a run changes in the process is put back: arguments, environment, signal handlers, torch's threads and the state
-that Accelerate shares between its objects.
+Everything that a run changes in the process is restored: arguments, environment, signal handlers, torch's threads and
+the state that Accelerate shares between its objects.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What `accelerate launch` makes of the files in examples/configs/accelerate."""
+"""The arguments and environment that `accelerate launch` derives from the files in examples/configs/accelerate."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ denoiser is the posterior mean
 
 `Points` is a finite data set of tensors and `GaussianVectors` has a full covariance.
 
-Independent of ddpm_hf: nothing of the package is imported; of its schedule the oracles are given log ᾱ_t, which has
-tests of its own. `package_bound` puts them into the package's functions.
+Independent of ddpm_hf: this module does not import it. The oracles take log ᾱ_t of its schedule, which has its own
+tests. `package_bound` passes the oracles to the package's functions.
 """
 
 from __future__ import annotations

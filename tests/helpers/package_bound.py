@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The package's bound of the optimal denoiser: an oracle's quadrature nodes go through its functions as a batch."""
+"""The package's bound of the optimal denoiser, computed on an oracle's quadrature nodes as a batch."""
 
 from __future__ import annotations
 

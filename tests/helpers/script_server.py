@@ -1,17 +1,17 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The scripts in examples/ as processes of their own that do not wait for imports: a server, which has imported
-everything they need, forks one process for each run.
+"""Runs the scripts in examples/ as processes that do not wait for imports: a server that has imported everything
+that they need forks one process for each run.
 
-The processes are real: signals end them, and their exit codes are those of `python script.py`. They share with the
-server what it read while importing, which is why `env` cannot change the settings of libraries (`READ_BY_IMPORTS`);
-those of the Hub's client are read again.
+The processes are real: signals end them, and their exit codes are those of `python script.py`. They share the
+libraries' settings that the server read while importing, so `env` cannot change these (`READ_BY_IMPORTS`), except
+those of the Hub's client, which are read again.
 
-The server reads a request a line from stdin, and answers each with a line:
+The server reads one request per line from stdin, and answers each with one line:
 
     {"run": script, "argv": [...], "env": {...}, "cwd": folder, "output": file, "limits": {...}}   {"pid": number}
     {"poll": pid}                                                                                  {"code": number}
 
-where code is None while the process runs. When its stdin closes it kills what still runs, and ends.
+where code is None while the process runs. When its stdin closes, the server kills all running processes and ends.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Trainings on disks or with shared memory too small for them, in a process with mounts of its own.
+"""Trainings on disks or with shared memory too small for them, in a process with its own mounts.
 
 `small_disks.py cases.json` takes a list of `{"disk": folder, "size": bytes, "copy": folder, "arguments": [...]}`. It
-mounts a disk of this size for each, trains, copies what is on the disk in the end, and prints `[[code, output], ...]`.
+mounts a disk of this size for each, trains, copies the final content of the disk, and prints `[[code, output], ...]`.
 
-With `{"shared_memory": bytes, "full_at": batch, "arguments": [...]}` in the place of the list it mounts so much shared
+With `{"shared_memory": bytes, "full_at": batch, "arguments": [...]}` instead of the list it mounts so much shared
 memory, which is full from this batch on, trains, and prints `[code, output]`.
 """
 

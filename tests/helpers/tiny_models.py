@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""A UNet2DModel small enough for a test to run a thousand steps of."""
+"""A UNet2DModel small enough for a thousand steps in a test."""
 
 from __future__ import annotations
 

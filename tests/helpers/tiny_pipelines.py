@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Whole pipelines of stock diffusers with random weights, small enough for a test to run twice."""
+"""Whole pipelines of stock diffusers with random weights, small enough to run twice in a test."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
 
-SIZE = 16  # of the images, in pixels
+SIZE = 16  # side of the images in pixels
 TEXT_WIDTH = 8
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 

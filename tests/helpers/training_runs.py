@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Small trainings for tests: what they are told, and what they leave compared byte by byte."""
+"""Small trainings for tests: their arguments, and a comparison of their results byte by byte."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SCORED = [
 ]
 LATEST = ["--resume_from_checkpoint", "latest"]
 GOES_ON = "The same command with --resume_from_checkpoint latest goes on from there."
-TIMES = {"seconds", "train_seconds"}
+TIMES = {"seconds", "train_seconds", "seconds_by_phase"}
 BY_CHANCE = {"run_id", "training.json"}  # the second in checksums.json, since it holds times
 _numbers = itertools.count()
 

@@ -1,9 +1,9 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Pushing to the Hugging Face Hub and pulling from it: that it works, and what happens when it does not.
+"""Pushing to the Hugging Face Hub and pulling from it, with and without failures.
 
-The real client, in processes of its own with fresh caches, against a Hub on loopback that fails on command. A scenario
-has a Hub of its own and runs clients against it; its tests read their reports and what the Hub holds and was asked.
-The scenarios of all selected tests run ahead of them, two at a time.
+The real client runs in its own processes with fresh caches, against a Hub on loopback that fails on command. A
+scenario has its own Hub and runs clients against it; its tests read the clients' reports, and the content and requests
+of the Hub. The scenarios of all selected tests run before the tests, two at a time.
 """
 
 from __future__ import annotations
@@ -556,8 +556,8 @@ def test_no_file_on_the_hub_holds_the_token(scenario: Scenario) -> None:
         ("no_unet", "its unet lacks its configuration"),
         ("no_shard", "its unet lacks its diffusion_pytorch_model-00002-of-"),
         ("pickled", "has no safetensors"),
-        ("truncated", "not a whole safetensors file"),
-        ("telltale", "holds your Hub token"),
+        ("truncated", "not a complete safetensors file"),
+        ("telltale", "contains your Hub token"),
         ("unsafe", "`safe_serialization` must be True"),
     ],
 )
@@ -696,10 +696,10 @@ def ask_nobody(scenario: Scenario) -> None:
 def test_a_hub_that_is_not_reached_is_told_in_a_sentence(scenario: Scenario) -> None:
     report = scenario.reports["cold"]
     for name in ("pull", "scheduler", "push"):
-        assert_sentence(report[name], "owner/model", "cannot be reached", "see to the network and try again")
+        assert_sentence(report[name], "owner/model", "cannot be reached", "check the network and try again")
         assert ("there is no such folder here, and the Hub" in report[name]["error"]) == (name != "push")
         assert scenario.hub.endpoint in report[name]["error"] and report[name]["is_transient"]
-    assert_sentence(report["pipeline"], "owner/other", "cannot be reached", "see to the network and try again")
+    assert_sentence(report["pipeline"], "owner/other", "cannot be reached", "check the network and try again")
     assert report["said"].count("Trying again in") == 2 * (TRIES - 1)
 
 
@@ -820,11 +820,11 @@ def make_mistakes(scenario: Scenario) -> None:
 @pytest.mark.parametrize(
     ("mistake", "name", "reason", "advice"),
     [
-        ("push, wrong", "owner/model", "does not accept the token", "make another at"),
-        ("push, reader", "owner/model", "the token has no permission", "take one that may write"),
-        ("push, reader, there", "owner/there", "the token has no permission", "take one that may write"),
+        ("push, wrong", "owner/model", "does not accept the token", "create a new one at"),
+        ("push, reader", "owner/model", "the token has no permission", "use one with write permission"),
+        ("push, reader, there", "owner/there", "the token has no permission", "use one with write permission"),
         ("push, nobody", "owner/model", "the Hub asks who you are", "log in with `hf auth login`"),
-        ("pull, wrong", "owner/there", "does not accept the token", "make another at"),
+        ("pull, wrong", "owner/there", "does not accept the token", "create a new one at"),
         (
             "pull, missing",
             "owner/missing",
@@ -834,18 +834,18 @@ def make_mistakes(scenario: Scenario) -> None:
         ("scheduler, missing", "owner/missing", "there is no such repository", "check the name"),
         ("pull, no revision", "owner/there", "it has no revision 'v9'", "choose a branch, tag or commit"),
         ("scheduler, no revision", "owner/there", "it has no revision 'v9'", "choose a branch, tag or commit"),
-        ("pull, empty", "owner/empty", "it lacks", "may hold no diffusers pipeline"),
+        ("pull, empty", "owner/empty", "it lacks", "perhaps it is not a diffusers pipeline"),
         (
             "scheduler, empty",
             "owner/empty",
             "it lacks scheduler/scheduler_config.json",
-            "may hold no diffusers pipeline",
+            "perhaps it is not a diffusers pipeline",
         ),
         (
             "push, unreadable",
             "owner/nonsense",
             "metadata of the model card cannot be read",
-            "mend the head of README.md",
+            "correct the head of README.md",
         ),
         ("pull, no name", "no/such/folder", "neither a folder here nor a name on the Hub", "reads 'owner/name'"),
     ],
@@ -870,7 +870,7 @@ def test_mistakes_change_nothing_on_the_hub(scenario: Scenario) -> None:
 @about(make_mistakes)
 def test_metadata_that_the_hub_refuses_are_told_with_its_reason_and_nothing_is_uploaded(scenario: Scenario) -> None:
     answer = scenario.reports["client"]["push, nonsense"]
-    assert_sentence(answer, "owner/nonsense", '"license" must be one of', "Mend the head of README.md")
+    assert_sentence(answer, "owner/nonsense", '"license" must be one of', "Correct the head of README.md")
     assert "nothing was pushed" in answer["error"] and not answer["is_transient"]
     assert scenario["owner/nonsense"].files().keys() == {".gitattributes"}
     assert scenario.requests("POST", "^/api/validate-yaml$") and scenario.requests("PUT", "/owner/nonsense/") == []
@@ -981,7 +981,7 @@ def test_a_hub_that_fails_for_ever_is_told_in_a_sentence(scenario: Scenario, wha
 def test_a_failed_push_leaves_nothing_that_looks_like_a_model_and_the_next_one_succeeds(scenario: Scenario) -> None:
     report, repo = scenario.reports["client"], scenario["owner/model"]
     assert scenario.noted["repos after create"] == [] and scenario.noted["commits after commit"] == 1
-    assert_sentence(report["pull"], "owner/model", "it lacks", "may hold no diffusers pipeline")
+    assert_sentence(report["pull"], "owner/model", "it lacks", "perhaps it is not a diffusers pipeline")
     assert len(repo.commits) == 2 and repo.refs["main"] == report["again"]["oid"]
     assert len(scenario.requests("PUT", "^/store/")) == 1  # what has arrived is kept
     assert_loaded(report["pull again"], scenario.models, "a")
@@ -1009,7 +1009,7 @@ def test_an_upload_that_fails_for_ever_is_tried_by_the_client_alone_and_told_in_
     report = scenario.reports["client"]
     assert scenario.noted["put"].count == 6 and scenario.noted["commits"] == 1
     assert_sentence(report["push"], "owner/model", "the Hub answered 500", "try again later")
-    assert_sentence(report["pull"], "owner/model", "it lacks", "may hold no diffusers pipeline")
+    assert_sentence(report["pull"], "owner/model", "it lacks", "perhaps it is not a diffusers pipeline")
     assert "error" not in report["again"] and len(scenario["owner/model"].commits) == 2
     assert_loaded(report["pull again"], scenario.models, "a")
 
@@ -1046,7 +1046,7 @@ def test_a_push_that_is_killed_leaves_hub_and_folder_as_they_were(scenario: Scen
     assert scenario.noted["commits"] == 1 and not scenario.noted["has_weights"]
     assert scenario.noted["is_unchanged"]
     report = scenario.reports["client"]
-    assert_sentence(report["pull, before"], "owner/model", "it lacks", "may hold no diffusers pipeline")
+    assert_sentence(report["pull, before"], "owner/model", "it lacks", "perhaps it is not a diffusers pipeline")
 
 
 @about(kill_the_client)
@@ -1109,7 +1109,7 @@ def test_a_download_that_never_comes_whole_is_told_in_a_sentence(scenario: Scena
     report = scenario.reports["client"]
     assert [fault.count for fault in scenario.noted["ever"]] == [1, 5]
     assert_sentence(report["ever"], "owner/ever", "the connection to the Hub", "try again")
-    assert_sentence(report["short"], "owner/short", "a file came shorter than the Hub says it is", "try again")
+    assert_sentence(report["short"], "owner/short", "a downloaded file is shorter than the Hub says", "try again")
     assert report["ever"]["is_transient"] and report["short"]["is_transient"]
 
 
@@ -1161,7 +1161,7 @@ def test_early_models_load_and_sample(scenario: Scenario, name: str, is_local: b
 def test_a_pickle_with_code_in_it_is_refused_and_does_not_run(scenario: Scenario, name: str, is_local: bool) -> None:
     source = str(scenario.models[name]) if is_local else f"owner/{name}"
     answer = scenario.reports["client"][source]
-    assert_sentence(answer, source, "a pickle with more than tensors in it", "ask for weights saved as safetensors")
+    assert_sentence(answer, source, "a pickle that contains more than tensors", "ask for weights saved as safetensors")
     assert not scenario.models["ran"].exists()
 
 
@@ -1292,7 +1292,7 @@ def test_figures_and_samples_stay_with_their_weights_and_go_with_them(scenario: 
     assert WEIGHTS.replace(".safe", ".fp16.safe") in repo.files(report["half"]["oid"])
     files = repo.files(report["other"]["oid"])
     card = ModelCard(files["README.md"].decode())
-    assert not {"metrics.json", "samples.png"} & files.keys() and "Not measured yet." in card.text
+    assert not {"metrics.json", "samples.png"} & files.keys() and "There are no measurements yet." in card.text
     assert card.data.eval_results is None and "samples.png" not in card.text
 
 
@@ -1346,6 +1346,6 @@ def test_the_script_says_in_a_sentence_that_the_hub_is_not_there(scenario: Scena
     said, sentence = last.split("error: ", 1)
     assert said == "push.py: "
     assert_sentence(
-        {"type": "HubError", "error": sentence}, "owner/model", "cannot be reached", "see to the network and try again"
+        {"type": "HubError", "error": sentence}, "owner/model", "cannot be reached", "check the network and try again"
     )
     assert len([line for line in retries if line.startswith("Could not push") and "Trying again in" in line]) == 5

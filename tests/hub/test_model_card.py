@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The model card: what it says of a saved pipeline, its metadata, and what becomes of what somebody wrote into it."""
+"""The model card: its description of a saved pipeline, its metadata, and the preservation of text written by hand."""
 
 from __future__ import annotations
 
@@ -39,6 +39,15 @@ METRICS = {
     "train_batch_size": 64,
     "objective": "rate",
     "settings": {"learning_rate": 0.004, "lr_scheduler": "cosine"},
+}
+
+
+EQUAL = {
+    "images": 297,
+    "reference_images": 1203,
+    "samples": 0.61234,
+    "training_images": 0.7,
+    "test_images": 1.4,
 }
 
 
@@ -111,7 +120,7 @@ def test_the_way_to_use_a_class_conditional_model_passes_labels(
     DDPMPaperPipeline(of_classes(num_classes), DDPMPaperScheduler()).save_pretrained(tmp_path / "run")
     card = fill_card(tmp_path / "run", str(tmp_path / "run"))
     assert check_card(card) == ([], [])
-    assert f"class-conditional: it draws an image of a class, numbered from 0 to {num_classes - 1}." in card
+    assert f"class-conditional: it generates images of a given class, numbered from 0 to {num_classes - 1}." in card
     (block,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)  # and none for stock's pipeline
     assert f"pipeline(batch_size=4, class_labels=[{labels}])" in block and "DDPMPaperPipeline" in block
     monkeypatch.chdir(tmp_path)
@@ -119,7 +128,7 @@ def test_the_way_to_use_a_class_conditional_model_passes_labels(
     exec(block.replace("batch_size=4", "batch_size=4, num_inference_steps=2"), {})
     assert (tmp_path / "sample.png").is_file()
     assert "With diffusers alone" not in card and "cannot sample from it, since it passes no class labels" in card
-    for leftover in ("{{", "{%", "None", "Undefined", "So it is with ddpm_hf"):
+    for leftover in ("{{", "{%", "None", "Undefined", "The same holds for ddpm_hf"):
         assert leftover not in card
 
 
@@ -129,7 +138,7 @@ def test_no_way_to_sample_is_claimed_of_a_model_that_no_pipeline_samples(
 ) -> None:
     DDPMPaperPipeline(of_classes(5, class_embed_type), DDPMPaperScheduler()).save_pretrained(tmp_path)
     card = fill_card(tmp_path, "me/model")
-    assert "batch_size" not in card and "So it is with ddpm_hf" in card and "numbered" not in card
+    assert "batch_size" not in card and "The same holds for ddpm_hf" in card and "numbered" not in card
     assert len(re.findall(r"```python\n", card)) == 1 and check_card(card) == ([], [])
 
 
@@ -168,10 +177,23 @@ def test_what_stock_does_otherwise_is_told(tmp_path: Path) -> None:
 
 def test_a_bare_pipeline_has_a_card_without_figures(tmp_path: Path) -> None:
     card = fill_card(saved(tmp_path), "me/bare")
-    assert "Not measured yet." in card and "Nothing is recorded about the training" in card
+    assert "There are no measurements yet." in card and "There is no record of this model's training" in card
     assert "model-index" not in card and "samples.png" not in card
     for leftover in ("{{", "{%", "None", "Undefined", "nan"):
         assert leftover not in card
+
+
+def test_samples_are_compared_with_as_many_real_images(tmp_path: Path) -> None:
+    unequal = fill_card(saved(tmp_path / "old", METRICS), "me/digits")
+    assert "1.354" not in unequal and "equal size" not in unequal  # 297 test images beside 500 samples
+    key = "frechet_distance_pixels_at_equal_numbers"
+    card = fill_card(saved(tmp_path / "new", METRICS | {key: EQUAL}), "me/digits")
+    assert "only sets of equal size can be compared: here\n297 images of each kind, with the other 1203" in card
+    for line in ("| samples | 0.6123 |", "| training images | 0.7000 |", "| test images | 1.4000 |"):
+        assert line in card
+    assert "| samples to training images | 0.2987 |" in card
+    without = fill_card(saved(tmp_path / "few", METRICS | {key: EQUAL | {"test_images": None}}), "me/digits")
+    assert "| training images | 0.7000 |" in without and "| test images |" not in without
 
 
 @pytest.mark.parametrize("key", ["bits_per_dim", "frechet_distance_pixels", "train_steps", "train_seconds", "data"])
@@ -180,7 +202,7 @@ def test_some_figures_alone_make_a_card_too(tmp_path: Path, key: str) -> None:
     assert check_card(card) == ([], [])
     shown = {"bits_per_dim": "| total | 1.7521 |", "frechet_distance_pixels": "0.2987", "train_steps": "2070 steps."}
     assert shown.get(key, "") in card
-    assert ("Not measured yet." in card) == (key not in ("bits_per_dim", "frechet_distance_pixels"))
+    assert ("There are no measurements yet." in card) == (key not in ("bits_per_dim", "frechet_distance_pixels"))
     for leftover in ("{{", "{%", "None", "Undefined"):
         assert leftover not in card
 
@@ -197,13 +219,17 @@ def test_figures_that_are_no_numbers_are_not_claimed(tmp_path: Path) -> None:
 
 def test_a_model_of_any_size(tmp_path: Path) -> None:
     DDPMPaperPipeline(tiny_unet(sample_size=None), DDPMPaperScheduler()).save_pretrained(tmp_path)
-    assert "new images of\n1 channel and 256 levels" in fill_card(tmp_path, "me/model")
+    assert "generates images with\n1 channel and 256 levels" in fill_card(tmp_path, "me/model")
 
 
 def test_a_snapshot_says_how_far_the_training_is(tmp_path: Path) -> None:
     facts = {key: METRICS[key] for key in ("data", "train_images", "train_steps", "train_batch_size", "objective")}
     card = fill_card(saved(tmp_path, {**facts, "step_of_training": 500}), "me/run")
-    assert "after 500 of 2070 steps" in card and "500 steps of 64 images" in card and "Not measured yet." in card
+    assert (
+        "after 500 of 2070 steps" in card
+        and "500 steps of 64 images" in card
+        and "There are no measurements yet." in card
+    )
 
 
 def test_samples_are_shown_if_there_are_some(folder: Path) -> None:
@@ -271,8 +297,10 @@ def test_the_tighter_bound_is_told_with_what_it_is_of(folder: Path) -> None:
     card = ModelCard(fill_card(folder, "me/digits"))
     values = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert values["bits_per_dim_importance_weighted"] == 1.7123
-    assert "8 paths of 100 steps for every image" in card.text and "1.7123 ± 0.0123 bits/dim" in card.text
-    assert "With one path its bound is\n1.7457." in card.text
+    assert (
+        "of the chain of 100 steps, with 8 paths per\nimage" in card.text and "1.7123 ± 0.0123 bits/dim" in card.text
+    )
+    assert "With one path the bound is\n1.7457." in card.text
     assert check_card(str(card)) == ([], [])
     del weighted["bits_per_dim_by_number_of_paths"]  # an older run's
     (folder / "metrics.json").write_text(json.dumps({**METRICS, "importance_weighted": weighted}))
@@ -317,7 +345,7 @@ def test_results_of_others_stay_and_ours_are_replaced(folder: Path) -> None:
 def test_figures_that_hold_no_more_are_taken_out_and_those_of_others_stay(tmp_path: Path, folder: Path) -> None:
     old, bare = fill_card(folder, "me/digits"), fill_card(saved(tmp_path / "bare"), "me/digits")
     merged = merge_cards(old, bare, are_figures_gone=True)
-    assert "model-index" not in merged and "Not measured yet." in merged and "1.7521" not in merged
+    assert "model-index" not in merged and "There are no measurements yet." in merged and "1.7521" not in merged
     assert "value: 1.7521" in merge_cards(old, bare)  # the same weights, without their figures at hand
     other = old.replace("type: bits_per_dim", "type: fid")
     (result,) = ModelCard(merge_cards(other, bare, are_figures_gone=True)).data.eval_results
@@ -352,4 +380,4 @@ def test_figures_of_a_later_version_do_not_break_the_card(tmp_path: Path, folder
     for leftover in ("{{", "{%", "None", "Undefined", "caption"):
         assert leftover not in card
     null = fill_card(saved(tmp_path / "null", {"bits_per_dim": None}), "me/model")  # as a NaN was once written
-    assert "Not measured yet." in null and "model-index" not in null
+    assert "There are no measurements yet." in null and "model-index" not in null

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""A NaN is an error that says where it came from: the examples, or the model's output and the timesteps of it."""
+"""A NaN raises an error that names its origin: the examples, or the model's output and its timesteps."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_learned_variance_beyond_float32_is_no_fault_of_the_output():
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
         return torch.cat([x_t, -200 * (t == 5).to(x_t).reshape(-1, 1, 1, 1) * torch.ones_like(x_t)], dim=1)
 
-    with pytest.raises(ValueError, match="The bound is not finite at timestep 5, though what `denoise` gives is"):
+    with pytest.raises(ValueError, match="The bound is not finite at timestep 5, though the output of `denoise` is"):
         bits_per_dim(denoise, scheduler_of(variance_type="learned"), [X])
 
 
@@ -129,7 +129,7 @@ def test_a_prior_of_a_flow_must_be_a_number():
 
 
 def test_langevin_samples():
-    with pytest.raises(ValueError, match="The samples are not finite: what `denoise` gives is not"):
+    with pytest.raises(ValueError, match="The samples are not finite: the output of `denoise` is not"):
         predictor_corrector(broken(3), scheduler_of(), X)
 
 

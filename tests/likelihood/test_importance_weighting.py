@@ -244,7 +244,7 @@ def test_parts_merge_to_the_whole():
     assert (whole.num_examples, whole.num_model_evaluations) == (5, 60)
     assert 0 < whole.standard_error < math.inf
     for parts in ([], [first, scored(random_levels(2, 2), num_paths=2)]):
-        with pytest.raises(ValueError, match="all with as many paths"):
+        with pytest.raises(ValueError, match="all with the same number of paths"):
             ImportanceWeightedBits.merged(parts)
 
 

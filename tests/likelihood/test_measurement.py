@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Denoising errors measured on data, against those known in closed form, and what a scheduler makes of them."""
+"""Denoising errors measured on data against closed forms, and their use by a scheduler."""
 
 from __future__ import annotations
 
@@ -308,7 +308,7 @@ def test_what_is_missing_is_said():
         scheduler.step(sample, 500, sample)
     with pytest.raises(ValueError, match="'log_snr', 'optimal', but is 'even'"):
         scheduler.set_timesteps(10, timestep_spacing="even")
-    with pytest.raises(ValueError, match="no use for it"):
+    with pytest.raises(ValueError, match="it has no effect on `timesteps`"):
         scheduler.set_timesteps(timesteps=[5, 4], timestep_spacing="log_snr")
     with pytest.raises(ValueError, match="must map"):
         DDPMPaperScheduler(denoising_errors={"errors": [1.0]})

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The continuous view against closed forms: densities by the flow, the flow itself, scores, Langevin corrections."""
+"""The continuous view against closed forms: densities by the ODE, the ODE itself, scores, Langevin corrections."""
 
 from __future__ import annotations
 

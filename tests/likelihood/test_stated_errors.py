@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The errors that bounds state, against the spread seen when they are computed again and again."""
+"""The stated errors of bounds against the spread of repeated computations."""
 
 from __future__ import annotations
 

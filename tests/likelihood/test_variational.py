@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""likelihood: the terms of the bound against their definition, and their estimates."""
+"""variational: the terms of the bound against their definition, and their estimates."""
 
 from __future__ import annotations
 

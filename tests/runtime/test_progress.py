@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Progress in a log file is a line now and then, and on a terminal a bar."""
+"""Progress is a bar on a terminal, and an occasional line in a log file."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""examples/randomness.py: what is drawn depends on its address, and on nothing else."""
+"""randomness: random numbers depend only on their address."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The chain follows `scheduler.timesteps` where something is assigned to it, and refuses what is no chain."""
+"""The chain follows an assignment to `scheduler.timesteps`, which must be a valid chain."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""A scheduler follows its configuration, however and whenever that is changed.
+"""A scheduler follows its configuration after any kind of change.
 
 Training scripts switch the prediction type by `register_to_config`; stock's pipelines replace the whole configuration;
-others assign single values. What is compared with is a scheduler that was built with the new values.
+others assign single values. The tests compare with a scheduler built from the new values.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Schedulers of other classes: every one that diffusers has is converted as it is, or refused by name."""
+"""Schedulers of other classes: every class of diffusers is either converted or refused by name."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_what_is_no_scheduler_is_refused():
 
 
 def refusal(name: str) -> str:
-    return rf"^`scheduler` must be that of a DDPM \(.*\), but {name} belongs to [^.]+\.( \d{{4}}\)\.)?$"
+    return rf"^`scheduler` must have the process of a DDPM \(.*\), but {name} belongs to [^.]+\.( \d{{4}}\)\.)?$"
 
 
 @pytest.mark.parametrize("name", OTHERS)

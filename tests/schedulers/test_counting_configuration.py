@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""A step compares no values while none is set, and misses none that is, on copies that share a configuration too."""
+"""A step compares no configuration values until one is set, and notices every change, also on shared copies."""
 
 from __future__ import annotations
 

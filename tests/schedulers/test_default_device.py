@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Nothing depends on the default device: numbers come out as they do without one, on the device of the data.
+"""Nothing depends on the default device: results are the same without one, and on the device of the data.
 
 The device "meta" stands for any other: a tensor that is built there has no values, and fails where they are needed.
 """

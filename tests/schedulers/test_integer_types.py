@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Timesteps of every integer type are those of int64: none wraps around, is refused, or is taken for a mask."""
+"""Timesteps of every integer type work like int64: none overflows, is refused, or is treated as a mask."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What `DDPMPaperScheduler` adds to stock's interface, its accuracy in every dtype, and its answers to bad input."""
+"""`DDPMPaperScheduler`: its additions to stock's interface, its accuracy in every dtype, and errors for bad input."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""`DDPMPaperScheduler` in the place of `diffusers.DDPMScheduler`: arguments, configurations, methods and numbers."""
+"""`DDPMPaperScheduler` replaces `diffusers.DDPMScheduler`: arguments, configurations, methods and numbers."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What `diffusers.DDPMScheduler` gets wrong, case by case: here it must be right.
+"""The errors of `diffusers.DDPMScheduler`, case by case, which `DDPMPaperScheduler` must not have.
 
-Only our own scheduler is asserted on. Where a test runs stock too, it prints what stock does (`pytest -rP`), so that a
-correction in diffusers breaks nothing here.
+The assertions are only about our own scheduler. Tests that also run stock print its results (`pytest -rP`), so that a
+correction in diffusers does not break them.
 """
 
 from __future__ import annotations

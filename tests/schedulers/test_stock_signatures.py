@@ -1,9 +1,9 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What stock's pipelines find out about a scheduler before they use it, they find as in `DDPMScheduler`.
+"""Stock pipelines that inspect a scheduler find the same signatures as in `DDPMScheduler`.
 
-They look names up in the signatures of a scheduler's methods, and pass a value for each that they find: a parameter
-that stock's scheduler lacks would get a value that stock's scheduler does not get. The files of all pipelines are
-read, not imported, so that those count too whose dependencies are not installed.
+They look for parameter names in the signatures of a scheduler's methods, and pass a value for each name that exists. A
+parameter that stock's scheduler lacks would therefore get a value that stock's scheduler does not get. The files of
+all pipelines are read and not imported, so that pipelines with missing dependencies are included.
 """
 
 from __future__ import annotations

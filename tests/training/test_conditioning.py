@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Conditioning: what conditioners make of columns, their null values, and examples that lose their conditioning."""
+"""Conditioning: conditioners and their columns, null values, and examples that lose their conditioning."""
 
 from __future__ import annotations
 
@@ -251,7 +251,7 @@ def test_a_class_conditional_model_without_a_null_class_is_as_before(tmp_path: P
 )
 def test_another_null_class_is_refused(stored: Any) -> None:
     config = {"num_class_embeds": 4, "_ddpm_hf": stored}
-    with pytest.raises(ValueError, match="must be a null class after at least one other, the last, but is"):
+    with pytest.raises(ValueError, match="must name the last class as null class, after at least one other, but is"):
         number_of_classes(config)
 
 

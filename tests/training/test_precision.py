@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Mixed precision in examples/train.py: the model computes in half precision, what surrounds it in float32."""
+"""Mixed precision in examples/train.py: the model computes in half precision, everything else in float32."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def test_a_hub_that_is_away_stops_no_training(tmp_path: Path) -> None:
     with LoopbackHub() as hub:
         pass  # an address where nobody answers
     output = train_and_push(hub, tmp_path / "run", "--hub_model_id", "owner/run", "--max_train_steps", 3)
-    assert "cannot be reached; see to the network and try again. The training starts all the same." in output
+    assert "cannot be reached; check the network and try again. The training starts all the same." in output
     assert "The run is whole in its folder." in output and "ddpm_hf push" in output.splitlines()[-1]
     assert load_file(tmp_path / "run" / WEIGHTS)
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Ends of a training before its time: each is one sentence, which tells what happened and how to go on."""
+"""Early ends of a training: each prints one sentence that says what happened and how to continue."""
 
 from __future__ import annotations
 

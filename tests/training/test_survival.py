@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""A training that is killed, at any moment and again and again, ends as one that was never stopped."""
+"""A training that is killed repeatedly, at any moment, ends with the same results as one that was never stopped."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What the trackers hold after real runs, read back from their own files: all of it, once, and no secret."""
+"""The trackers' own files after real runs: everything is recorded exactly once, and no secret is."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The training step: its copy in examples/train.py, steps of a user's own, and a task that is new to the trainer."""
+"""The training step: its copy in examples/train.py, user-defined steps, and a task that is new to the trainer."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Two runs into one folder: the second is refused while the first lives, however that ends."""
+"""Two runs in one folder: the second is refused until the first has ended in any way."""
 
 from __future__ import annotations
 
