@@ -58,6 +58,7 @@ CORE = (
     "diffusion.timestep_sampling",
     "diffusion.timestep_spacing",
     "diffusion.probability_flow",
+    "diffusion.multistep",
     "diffusion.langevin",
     "diffusion.gaussian_diffusion",
     "likelihood.batches",

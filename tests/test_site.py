@@ -23,6 +23,9 @@ import ddpm_hf
 
 pytest.importorskip("mkdocs", reason="the site needs the extra docs")
 
+
+pytestmark = pytest.mark.processes(1)
+
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("diffusion", "likelihood", "schedulers", "pipelines")
 EXTENDED = (  # what users subclass or call to train something else

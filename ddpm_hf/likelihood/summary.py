@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any, ClassVar
+
+from ..diffusion.gaussian_process import unknown
 
 
 class Summary:
@@ -18,6 +21,7 @@ class Summary:
 
     total: float
     standard_error: float
+    per_example: list[float]
     num_examples: int
     num_model_evaluations: int
 
@@ -35,6 +39,27 @@ class Summary:
         """The number of examples and of model calls."""
         calls = self.num_model_evaluations / self.num_examples
         return f"{self.num_examples} example{'' if self.num_examples == 1 else 's'}, {calls:g} model calls each"
+
+    def table(self, by: str | None = None) -> dict[str, list[Any]]:
+        """Bits/dim by column, `by` and `bits_per_dim`, as `pandas.DataFrame` takes them.
+
+        Args:
+            by: what has a row each: "example", or another that the class names, which is then the default.
+
+        Raises:
+            ValueError: for anything else.
+        """
+        tables = self._tables
+        by = next(iter(tables)) if by is None else by
+        if by not in tables:
+            raise ValueError(unknown("by", by, tuple(tables)))
+        rows, bits = tables[by]
+        return {by: list(rows), "bits_per_dim": list(bits)}
+
+    @property
+    def _tables(self) -> dict[str, tuple[Iterable[int], Iterable[float]]]:
+        """By what has a row each: the numbers of the rows, and their bits/dim; the default first."""
+        return {"example": (range(self.num_examples), self.per_example)}
 
     def to_dict(self) -> dict[str, Any]:
         """All figures by name, as numbers, lists and dictionaries, for JSON."""

@@ -40,7 +40,7 @@ from .state import TrainState, gather_bad_images
 from .weight_averages import WeightAverage, averaged
 
 
-PATHS, IMAGES_ON_PATHS = 8, 512  # by default, of each of up to so many test images
+PATHS, IMAGES_ON_PATHS = 4, 512  # by default, of each of up to so many test images
 STEPS_OF_A_PATH = 50  # at most: more paths tighten the bound more than longer ones
 
 

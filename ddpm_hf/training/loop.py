@@ -11,7 +11,7 @@ from accelerate.utils import gather_object
 from ..data.batches import Batch
 from ..data.image_files import TAKE_OUT
 from ..runtime.errors import DataUnreadable, RunStopped
-from ..runtime.signals import Signals
+from ..runtime.signals import Interrupted, Signals
 from .due import at_the_end_of_an_epoch, is_anything_due, saved_before_stopping, what_is_due
 from .plan import step_work
 from .report import report
@@ -37,13 +37,18 @@ def train(state: TrainState, signals: Signals, training_step: TrainingStep = tra
     with clock.phase(TRAINING, is_last=True), contextlib.closing(iter(state.batches)) as batches:
         state.prepared.train()
         clock.show((state.step, state.steps), at_once=True)
+        awaited = signals.awaited(batches)
         while state.step < state.steps:
             place = state.batches.place()
             try:
-                take_step(state, batches, progress, training_step)
+                take_step(state, awaited, progress, training_step)
             except DataUnreadable as stop:
                 state.batches.rewind(place)
                 raise RunStopped(f"{stop} {saved_before_stopping(state)}") from stop
+            except Interrupted:
+                state.batches.rewind(place)
+                saved_before_stopping(state)
+                raise
             clock.advance(work, (state.step, state.steps), note)
             if is_time_to_report(state, progress, signals):
                 reported, note = report(state, progress, reported)

@@ -128,7 +128,7 @@ def test_reports_have_the_keys_of_the_schema() -> None:
     weighted = paths_report(ImportanceWeightedBits({1: 1.5, 2: 1.25}, [1.0, 1.5], 40))
     assert weighted.keys() == get_type_hints(WeightedBound).keys()
     images = torch.rand(3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-    quality = quality_of(images, 10, images, images)
+    quality = quality_of(images, 10, images.repeat(4, 1, 1, 1), images)
     assert quality.keys() == get_type_hints(QualityFigures).keys()
     checked({"importance_weighted": weighted, **quality})
 

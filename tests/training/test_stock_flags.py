@@ -404,6 +404,7 @@ def test_the_flowers_command_runs(images: Path, tmp_path: Path) -> None:
     assert DDPMPipeline.from_pretrained(output).unet.config.sample_size == 64
 
 
+@pytest.mark.slow
 def test_the_multi_gpu_command_runs_on_two_processes(scripts: ScriptServer, images: Path, tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     output = tmp_path / "run"
