@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Lines on the data, told at the start of a run."""
+"""Lines about the data, printed at the start of a run."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .image_streams import ImageStream
 
 
 def split_note(name: str, parts: Mapping[str, Any], listed: int | None) -> str:
-    """How many images there are to train on, to validate and to test with.
+    """The number of images for training, validation and testing.
 
     Args:
-        listed: images in the folder that a stream reads, with those that it holds out; None for other streams.
+        listed: number of images in the folder that a stream reads, including held-out ones; None for other streams.
     """
     train, validation, test = (parts[part] for part in ("train", "validation", "test"))
     if isinstance(train, ImageStream):
         count = listed or train.epoch_size
-        told = f"{'those' if count is None else count} to train on as they come"
-        told += ", but for the share that is held out" if listed and train.held_out else ""
+        told = f"{'a stream' if count is None else f'a stream of {count}'} to train on"
+        told += ", without the held-out share" if listed and train.held_out else ""
     else:
         told = f"{len(train)} to train on"
     own = f", {len(validation)} to validate with" if validation is not test else ""
@@ -29,13 +29,13 @@ def split_note(name: str, parts: Mapping[str, Any], listed: int | None) -> str:
 
 
 class HeaderCounts:
-    """Counts training images of which not all is used as it is in the file."""
+    """Counts training images that are changed when they are read."""
 
     def __init__(self) -> None:
         self.images = self.transparent = self.profiles = self.animated = 0
 
     def counted(self, headers: Iterable[Header]) -> Iterator[Header]:
-        """The same headers, which are counted as they pass."""
+        """The same headers, counted as they pass."""
         for header in headers:
             self.images += 1
             self.transparent += header.is_transparent
@@ -44,19 +44,19 @@ class HeaderCounts:
             yield header
 
     def notes(self, arguments: DataArguments, is_stream: bool = False) -> tuple[str, ...]:
-        """What is made of the images that were counted; of a stream this is the first one."""
-        told = {
+        """How the counted images are read; of a stream only the first image was counted."""
+        treated = {
             "transparency": (
                 self.transparent if arguments.channels != 4 else 0,
-                f"is put on a background of {arguments.background} (--background); --channels 4 keeps transparency",
+                f"put on a background of {arguments.background} (--background); --channels 4 keeps the transparency",
             ),
-            "a colour profile": (self.profiles, "is converted to sRGB"),
-            "several frames": (self.animated, "gives its first one alone"),
+            "a colour profile": (self.profiles, "converted to sRGB"),
+            "several frames": (self.animated, "reduced to their first frame"),
         }
         return tuple(
-            f"The first image has {what}: such an image {then}."
+            f"The first image has {what}. Such images are {how}."
             if is_stream
-            else f"{count} of {self.images} training images have {what}: such an image {then}."
-            for what, (count, then) in told.items()
+            else f"{count} of {self.images} training images have {what}. They are {how}."
+            for what, (count, how) in treated.items()
             if count
         )

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What a run tells before its first step: the data, the model, what it learns, and what is to come."""
+"""The summary before the first step: data, model, objective, device, and the phases with their expected time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WIDTH = 11  # of a column of names
 
 
 def announce(state: TrainState) -> None:
-    """Tell what is trained and how long that may take. All processes call it together; the main one tells."""
+    """Print what is trained and the time expected. All processes call it together; the main one prints."""
     state.clock.expect(expected_phases(state))
     if not state.accelerator.is_main_process:
         return
@@ -32,7 +32,7 @@ def announce(state: TrainState) -> None:
 
 
 def summary(state: TrainState) -> list[str]:
-    """The lines, in two columns; below the data are the notes on them."""
+    """The lines, in two columns; notes on the data are below the data."""
     first, *notes = state.data.notes or (split_note(state.data.name, vars(state.data), None),)
     return [
         *_row("data", first, *state.task.data_lines(state.data), *notes),
@@ -49,7 +49,7 @@ def _row(name: str, *lines: str) -> list[str]:
 
 def _model(state: TrainState) -> str:
     parameters = sum(parameter.numel() for parameter in state.model.parameters())
-    network = "a network of its own" if state.preset is None else f"preset {state.preset}"
+    network = "no preset" if state.preset is None else f"preset {state.preset}"
     told = [each.summary for each in state.conditioners.members]
     given = f", given {', '.join(told)}" if told else ""
     return f"{type(state.model).__name__} of {_count(parameters)} parameters ({network}){given}"
@@ -83,15 +83,15 @@ def _plural(count: int, noun: str) -> str:
 
 
 def _to_come(state: TrainState) -> Iterator[str]:
-    """A line for each phase that has work, and one for all of them."""
+    """A line for each phase that has work, and one for the whole run."""
     phases, left = state.clock.phases, state.clock.left
     for name, what in _contents(state).items():
         if phases[name].work:
             yield f"{name:{WIDTH}}{what:44}{_time(phases[name])}".rstrip()
     if left is None:
-        yield "The time that this takes is told once the first steps are made."
+        yield "The time expected follows after the first steps."
     else:
-        yield f"About {duration(left)} in all, told anew as the run goes on."
+        yield f"About {duration(left)} in all; the estimate is renewed during the run."
 
 
 def _time(phase: Phase) -> str:
@@ -101,13 +101,13 @@ def _time(phase: Phase) -> str:
 
 
 def _contents(state: TrainState) -> dict[str, str]:
-    """What is done in each phase."""
+    """What each phase does."""
     training, test = state.training, len(state.data.test)
     made = f"{state.step} of them made" if state.step else ""
     samples = max(training.eval_batch_size, training.num_quality_samples)
     return {
         TRAINING: ", ".join(filter(None, (_plural(state.steps, "step"), made))),
-        MEASURING: "its errors on training images",
+        MEASURING: "the model's errors on training images",
         SAMPLING: f"{_plural(samples, 'image')} in {_plural(state.inference_steps, 'step')} at the end",
         SCORING: f"{_plural(test, 'test image')} at the end" if test else "validation images",
         SAVING: f"in {state.folder}",

@@ -136,8 +136,8 @@ def test_images_with_and_without_transparency_are_trained_on_together_and_told(t
     contents = [encoded(noise(8, 8, 4)), encoded(noise(8, 8, 3)), encoded(noise(8, 8, 4, seed=1))]
     said = notes(tmp_path / "data", contents, background="#808080")
     assert (
-        "2 of 3 training images have transparency: such an image is put on a background of #808080 (--background);"
-        " --channels 4 keeps transparency." in said
+        "2 of 3 training images have transparency. They are put on a background of #808080 (--background);"
+        " --channels 4 keeps the transparency." in said
     )
     assert "transparency" not in notes(tmp_path / "four", contents, channels=4)
     assert "transparency" not in notes(tmp_path / "opaque", [encoded(noise(8, 8, 3))] * 2)
@@ -153,7 +153,7 @@ def test_a_run_on_icons_is_told_of_the_background(tmp_path: Path, streaming: lis
     output = train(
         tmp_path / "run", *TINY, *more, *streaming, "--train_data_dir", tmp_path / "data", "--test_fraction", 0
     )
-    assert "such an image is put on a background of white (--background)" in output
+    assert "They are put on a background of white (--background)" in output
     assert '"in_channels": 3' in (tmp_path / "run" / "unet" / "config.json").read_text()
 
 
@@ -275,7 +275,7 @@ def test_a_profile_of_no_use_changes_nothing(profile: bytes) -> None:
 def test_profiles_are_told(tmp_path: Path) -> None:
     contents = [encoded(noise(8, 8, 3), icc_profile=ADOBE), encoded(noise(8, 8, 3))]
     said = notes(tmp_path / "data", contents)
-    assert "1 of 2 training images have a colour profile: such an image is converted to sRGB." in said
+    assert "1 of 2 training images have a colour profile. They are converted to sRGB." in said
 
 
 # --- orientation ----------------------------------------------------------------------------------------------------
@@ -345,7 +345,7 @@ def test_of_several_frames_the_first_is_used_and_that_is_told(tmp_path: Path, fo
     content = encoded(frames[0], form, save_all=True, append_images=frames[1:], **options)
     assert (made(content) == (255, 0, 0)).all()
     said = notes(tmp_path / "data", [content, encoded(noise(8, 8, 3))])
-    assert "1 of 2 training images have several frames: such an image gives its first one alone." in said
+    assert "1 of 2 training images have several frames. They are reduced to their first frame." in said
 
 
 # --- long images ----------------------------------------------------------------------------------------------------

@@ -422,14 +422,14 @@ def test_training_tells_of_the_data_at_the_start(tmp_path: Path, streaming: list
     files = [f"{split}/{i}.png" for split in ("train", "test") for i in range(6)]
     folder = save(tmp_path / "data", [*files, "how to test.md"])
     output = train(tmp_path / "run", *RUN, "--train_data_dir", folder, *streaming)
-    told = "6 to train on as they come" if streaming else "6 to train on"
+    told = "a stream of 6 to train on" if streaming else "6 to train on"
     assert f"Images of data: {told}, 6 to test with.\n" in output
     assert "Left out: 1 file that is not an image (how to test.md)." in output
 
 
 def test_a_stream_that_holds_out_images_says_so(tmp_path: Path) -> None:
     data = load(save(tmp_path / "data", [f"{i}.png" for i in range(12)]), streaming=True, test_fraction=0.4)
-    told = "Images of data: 12 to train on as they come, but for the share that is held out"
+    told = "Images of data: a stream of 12 to train on, without the held-out share"
     assert data.notes[0] == f"{told}, {len(data.test)} to test with."
 
 

@@ -57,7 +57,7 @@ def test_the_digits_are_told(tmp_path: Path) -> None:
         "Images of scikit-learn digits: 150 to train on, 24 to validate with, 24 to test with.",
         "8x8 pixels, 1 channel (grey), 17 levels, not mirrored",
     ]
-    assert found["model"] == ["UNet2DModel of 19 778 parameters (a network of its own)"]
+    assert found["model"] == ["UNet2DModel of 19 778 parameters (no preset)"]
     assert found["learns"] == [
         "v_prediction, variance learned_range, by objective rate; 6 timesteps, schedule log_snr"
     ]
@@ -88,7 +88,7 @@ def test_transparent_icons_of_mixed_sizes_are_told_and_composited(tmp_path: Path
 def test_classes_are_told(tmp_path: Path) -> None:
     arguments = [*TINY, "--num_class_embeds", 10, "--max_train_steps", 1, "--gradient_accumulation_steps", 2]
     found = rows(train(tmp_path / "run", *arguments))
-    assert found["model"][0].endswith("(a network of its own), given 10 classes")
+    assert found["model"][0].endswith("(no preset), given 10 classes")
     assert found["on"][0].endswith("; 32 images a step, 2 batches accumulated")
 
 
@@ -110,7 +110,7 @@ def test_the_time_of_a_compiled_model_follows(tmp_path: Path) -> None:
         with mock.patch.object(type(state), "is_compiled", True):
             state.clock.expect(plan.expected_phases(state))
         to_come = summary_of(state)["to come"]
-    assert to_come[-1] == "The time that this takes is told once the first steps are made."
+    assert to_come[-1] == "The time expected follows after the first steps."
     assert to_come[0].endswith("2 steps")
 
 
