@@ -66,7 +66,8 @@ def _misfit(model: nn.Module, x_t: Tensor) -> str | None:
     It is asked only after a failure: a model may take another layout than `[B, C, H, W]`.
     """
     channels, shape = _in_channels(model), list(x_t.shape)
-    if channels is None or x_t.ndim > 4 or (x_t.ndim == 4 and shape[1] == channels):
+    is_other_layout = x_t.ndim > 4 or (x_t.ndim == 3 and channels in shape[1:])  # a clip, a sequence
+    if channels is None or is_other_layout or (x_t.ndim == 4 and shape[1] == channels):
         return None
     hint = ""
     if x_t.ndim == 3:
