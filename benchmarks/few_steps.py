@@ -1,8 +1,8 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
 """The digits in few steps: bits/dim and sample quality by number of model calls, for our and stock's samplers.
 
-    accelerate launch examples/train.py
-    python benchmarks/few_steps.py --model runs/digits --output results.json
+    accelerate launch examples/train.py examples/configs/digits_best.yaml
+    python benchmarks/few_steps.py --model runs/digits_best --output results.json
 
 All samplers use the same weights and the same noise for each image. Samplers that do not support a learned variance
 get the model without it. Bits/dim are those of the test images; for the ODE they are an approximation with this number
@@ -14,6 +14,7 @@ and written as JSON, which gets every row as soon as it is complete; --resume co
 
 from __future__ import annotations
 
+import argparse
 import math
 import time
 from collections.abc import Callable
@@ -43,7 +44,7 @@ from ddpm_hf.evaluation.sample_quality import Judge
 from ddpm_hf.evaluation.sampling import by_number, draw_images, draw_images_by_ode
 from ddpm_hf.evaluation.scoring import load_pipeline, score
 from ddpm_hf.evaluation.subject import Subject
-from ddpm_hf.reporting.figures import FIGURES, save_by_calls
+from ddpm_hf.reporting.by_calls import FIGURES, save_by_calls
 from ddpm_hf.runtime.threads import use_all_cores
 from ddpm_hf.tasks.images import load_labelled_images
 
@@ -78,14 +79,19 @@ class Trial:
     machine: accelerate.Accelerator
 
     def of_chain(
-        self, chain: DDPMPaperScheduler, spacing: str, eta: float | None = None, model: UNet2DModel | None = None
+        self,
+        chain: DDPMPaperScheduler,
+        spacing: str,
+        eta: float | None = None,
+        model: UNet2DModel | None = None,
+        order: int = 1,
     ) -> Method:
-        """Ancestral sampling along a chain, or DDIM."""
+        """Ancestral sampling along a chain, DDIM, or DPM-Solver++(2M), of order 2."""
         chained = DDPMPaperPipeline(self.unet if model is None else model, chain)
         chained.set_progress_bar_config(disable=True)
 
         def samples(K: int, count: int, seed: int) -> Tensor:
-            return draw_images(chained, count, BATCH, K, seed, self.machine, None, spacing, eta)
+            return draw_images(chained, count, BATCH, K, seed, self.machine, None, spacing, eta, None, order)
 
         def bits(K: int) -> dict[str, float]:
             chain.set_timesteps(K, timestep_spacing=spacing)
@@ -149,6 +155,8 @@ def methods_of(
         "σ*, even times": trial.of_chain(copy(best), "linspace"),
         "σ*, optimal times": trial.of_chain(copy(best), "optimal"),
         "DDIM, η = 0": trial.of_chain(copy(best), "linspace", eta=0.0),
+        "DPM-Solver++(2M), even times": trial.of_chain(copy(best), "trailing", eta=0.0, order=2),
+        "DPM-Solver++(2M), optimal times": trial.of_chain(copy(best), "optimal", eta=0.0, order=2),
         "ODE": trial.of_ode(best),
         "stock DDPM": trial.of_stock(DDPMScheduler, stock, variance_type="fixed_small", **even),
         "stock DDIM": trial.of_stock(DDIMScheduler, stock, **even),
@@ -235,7 +243,7 @@ def cell(figures: dict[str, float], name: str) -> str:
     return f"{figures[name]:.3f}{deviation}"
 
 
-def main() -> None:
+def arguments_of() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser = parser_of(__doc__, "few_steps")
     parser.add_argument("--model", default="runs/digits", help="a folder, or a name on the Hub")
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 25, 50, 100, 1000], help="model calls")
@@ -249,6 +257,11 @@ def main() -> None:
     arguments = parse(parser)
     if min(arguments.steps) < 2:
         parser.error("--steps must be at least 2: a single call leaves none for a step of the ODE.")
+    return parser, arguments
+
+
+def main() -> None:
+    parser, arguments = arguments_of()
     device = torch.device("cpu")
     use_all_cores(device)
     images = load_labelled_images(DataArguments())
@@ -258,7 +271,10 @@ def main() -> None:
     if unknown := set(arguments.methods or ()) - set(methods):
         parser.error(f"There is no method {', '.join(sorted(unknown))}; there are {'; '.join(methods)}.")
     references = judge.references(images.test, arguments.samples)
-    facts = {"test images": references, "threads": torch.get_num_threads()}
+    facts = {
+        "test images": references | {"images": min(len(images.test), arguments.samples)},
+        "threads": torch.get_num_threads(),
+    }
     if arguments.flow_images:
         options = EvaluationArguments(num_flow_images=arguments.flow_images, batch_size=BATCH, seed=arguments.seed)
         subject = Subject(pipeline, images.test, options, accelerate.Accelerator())
@@ -274,7 +290,8 @@ def main() -> None:
         save_report(arguments.output, results, diffusers, sklearn, **facts)
     print(table(results))
     by_calls = {name: {int(K): row for K, row in rows.items()} for name, rows in results.items()}
-    save_by_calls(by_calls, references, arguments.output.with_suffix(".png"))
+    comparable = references if len(images.test) >= arguments.samples else {}  # of fewer images distances are larger
+    save_by_calls(by_calls, comparable, arguments.output.with_suffix(".png"))
     print(f"written to {arguments.output}")
 
 

@@ -50,6 +50,7 @@ from ddpm_hf.evaluation.scoring import check_fit, follow, load_pipeline
 from ddpm_hf.evaluation.subject import Subject
 from ddpm_hf.pipelines.guidance import Guidance
 from ddpm_hf.pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
+from ddpm_hf.reporting.style import BLUE, GREEN, VERMILION
 from ddpm_hf.runtime.threads import use_all_cores
 from ddpm_hf.tasks.images import load_labelled_images
 
@@ -178,19 +179,19 @@ def plot(results: dict[str, dict[str, Any]], references: dict[str, float], path:
     figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
     errors = [row["bits_per_dim_standard_error"] for row in results.values()]
     bits = [row["bits_per_dim"] for row in results.values()]
-    axes[0].errorbar(scales, bits, errors, marker="o", capsize=3, label="bound of the guided chain")
+    axes[0].errorbar(scales, bits, errors, marker="o", capsize=3, color=BLUE, label="bound of the guided chain")
     fine = torch.linspace(min(scales), max(scales), 100).tolist()
-    axes[0].plot(fine, list(map(parabola(results), fine)), "--", color="tab:orange", label="parabola")
+    axes[0].plot(fine, list(map(parabola(results), fine)), "--", color=VERMILION, label="parabola")
     axes[0].set_ylabel("bits/dim given the class")
     for axis, (name, title) in zip(axes[1:], SAMPLED.items(), strict=True):
         values = [row[name] for row in results.values()]
         deviations = [row.get(f"{name}_deviation", 0.0) for row in results.values()]
-        axis.errorbar(scales, values, deviations, marker="o", capsize=3, color="tab:green", label="samples")
+        axis.errorbar(scales, values, deviations, marker="s", capsize=3, color=GREEN, label="samples")
         if name in references:
             axis.axhline(references[name], color="black", linewidth=0.8, linestyle=":", label="test images")
         axis.set_ylabel(title)
     for axis in axes:
-        axis.set_xlabel("guidance scale w")
+        axis.set_xlabel("guidance scale w (1: the conditional model)")
         axis.grid(alpha=0.3)
         axis.legend()
     figure.savefig(path, dpi=110)
@@ -200,7 +201,8 @@ def plot(results: dict[str, dict[str, Any]], references: dict[str, float], path:
 def trained(folder: Path, max_train_steps: int | None) -> Path:
     """A class-conditional model of the digits, trained with 10 % of the classes dropped unless it is there."""
     if not (folder / "metrics.json").exists():
-        flags = ["--num_class_embeds", "10", "--conditioning_dropout_prob", "0.1", "--output_dir", str(folder)]
+        flags = [str(ROOT / "examples" / "configs" / "digits_best.yaml"), "--output_dir", str(folder)]
+        flags += ["--num_class_embeds", "10", "--conditioning_dropout_prob", "0.1"]
         flags += ["--resume_from_checkpoint", "latest"]
         flags += [] if max_train_steps is None else ["--max_train_steps", str(max_train_steps)]
         subprocess.run([sys.executable, str(ROOT / "examples" / "train.py"), *flags], check=True)

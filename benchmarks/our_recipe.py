@@ -40,7 +40,7 @@ def prepare_ours(folder: Path, *flags: str, config: Path | None = None, task: ty
 def train_ours(state: TrainState, batches: Any) -> None:
     """Run examples/train.py's own loop, with a replacement for the run's batches that yields the same ones."""
     given, state.batches = state.batches, batches
-    ours.train(state, SimpleNamespace(caught=None))  # Ctrl-C ends the benchmark at once
+    ours.train(state, SimpleNamespace(caught=None, awaited=iter))  # Ctrl-C ends the benchmark at once
     state.batches = given
 
 

@@ -47,11 +47,26 @@ class WeightedBound(TypedDict, total=False):
     images: int
 
 
+class EqualNumbers(TypedDict, total=False):
+    """Fréchet distances of pixels of equally many images of each kind, all from the same other training images.
+
+    The distance of two samples of one distribution is not 0, and falls with their sizes: only those of equal sizes can
+    be compared.
+    """
+
+    images: int  # of each kind
+    reference_images: int  # the training images that are not among those of `training_images`
+    samples: float
+    training_images: float
+    test_images: float | None  # None for fewer than two test images
+
+
 class QualityFigures(TypedDict, total=False):
     """How close the samples are to the training images."""
 
     frechet_distance_pixels: float
-    frechet_distance_pixels_of_test_images: float | None  # None for fewer than two test images
+    frechet_distance_pixels_of_test_images: float | None  # of all of them; None for fewer than two
+    frechet_distance_pixels_at_equal_numbers: EqualNumbers
     quality_resolution: str | None  # "16×16" if larger images were averaged down
     quality_samples: int
     quality_inference_steps: int
@@ -93,6 +108,7 @@ class Metrics(BoundFigures, QualityFigures, RunFacts, total=False):
     validation: list[Validation]
     validation_bits_per_dim_by_ema_decay: dict[str, float]
     train_seconds: float
+    seconds_by_phase: dict[str, float]  # training, measuring, sampling, scoring, saving
     step_of_training: int  # only in a snapshot
 
 

@@ -19,6 +19,7 @@ os.environ.update(HF_HOME=_home, HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", MP
 os.environ.pop("HF_DATASETS_CACHE", None)
 
 import hypothesis  # noqa: E402
+import processes  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from in_process import a_process  # noqa: E402
@@ -39,6 +40,17 @@ LONGEST = "test_survival.py"  # of the slow tests: begun last, it would run on a
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest file comes first; the others stay in their order."""
     items.sort(key=lambda item: item.path.name != LONGEST)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_processes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The fast tests of a file start as many processes as its marker `processes` says, and none without it."""
+    before = processes.started
+    yield
+    is_fast = not any(item.path == request.path and item.get_closest_marker("slow") for item in request.session.items)
+    marker = request.node.get_closest_marker("processes")
+    allowed, started = marker.args[0] if marker else 0, processes.started - before
+    assert not is_fast or started <= allowed, f"{request.path.name} started {started} processes, not {allowed}"
 
 
 @pytest.fixture(autouse=True)

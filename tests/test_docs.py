@@ -3,26 +3,47 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 import inspect
+import math
 import pkgutil
 import re
+import shlex
+import shutil
+import warnings
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from tiny_models import tiny_unet
 
 import ddpm_hf
+from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, DenoisingErrors, NoiseSchedule
+from ddpm_hf.cli.parsing import parse
+from ddpm_hf.cli.train import run_arguments
+from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.evaluation.arguments import (
+    ClassificationArguments,
+    EvaluationArguments,
+    GuidanceArguments,
+    MeasurementArguments,
+    ModelPathArguments,
+    SampleArguments,
+)
+from ddpm_hf.hub.arguments import PushArguments
 
 
 ROOT = Path(__file__).resolve().parents[1]
 MATHEMATICS = ROOT / "docs" / "mathematics.md"
-DOCUMENTS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
+DOCUMENTS = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
+TROUBLESHOOTING = ROOT / "docs" / "troubleshooting.md"
+GUIDES = [ROOT / "docs" / "quick_start.md", *sorted((ROOT / "docs" / "guides").glob("*.md"))]
 CORE = (
     "diffusion.noise_schedule",
     "diffusion.gaussian_process",
@@ -37,6 +58,7 @@ CORE = (
     "diffusion.timestep_sampling",
     "diffusion.timestep_spacing",
     "diffusion.probability_flow",
+    "diffusion.multistep",
     "diffusion.langevin",
     "diffusion.gaussian_diffusion",
     "likelihood.batches",
@@ -47,6 +69,15 @@ MATHEMATICS_ROOMS = ("diffusion", "likelihood", "schedulers")
 
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 CODE_SPAN = re.compile(r"`([^`\n]+)`")
+COMMAND = re.compile(r"(?:ddpm-hf |examples/)(train|sample|evaluate|measure|classify|push)(?:\.py)?(?= |$)(.*)")
+ARGUMENTS = {
+    "train": run_arguments(),
+    "sample": (ModelPathArguments, SampleArguments, GuidanceArguments),
+    "evaluate": (ModelPathArguments, DataArguments, EvaluationArguments, GuidanceArguments),
+    "measure": (ModelPathArguments, DataArguments, MeasurementArguments),
+    "classify": (ModelPathArguments, DataArguments, ClassificationArguments),
+    "push": (PushArguments,),
+}
 DOTTED_NAME = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)(?:\(.*\))?")
 
 
@@ -109,6 +140,35 @@ def public_names(module: ModuleType) -> Iterator[str]:
                     yield f"{prefix}.{name}.{member}"
 
 
+def name_of(document: Path) -> str:
+    """Relative to the repository."""
+    return document.relative_to(ROOT).as_posix()
+
+
+def commands() -> Iterator[str]:
+    """The commands of ours in the documents, such as "train --seed 1"."""
+    for document in DOCUMENTS:
+        for match in FENCE.finditer(document.read_text(encoding="utf-8")):
+            lines = match[2].replace("\\\n", " ").splitlines() if match[1] == "bash" else []
+            yield from (command[1] + command[2] for command in map(COMMAND.search, lines) if command)
+
+
+@cache
+def messages() -> list[str]:
+    """The strings in the package, with "…" in the place of values."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "ddpm_hf").rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    formatted = [node.values for node in nodes if isinstance(node, ast.JoinedStr)]
+    plain = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return [
+        *plain,
+        *(
+            "".join(getattr(part, "value", "") if isinstance(part, ast.Constant) else "…" for part in parts)
+            for parts in formatted
+        ),
+    ]
+
+
 def anchors(document: Path) -> set[str]:
     """What GitHub makes of the headings."""
     headings = re.findall(r"^#+ (.+)$", prose(document), re.MULTILINE)
@@ -136,18 +196,89 @@ def test_the_mathematics_runs() -> None:
             exec(compile(block, str(MATHEMATICS), "exec"), namespace)
 
 
-@pytest.mark.parametrize("document", [path for path in DOCUMENTS if path != MATHEMATICS], ids=lambda path: path.name)
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the models that the guides name: tiny, untrained, with learned variances and measured errors."""
+    folder = tmp_path_factory.mktemp("guides")
+    log_snr = torch.linspace(9, -9, 10).tolist()
+    scheduler = DDPMPaperScheduler.from_schedule(
+        NoiseSchedule.linear_log_snr(1000, 9.0, -9.0),
+        prediction_type="v_prediction",
+        variance_type="learned_range",
+        num_levels=17,
+        denoising_errors=DenoisingErrors(log_snr, [1 / (1 + math.exp(value)) for value in log_snr]),
+    )
+    classes = {"num_class_embeds": 11, "_ddpm_hf": {"null_class": 10}}
+    for name, of_classes in (("digits", {}), ("guided", classes)):
+        unet = tiny_unet(1, 2, 8, **{key: value for key, value in of_classes.items() if key[0] != "_"})
+        unet.register_to_config(**of_classes)
+        DDPMPaperPipeline(unet, scheduler).save_pretrained(folder / "runs" / name)
+    return folder
+
+
+@pytest.mark.parametrize("document", GUIDES, ids=name_of)
+def test_the_guides_run(document: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From top to bottom, where their models lie."""
+    monkeypatch.chdir(shutil.copytree(runs, tmp_path / "guides"))
+    namespace: dict[str, Any] = {}
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)
+        for block in python_blocks(document):
+            exec(compile(block, str(document), "exec"), namespace)
+
+
+@pytest.mark.parametrize("name", ["lucidrains", "improved_diffusion"])
+def test_models_of_others_are_scored(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """With stand-ins, of what the pages say that those have: attributes, and the way a model is called."""
+    unet = tiny_unet(1, 2 if name == "improved_diffusion" else 1, 8)
+
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+            return unet(x, timesteps).sample
+
+    diffusion = SimpleNamespace(
+        model=Model(), betas=torch.linspace(1e-4, 0.02, 1000), objective="pred_v", num_timesteps=1000
+    )
+    diffusion.rescale_timesteps = True
+    levels = torch.randint(256, (2, 1, 8, 8), generator=torch.Generator().manual_seed(0)) / 255
+    namespace = {"diffusion": diffusion, "model": Model(), "batch": levels, "images": levels * 2 - 1}
+    for block in python_blocks(ROOT / "docs" / "coming_from" / f"{name}.md"):
+        exec(compile(block, name, "exec"), namespace)
+    assert "bits/dim" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("document", [path for path in DOCUMENTS if path != MATHEMATICS], ids=name_of)
 def test_other_examples_compile(document: Path) -> None:
     for block in python_blocks(document):
         compile(block, str(document), "exec")
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_links_within_a_document_lead_somewhere(document: Path) -> None:
-    assert set(re.findall(r"\]\(#([^)]+)\)", prose(document))) <= anchors(document)
+@pytest.mark.parametrize("command", sorted(set(commands())))
+def test_commands_are_taken(command: str) -> None:
+    """Every command of the documents that is ours names arguments that there are, with values that can be read."""
+    verb, *arguments = shlex.split(command, comments=True)
+    if arguments and arguments[0].endswith(".yaml"):
+        arguments[0] = str(ROOT / arguments[0])
+    parse(verb, *ARGUMENTS[verb], argv=arguments)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("quote", re.findall(r'^\| "(.+?)" \|', TROUBLESHOOTING.read_text(encoding="utf-8"), re.M))
+def test_quoted_messages_are_messages(quote: str) -> None:
+    parts = [re.escape(part) for part in quote.split("…")]
+    assert any(re.search("…".join(parts), message) for message in messages())
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_links_lead_to_files_and_headings(document: Path) -> None:
+    for link in re.findall(r"\]\((?![a-z]+:)([^)\s]+)\)", prose(document)):
+        path, _, anchor = link.partition("#")
+        target = document.parent / path if path else document
+        assert target.exists(), link
+        made_by_the_site = anchor.startswith("ddpm_hf.")
+        assert not anchor or made_by_the_site or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_inline_formulas_end_on_their_line(document: Path) -> None:
     """GitHub does not set a formula that is broken over two lines."""
     lines = CODE_SPAN.sub("", prose(document)).splitlines()

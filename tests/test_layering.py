@@ -15,6 +15,9 @@ import pytest
 import ddpm_hf
 
 
+pytestmark = pytest.mark.processes(2)
+
+
 PACKAGE = Path(ddpm_hf.__file__).parent
 ROOMS = [  # each may import itself and those before it
     "runtime",

@@ -22,6 +22,9 @@ import ddpm_hf
 from ddpm_hf import DDPMPaperScheduler
 
 
+pytestmark = pytest.mark.processes(1)
+
+
 NAMES = {  # by module; without constants that only tune an algorithm, and protocols, which no caller needs
     "decoders": """
         discretized_gaussian_log_likelihood gaussian_log_density discrete_normal_log_likelihood decoder_nll

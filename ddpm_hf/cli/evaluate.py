@@ -19,7 +19,8 @@ from ..evaluation.sample_quality import Judge
 from ..evaluation.scoring import check_fit, follow, load_as_they_are, load_pipeline, split_of
 from ..evaluation.subject import Subject
 from ..likelihood.variational import BitsPerDim
-from ..reporting.figures import save_evaluation, save_few_steps
+from ..reporting.by_calls import save_few_steps
+from ..reporting.figures import save_evaluation
 from ..reporting.lines import evaluation_report, weighted_line
 from ..reporting.tables import few_steps_table
 from ..runtime.errors import user_errors
@@ -57,7 +58,7 @@ def evaluate(
     chains = score_few_steps(subject, judge)
     flow = subject.likelihood_by_ode() if evaluation.num_flow_images else None
     if accelerator.is_main_process:
-        references = {} if judge is None else judge.references(subject.images, evaluation.num_quality_samples)
+        references = {} if judge is None else references_of(judge, subject.images, evaluation.num_quality_samples)
         more = {
             **guidance_report(guiding),
             "importance_weighted": weighted,
@@ -66,6 +67,12 @@ def evaluate(
             "flow": flow,
         }
         write_evaluation(result, subject, folder, model.model_name_or_path, more)
+
+
+def references_of(judge: Judge, images: LevelImages, count: int) -> dict[str, Any]:
+    """The figures of up to `count` real images, and how many these are: of fewer, distances are larger."""
+    figures = judge.references(images, count)
+    return {**figures, "images": min(count, len(images))} if figures else {}
 
 
 def choose_subject(
@@ -108,7 +115,9 @@ def write_evaluation(result: BitsPerDim, subject: Subject, folder: Path, model: 
     picture = folder / "evaluation.png"
     save_evaluation(result, subject.pipeline, *images.batch(0, 3), picture, seed, subject.guidance)
     if more["few_steps"]:
-        references = {"bits_per_dim": result.total} | more["test_images_as_samples"]
+        real = more["test_images_as_samples"]
+        is_equal = real.get("images") == subject.evaluation.num_quality_samples
+        references = {"bits_per_dim": result.total} | (real if is_equal else {})
         save_few_steps(more["few_steps"], references, folder / "few_steps.png")
         print(few_steps_table(more["few_steps"]))
     if more["flow"] is not None:

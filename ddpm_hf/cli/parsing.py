@@ -16,8 +16,12 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser
 
+from ..runtime.arguments import completed, with_given
 from ..tasks.arguments import RECIPES, DiffusionArguments
 from .parser import build_parser, names, nearest
+
+
+_NOT_GIVEN = object()
 
 
 def parse(script: str, *classes: type, argv: Sequence[str] | None = None) -> tuple[Any, ...]:
@@ -30,8 +34,6 @@ def parse(script: str, *classes: type, argv: Sequence[str] | None = None) -> tup
     settings = {}
     if argv and argv[0].endswith((".yaml", ".yml", ".json")):
         settings = _read_settings(parser, classes, Path(argv.pop(0)))
-    if DiffusionArguments in classes:
-        settings = _recipe(parser, argv, settings) | settings
     parser.set_defaults(**settings)
     *filled, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
     if rest:
@@ -39,6 +41,8 @@ def parse(script: str, *classes: type, argv: Sequence[str] | None = None) -> tup
         meant = nearest(flag.lstrip("-"), names(parser))
         hint = f"Did you mean --{meant}?" if meant else "--help lists the arguments."
         parser.error(f"there is no argument {flag}. {hint}")
+    given = settings.keys() | _flags_in(parser, argv)
+    filled = [_by_recipe(parser, with_given(group, given)) for group in filled]
     for group in filled:
         _expand_home(group)
     for token in filter(None, (getattr(group, "hub_token", None) for group in filled)):
@@ -54,14 +58,20 @@ def _expand_home(group: Any) -> None:
             setattr(group, field.name, os.path.expanduser(value))
 
 
-def _recipe(parser: HfArgumentParser, argv: Sequence[str], settings: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of the recipe that the flags or else the settings name."""
-    finder = argparse.ArgumentParser(add_help=False)
-    finder.add_argument("--recipe", default=settings.get("recipe", "default"))
-    name = finder.parse_known_args(argv)[0].recipe
-    if name not in RECIPES:
-        parser.error(f"`recipe` must be one of {', '.join(RECIPES)}, but is {name!r}.")
-    return RECIPES[name]
+def _flags_in(parser: HfArgumentParser, argv: Sequence[str]) -> set[str]:
+    """Names of the arguments that are given as flags."""
+    names_of_all = [action.dest for action in parser._actions]
+    parsed, _ = parser.parse_known_args(argv, argparse.Namespace(**dict.fromkeys(names_of_all, _NOT_GIVEN)))
+    return {name for name, value in vars(parsed).items() if value is not _NOT_GIVEN}
+
+
+def _by_recipe(parser: HfArgumentParser, group: Any) -> Any:
+    """The arguments of the diffusion process as their recipe has them; other groups as they are."""
+    if not isinstance(group, DiffusionArguments):
+        return group
+    if group.recipe not in RECIPES:
+        parser.error(f"`recipe` must be one of {', '.join(RECIPES)}, but is {group.recipe!r}.")
+    return completed(group, RECIPES[group.recipe])
 
 
 def _read_settings(parser: HfArgumentParser, classes: Sequence[type], path: Path) -> dict[str, Any]:

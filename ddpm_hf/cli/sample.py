@@ -1,17 +1,27 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""`ddpm-hf sample`: draw a grid of images from a saved model."""
+"""`ddpm-hf sample`: draw a grid of images from a saved model, and animate how they come about."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from ..conditioning.classes import number_of_classes, of_classes
 from ..conditioning.columns import Columns
 from ..diffusion.gaussian_process import check_eta
+from ..diffusion.multistep import check_solver_order
 from ..evaluation.arguments import GuidanceArguments, ModelPathArguments, SampleArguments
+from ..evaluation.filming import Film, draw_film
 from ..evaluation.guiding import load_guidance
 from ..evaluation.sampling import draw_images
 from ..evaluation.scoring import load_pipeline
+from ..pipelines.guidance import Guidance
+from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
+from ..reporting.animation import check_animation, images_shown, save_animation
 from ..reporting.figures import check_picture, save_grid
 from ..runtime.errors import user_errors
 from ..runtime.output_folder import claim_file
@@ -27,12 +37,9 @@ def main() -> None:
 def sample(script: str, model: ModelPathArguments, sampling: SampleArguments, guiding: GuidanceArguments) -> None:
     """Draw images on all processes; the main process writes the grid."""
     with user_errors(script):
-        for name in ("num_images", "batch_size"):
-            if getattr(sampling, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, but is {getattr(sampling, name)}.")
-        if sampling.eta is not None:
-            check_eta(sampling.eta)
+        check_sampling(sampling)
         output = claim_file(sampling.output)
+        animation = None if sampling.gif is None else claim_animation(sampling.gif, output)
         accelerator = Accelerator()
         pipeline = load_pipeline(model, accelerator.device)
         steps = len(pipeline.scheduler) if sampling.num_inference_steps is None else sampling.num_inference_steps
@@ -42,21 +49,60 @@ def sample(script: str, model: ModelPathArguments, sampling: SampleArguments, gu
         guidance = load_guidance(guiding, pipeline)
         turns = asked_by_turns(number_of_classes(pipeline.unet.config), sampling.class_labels)
     use_all_cores(accelerator.device)
-    images = draw_images(
-        pipeline,
-        sampling.num_images,
-        sampling.batch_size,
-        steps,
-        sampling.seed,
-        accelerator,
-        turns,
-        sampling.timestep_spacing,
-        sampling.eta,
-        guidance,
-    )
+    filmed = 0 if animation is None else images_shown(sampling.num_images, pipeline.example_shape)
+    images, film = draw(pipeline, sampling, steps, accelerator, turns, guidance, filmed)
     if accelerator.is_main_process:
         save_grid(images, output)
         print(f"{sampling.num_images} samples in {output}")
+        if film is not None:
+            save_animation(film.frames, film.timesteps, animation)
+            print(f"The reverse process of {filmed} of them in {animation}")
+
+
+def draw(
+    pipeline: DDPMPaperPipeline,
+    sampling: SampleArguments,
+    steps: int,
+    accelerator: Accelerator,
+    turns: Columns | None,
+    guidance: Guidance,
+    filmed: int,
+) -> tuple[Tensor, Film | None]:
+    """The images, and the film of the first `filmed` of them, if any."""
+    chain: dict[str, Any] = {
+        "timestep_spacing": sampling.timestep_spacing,
+        "eta": sampling.eta,
+        "solver_order": sampling.solver_order,
+    }
+    how = (sampling.batch_size, sampling.seed, accelerator, turns)
+    film, parts = None, []
+    if filmed:
+        film = draw_film(pipeline, filmed, *how, num_inference_steps=steps, **chain, **guidance.options)
+        parts.append(film.images)
+    if filmed < sampling.num_images:
+        batch_size, *others = how
+        options = {**chain, "guidance": guidance, "first": filmed}
+        parts.append(draw_images(pipeline, sampling.num_images, batch_size, steps, *others, **options))
+    return torch.cat(parts), film
+
+
+def check_sampling(sampling: SampleArguments) -> None:
+    """Raise ValueError, naming the argument, for arguments out of range."""
+    for name in ("num_images", "batch_size"):
+        if getattr(sampling, name) < 1:
+            raise ValueError(f"`{name}` must be at least 1, but is {getattr(sampling, name)}.")
+    if sampling.eta is not None:
+        check_eta(sampling.eta)
+    check_solver_order(sampling.solver_order, sampling.eta)
+
+
+def claim_animation(path: str, output: Path) -> Path:
+    """The path of the animation, which does not exist yet; ValueError for a name that it cannot have."""
+    check_animation(Path(path))
+    animation = claim_file(path, "gif")
+    if animation.resolve() == output.resolve():
+        raise ValueError(f"`gif` {path} must be another file than `output`.")
+    return animation
 
 
 def asked_by_turns(known: int | None, asked: list[int] | None) -> Columns | None:

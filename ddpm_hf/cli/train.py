@@ -18,6 +18,7 @@ from ..training.checkpoints import telling_how_to_resume
 from ..training.finish import finish
 from ..training.loop import train
 from ..training.setup import prepare
+from ..training.start import announce
 from ..training.state import TrainState
 from ..training.step import TrainingStep, training_step
 from .parsing import parse
@@ -48,7 +49,12 @@ def main(training_step: TrainingStep = training_step, task: type[Task] = ImageTa
         signals = Signals()
         with user_errors(script):
             state = prepare_run(arguments, task)
-        with telling_how_to_resume(state.folder), contextlib.closing(state.trackers):
+        with (
+            telling_how_to_resume(state.folder),
+            contextlib.closing(state.trackers),
+            contextlib.closing(state.clock),
+        ):
+            announce(state)
             with signals.noted():
                 train(state, signals, training_step)
             finish(state)

@@ -95,6 +95,10 @@ class ClassConditioner(Conditioner):
     arguments: ClassVar[tuple[str, ...]] = (LABELS,)
 
     @property
+    def summary(self) -> str:
+        return f"{self.num_classes} classes"
+
+    @property
     def has_null(self) -> bool:
         return self.null_class is not None
 

@@ -29,6 +29,11 @@ class Conditioner(ABC):
     arguments: ClassVar[tuple[str, ...]]
 
     @property
+    def summary(self) -> str:
+        """What a model is told, in a few words."""
+        return ", ".join(self.columns)
+
+    @property
     @abstractmethod
     def has_null(self) -> bool:
         """Whether the model was also trained without this conditioning, so that `null` and `drop` can be used."""

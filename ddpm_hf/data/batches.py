@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import gc
-import signal
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from .image_files import BadImage
 from .image_streams import ImageStream
 from .level_images import LevelImages, scaled
 from .stream_reader import Failure, Piece, Position, StreamReader
+from .workers import WatchedLoader, begin_worker, shared
 
 
 class Batch(NamedTuple):
@@ -225,8 +225,8 @@ class TrainingBatches:
 
     def _of_images(self) -> Iterator[Levels]:
         dataset = EndlessImages(self.images, self.seed, self.random_flip)
-        for batch in self._loader(dataset, batch_sampler=Places(self.shard, *self.steps)):
-            yield _checked(batch)
+        with closing(self._loader(dataset, batch_sampler=Places(self.shard, *self.steps))) as loader:
+            yield from map(_checked, loader)
 
     def _of_stream(self) -> Iterator[Levels]:
         reader = StreamReader(
@@ -243,7 +243,10 @@ class TrainingBatches:
             self._rest,
         )
         # The workers live through all epochs, and their readers count the epochs.
-        loader = self._loader(reader, batch_size=None, persistent_workers=self._workers > 0)
+        with closing(self._loader(reader, batch_size=None, persistent_workers=self._workers > 0)) as loader:
+            yield from self._batches_of(loader)
+
+    def _batches_of(self, loader: WatchedLoader) -> Iterator[Levels]:
         held: list[Piece] = []  # fewer images than a batch
         is_whole = self._positions == [None] * self._readers
         while True:
@@ -266,7 +269,7 @@ class TrainingBatches:
             self._epoch, self._turn, self._rest, is_whole = self._epoch + 1, 0, 0, True
             self._positions = [None] * self._readers
 
-    def _pieces_of_epoch(self, loader: DataLoader) -> Iterator[tuple[int, Piece]]:
+    def _pieces_of_epoch(self, loader: WatchedLoader) -> Iterator[tuple[int, Piece]]:
         """The pieces that the readers yield in turn until all have ended, each with its reader's number."""
         first, ended = self._turn, set()
         for k, piece in enumerate(loader):
@@ -278,16 +281,17 @@ class TrainingBatches:
             if len(ended) == self._readers:
                 return
 
-    def _loader(self, dataset: Dataset, **options: Any) -> DataLoader:
-        return DataLoader(
+    def _loader(self, dataset: Dataset, **options: Any) -> WatchedLoader:
+        loader = DataLoader(
             dataset,
             num_workers=self._workers,
-            collate_fn=_itself,
-            worker_init_fn=_begin_worker,
+            collate_fn=shared,
+            worker_init_fn=begin_worker,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # leaves torch's global generator unchanged
             **options,
         )
+        return WatchedLoader(loader)
 
 
 def _count(pieces: list[Piece]) -> int:
@@ -306,14 +310,3 @@ def _checked(read: Any) -> Any:
     if isinstance(read, Failure):
         raise DataUnreadable(read.sentence)
     return read
-
-
-def _begin_worker(number: int) -> None:
-    """Let a worker survive the first signal to its process group: the run still needs its last batches."""
-    gc.freeze()  # a collection would copy every page that it looks at, of all that the worker shares with its parent
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))  # at most once
-
-
-def _itself(batch: Any) -> Any:
-    return batch

@@ -15,6 +15,7 @@ Read the modules in this order:
     timestep_sampling        the timesteps at which a training step evaluates the loss
     timestep_spacing         the times that a chain visits
     guidance                 a denoiser made of two: classifier-free guidance, autoguidance
+    multistep                DDIM's steps without noise, of second order (DPM-Solver++)
     probability_flow         the ODE with the same marginals: samples and latents
     langevin                 predictor-corrector sampling
 """

@@ -38,6 +38,7 @@ from .gaussian_process import (
     q_sample,
     velocity,
 )
+from .multistep import extrapolate, extrapolation_weight
 from .numerics import Times, check_num_levels, expand_like, in_int64, nats_to_bits, upcast
 from .reverse_process import UNDETERMINED, ReverseProcess, cast_variance
 
@@ -192,6 +193,26 @@ class GaussianDiffusion(ReverseProcess):
         if isinstance(index, Tensor):
             std = std * expand_like(index > 0, mean)
         return mean.addcmul_(std, draw_noise()), x_0
+
+    def second_order_step(
+        self, model_output: Tensor, x_t: Tensor, index: int, earlier_x_0: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The noise-free step of second order, x_s and the predicted x̂_0, at least float32 (Lu et al. 2022).
+
+        Args:
+            model_output, x_t: as in `p_mean_variance`.
+            index: the pair of the whole batch.
+            earlier_x_0: the x̂_0 of the step before, from pair `index` + 1. None at the first step of a chain, which is
+                DDIM's with η = 0, as is the last one, to the data.
+        """
+        row = self.coefficients(index, 0.0)
+        mean, x_0, _ = self.predict(model_output, x_t, row)
+        if earlier_x_0 is None or index == 0:
+            return mean, x_0
+        s, t, u = self.times[index - 1 : index + 2]
+        weight = extrapolation_weight(self.schedule, u, t, s)
+        data = extrapolate(x_0, earlier_x_0, weight)
+        return linear_combination(row.mean_coef_x0, data, row.mean_coef_xt, upcast(x_t)), x_0
 
     def encode_step(self, model_output: Tensor, x_s: Tensor, index: int) -> Tensor:
         """DDIM's step without noise, backwards: from the later time of pair `index` to the next visited time.

@@ -75,6 +75,7 @@ def _end_of(solution: Any) -> Any:
 
 
 def require_solved(x: Tensor) -> Tensor:
+    """The tensor, if all of it is finite; a ValueError otherwise."""
     if not bool(x.isfinite().all()):
         raise ValueError(_NOT_SOLVED)
     return x

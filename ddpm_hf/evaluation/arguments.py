@@ -73,11 +73,18 @@ class SampleArguments(ChainArguments):
     eta: float | None = field(
         default=None, metadata=help_text("DDIM's eta from 0 (no noise) to 1; the model's own variance if unset.")
     )
+    solver_order: int = field(
+        default=1, metadata=help_text("2 for DPM-Solver++(2M), better in few steps; needs --eta 0.")
+    )
     class_labels: list[int] | None = field(
         default=None, metadata=help_text("Classes to sample in turn, for a class-conditional model; all if unset.")
     )
     seed: int = 0
     output: str = field(default="samples.png", metadata=help_text("File for the grid; must not exist."))
+    gif: str | None = field(
+        default=None,
+        metadata=help_text("File for an animation of the reverse process of up to 36 images; a new .gif."),
+    )
 
 
 @dataclass

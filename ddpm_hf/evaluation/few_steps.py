@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Chains of few steps, DDIM and the probability-flow ODE, compared by their likelihoods and samples."""
+"""Chains of few steps, DDIM, DPM-Solver++ and the probability-flow ODE, compared by likelihoods and samples."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LEAST_CALLS_OF_ODE = 25  # with fewer, its likelihood is wrong by several tenths
 
 
 def score_few_steps(subject: Subject, judge: Judge | None) -> list[dict[str, Any]]:
-    """One row per number of steps for each available timestep spacing, for DDIM, and for the ODE.
+    """One row per number of steps for each available timestep spacing, for chains without noise, and for the ODE.
 
-    Chains have a bound. DDIM has none, so its row has only sample quality. The ODE has a row if its likelihood is
-    requested.
+    Chains have a bound. DDIM and DPM-Solver++(2M), the latter at the optimal times if they are known, have none, so
+    their rows have only sample quality. The ODE has a row if its likelihood is requested.
 
     Args:
         subject: the model under evaluation.
@@ -42,6 +42,8 @@ def score_few_steps(subject: Subject, judge: Judge | None) -> list[dict[str, Any
         if draws_samples:
             row = {"sampler": "DDIM", "steps": steps, "timestep_spacing": "linspace"}
             rows.append(row | judged(subject.samples, steps, "linspace", 0.0))
+            row = {"sampler": "DPM-Solver++(2M)", "steps": steps, "timestep_spacing": spacings[-1]}
+            rows.append(row | judged(subject.samples, steps, spacings[-1], 0.0, 2))
         if subject.evaluation.num_flow_images:
             row = {"sampler": "ODE", "steps": steps}
             row |= subject.likelihood_by_ode(steps) if steps >= LEAST_CALLS_OF_ODE else {}

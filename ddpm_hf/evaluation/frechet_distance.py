@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from ..data.level_images import LevelImages
-from ..results import InvalidResult, QualityFigures
+from ..results import EqualNumbers, InvalidResult, QualityFigures
 
 
 LARGEST_SIDE = 16  # larger images are downsampled: the covariance of D values needs more than D images
@@ -66,4 +66,34 @@ def quality_of(samples: Tensor, steps: int, train: Tensor, test: Tensor) -> Qual
         "quality_resolution": None if compared == size else f"{compared[0]}×{compared[1]}",
         "quality_samples": len(samples),
         "quality_inference_steps": steps,
+        **at_equal_numbers(samples * 2 - 1, train, test),
     }
+
+
+def at_equal_numbers(samples: Tensor, train: Tensor, test: Tensor) -> QualityFigures:
+    """The distances of as many samples, training images and test images from the other training images.
+
+    Args:
+        samples, train, test: images `[N, C, H, W]` in [−1, 1]; of test images there may be fewer than 2.
+
+    Returns:
+        Nothing if there are too few images: a quarter of the training images is held back at most.
+    """
+    kinds = {"samples": samples, "training_images": train, "test_images": test}
+    count = min(len(samples), len(train) // 4, len(test) if len(test) > 1 else len(samples))
+    if count < 2:
+        return {}
+    held_back = torch.zeros(len(train), dtype=torch.bool)
+    held_back[_spread(len(train), count)] = True
+    reference = train[~held_back]
+    distances = {
+        kind: pixel_frechet_distance(images[_spread(len(images), count)], reference) if len(images) > 1 else None
+        for kind, images in kinds.items()
+    }
+    equal: EqualNumbers = {"images": count, "reference_images": len(reference), **distances}
+    return {"frechet_distance_pixels_at_equal_numbers": equal}
+
+
+def _spread(total: int, count: int) -> Tensor:
+    """The indices of `count` of `total` images, evenly spread."""
+    return torch.arange(count) * total // count

@@ -17,6 +17,7 @@ from ..runtime.randomness import Use, generator_of
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 
 
+EVALUATIONS = 8  # model calls for an image
 MOST_ELEMENTS = 1024  # largest images with one variance per element: they are stored as text, at every noise level
 
 Batches = Iterable[tuple[Tensor, Columns]]
@@ -32,7 +33,7 @@ def measured_errors(
     seed: int,
     device: torch.device,
     num_noise_levels: int = 64,
-    num_evaluations: int = 8,
+    num_evaluations: int = EVALUATIONS,
     per_element: bool | None = None,
 ) -> DenoisingErrors:
     """The denoising errors of the model.

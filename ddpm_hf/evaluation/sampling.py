@@ -32,8 +32,10 @@ def draw_images(
     timestep_spacing: str | None = None,
     eta: float | None = None,
     guidance: Guidance | None = None,
+    solver_order: int = 1,
+    first: int = 0,
 ) -> Tensor:
-    """Images `[count, C, H, W]` in [0, 1], on the CPU, drawn by all processes together.
+    """Images `[count − first, C, H, W]` in [0, 1], on the CPU, drawn by all processes together.
 
     Args:
         steps: number of steps of the chain; None visits all timesteps.
@@ -42,15 +44,17 @@ def draw_images(
         timestep_spacing: how the steps are spaced; None takes the scheduler's own spacing.
         eta: DDIM's η; None takes the scheduler's variance.
         guidance: None for no guidance.
+        solver_order: 2 for DPM-Solver++(2M), which needs an `eta` of 0.
+        first: the number of the first image.
     """
     guided = (guidance or Guidance()).options
 
     def draw(generators: list[torch.Generator], columns: Columns) -> Tensor:
-        options = {**columns, **guided, "timestep_spacing": timestep_spacing, "eta": eta}
+        options = {**columns, **guided, "timestep_spacing": timestep_spacing, "eta": eta, "solver_order": solver_order}
         return pipeline(len(generators), generators, steps, output_type="pt", **options).images
 
     turns = pipeline.conditioners.variety() if turns is None else turns
-    return by_number(draw, count, batch_size, seed, accelerator, turns)
+    return by_number(draw, count, batch_size, seed, accelerator, turns, first)
 
 
 def draw_images_by_ode(
@@ -92,8 +96,9 @@ def by_number(
     seed: int,
     accelerator: Accelerator,
     turns: Columns,
+    first: int = 0,
 ) -> Tensor:
-    """Images `[count, …]` on the CPU from draw(generators, columns), which draws one batch.
+    """Images number `first` … `count` − 1 on the CPU from draw(generators, columns), which draws one batch.
 
     Args:
         turns: columns of the examples that the images take their conditioning from in turn; {} for an unconditional
@@ -102,8 +107,9 @@ def by_number(
     examples = count_of(turns)
 
     def draw_batch(batch: int) -> Tensor:
-        numbers = range(batch * batch_size, min((batch + 1) * batch_size, count))
+        start = first + batch * batch_size
+        numbers = range(start, min(start + batch_size, count))
         generators = [generator_of(Use.SAMPLING, seed, i) for i in numbers]
         return draw(generators, chosen(turns, [i % examples for i in numbers]) if examples else {}).cpu()
 
-    return torch.cat(shared(accelerator, -(-count // batch_size), draw_batch))
+    return torch.cat(shared(accelerator, -(-(count - first) // batch_size), draw_batch))

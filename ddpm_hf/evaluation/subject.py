@@ -96,12 +96,12 @@ class Subject:
         chained.set_progress_bar_config(disable=True)
         return dataclasses.replace(self, pipeline=chained)
 
-    def samples(self, steps: int, spacing: str, eta: float | None = None) -> Tensor:
+    def samples(self, steps: int, spacing: str, eta: float | None = None, solver_order: int = 1) -> Tensor:
         """Samples of a chain in [0, 1], as many as `num_quality_samples`."""
         evaluation = self.evaluation
         how = (evaluation.num_quality_samples, evaluation.batch_size, steps, evaluation.seed, self.accelerator)
         chained = self.on_chain(steps, spacing)
-        return draw_images(chained.pipeline, *how, None, spacing, eta, self.guidance)
+        return draw_images(chained.pipeline, *how, None, spacing, eta, self.guidance, solver_order)
 
     def samples_by_ode(self, calls: int) -> Tensor:
         """Samples along the ODE in [0, 1], as many as `num_quality_samples`."""

@@ -21,7 +21,7 @@ with x_s − μ_θ = √β̃ z + c₁ (x_0 − x̂_0). The last step is the deco
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +115,8 @@ def _step(row: ReverseCoefficients, p: ReverseStep, x_0: Tensor, x_t: Tensor, z:
 class ImportanceWeightedBits(Summary):
     """The importance-weighted bound over a data set, in bits/dim.
 
-    `print` shows the figures in three lines, `to_dict` returns all of them, and `table` the bound by number of paths.
+    `print` shows the figures in three lines, `to_dict` returns all of them, and `table` the bound by number of paths,
+    or of each example with `by="example"`.
 
     Attributes:
         total: the bound with `num_paths` paths per example, an upper bound on the mean negative log-likelihood.
@@ -139,9 +140,9 @@ class ImportanceWeightedBits(Summary):
         of_paths = ", ".join(f"{count}: {bits:.4f}" for count, bits in self.by_num_paths.items())
         return f"{self.first_line}\nby number of paths: {of_paths}\n{self.last_line}"
 
-    def table(self) -> dict[str, list[float]]:
-        """The bound by column, such as for `pandas.DataFrame`: `paths`, and `bits_per_dim` with this many paths."""
-        return {"paths": list(self.by_num_paths), "bits_per_dim": list(self.by_num_paths.values())}
+    @property
+    def _tables(self) -> dict[str, tuple[Iterable[int], Iterable[float]]]:
+        return {"paths": (self.by_num_paths, self.by_num_paths.values()), **super()._tables}
 
     @property
     def total(self) -> float:

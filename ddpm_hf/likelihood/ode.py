@@ -57,7 +57,7 @@ class OdeLikelihood:
 class OdeBitsPerDim(Summary):
     """The likelihood of a data set by the ODE.
 
-    `print` shows the figures in two lines, `to_dict` returns all of them.
+    `print` shows the figures in two lines, `to_dict` returns all of them, and `table` the bits/dim of each example.
 
     Attributes:
         total: mean over the examples, bits/dim: for discrete data an upper bound on the negative log-likelihood, for

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..diffusion.gaussian_process import unknown
 
 
 @dataclass(frozen=True, repr=False)
@@ -25,6 +28,8 @@ class Summary:
         @property
         def standard_error(self) -> float: ...
         @property
+        def per_example(self) -> list[float]: ...
+        @property
         def num_examples(self) -> int: ...
         @property
         def num_model_evaluations(self) -> int: ...
@@ -43,6 +48,27 @@ class Summary:
         """The number of examples and of model calls."""
         calls = self.num_model_evaluations / self.num_examples
         return f"{self.num_examples} example{'' if self.num_examples == 1 else 's'}, {calls:g} model calls each"
+
+    def table(self, by: str | None = None) -> dict[str, list[Any]]:
+        """Bits/dim by column, `by` and `bits_per_dim`, as `pandas.DataFrame` takes them.
+
+        Args:
+            by: what has a row each: "example", or another that the class names, which is then the default.
+
+        Raises:
+            ValueError: for anything else.
+        """
+        tables = self._tables
+        by = next(iter(tables)) if by is None else by
+        if by not in tables:
+            raise ValueError(unknown("by", by, tuple(tables)))
+        rows, bits = tables[by]
+        return {by: list(rows), "bits_per_dim": list(bits)}
+
+    @property
+    def _tables(self) -> dict[str, tuple[Iterable[int], Iterable[float]]]:
+        """By what has a row each: the numbers of the rows, and their bits/dim; the default first."""
+        return {"example": (range(self.num_examples), self.per_example)}
 
     def to_dict(self) -> dict[str, Any]:
         """All figures by name, as numbers, lists and dictionaries, for JSON."""

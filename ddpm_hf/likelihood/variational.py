@@ -26,7 +26,8 @@ SMALL_BATCH = 16  # below it no control variate is fitted, and examples draw the
 class BitsPerDim(Summary):
     """The bound over a data set. All figures except timesteps and counts are in bits/dim.
 
-    `print` shows the figures in three lines, `to_dict` returns all of them, and `table` the terms of the bound.
+    `print` shows the figures in three lines, `to_dict` returns all of them, and `table` the terms of the bound,
+    or the bound of each example with `by="example"`.
 
     Attributes:
         total: prior + rate + decoder, an upper bound on the mean negative log-likelihood.
@@ -69,9 +70,9 @@ class BitsPerDim(Summary):
             f"{self.last_line}; for these very examples noise and times leave ± {self.estimation_error:.4f}"
         )
 
-    def table(self) -> dict[str, list[float]]:
-        """The terms of the bound by column, such as for `pandas.DataFrame`: `timestep`, and its `bits_per_dim`."""
-        return {"timestep": list(self.timesteps), "bits_per_dim": list(self.per_timestep)}
+    @property
+    def _tables(self) -> dict[str, tuple[Iterable[int], Iterable[float]]]:
+        return {"timestep": (self.timesteps, self.per_timestep), **super()._tables}
 
     @classmethod
     def merged(cls, parts: Sequence[BitsPerDim]) -> BitsPerDim:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,12 @@ from ..conditioning.conditioner import Conditioners
 from ..conditioning.denoiser import ConditionalDenoiser
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.gaussian_process import check_eta
+from ..diffusion.multistep import check_solver_order
 from ..diffusion.numerics import require_count
 from ..hub.push import lacks_index, push_folder
 from ..hub_errors import hub_errors
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
-from .denoising_step import DenoisingStep
+from .denoising_step import DenoisingStep, Step, stepper
 from .guidance import Guidance
 from .images import check_images, check_output_type, require_finite_images, require_finite_latents, to_output
 from .models import check_unet
@@ -197,6 +197,7 @@ class DDPMPaperPipeline(DiffusionPipeline):
         guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float = 0.0,
         guidance_model: UNet2DModel | None = None,
+        solver_order: int = 1,
     ) -> ImagePipelineOutput | tuple:
         """Draw images.
 
@@ -218,6 +219,8 @@ class DDPMPaperPipeline(DiffusionPipeline):
             latents: x_T, `[B, C, H, W]`, such as the result of `encode`; noise if not given.
             guidance_scale, guidance_interval, guidance_rescale, guidance_model: see `Guidance`. A scale other than 1
                 needs a model with a null class and `class_labels`, or a `guidance_model`.
+            solver_order: 1, or 2 for DPM-Solver++(2M) (Lu et al. 2022), which needs `eta` 0: DDIM's chain without
+                noise, by steps of second order, each with one call of the model.
 
         Raises:
             ValueError: for arguments out of range, before any image is drawn; and for images that are not finite.
@@ -225,7 +228,7 @@ class DDPMPaperPipeline(DiffusionPipeline):
         check_output_type(output_type, self.unet.config.in_channels)
         guidance = (guidance_scale, guidance_interval, guidance_rescale, guidance_model)
         chain = (num_inference_steps, timesteps, class_labels, timestep_spacing, eta, latents)
-        for step in self.iterate(batch_size, generator, *chain, *guidance):
+        for step in self.iterate(batch_size, generator, *chain, *guidance, solver_order):
             last = step
         require_finite_images(last.prev_sample, last.sample, last.timestep, self.unet.config)
         images = to_output(last.prev_sample, output_type)
@@ -245,18 +248,21 @@ class DDPMPaperPipeline(DiffusionPipeline):
         guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float = 0.0,
         guidance_model: UNet2DModel | None = None,
+        solver_order: int = 1,
     ) -> Iterator[DenoisingStep]:
         """Yield one `DenoisingStep` per visited timestep while sampling. Arguments and errors as in a call."""
         self._check_batch(batch_size, generator)
         if eta is not None:
             check_eta(eta)
+        check_solver_order(solver_order, eta)
         shape = (batch_size, *self.example_shape)
         if latents is not None:
             check_images("latents", latents, shape)
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
         conditioning = self._conditioning(class_labels, batch_size, guidance)
         self._set_timesteps(num_inference_steps, timesteps, timestep_spacing)
-        return self._denoise(shape, generator, conditioning, eta, latents, guidance)
+        step = stepper(self.scheduler, eta, solver_order, generator)
+        return self._denoise(shape, generator, conditioning, step, latents, guidance)
 
     @torch.no_grad()
     def encode(
@@ -336,7 +342,7 @@ class DDPMPaperPipeline(DiffusionPipeline):
         shape: tuple[int, ...],
         generator: Generators,
         conditioning: dict[str, Tensor],
-        eta: float | None,
+        step: Step,
         latents: Tensor | None,
         guidance: Guidance,
     ) -> Iterator[DenoisingStep]:
@@ -346,10 +352,8 @@ class DDPMPaperPipeline(DiffusionPipeline):
             x_t = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
         else:
             x_t = latents.to(device, dtype)
-        step = self.scheduler.step if eta is None else partial(self.scheduler.ddim_step, eta=eta)
         for t in self.progress_bar(self.scheduler.timesteps.tolist()):
-            model_output = denoise(x_t, t, **conditioning)
-            x_s, x_0 = step(model_output, t, x_t, generator=generator, return_dict=False)
+            x_s, x_0 = step(denoise(x_t, t, **conditioning), t, x_t)
             yield DenoisingStep(timestep=t, sample=x_t, prev_sample=x_s, pred_original_sample=x_0)
             x_t = x_s
         self.maybe_free_model_hooks()

@@ -6,9 +6,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -23,6 +21,7 @@ from ..pipelines.guidance import Guidance
 from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
 from ..runtime.output_folder import write_file
 from ..runtime.randomness import Use, generator_of
+from .style import BLUE, GREEN, VERMILION, plain_log_ticks
 
 
 matplotlib.use("Agg")
@@ -45,11 +44,20 @@ def check_picture(path: Path, channels: int) -> None:
 
 def save_grid(images: Tensor, path: Path, columns: int | None = None, margin: int = 2) -> Image.Image:
     """Save images `[N, C, H, W]` in [0, 1] in rows on a white background, and return the picture."""
+    picture = grid_picture(images, columns, margin)
+    write_file(path, picture.save)
+    return picture
+
+
+def grid_picture(
+    images: Tensor, columns: int | None = None, margin: int = 2, smallest_cell: int = SMALLEST_CELL
+) -> Image.Image:
+    """Images `[N, C, H, W]` in [0, 1] in rows on white; those smaller than `smallest_cell` pixels are enlarged."""
     images = images.detach().float().cpu().clamp(0, 1)
     count, channels, height, width = images.shape
     if channels not in (1, 3, 4):
         images, channels = images[:, :1], 1
-    factor = max(1, SMALLEST_CELL // max(height, width))
+    factor = max(1, smallest_cell // max(height, width))
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     cell_h, cell_w = height * factor + margin, width * factor + margin
@@ -58,9 +66,7 @@ def save_grid(images: Tensor, path: Path, columns: int | None = None, margin: in
     for k, image in enumerate(pixels.repeat(factor, axis=1).repeat(factor, axis=2)):
         top, left = margin + k // columns * cell_h, margin + k % columns * cell_w
         canvas[top : top + height * factor, left : left + width * factor] = image
-    picture = Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
-    write_file(path, picture.save)
-    return picture
+    return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
 
 
 @torch.no_grad()
@@ -96,83 +102,85 @@ def save_evaluation(
 
     figure = plt.figure(figsize=(11, 9), layout="constrained")
     top, left, right = figure.subfigures(3, 1, height_ratios=(3, 2, 2))
-    _plot_bits(top.subplots(), result)
+    plot_bits(top, result)
     _plot_chain(left, "forward process q: an image becomes noise", forward, ["x₀"] + [f"t = {t}" for t in shown])
     _plot_chain(right, "reverse process p: noise becomes an image", reverse, ["sample"] + [f"t = {t}" for t in shown])
     write_file(path, lambda partial: figure.savefig(partial, dpi=110))
     plt.close(figure)
 
 
-FIGURES = {
-    "bits_per_dim": "bits/dim",
-    "frechet_distance_pixels": "Fréchet distance, pixels",
-    "frechet_distance_features": "Fréchet distance, features",
-    "agreement": "agreement",
-}
-
-
-def save_by_calls(
-    results: Mapping[str, Mapping[int, Mapping[str, float]]], references: Mapping[str, float], path: Path
-) -> None:
-    """Plot the available `FIGURES` against the number of model calls, one line per method of sampling or scoring.
+def save_overview(samples: Tensor, steps: int, result: BitsPerDim, path: Path) -> None:
+    """Samples beside where the bits go, 1600 pixels wide and 500 high.
 
     Args:
-        results: the figures, by the name of the method and the number of calls.
-        references: horizontal lines for comparison: "bits_per_dim" of the whole chain, other figures of test images.
+        samples: images `[N, C, H, W]` in [0, 1], of so many steps.
+        result: the bound on test images.
     """
-    names = [name for name in FIGURES if any(name in each for calls in results.values() for each in calls.values())]
-    columns = min(2, len(names))
-    shape = (-(-len(names) // columns), columns)
-    size = (6 * shape[1], 4.5 * shape[0] + 0.18 * len(results))
-    figure, axes = plt.subplots(*shape, figsize=size, layout="constrained", squeeze=False)
-    for axis, name in itertools.zip_longest(axes.flat, names):
-        if name is None:
-            axis.remove()
-            continue
-        for k, (way, by_calls) in enumerate(results.items()):
-            points = [(calls, figures[name]) for calls, figures in by_calls.items() if name in figures]
-            if points:
-                style = {"linestyle": "-" if k < 10 else "--", "color": plt.get_cmap("tab10")(k % 10)}
-                axis.plot(*zip(*points, strict=True), label=way, marker="ov^s"[k % 4], markersize=4, **style)
-        if name in references:
-            label = "all steps" if name == "bits_per_dim" else "test images"
-            axis.axhline(references[name], color="black", linewidth=0.8, linestyle=":", label=label)
-        axis.set(xscale="log", xlabel="model calls", ylabel=FIGURES[name])
-        if name != "agreement":
-            axis.set_yscale("log")
-        axis.grid(alpha=0.3)
-    labelled = {
-        label: line for axis in figure.axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=2 * columns, fontsize=8)
-    write_file(path, lambda partial: figure.savefig(partial, dpi=110))
+    figure = plt.figure(figsize=(16, 5), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 2.2))
+    axis = left.subplots()
+    picture = grid_picture(samples)
+    axis.imshow(picture, cmap="gray" if picture.mode == "L" else None)
+    axis.set_title(f"{len(samples)} samples, {steps} model calls each")
+    axis.axis("off")
+    plot_bits(right, result)
+    write_file(path, lambda partial: figure.savefig(partial, dpi=100))
     plt.close(figure)
 
 
-def save_few_steps(rows: list[dict[str, Any]], references: Mapping[str, float], path: Path) -> None:
-    """Plot the rows of evaluate.py, one for each sampler and number of steps."""
-    results: dict[str, dict[int, dict[str, float]]] = {}
-    for row in rows:
-        way = f"{row['sampler']}, {row['timestep_spacing']}" if "timestep_spacing" in row else row["sampler"]
-        figures = {name: row[name] for name in FIGURES if row.get(name) is not None}
-        if "flow_bits_per_dim" in row:
-            figures["bits_per_dim"] = row["flow_bits_per_dim"]
-        results.setdefault(way, {})[row["steps"]] = figures
-        if "importance_weighted" in row:
-            weighted = row["importance_weighted"]
-            by_paths = results.setdefault(f"{way}, by {weighted['paths']} paths", {})
-            by_paths[row["steps"]] = {"bits_per_dim": weighted["bits_per_dim"]}
-    save_by_calls(results, references, path)
+def plot_bits(figure: plt.Figure, result: BitsPerDim) -> None:
+    """The bits of every timestep, and beside them the three parts of the bound, which add up to it."""
+    examples = f"{result.num_examples} image{'' if result.num_examples == 1 else 's'}"
+    figure.suptitle(f"Where the bits go: {result.total:.3f} ± {result.standard_error:.3f} bits/dim on {examples}")
+    by_timestep, parts = figure.subplots(1, 2, width_ratios=(3, 1))
+    _plot_timesteps(by_timestep, result)
+    _plot_parts(parts, result)
 
 
-def _plot_bits(axis: plt.Axes, result: BitsPerDim) -> None:
-    total = f"{result.total:.3f} ± {result.standard_error:.3f} bits/dim"
-    parts = f"prior {result.prior:.2g} + rate {result.rate:.3f} + decoder {result.decoder:.3f}"
-    axis.step(result.timesteps[1:], result.per_timestep[1:], where="mid", color="tab:blue", label="rate")
-    axis.plot(result.timesteps[:1], result.per_timestep[:1], "o", color="tab:red", label="decoder, at the first")
-    axis.set(xlabel="timestep", ylabel="bits/dim", yscale="log", title=f"{total} = {parts}")
-    axis.legend()
+def _plot_timesteps(axis: plt.Axes, result: BitsPerDim) -> None:
+    """Each step's bits; of an estimate, which knows the mean of a stratum alone, a mark as wide as the stratum."""
+    decoder = {"color": VERMILION, "markeredgecolor": "black", "label": f"decoder, at timestep {result.timesteps[0]}"}
+    axis.plot(result.timesteps[:1], result.per_timestep[:1], "D", **decoder)
+    strata = strata_of(result)
+    if len(strata) == len(result.timesteps) - 1:
+        timesteps, bits = result.timesteps[1:], result.per_timestep[1:]
+        axis.plot(timesteps, bits, ".-", color=BLUE, markersize=4, linewidth=0.8, label="rate of each step")
+    else:
+        first, last, bits = zip(*strata, strict=True)
+        label = f"rate of each step, mean over a stratum ({len(strata)} strata)"
+        axis.hlines(bits, first, last, color=BLUE, linewidth=3, label=label)
+        alone = [(start, value) for start, end, value in strata if start == end]
+        axis.plot(*(zip(*alone, strict=True) if alone else ([], [])), "s", color=BLUE, markersize=3)
+    axis.set(xlabel="timestep (0: least noise)", ylabel="bits/dim of a step", yscale="log")
+    plain_log_ticks(axis.yaxis)
+    axis.legend(loc="upper right")
     axis.grid(alpha=0.3)
+
+
+def strata_of(result: BitsPerDim) -> list[tuple[int, int, float]]:
+    """The first and the last timestep of each stratum of the rate, and the bits of each of its steps.
+
+    Neighbours of the same mean, to the last digit, are of one stratum; with all terms each is a stratum.
+    """
+    terms = zip(result.timesteps[1:], result.per_timestep[1:], strict=True)
+    groups = [list(group) for _, group in itertools.groupby(terms, key=lambda term: term[1])]
+    return [(group[0][0], group[-1][0], group[0][1]) for group in groups]
+
+
+def _plot_parts(axis: plt.Axes, result: BitsPerDim) -> None:
+    """Prior, rate and decoder as bars with their numbers."""
+    names, values = ("prior", "rate", "decoder"), (result.prior, result.rate, result.decoder)
+    bars = axis.bar(names, values, color=(GREEN, BLUE, VERMILION))
+    axis.bar_label(bars, list(map(_in_short, values)), padding=2)
+    axis.set(ylabel="bits/dim")
+    axis.margins(y=0.12)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _in_short(bits: float) -> str:
+    if abs(bits) < 0.0001:
+        return "< 0.0001"
+    return f"{bits:.4f}" if abs(bits) < 0.01 else f"{bits:.3f}"
 
 
 def _plot_chain(figure: plt.Figure, title: str, states: list[Tensor], labels: list[str]) -> None:

@@ -27,7 +27,15 @@ def describe(report: Metrics) -> str:
             f" = prior {report['bits_per_dim_prior']:.4f} + rate {report['bits_per_dim_rate']:.4f}"
             f" + decoder {report['bits_per_dim_decoder']:.4f}\n"
         )
-    return f"{score}{weighted}{quality}trained {report['train_steps']} steps in {report['train_seconds']:.0f} s"
+    return f"{score}{weighted}{quality}{_time_line(report)}"
+
+
+def _time_line(report: Metrics) -> str:
+    """How long the training took, and the other phases where they are known."""
+    trained = f"trained {report['train_steps']} steps in {report['train_seconds']:.0f} s"
+    phases = report.get("seconds_by_phase", {})
+    others = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in phases.items() if name != "training")
+    return f"{trained}; {others}: {sum(phases.values()):.0f} s in all" if others else trained
 
 
 def weighted_line(figures: WeightedBound) -> str:

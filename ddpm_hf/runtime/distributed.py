@@ -42,12 +42,17 @@ def shared(
     All processes make the same number of calls, since a sharded model works only if all processes call it: some
     compute the last result in addition.
     """
-    processes = accelerator.num_processes
-    rounds = -(-count // processes)
-    numbers: Any = [min(accelerator.process_index + k * processes, count - 1) for k in range(rounds)]
+    numbers: Any = numbers_of(accelerator, count)
     done = [(number, do(number)) for number in (numbers if progress is None else progress(numbers))]
     pieces = dict(gather_object(done))
     return [pieces[number] for number in range(count)]
+
+
+def numbers_of(accelerator: Accelerator, count: int) -> list[int]:
+    """The pieces of `count` that this process does, where they are shared."""
+    processes = accelerator.num_processes
+    rounds = -(-count // processes)
+    return [min(accelerator.process_index + k * processes, count - 1) for k in range(rounds)]
 
 
 def on_all(part: Callable[[], None], failure: type[Exception], told: Callable[[Exception], str] = str) -> None:

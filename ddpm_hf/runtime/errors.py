@@ -16,6 +16,10 @@ from ..results import InvalidResult
 from .signals import Interrupted
 
 
+SHARED_MEMORY = "shared memory (/dev/shm; docker run --shm-size sets its size)"
+FEWER_WORKERS = "Fewer --dataloader_num_workers need less, and with 0 hardly any is needed."
+
+
 class RunStopped(Exception):
     """The run ends early.
 
@@ -57,8 +61,8 @@ def told(error: RuntimeError) -> str | None:
     """The message for an error that torch raises when the machine fails; None for other errors."""
     if distributed.is_available() and (isinstance(error, distributed.DistError) or "gloo" in str(error)):
         return "Another process has ended, and this one cannot go on without it."
-    if "DataLoader worker" in str(error):
-        return "A process that reads images was killed, perhaps because memory is full; use fewer workers."
+    if "shared memory" in str(error) and "No space" in str(error):
+        return f"There is no room left in {SHARED_MEMORY}. {FEWER_WORKERS}"
     if isinstance(error, torch.OutOfMemoryError):
         return (
             "The device has no memory left; use --gradient_checkpointing, or a smaller --train_batch_size with more"

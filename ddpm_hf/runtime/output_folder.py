@@ -8,10 +8,12 @@ does not exist.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,9 @@ from safetensors import SafetensorError
 from .distributed import on_all
 
 
+WINDOWS = sys.platform == "win32"
 LOCK = ".lock"
+WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}  # errors of file systems without locks
 _LOCKS: dict[Path, FileLock] = {}  # this process holds them until it ends
 
 
@@ -63,6 +67,8 @@ def claim_folder(path: str, overwrite: bool, accelerator: Accelerator | None = N
 def lock_folder(folder: Path) -> None:
     """Lock a folder against other processes until this process ends, also if it is killed.
 
+    A file system without locks is told of in one line, and gone on with.
+
     Raises:
         ValueError: if another process holds the lock.
     """
@@ -77,23 +83,37 @@ def lock_folder(folder: Path) -> None:
         raise ValueError(
             f"`output_dir` {folder} is being written by another run; wait for its end, or choose another."
         ) from None
-    except NotImplementedError:  # a file system without locks
-        return
+    except NotImplementedError:
+        _tell_unlocked(folder)
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+        _tell_unlocked(folder)
 
 
-def claim_file(path: str) -> Path:
+def _tell_unlocked(folder: Path) -> None:
+    print(
+        f"`output_dir` {folder} is on a file system without locks; take care that no other run writes into it.",
+        file=sys.stderr,
+    )
+
+
+def claim_file(path: str, name: str = "output") -> Path:
     """The path of a file that does not exist yet; its folder is created if necessary.
+
+    Args:
+        name: of the argument that gives the path.
 
     Raises:
         ValueError: if the file exists, or a file has the name of its folder.
     """
     file = Path(path)
     if file.exists():
-        raise ValueError(f"`output` {path} already exists; choose another name.")
+        raise ValueError(f"`{name}` {path} already exists; choose another name.")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise ValueError(f"`output` {path} cannot be created: {file.parent} is not a folder.") from None
+        raise ValueError(f"`{name}` {path} cannot be created: {file.parent} is not a folder.") from None
     return file
 
 
@@ -198,7 +218,9 @@ def flush(path: Path) -> None:
 
 
 def _flush_one(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    if WINDOWS and path.is_dir():  # which it cannot open
+        return
+    descriptor = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)  # it flushes what can be written alone
     try:
         os.fsync(descriptor)
     finally:

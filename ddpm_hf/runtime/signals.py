@@ -7,6 +7,11 @@ import contextlib
 import signal
 from collections.abc import Iterator
 from types import FrameType
+from typing import TypeVar
+
+
+T = TypeVar("T")
+PATIENCE = 10.0  # seconds; clusters often grant 30 from SIGTERM to SIGKILL, in which a checkpoint is to be written
 
 
 class Interrupted(BaseException):  # a library's `except Exception` does not catch it
@@ -28,7 +33,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.caught: signal.Signals | None = None
-        self._are_noted = False
+        self._are_noted = self._is_waiting = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._catch)
 
@@ -41,9 +46,38 @@ class Signals:
         if self.caught is not None:
             raise Interrupted(self.caught)
 
+    def awaited(self, items: Iterator[T]) -> Iterator[T]:
+        """The items. After a signal, which may come while one is waited for, it has `PATIENCE` seconds to come.
+
+        Raises:
+            Interrupted: if it does not.
+        """
+        while True:
+            self._is_waiting = True
+            try:
+                self._limit_the_wait()
+                item = next(items)
+            except StopIteration:
+                return
+            finally:
+                self._is_waiting = False
+                if self.caught is not None:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            yield item
+
+    def _limit_the_wait(self) -> None:
+        if self.caught is not None and self._is_waiting:
+            signal.signal(signal.SIGALRM, self._give_up)
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+
+    def _give_up(self, number: int, frame: FrameType | None) -> None:
+        if self._is_waiting:
+            raise Interrupted(self.caught)
+
     def _catch(self, number: int, frame: FrameType | None) -> None:
         self.caught = signal.Signals(number)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         if not self._are_noted:
             raise Interrupted(self.caught)
+        self._limit_the_wait()

@@ -27,16 +27,16 @@ from ..diffusion.denoising_errors import DenoisingErrors
 from ..diffusion.gaussian_process import check_eta
 from ..diffusion.losses import min_snr_weights
 from ..diffusion.noise_schedule import NoiseSchedule
-from ..diffusion.numerics import cast_back
 from ..diffusion.reverse_process import ReverseStep
 from .configuration import DEFAULTS_KEY, OWN_ARGUMENTS, names_at_default, registered
 from .configured_chain import ConfiguredChain
 from .convertible import ConvertibleScheduler
 from .noise import noise_like
+from .noise_free_steps import NoiseFreeSteps, step_output
 from .visited_chain import check_arguments
 
 
-class DDPMPaperScheduler(ConvertibleScheduler, ConfiguredChain, SchedulerMixin, ConfigMixin):
+class DDPMPaperScheduler(ConvertibleScheduler, NoiseFreeSteps, ConfiguredChain, SchedulerMixin, ConfigMixin):
     """DDPM (Ho et al. 2020) with exact coefficients, every variance type, and the variational bound.
 
     It replaces `diffusers.DDPMScheduler`: the first fifteen arguments have the same names, meanings and defaults, and
@@ -57,7 +57,7 @@ class DDPMPaperScheduler(ConvertibleScheduler, ConfiguredChain, SchedulerMixin, 
             Eq. 7 and 8) of the pair (t − 1, t), even if the chain skips times.
         thresholding (`bool`): dynamic thresholding (Saharia et al. 2022, section 2.3) instead of clipping.
         dynamic_thresholding_ratio (`float`): the quantile of dynamic thresholding, in (0, 1].
-        clip_sample_range (`float`): > 0.
+        clip_sample_range (`float`): positive.
         sample_max_value (`float`): the greatest dynamic threshold, > 0.
         timestep_spacing (`str`): "linspace", "leading" or "trailing" (Lin et al. 2024, Table 2).
         steps_offset (`int`): added to the timesteps of "leading".
@@ -304,32 +304,7 @@ class DDPMPaperScheduler(ConvertibleScheduler, ConfiguredChain, SchedulerMixin, 
         diffusion, index = chain.diffusion, chain.index(timestep, determined=True)
         draw_noise = partial(noise_like, sample, model_output.dtype, generator)
         x_s, x_0 = diffusion.step(model_output, sample, index, draw_noise, eta)
-        previous, x_0 = cast_back(x_s, sample.dtype), cast_back(x_0, sample.dtype)
-        if not return_dict:
-            return previous, x_0
-        return DDPMSchedulerOutput(previous, x_0)
-
-    def encode_step(self, model_output: Tensor, timestep: int | Tensor, sample: Tensor) -> Tensor:
-        """DDIM's step without noise, backwards: x_s at a visited timestep → x_t at the timestep visited before it.
-
-        Repeating it from the last visited timestep to the first turns data into latents, which `ddim_step` turns back
-        into the data; the error falls with the number of timesteps (Song, Meng & Ermon 2021, section 4.3).
-
-        Args:
-            model_output, sample: as for `step`, at x_s.
-            timestep: the timestep of x_s, for the whole batch: any visited one except the first.
-
-        Returns:
-            x_t, in the shape and dtype of `sample`.
-
-        Raises:
-            ValueError: for the first visited timestep, which has none before it, and otherwise as `step`.
-        """
-        chain = self._chain
-        diffusion, index = chain.diffusion, chain.index(timestep, determined=True)
-        if isinstance(index, Tensor) or index == len(diffusion.times) - 1:
-            raise ValueError(f"`timestep` must be one for the batch, and not the first visited, but is {timestep}.")
-        return cast_back(diffusion.encode_step(model_output, sample, index), sample.dtype)
+        return step_output(x_s, x_0, sample.dtype, return_dict)
 
     def _get_variance(self, t: int) -> Tensor:
         """The variance of the noise that `step` adds, for fixed variance types; 0 at the last visited timestep."""

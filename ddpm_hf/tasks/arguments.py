@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..runtime.arguments import help_text
+from .presets import PRESETS
 
 
 OBJECTIVES = ("simple", "vlb", "hybrid", "rate")
@@ -19,6 +20,13 @@ class ModelArguments:
 
     _argument_group_name = "model"
 
+    preset: str = field(
+        default="auto",
+        metadata=help_text(
+            f"{', '.join(PRESETS)}: a network and settings for images of this side, in the arguments of model and"
+            " training; those given win over it. auto: by the size of the images, unless a network is given below."
+        ),
+    )
     model_config_name_or_path: str | None = field(
         default=None,
         metadata=help_text(

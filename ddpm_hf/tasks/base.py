@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
@@ -19,6 +19,9 @@ from ..likelihood.importance_weighting import ImportanceWeightedBits, importance
 from ..likelihood.variational import BitsPerDim, bits_per_dim
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .arguments import DiffusionArguments
+
+
+Training = TypeVar("Training")  # the arguments of the training, a dataclass
 
 
 class Task(ABC):
@@ -53,6 +56,21 @@ class Task(ABC):
             ValueError, OSError: for data that cannot be trained on.
         """
 
+    def settle(self, data: ImageData, others: Training, used_before: str | None = None) -> tuple[Training, str | None]:
+        """Fill in the arguments that the user left open and that depend on the data. By default there are none.
+
+        Args:
+            others: arguments of the training.
+            used_before: the preset of the run that is resumed; None for a new run, or one without.
+
+        Returns:
+            The arguments of the training, and the name of the preset that the values are from, if they are from one.
+
+        Raises:
+            ValueError: for a preset that does not fit the data.
+        """
+        return others, None
+
     @abstractmethod
     def open_batches(
         self,
@@ -71,6 +89,10 @@ class Task(ABC):
         Raises:
             ValueError: if the stream cannot resume at this position.
         """
+
+    def data_lines(self, data: ImageData) -> tuple[str, ...]:
+        """What the examples are, for the summary at the start of a run."""
+        return (f"{'x'.join(map(str, data.train.shape))} numbers of {data.train.num_levels} levels",)
 
     @abstractmethod
     def build_scheduler(self, data: ImageData) -> DDPMPaperScheduler:

@@ -44,7 +44,7 @@ def build_unet(model: ModelArguments, diffusion: DiffusionArguments, images: Lev
 def _config(model: ModelArguments) -> dict[str, Any]:
     """The part of the configuration that the arguments, and not the images, determine."""
     if model.model_config_name_or_path is None:
-        others = ("model_config_name_or_path", "enable_xformers_memory_efficient_attention")
+        others = ("preset", "model_config_name_or_path", "enable_xformers_memory_efficient_attention")
         config = {name: value for name, value in dataclasses.asdict(model).items() if name not in others}
     else:
         config = dict(UNet2DModel.load_config(model.model_config_name_or_path))

@@ -18,11 +18,16 @@ from ..data.level_images import ImageData
 from ..data.loading import load_images
 from ..diffusion.denoiser import Denoiser, denoiser_of
 from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
+from ..runtime.arguments import completed, given_in
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .arguments import ModelArguments
-from .base import Task
+from .base import Task, Training
 from .building import build_scheduler, build_unet
 from .class_columns import class_column
+from .presets import check_preset, preset_for, settled
+
+
+CHANNELS = {1: "1 channel (grey)", 3: "3 channels (RGB)", 4: "4 channels (RGB and transparency, which is kept)"}
 
 
 class ImageTask(Task):
@@ -35,7 +40,15 @@ class ImageTask(Task):
         return self.data_arguments.skip_bad_images
 
     def load_data(self) -> ImageData:
+        check_preset(self.model_arguments.preset)
         return load_labelled_images(self.data_arguments)
+
+    def settle(self, data: ImageData, others: Training, used_before: str | None = None) -> tuple[Training, str | None]:
+        _, height, width = data.train.shape
+        name = preset_for(self.model_arguments, height, width, used_before)
+        values = settled(name, given_in(others))
+        self.model_arguments = completed(self.model_arguments, values)
+        return completed(others, values), name
 
     def open_batches(
         self,
@@ -49,6 +62,11 @@ class ImageTask(Task):
         flip, workers = self.data_arguments.random_flip, self.data_arguments.dataloader_num_workers
         return TrainingBatches(data.train, shard, *steps, seed, flip, workers, device, position)
 
+    def data_lines(self, data: ImageData) -> tuple[str, ...]:
+        channels, height, width = data.train.shape
+        flips = "mirrored at random" if self.data_arguments.random_flip else "not mirrored"
+        return (f"{height}x{width} pixels, {CHANNELS[channels]}, {data.train.num_levels} levels, {flips}",)
+
     def build_scheduler(self, data: ImageData) -> DDPMPaperScheduler:
         return build_scheduler(self.diffusion, data.train.num_levels)
 
@@ -57,6 +75,7 @@ class ImageTask(Task):
 
     def model_settings(self, model: UNet2DModel) -> dict[str, Any]:
         names = dataclasses.asdict(self.model_arguments)
+        del names["preset"]  # the arguments themselves say what it set
         known = {name: model.config[name] for name in names if name in model.config}
         return names | known | {"num_class_embeds": number_of_classes(model.config)}
 

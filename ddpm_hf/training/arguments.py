@@ -34,7 +34,7 @@ class TrainingArguments:
     overwrite_output_dir: bool = field(default=False, metadata=help_text("Write over another run after all."))
     seed: int = 0
     local_rank: int = field(default=-1, metadata=help_text("Set by old launchers; new ones set LOCAL_RANK."))
-    num_epochs: int = field(default=88, metadata=help_text("Passes over the data."))
+    num_epochs: int = field(default=56, metadata=help_text("Passes over the data."))
     max_train_steps: int | None = field(default=None, metadata=help_text("Optimisation steps; overrides num_epochs."))
     train_batch_size: int = field(default=64, metadata=help_text("Per process."))
     eval_batch_size: int = field(default=36, metadata=help_text("Images in a sample grid."))
@@ -89,8 +89,8 @@ class TrainingArguments:
     num_paths: int | None = field(
         default=None,
         metadata=help_text(
-            "Paths per test image along a chain of at most 50 steps, whose bound they tighten (importance weighted); 8"
-            " if unset, there are at most 512 test images and the variance is not `learned`, else 0 for none."
+            "Paths per test image along a chain of at most 50 steps, for an importance-weighted bound; 0 for none. If"
+            " unset, 4 for at most 512 test images and a variance that is not `learned`, else 0."
         ),
     )
     num_quality_samples: int = field(

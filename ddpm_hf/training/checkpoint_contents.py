@@ -19,6 +19,7 @@ from ..runtime.distributed import on_all
 from ..runtime.output_folder import write_json
 from .checkpoints import read_checkpoint
 from .fingerprint import check_fingerprint, fingerprint_of
+from .run_clock import TRAINING
 from .state import DIVIDED, TrainState
 
 
@@ -64,13 +65,20 @@ def write_state(state: TrainState, folder: Path) -> None:
     record = {
         "step": state.step,
         "seconds": state.seconds,
+        "seconds_by_phase": state.clock.seconds,
         "run_id": state.run_id,
         "processes": accelerator.num_processes,
+        "preset": state.preset,
         "validation": state.validation,
         "bad_images": sorted(state.bad_images),
         "fingerprint": fingerprint_of(state),
     }
     write_json(folder / STATE, record)
+
+
+def preset_of(checkpoint: Path) -> str | None:
+    """The preset that a checkpoint's run has its network from. There was one network before there were presets."""
+    return read_checkpoint(checkpoint, lambda: read_json(checkpoint / STATE)).get("preset", "8")
 
 
 def restore(state: TrainState, checkpoint: Path) -> None:
@@ -104,7 +112,8 @@ def _restore(state: TrainState, checkpoint: Path) -> None:
         average.load_state_dict(load_file(checkpoint / AVERAGE.format(i)), record["step"])
     if state.importance is not None:
         state.importance.load_state_dict(load_file(checkpoint / "importance.safetensors"))
-    state.step, state.seconds, state.run_id = record["step"], record["seconds"], record["run_id"]
+    state.step, state.run_id = record["step"], record["run_id"]
+    state.clock.seconds |= {TRAINING: record["seconds"], **record.get("seconds_by_phase", {})}
     state.validation, state.is_resumed = record["validation"], True
     state.bad_images |= set(record["bad_images"])
     open_batches(state, _position(state, checkpoint, record["processes"]))

@@ -22,7 +22,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -40,6 +40,7 @@ from .arguments import LATEST
 from .tracking import tell
 
 
+Read = TypeVar("Read")
 NAME = re.compile(r"checkpoint-(\d+)")
 LEFT = ("samples", "unet", "scheduler", INDEX, CARD, SAMPLES, METRICS)  # by a run, besides checkpoints and averages
 
@@ -223,8 +224,8 @@ def _on_all(part: Callable[[], None]) -> None:
     on_all(disk_errors()(part), OSError, lambda error: error.strerror or str(error))
 
 
-def read_checkpoint(checkpoint: Path, read: Callable[[], Any]) -> None:
-    """Let `read` restore a run from a checkpoint.
+def read_checkpoint(checkpoint: Path, read: Callable[[], Read]) -> Read:
+    """What `read` reads of a checkpoint, or restores a run from.
 
     Raises:
         ValueError: if the checkpoint cannot be read, or belongs to another run.
@@ -232,7 +233,7 @@ def read_checkpoint(checkpoint: Path, read: Callable[[], Any]) -> None:
     failures = (OSError, LookupError, TypeError, ValueError, AttributeError, EOFError, RuntimeError)
     failures += (SafetensorError, pickle.UnpicklingError)
     try:
-        read()
+        return read()
     except failures as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{checkpoint} cannot be gone on from: {reason[:500]}") from error

@@ -11,7 +11,9 @@ from ..runtime.signals import Interrupted
 from .checkpoint_contents import is_finite, write_state
 from .checkpoints import how_to_resume, last_step, save_checkpoint
 from .finish import draw_grid, push_snapshot, save_model, validate
+from .plan import checkpoint_bytes
 from .report import START_ANEW
+from .run_clock import SAVING
 from .state import TrainState, gather_bad_images
 
 
@@ -71,4 +73,6 @@ def save(state: TrainState) -> None:
     gather_bad_images(state)
     limit = state.training.checkpoints_total_limit
     write = functools.partial(write_state, state)
-    save_checkpoint(state.accelerator, state.folder, state.step, write, limit, is_together=state.is_divided)
+    with state.clock.phase(SAVING):
+        save_checkpoint(state.accelerator, state.folder, state.step, write, limit, is_together=state.is_divided)
+        state.clock.advance(checkpoint_bytes(state))

@@ -11,7 +11,6 @@ import copy
 import itertools
 import shutil
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,14 +33,14 @@ from ..reporting.figures import save_grid
 from ..reporting.lines import describe
 from ..results import METRICS, Metrics, QualityFigures, Validation, checked
 from ..runtime.output_folder import replace_folder, write_file, write_folder, write_json
-from ..runtime.progress import progress_bar, shows_bars
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .facts import metrics, training_facts
+from .run_clock import MEASURING, SAMPLING, SAVING, SCORING
 from .state import TrainState, gather_bad_images
 from .weight_averages import WeightAverage, averaged
 
 
-PATHS, IMAGES_ON_PATHS = 8, 512  # by default, of each of up to so many test images
+PATHS, IMAGES_ON_PATHS = 4, 512  # by default, of each of up to so many test images
 STEPS_OF_A_PATH = 50  # at most: more paths tighten the bound more than longer ones
 
 
@@ -51,7 +50,8 @@ def evaluated(state: TrainState, average: WeightAverage | None) -> Iterator[None
     with averaged(average, state.model):
         state.model.eval()
         try:
-            yield
+            with state.clock.counting(state.model):
+                yield
         finally:
             state.model.train()
 
@@ -59,15 +59,14 @@ def evaluated(state: TrainState, average: WeightAverage | None) -> Iterator[None
 def draw(state: TrainState, count: int) -> Tensor:
     """Samples in [0, 1], from the same noise every time."""
     pipeline = state.pipeline()
-    hidden = not (state.accelerator.is_main_process and shows_bars())
-    pipeline.set_progress_bar_config(leave=False, desc="sampling", unit="step", disable=hidden)
+    pipeline.set_progress_bar_config(disable=True)  # the run's own has sampling in it
     batch_size = state.training.scoring_batch_size
     return draw_images(pipeline, count, batch_size, state.inference_steps, state.training.seed, state.accelerator)
 
 
 def draw_grid(state: TrainState) -> None:
     """A sample grid of the weights as they are now."""
-    with evaluated(state, state.average):
+    with state.clock.phase(SAMPLING), evaluated(state, state.average):
         samples = draw(state, state.training.eval_batch_size)
     if state.accelerator.is_main_process:
         picture = save_grid(samples, state.folder / "samples" / f"{grid_of(state.step)}.png")
@@ -83,7 +82,7 @@ def validate(state: TrainState) -> None:
     """Bits/dim of validation images, if there are any, with the weights as they are now."""
     if not len(state.data.validation):
         return
-    with evaluated(state, state.average):
+    with state.clock.phase(SCORING), evaluated(state, state.average):
         result = _score(state, state.data.validation.spread(state.training.max_validation_images))
     figures: Validation = {
         "step": state.step,
@@ -103,22 +102,31 @@ def _score(state: TrainState, images: LevelImages, num_evaluations: int | None =
 
 def _score_by_paths(state: TrainState) -> Metrics:
     """The importance-weighted bound of a short chain, at optimal timesteps where the denoising errors are known."""
-    images, count = state.data.test, state.training.num_paths
-    visits_all = state.scheduler.process.learns_of_neighbours  # and would take long
-    if count is None:
-        count = 0 if visits_all or len(images) > IMAGES_ON_PATHS else PATHS
+    count = number_of_paths(state)
     if not count:
         return {}
     scheduler = DDPMPaperScheduler.from_config(state.scheduler.config)
-    if not visits_all:
+    if not scheduler.process.learns_of_neighbours:
         spacing = None if scheduler.denoising_errors is None else "optimal"
-        scheduler.set_timesteps(min(STEPS_OF_A_PATH, state.inference_steps), timestep_spacing=spacing)
+        scheduler.set_timesteps(steps_of_a_path(state), timestep_spacing=spacing)
     chosen = (state.accelerator, state.training.scoring_batch_size, count, state.training.seed)
-    hidden = not state.accelerator.is_main_process
-    progress = partial(progress_bar, leave=False, desc="scoring by weighted paths", unit="batch", disable=hidden)
     bits = state.task.importance_weighted_bits_per_dim
-    result = score_by_paths(state.denoiser, scheduler, images, *chosen, progress, count=bits)
+    result = score_by_paths(state.denoiser, scheduler, state.data.test, *chosen, count=bits)
     return {"importance_weighted": paths_report(result)}
+
+
+def number_of_paths(state: TrainState) -> int:
+    """Weighted paths of a test image at the end; 0 for none."""
+    if state.training.num_paths is not None:
+        return state.training.num_paths
+    visits_all = state.scheduler.process.learns_of_neighbours  # and would take long
+    return 0 if visits_all or len(state.data.test) > IMAGES_ON_PATHS else PATHS
+
+
+def steps_of_a_path(state: TrainState) -> int:
+    """Model calls for each of them, at most."""
+    visits_all = state.scheduler.process.learns_of_neighbours
+    return len(state.scheduler) if visits_all else min(STEPS_OF_A_PATH, state.inference_steps)
 
 
 def save_model(state: TrainState) -> None:
@@ -128,9 +136,11 @@ def save_model(state: TrainState) -> None:
 
 
 def _save_pipeline(state: TrainState) -> None:
-    model = _whole(state, state.average)
-    if state.accelerator.is_main_process:
-        write_folder(state.folder, state.pipeline(model).save_pretrained, last=INDEX)
+    with state.clock.phase(SAVING):
+        model = _whole(state, state.average)
+        if state.accelerator.is_main_process:
+            write_folder(state.folder, state.pipeline(model).save_pretrained, last=INDEX)
+        state.clock.advance(state.bytes_of_weights)
 
 
 def _whole(state: TrainState, average: WeightAverage | None) -> ModelMixin:
@@ -153,7 +163,7 @@ def push_snapshot(state: TrainState) -> None:
     is_free = broadcast_object_list([is_main and not state.pusher.is_busy])[0]
     if not is_free or not (is_main or state.is_divided):
         return
-    with averaged(state.average, state.model):
+    with state.clock.phase(SAVING), averaged(state.average, state.model):
         pipeline = state.pipeline(copy.deepcopy(_whole(state, state.average)).cpu())
     if not is_main:
         return
@@ -184,30 +194,53 @@ def training_images(state: TrainState, limit: int) -> Iterator[tuple[Tensor, Col
 
 def finish(state: TrainState) -> None:
     """Sample, score on the test images, and save: all with the averaged weights."""
-    training, accelerator = state.training, state.accelerator
+    training, clock = state.training, state.clock
     gather_bad_images(state)
     others = _scores_of_other_averages(state)
     with evaluated(state, state.average):
         _save_pipeline(state)  # what comes now may fail, and without checkpoints this is all there is
-        state.scheduler = _with_what_is_measured(state)
-        samples = draw(state, max(training.eval_batch_size, training.num_quality_samples))
-        result, weighted = None, {}
-        if len(state.data.test):
-            result = _score(state, state.data.test, training.num_evaluations)
-            weighted = _score_by_paths(state)
-        if accelerator.is_main_process:
-            report = metrics(state, result, weighted | _quality(state, samples)) | others
-            picture = save_grid(samples[: training.eval_batch_size], state.folder / SAMPLES)
-            write_json(state.folder / METRICS, checked(report))
+        with clock.phase(MEASURING, is_last=True):
+            state.scheduler = _with_what_is_measured(state)
+        with clock.phase(SAMPLING, is_last=True):
+            samples = draw(state, max(training.eval_batch_size, training.num_quality_samples))
+        with clock.phase(SCORING, is_last=True):
+            report = _scored(state, samples) | others
+        checked(report)
         _save_pipeline(state)
-    if accelerator.is_main_process:
+    clock.close()
+    if state.accelerator.is_main_process:
+        _tell(state, _write(state, report, samples[: training.eval_batch_size]))
+
+
+def _scored(state: TrainState, samples: Tensor) -> Metrics:
+    """The figures of the run; of the samples, the main process alone has some."""
+    result, weighted, quality = None, {}, {}
+    if len(state.data.test):
+        result = _score(state, state.data.test, state.training.num_evaluations)
+        weighted = _score_by_paths(state)
+    if state.accelerator.is_main_process:
+        quality = _quality(state, samples)
+    return metrics(state, result, weighted | quality)
+
+
+def _write(state: TrainState, report: Metrics, samples: Tensor) -> Metrics:
+    """Write what tells of the run into its folder, and the samples to the trackers; the figures with the times."""
+    with state.clock.phase(SAVING):
+        picture = save_grid(samples, state.folder / SAMPLES)
         state.trackers.log_picture("samples", picture, state.step)
         state.trackers.log({f"test/{name}": value for name, value in _figures(report).items()}, state.step)
-        name = str(state.folder) if state.pusher is None else state.pusher.repo_id
-        write_file(state.folder / CARD, lambda partial: partial.write_text(fill_card(state.folder, name), "utf-8"))
-        print(describe(report))
-        if state.pusher is not None:
-            state.pusher.push_run()
+    report = {**report, "seconds_by_phase": dict(state.clock.seconds)}
+    write_json(state.folder / METRICS, checked(report))
+    return report
+
+
+def _tell(state: TrainState, report: Metrics) -> None:
+    """Write the card, push the run if that is asked for, and say how it ended."""
+    name = str(state.folder) if state.pusher is None else state.pusher.repo_id
+    write_file(state.folder / CARD, lambda partial: partial.write_text(fill_card(state.folder, name), "utf-8"))
+    print(describe(report))
+    if state.pusher is not None:
+        state.pusher.push_run()
 
 
 def _with_what_is_measured(state: TrainState) -> DDPMPaperScheduler:
@@ -256,8 +289,17 @@ def _scores_of_other_averages(state: TrainState) -> Metrics:
     for average in state.averages:
         with evaluated(state, average):
             if len(state.data.validation):
-                scores[f"{average.max_decay:g}"] = _score(state, state.data.validation).total
-            other = _whole(state, average) if average is not state.average else None
-            if other is not None and state.accelerator.is_main_process:
-                replace_folder(state.folder / f"unet_ema_{average.max_decay:g}", other.save_pretrained)
+                with state.clock.phase(SCORING):
+                    scores[f"{average.max_decay:g}"] = _score(state, state.data.validation).total
+            if average is not state.average:
+                _save_other(state, average)
     return {"validation_bits_per_dim_by_ema_decay": scores}
+
+
+def _save_other(state: TrainState, average: WeightAverage) -> None:
+    """The weights of an average that is not the model's, which is in the model now."""
+    with state.clock.phase(SAVING):
+        other = _whole(state, average)
+        if state.accelerator.is_main_process:
+            replace_folder(state.folder / f"unet_ema_{average.max_decay:g}", other.save_pretrained)
+        state.clock.advance(state.bytes_of_weights)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 
 from accelerate.utils import gather_object
@@ -12,10 +11,11 @@ from accelerate.utils import gather_object
 from ..data.batches import Batch
 from ..data.image_files import TAKE_OUT
 from ..runtime.errors import DataUnreadable, RunStopped
-from ..runtime.progress import progress_bar
-from ..runtime.signals import Signals
+from ..runtime.signals import Interrupted, Signals
 from .due import at_the_end_of_an_epoch, is_anything_due, saved_before_stopping, what_is_due
+from .plan import step_work
 from .report import report
+from .run_clock import TRAINING
 from .state import TrainState
 from .step import TrainingStep, training_step
 from .tracking import Progress, tell_passed_over
@@ -31,29 +31,32 @@ def train(state: TrainState, signals: Signals, training_step: TrainingStep = tra
         training_step: takes one step; Algorithm 1 if not given.
     """
     progress = Progress(len(state.scheduler), state.accelerator.device)
-    is_main = state.accelerator.is_main_process
     if state.is_resumed and state.step < state.steps:
         at_the_end_of_an_epoch(state)  # which may have been due when the run was stopped
-    clock = time.monotonic()
-    bar = progress_bar(total=state.steps, initial=state.step, desc="training", unit="step", disable=not is_main)
-    with bar, contextlib.closing(iter(state.batches)) as batches:
+    clock, reported, work, note = state.clock, state.seconds, step_work(state), ""
+    with clock.phase(TRAINING, is_last=True), contextlib.closing(iter(state.batches)) as batches:
         state.prepared.train()
+        clock.show((state.step, state.steps), at_once=True)
+        awaited = signals.awaited(batches)
         while state.step < state.steps:
             place = state.batches.place()
             try:
-                take_step(state, batches, progress, training_step)
+                take_step(state, awaited, progress, training_step)
             except DataUnreadable as stop:
                 state.batches.rewind(place)
                 raise RunStopped(f"{stop} {saved_before_stopping(state)}") from stop
-            bar.update()
+            except Interrupted:
+                state.batches.rewind(place)
+                saved_before_stopping(state)
+                raise
+            clock.advance(work, (state.step, state.steps), note)
             if is_time_to_report(state, progress, signals):
-                clock = report(state, progress, bar, clock)
+                reported, note = report(state, progress, reported)
                 caught = next((each for each in gather_object([signals.caught]) if each is not None), None)
             else:
                 caught = None
-            pause = time.monotonic()
             what_is_due(state, caught)
-            clock += time.monotonic() - pause
+        clock.show((state.step, state.steps), note, at_once=True)
 
 
 def take_step(

@@ -4,13 +4,10 @@
 from __future__ import annotations
 
 import math
-import time
 
 import torch
-from tqdm import tqdm
 
 from ..runtime.errors import RunStopped
-from ..runtime.progress import shows_bars
 from .state import TrainState
 from .tracking import Progress
 
@@ -19,21 +16,26 @@ MOST_SKIPPED = 50  # steps in a row, in which the scale of fp16 has been halved 
 START_ANEW = "The checkpoints before it are good, but lead to it again; start anew with a lower learning rate, say."
 
 
-def report(state: TrainState, progress: Progress, bar: tqdm, since: float) -> float:
-    """Report the steps since the last report; returns the time.
+def report(state: TrainState, progress: Progress, since: float) -> tuple[float, str]:
+    """Report the steps since the last report.
+
+    Args:
+        since: seconds of training before them.
+
+    Returns:
+        Seconds of training up to now, and what to show of the steps.
 
     Raises:
         RunStopped: if a loss or a gradient is not finite.
     """
-    count, now = len(progress), time.monotonic()
-    losses, norms, levels = progress.read()
+    count = len(progress)
+    losses, norms, levels = progress.read()  # which waits for the steps
+    now = state.seconds
     _check_finite(state, losses, norms)
-    state.seconds += now - since
     speed = count * state.shard.total / (now - since)
     loss = sum(losses) / count
-    bar.set_postfix_str(f"loss {loss:.4f}, {speed:.0f} images/s", refresh=shows_bars())
     state.trackers.log(_figures(state, loss, norms[-1], speed) | levels, state.step)
-    return time.monotonic()
+    return now, f"loss {loss:.4f}, {speed:.3g} images/s"
 
 
 def _check_finite(state: TrainState, losses: list[float], norms: list[float]) -> None:

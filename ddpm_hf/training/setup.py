@@ -33,14 +33,14 @@ from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from ..tasks.arguments import DiffusionArguments
 from ..tasks.base import Task
 from .arguments import TrainingArguments, check_training_arguments
-from .checkpoint_contents import open_batches, restore, save_weights_as_diffusers_does
+from .checkpoint_contents import open_batches, preset_of, restore, save_weights_as_diffusers_does
 from .checkpoints import agreed_checkpoint, remove_run
 from .facts import training_facts
 from .fingerprint import settings
 from .flat_weights import FlatWeights
 from .pushing import Pusher
 from .state import DIVIDED, TrainState
-from .tracking import Trackers, check_logger, tell, tell_passed_over
+from .tracking import Trackers, check_logger, tell
 from .weight_averages import WeightAverage
 
 
@@ -60,7 +60,9 @@ def prepare(task: Task, diffusion: DiffusionArguments, training: TrainingArgumen
     accelerator = _engine(training)
     use_all_cores(accelerator.device)
     set_seed(training.seed)
-    data = task.load_data()
+    data, checkpoint = task.load_data(), _checkpoint(training, accelerator)
+    training, preset = task.settle(data, training, None if checkpoint is None else preset_of(checkpoint))
+    check_training_arguments(training, diffusion)
     scheduler = task.build_scheduler(data)
     inference_steps = _inference_steps(scheduler, diffusion.ddpm_num_inference_steps)
     model = task.build_model(data)
@@ -69,7 +71,7 @@ def prepare(task: Task, diffusion: DiffusionArguments, training: TrainingArgumen
     data = data.reading(conditioners)
     shard = _shard(training, accelerator)
     steps = _steps(training, data, shard)
-    folder, checkpoint = _claim(training, accelerator)
+    folder = _claim(training, checkpoint, accelerator)
     optimized = _prepare_to_step(model, training, steps, shard, accelerator)
     state = TrainState(
         task,
@@ -87,6 +89,7 @@ def prepare(task: Task, diffusion: DiffusionArguments, training: TrainingArgumen
         steps=steps,
         inference_steps=inference_steps,
         run_id=broadcast_object_list([secrets.token_hex(4)])[0],
+        preset=preset,
         bad_images=set(data.bad_images),
     )
     _place(state, hub, checkpoint)
@@ -112,11 +115,6 @@ def _place(state: TrainState, hub: HubArguments, checkpoint: Path | None) -> Non
         state.is_pushed, state.push_steps = True, hub.hub_push_steps
         state.pusher = Pusher(state.folder, hub) if state.accelerator.is_main_process else None
     state.trackers = Trackers(state.accelerator, state.folder, _told(state), state.run_id, state.step)
-    if state.accelerator.is_main_process:
-        for line in state.data.notes:
-            tell(line)
-        for count, sentence in enumerate(state.data.bad_images, 1):
-            tell_passed_over(count, sentence)
 
 
 def _check_dropout(probability: float, conditioners: Conditioners) -> None:
@@ -209,10 +207,15 @@ def _steps(training: TrainingArguments, data: ImageData, shard: BatchShard) -> i
     return math.ceil(training.num_epochs * size / shard.total)
 
 
-def _claim(training: TrainingArguments, accelerator: Accelerator) -> tuple[Path, Path | None]:
-    """The run's folder, and the checkpoint to resume from, if that is asked for and there is one."""
+def _checkpoint(training: TrainingArguments, accelerator: Accelerator) -> Path | None:
+    """The checkpoint to resume from, if that is asked for and there is one."""
+    resume = training.resume_from_checkpoint
+    return None if resume is None else agreed_checkpoint(accelerator, Path(training.output_dir), resume)
+
+
+def _claim(training: TrainingArguments, checkpoint: Path | None, accelerator: Accelerator) -> Path:
+    """The run's folder, claimed, and without what another run left in it."""
     folder, resume = Path(training.output_dir), training.resume_from_checkpoint
-    checkpoint = None if resume is None else agreed_checkpoint(accelerator, folder, resume)
     is_new = resume is None or (checkpoint is not None and checkpoint.parent.resolve() != folder.resolve())
     if not is_new and checkpoint is None and (folder / METRICS).exists() and not training.overwrite_output_dir:
         raise ValueError(f"`output_dir` {folder} holds a finished run without a checkpoint; choose another.")
@@ -222,7 +225,7 @@ def _claim(training: TrainingArguments, accelerator: Accelerator) -> tuple[Path,
         if is_new:
             remove_run(folder)
     accelerator.wait_for_everyone()
-    return folder, checkpoint
+    return folder
 
 
 def _prepare_to_step(

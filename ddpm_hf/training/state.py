@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator, DistributedType
-from accelerate.utils import gather_object
+from accelerate.utils import DynamoBackend, gather_object
 from diffusers import DiffusionPipeline, ModelMixin
 from torch import Tensor, nn
 
@@ -29,6 +29,7 @@ from ..tasks.base import Task
 from .arguments import TrainingArguments
 from .flat_weights import FlatWeights
 from .pushing import Pusher
+from .run_clock import TRAINING, RunClock
 from .tracking import Trackers
 from .weight_averages import WeightAverage
 
@@ -58,8 +59,9 @@ class TrainState:
         steps: optimisation steps in all.
         inference_steps: of the samples that are drawn along the way and at the end.
         run_id: the same when the run is resumed.
+        preset: the name of the preset that the network is from, if it is from one.
+        clock: the time of the run by phase.
         step: optimisation steps made.
-        seconds: spent training.
         skipped_steps: steps in a row whose gradient was not finite.
         bad_images: sentences on the images that were passed over.
         validation: bits/dim along the way.
@@ -84,15 +86,16 @@ class TrainState:
     steps: int
     inference_steps: int
     run_id: str
+    preset: str | None = None
     is_pushed: bool = False
     push_steps: int = 0
     pusher: Pusher | None = None  # of the main process, if the run is pushed
     batches: TrainingBatches | None = None
     trackers: Trackers | None = None
+    clock: RunClock = dataclasses.field(default_factory=RunClock)
     step: int = 0
     is_resumed: bool = False
     skipped_steps: int = 0
-    seconds: float = 0.0
     bad_images: set[str] = dataclasses.field(default_factory=set)
     validation: list[Validation] = dataclasses.field(default_factory=list)
 
@@ -149,6 +152,21 @@ class TrainState:
     def is_divided(self) -> bool:
         """Whether an engine divides the model itself among the processes."""
         return self.accelerator.distributed_type in DIVIDED
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the model that is trained is compiled."""
+        return self.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
+
+    @property
+    def bytes_of_weights(self) -> int:
+        """Of one copy of them."""
+        return sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters())
+
+    @property
+    def seconds(self) -> float:
+        """Spent training."""
+        return self.clock.spent(TRAINING)
 
     # --- when something is due ---
 

@@ -378,11 +378,14 @@ def test_an_evaluation_tells_of_few_steps_of_paths_and_of_the_flow(
     assert done.code == 0, done.output
     result = json.loads((tmp_path / "all" / "evaluation.json").read_text())
     found = {(row["sampler"], row["steps"], row.get("timestep_spacing")): row for row in result["few_steps"]}
-    ways = (("ancestral", "linspace"), ("ancestral", "optimal"), ("DDIM", "linspace"), ("ODE", None))
+    ways = (
+        *(("ancestral", "linspace"), ("ancestral", "optimal"), ("DDIM", "linspace")),
+        *(("DPM-Solver++(2M)", "optimal"), ("ODE", None)),
+    )
     assert set(found) == {(sampler, steps, spacing) for steps in (3, 20) for sampler, spacing in ways}
     assert all(row["frechet_distance_features"] > 0 and 0 <= row["agreement"] <= 1 for row in found.values())
     assert set(result["test_images_as_samples"]) == {
-        "frechet_distance_pixels", "frechet_distance_features", "agreement"
+        "frechet_distance_pixels", "frechet_distance_features", "agreement", "images"
     }  # fmt: skip
     rows = {key[1:]: row for key, row in found.items() if key[0] == "ancestral"}
     assert rows[3, "optimal"]["bits_per_dim"] < rows[3, "linspace"]["bits_per_dim"]

@@ -25,6 +25,9 @@ from ddpm_hf.data.image_files import ImageShape, header_of
 from ddpm_hf.data.squares import square_of
 
 
+pytestmark = pytest.mark.processes(1)
+
+
 def encoded(image: Image.Image | np.ndarray, form: str = "PNG", **options: object) -> bytes:
     file = io.BytesIO()
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, form, **options)

@@ -45,7 +45,10 @@ from ddpm_hf.runtime.errors import RunStopped
 from ddpm_hf.tasks.images import load_labelled_images as load_images
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This DataLoader will create"),  # more workers than cores
+    pytest.mark.processes(1),
+]
 
 FILES = (40, 30, 25, 41, 20)  # images in each, numbered through
 TOTAL = sum(FILES)

@@ -24,6 +24,9 @@ from launcher import CONFIGS, launched
 from script_server import EXAMPLES, NOT_INHERITED
 
 
+pytestmark = pytest.mark.processes(3)
+
+
 ROOT = EXAMPLES.parent
 SLURM = EXAMPLES / "configs" / "slurm.sh"
 TYPES = {

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from script_server import ScriptServer
 from training_runs import TINY, last_line
 
@@ -31,6 +32,7 @@ print(json.dumps({{"overhead": overhead, "steps": job.step, "rate": rate}}))
 """
 
 
+@pytest.mark.slow
 def test_steps_are_compared_and_a_training_ends_with_its_time(scripts: ScriptServer, tmp_path: Path) -> None:
     script = tmp_path / "measure.py"
     flags = [*map(str, TINY), "--max_train_steps", "100000", "--lr_warmup_steps", "1"]

@@ -25,6 +25,9 @@ from ddpm_hf.training import setup as preparation
 from ddpm_hf.training.arguments import TrainingArguments
 
 
+pytestmark = pytest.mark.processes(1)
+
+
 ON_CPU = Path(__file__).parents[1] / "helpers" / "fsdp_on_cpu.py"
 RUN = ["--block_out_channels", 8, 8, "--layers_per_block", 1, "--norm_num_groups", 4, "--ddpm_num_steps", 20]
 RUN += ["--eval_batch_size", 3, "--num_quality_samples", 0, "--num_evaluations", 2, "--max_train_steps", 6]
@@ -75,6 +78,7 @@ def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None
         torch.testing.assert_close(a[name], b[name], atol=3e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_model_of_one(scripts: ScriptServer, divided: Path, tmp_path: Path) -> None:
     alone = tmp_path / "run"
     script = on_few_digits(alone, "train.py")
@@ -97,6 +101,7 @@ def test_two_processes_train_the_model_of_one(scripts: ScriptServer, divided: Pa
     assert DDPMPaperPipeline.from_pretrained(divided)(1, num_inference_steps=2).images
 
 
+@pytest.mark.slow
 def test_a_divided_run_goes_on_exactly(scripts: ScriptServer, divided: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(divided, folder)
@@ -111,7 +116,8 @@ def test_a_divided_run_goes_on_exactly(scripts: ScriptServer, divided: Path, tmp
 
 
 # Undivided, either process is at fault in test_processes.py.
-@pytest.mark.parametrize(("rank", "size"), [pytest.param(0, 20_000, marks=pytest.mark.slow), (1, 3_000)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("rank", "size"), [(0, 20_000), (1, 3_000)])
 def test_when_one_process_cannot_write_its_part_the_run_ends_with_the_last_checkpoint(
     scripts: ScriptServer, tmp_path: Path, rank: int, size: int
 ) -> None:
@@ -128,6 +134,7 @@ def test_when_one_process_cannot_write_its_part_the_run_ends_with_the_last_check
     assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-3"]
 
 
+@pytest.mark.slow
 def test_its_checkpoints_hold_no_part_of_one_process(divided: Path) -> None:
     names = {path.name for path in (divided / "checkpoint-3").iterdir()}
     assert {"pytorch_model_fsdp.bin", "optimizer.bin", "ema-0.safetensors", "ema-1.safetensors"} <= names
@@ -205,6 +212,7 @@ print("all is well")
 """
 
 
+@pytest.mark.slow
 def test_averages_of_a_divided_model_and_a_push_of_them(scripts: ScriptServer, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(PUSHED.format())

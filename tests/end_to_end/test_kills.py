@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from script_server import Script, ScriptServer
 from training_runs import LATEST, TINY, assert_same, ended, start
 
@@ -32,6 +33,7 @@ def wait_until(holds: Callable[[], object], run: Script) -> None:
         time.sleep(0.0005)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_ends_as_one_never_killed(scripts: ScriptServer, tmp_path: Path) -> None:
     folder, whole = tmp_path / "run", tmp_path / "whole"
     unstopped = start(scripts, whole, *SAVING, "--checkpoints_total_limit", -1)

@@ -15,6 +15,9 @@ from script_server import EXAMPLES, NOT_INHERITED, ScriptServer
 from training_runs import TINY, ended, start
 
 
+pytestmark = pytest.mark.processes(2)
+
+
 STEPS = ["--max_train_steps", 1, "--validation_steps", 0, "--checkpointing_steps", 0, "--num_quality_samples", 0]
 
 

@@ -19,6 +19,9 @@ from script_server import Script, ScriptServer
 from training_runs import GOES_ON, LATEST, TINY, assert_same, ended, last_line, names_in, start, start_together
 
 
+pytestmark = pytest.mark.processes(5)
+
+
 # Of several processes signals are seen when anything is due, here a checkpoint or a validation, or for ten steps.
 TOGETHER = [
     *TINY,
@@ -76,6 +79,7 @@ def test_two_processes_train_as_one_with_the_whole_batch(scripts: ScriptServer, 
     torch.testing.assert_close(states[1], states[0], rtol=1e-3, atol=0)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_processes(scripts: ScriptServer, tmp_path: Path) -> None:
     arguments = [*TINY, *shlex.split("--max_train_steps 20 --dropout 0 --random_flip")]
     alone = start(scripts, tmp_path / "alone", *arguments, hooks=recorded(tmp_path / "one"))
@@ -91,6 +95,7 @@ def test_a_run_goes_on_with_other_processes(scripts: ScriptServer, tmp_path: Pat
     }
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_or_both_stops_both_and_they_go_on_exactly(
     scripts: ScriptServer, unstopped: Path, tmp_path: Path
 ) -> None:
@@ -106,11 +111,12 @@ def test_a_signal_to_one_or_both_stops_both_and_they_go_on_exactly(
     assert_same(folder, unstopped)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hooks", "killed", "step"),
     [
         ('hooks.signal_at(13, "SIGKILL", [0])', 0, 4),  # in the middle of a step
-        pytest.param('hooks.signal_at(13, "SIGKILL", [1])', 1, 4, marks=pytest.mark.slow),
+        ('hooks.signal_at(13, "SIGKILL", [1])', 1, 4),
         # while the last checkpoint is written
         ('hooks.signal_in("ddpm_hf.training.due.write_state", "SIGKILL", 3, [1])', 1, 8),
     ],
@@ -130,6 +136,7 @@ def test_when_one_process_is_killed_the_other_ends_and_both_go_on(
     assert_same(folder, unstopped)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rank", "size"), [(0, 100_000), (1, 10_000)])
 def test_when_one_process_cannot_write_both_end_with_the_last_checkpoint(
     scripts: ScriptServer, unstopped: Path, tmp_path: Path, rank: int, size: int
@@ -142,6 +149,7 @@ def test_when_one_process_cannot_write_both_end_with_the_last_checkpoint(
     assert names_in(folder) == ["checkpoint-4"]
 
 
+@pytest.mark.slow
 def test_when_the_end_cannot_be_written_both_end(scripts: ScriptServer, unstopped: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     hooks = "hooks.done_in('ddpm_hf.training.finish.save_grid', lambda: hooks.limit_files(50_000), 1, [0])"
@@ -152,6 +160,7 @@ def test_when_the_end_cannot_be_written_both_end(scripts: ScriptServer, unstoppe
     assert_same(folder / "checkpoint-14", unstopped / "checkpoint-14")
 
 
+@pytest.mark.slow
 def test_when_one_process_cannot_read_the_checkpoint_both_say_so(
     scripts: ScriptServer, unstopped: Path, tmp_path: Path
 ) -> None:
@@ -193,20 +202,21 @@ def scored_and_drawn(scripts: ScriptServer, processes: int, model: Path, folder:
     """What so many processes printed."""
     common = ["--model_name_or_path", model]
     score = ["evaluate.py", *common, *SCORED, "--output_dir", folder / "score"]
-    draw = ["sample.py", *common, *DRAWN, "--output", folder / "grid.png"]
+    draw = ["sample.py", *common, *DRAWN, "--output", folder / "grid.png", "--gif", folder / "way.gif"]
     if processes == 1:
         return all_ended([scripts.start(*score), scripts.start(*draw)], 0, 0)
     runs = [run for each in (score, draw) for run in scripts.start_together(processes, *each)]
     return all_ended(runs, *[0] * len(runs))
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
 def test_a_score_and_a_grid_are_the_same_whoever_makes_them(
     scripts: ScriptServer, unstopped: Path, made_by_one: Path, tmp_path: Path, processes: int
 ) -> None:
     # Five and four batches: some processes have nothing left to do in the last round.
     outputs = scored_and_drawn(scripts, processes, unstopped, tmp_path)
-    for name in ("score/evaluation.json", "score/evaluation.png", "score/few_steps.png", "grid.png"):
+    for name in ("score/evaluation.json", "score/evaluation.png", "score/few_steps.png", "grid.png", "way.gif"):
         assert (tmp_path / name).read_bytes() == (made_by_one / name).read_bytes()
     table = json.loads((tmp_path / "score" / "evaluation.json").read_text())
     assert table["num_examples"] == 18
@@ -214,6 +224,7 @@ def test_a_score_and_a_grid_are_the_same_whoever_makes_them(
     assert len(np.unique(np.asarray(Image.open(tmp_path / "grid.png")))) > 20
 
 
+@pytest.mark.slow
 def test_a_mistake_ends_all_processes_with_a_sentence(scripts: ScriptServer, unstopped: Path) -> None:
     arguments = ["--model_name_or_path", unstopped, "--output_dir", unstopped]
     for output in all_ended(scripts.start_together(2, "evaluate.py", *arguments), 2, 2):

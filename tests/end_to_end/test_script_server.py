@@ -16,6 +16,9 @@ import script_server
 from script_server import ScriptServer
 
 
+pytestmark = pytest.mark.slow  # it tests what other tests are made with
+
+
 ENDINGS = {
     "nothing": "print('done')",
     "a number": "import sys; sys.exit(3)",

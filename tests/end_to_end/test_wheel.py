@@ -19,6 +19,8 @@ from loopback_hub import LoopbackHub
 from training_runs import TINY
 
 
+pytestmark = pytest.mark.processes(1)
+
 ROOT = Path(__file__).resolve().parents[2]
 
 PUSH = """

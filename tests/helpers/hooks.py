@@ -11,9 +11,12 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import multiprocessing
 import os
 import resource
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,9 +25,10 @@ from unittest import mock
 
 import torch
 
-from ddpm_hf.data.batches import Batch, TrainingBatches
+from ddpm_hf.data.batches import Batch, EndlessImages, Places, TrainingBatches
 from ddpm_hf.data.level_images import ImageData
 from ddpm_hf.data.loading import DIGITS
+from ddpm_hf.runtime import signals
 from ddpm_hf.tasks.images import ImageTask
 from ddpm_hf.training import setup
 from ddpm_hf.training.tracking import Progress
@@ -58,6 +62,20 @@ def twice(name: str) -> None:
     to_itself(name)
 
 
+def kill_worker() -> None:
+    """Kill a process that reads images, and wait for its end."""
+    worker = multiprocessing.active_children()[0]
+    os.kill(worker.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+
+
+def fill_shared_memory() -> None:
+    """Leave no room in /dev/shm, which should be a small one of this process's own."""
+    with contextlib.suppress(OSError), open("/dev/shm/full", "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
 def to_all_of_it(name: str) -> None:
     """Send a signal to this process and to its workers, as a cluster or a terminal does; not from a test's own."""
     os.killpg(0, getattr(signal, name))
@@ -88,17 +106,22 @@ def few_digits(train: int = 150, test: int = 24) -> AbstractContextManager:
     return mock.patch.object(ImageTask, "load_data", loaded)
 
 
+def at(batch: int, action: Callable[[], None], ranks: Iterable[int] = (0, 1)) -> AbstractContextManager:
+    """The process does this when it has read so many training batches."""
+
+    def change(k: int, read: Batch) -> Batch:
+        if k == batch and is_rank(ranks):
+            action()
+        return read
+
+    return at_batch(change)
+
+
 def signal_at(
     batch: int, name: str, ranks: Iterable[int] = (0, 1), send: Callable[[str], None] = to_itself
 ) -> AbstractContextManager:
     """The process gets the signal when it has read so many training batches."""
-
-    def change(k: int, read: Batch) -> Batch:
-        if k == batch and is_rank(ranks):
-            send(name)
-        return read
-
-    return at_batch(change)
+    return at(batch, functools.partial(send, name), ranks)
 
 
 def killed_at(batch: int) -> AbstractContextManager:
@@ -119,6 +142,30 @@ def nan_at(batch: int, rank: int = 0) -> AbstractContextManager:
         return read._replace(x_0=read.x_0 * float("nan")) if k == batch and is_rank([rank]) else read
 
     return at_batch(change)
+
+
+@contextlib.contextmanager
+def stuck_after(batch: int, seconds: float = 0.5) -> Iterator[None]:
+    """Whoever reads the images never gives the batch after this one; the run gets SIGTERM when it waits for it."""
+    read, places = EndlessImages.__getitems__, Places.__iter__
+
+    def read_or_not(self: EndlessImages, given: range) -> Any:
+        while not given:
+            time.sleep(60)
+        return read(self, given)
+
+    def emptied(self: Places) -> Iterator[range]:
+        yield from (range(0) if k == batch else given for k, given in enumerate(places(self)))
+
+    def stop_soon() -> None:
+        threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(EndlessImages, "__getitems__", read_or_not))
+        stack.enter_context(mock.patch.object(Places, "__iter__", emptied))
+        stack.enter_context(mock.patch.object(signals, "PATIENCE", 0.2))
+        stack.enter_context(at(batch, stop_soon))
+        yield
 
 
 @contextlib.contextmanager

@@ -313,6 +313,7 @@ class ScriptServer:
         for key in env or {}:
             if key.startswith(READ_BY_IMPORTS) and not key.startswith(READ_AGAIN):
                 raise ValueError(f"{key} was read when the server started; it would do nothing here.")
+        sys.audit("script_server.start", str(path))
         output = self._folder / f"{next(self._numbers)}-{path.stem}.txt"
         output.touch()
         request = {"run": str(path), "argv": [str(argument) for argument in arguments], "env": env or {}}

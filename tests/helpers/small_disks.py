@@ -1,8 +1,11 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Trainings on disks that are too small for them: one process with its own mounts runs all of them.
+"""Trainings on disks or with shared memory too small for them, in a process with its own mounts.
 
 `small_disks.py cases.json` takes a list of `{"disk": folder, "size": bytes, "copy": folder, "arguments": [...]}`. It
 mounts a disk of this size for each, trains, copies the final content of the disk, and prints `[[code, output], ...]`.
+
+With `{"shared_memory": bytes, "full_at": batch, "arguments": [...]}` instead of the list it mounts so much shared
+memory, which is full from this batch on, trains, and prints `[code, output]`.
 """
 
 from __future__ import annotations
@@ -36,21 +39,36 @@ def own_mounts() -> None:
     call("mount", b"none", b"/", None, PRIVATE, None)
 
 
+def mount(folder: str, size: int) -> None:
+    call("mount", b"none", folder.encode(), b"tmpfs", 0, f"size={size}".encode())
+
+
 def train_on_disk(disk: str, size: int, copy: str, arguments: list[str]) -> tuple[int, str]:
     import in_process
     from hooks import few_digits
 
     os.mkdir(disk)
-    call("mount", b"none", disk.encode(), b"tmpfs", 0, f"size={size}".encode())
+    mount(disk, size)
     with few_digits():
         done = in_process.run("train.py", *arguments, "--output_dir", disk)
     shutil.copytree(disk, copy)
     return done
 
 
+def train_with_shared_memory(shared_memory: int, full_at: int, arguments: list[str]) -> tuple[int, str]:
+    import in_process
+    from hooks import at, few_digits, fill_shared_memory
+
+    mount("/dev/shm", shared_memory)
+    with few_digits(), at(full_at, fill_shared_memory):
+        return in_process.run("train.py", *arguments)
+
+
 def main() -> None:
     own_mounts()
-    print(json.dumps([train_on_disk(**case) for case in json.loads(Path(sys.argv[1]).read_text())]))
+    cases = json.loads(Path(sys.argv[1]).read_text())
+    is_list = isinstance(cases, list)
+    print(json.dumps([train_on_disk(**case) for case in cases] if is_list else train_with_shared_memory(**cases)))
 
 
 if __name__ == "__main__":

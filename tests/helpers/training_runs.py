@@ -48,7 +48,7 @@ SCORED = [
 ]
 LATEST = ["--resume_from_checkpoint", "latest"]
 GOES_ON = "The same command with --resume_from_checkpoint latest goes on from there."
-TIMES = {"seconds", "train_seconds"}
+TIMES = {"seconds", "train_seconds", "seconds_by_phase"}
 BY_CHANCE = {"run_id", "training.json"}  # the second in checksums.json, since it holds times
 _numbers = itertools.count()
 

@@ -43,6 +43,8 @@ from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, NoiseSchedule
 from ddpm_hf.hub.model_card import fill_card
 
 
+pytestmark = pytest.mark.processes(2)
+
 OWNER, READER, STRANGER, WRONG = "hf_theOwners", "hf_readOnly", "hf_somebodyElses", "hf_nobodyKnowsThis"
 TOKENS = {"owner": OWNER, "reader": READER, "stranger": STRANGER, "wrong": WRONG}
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -352,9 +354,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 Part = Callable[[Scenario], None]
 
 
-def about(part: Part) -> pytest.MarkDecorator:
-    """A test of what comes of a scenario."""
-    return pytest.mark.parametrize("scenario", [part], indirect=True, ids=[part.__name__])
+def about(part: Part, is_slow: bool = True) -> pytest.MarkDecorator:
+    """A test of what comes of a scenario, which is slow if it takes many processes."""
+    values = pytest.param(part, id=part.__name__, marks=[pytest.mark.slow] if is_slow else [])
+    return pytest.mark.parametrize("scenario", [values], indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -1327,7 +1330,7 @@ def run_the_script(scenario: Scenario) -> None:
         scenario.hub.stop()
 
 
-@about(run_the_script)
+@about(run_the_script, is_slow=False)
 def test_the_script_pushes_a_run_and_prints_where_it_is(scenario: Scenario) -> None:
     repo, (code, output) = scenario["owner/model"], scenario.noted["pushed"]
     assert code == 0
@@ -1335,7 +1338,7 @@ def test_the_script_pushes_a_run_and_prints_where_it_is(scenario: Scenario) -> N
     assert len(repo.commits) == 2 and repo.files().keys() == PUSHED | {WEIGHTS, "samples.png", "metrics.json"}
 
 
-@about(run_the_script)
+@about(run_the_script, is_slow=False)
 def test_the_script_says_in_a_sentence_that_the_hub_is_not_there(scenario: Scenario) -> None:
     code, output = scenario.noted["down"]
     assert code == 2 and "Traceback" not in output

@@ -42,6 +42,15 @@ METRICS = {
 }
 
 
+EQUAL = {
+    "images": 297,
+    "reference_images": 1203,
+    "samples": 0.61234,
+    "training_images": 0.7,
+    "test_images": 1.4,
+}
+
+
 def saved(folder: Path, metrics: dict[str, Any] | None = None, **options: Any) -> Path:
     """A pipeline in a folder, with figures if given."""
     DDPMPaperPipeline(tiny_unet(), DDPMPaperScheduler(**options)).save_pretrained(folder)
@@ -172,6 +181,19 @@ def test_a_bare_pipeline_has_a_card_without_figures(tmp_path: Path) -> None:
     assert "model-index" not in card and "samples.png" not in card
     for leftover in ("{{", "{%", "None", "Undefined", "nan"):
         assert leftover not in card
+
+
+def test_samples_are_compared_with_as_many_real_images(tmp_path: Path) -> None:
+    unequal = fill_card(saved(tmp_path / "old", METRICS), "me/digits")
+    assert "1.354" not in unequal and "equal size" not in unequal  # 297 test images beside 500 samples
+    key = "frechet_distance_pixels_at_equal_numbers"
+    card = fill_card(saved(tmp_path / "new", METRICS | {key: EQUAL}), "me/digits")
+    assert "only sets of equal size can be compared: here\n297 images of each kind, with the other 1203" in card
+    for line in ("| samples | 0.6123 |", "| training images | 0.7000 |", "| test images | 1.4000 |"):
+        assert line in card
+    assert "| samples to training images | 0.2987 |" in card
+    without = fill_card(saved(tmp_path / "few", METRICS | {key: EQUAL | {"test_images": None}}), "me/digits")
+    assert "| training images | 0.7000 |" in without and "| test images |" not in without
 
 
 @pytest.mark.parametrize("key", ["bits_per_dim", "frechet_distance_pixels", "train_steps", "train_seconds", "data"])

@@ -36,7 +36,7 @@ NAMES = {  # of version 0.1, which users' scripts read
     *("test_images", "model_evaluations_per_test_image", "importance_weighted"),
     *("frechet_distance_pixels", "frechet_distance_pixels_of_test_images"),
     *("quality_resolution", "quality_samples", "quality_inference_steps"),
-    *("train_seconds", "validation", "validation_bits_per_dim_by_ema_decay", "step_of_training"),
+    *("train_seconds", "seconds_by_phase", "validation", "validation_bits_per_dim_by_ema_decay", "step_of_training"),
     *("data", "dataset_name", "train_images", "bad_images_passed_over", "train_steps", "train_batch_size"),
     *("cpu_threads", "image_shape", "num_levels", "parameters", "prediction_type", "variance_type"),
     *("timesteps", "objective", "seed", "settings"),
@@ -128,7 +128,7 @@ def test_reports_have_the_keys_of_the_schema() -> None:
     weighted = paths_report(ImportanceWeightedBits({1: 1.5, 2: 1.25}, [1.0, 1.5], 40))
     assert weighted.keys() == get_type_hints(WeightedBound).keys()
     images = torch.rand(3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-    quality = quality_of(images, 10, images, images)
+    quality = quality_of(images, 10, images.repeat(4, 1, 1, 1), images)
     assert quality.keys() == get_type_hints(QualityFigures).keys()
     checked({"importance_weighted": weighted, **quality})
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pandas
 import pytest
 import torch
 from diffusers import (
@@ -239,10 +240,17 @@ def test_results_are_shown_in_a_few_lines_and_told_in_full() -> None:
         assert len(repr(result)) < 120 and repr(result).startswith(type(result).__name__)
         told = json.loads(json.dumps(result.to_dict()))
         assert told["total"] == result.total and told["per_example"] == result.per_example
+        rows = pandas.DataFrame(result.table("example"))
+        assert list(rows.example) == list(range(result.num_examples))
+        assert rows.bits_per_dim.mean() == pytest.approx(result.total, rel=1e-12)
+        with pytest.raises(ValueError, match=r"`by` must be one of .*'example', but is 'pixel'"):
+            result.table("pixel")
     assert f"{bound.estimation_error:.4f}" in str(bound)
-    columns = bound.table()
-    assert columns["timestep"] == list(range(T))
-    assert sum(columns["bits_per_dim"]) == pytest.approx(bound.rate + bound.decoder)
+    terms = pandas.DataFrame(bound.table())
+    assert list(terms.timestep) == list(range(T))
+    assert terms.bits_per_dim.sum() == pytest.approx(bound.rate + bound.decoder)
+    by_paths = pandas.DataFrame(results[1].table())
+    assert list(by_paths.paths) == [1, 2, 3] and by_paths.bits_per_dim.iloc[-1] == results[1].total
     errors = measure_denoising_errors(*arguments, num_noise_levels=8, per_element=True)
     assert len(repr(errors)) < 200 and "8 noise levels" in repr(errors)
 

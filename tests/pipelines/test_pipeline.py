@@ -24,6 +24,9 @@ from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, NoiseSchedule
 from ddpm_hf.pipelines.pipeline_ddpm_paper import DenoisingStep
 
 
+pytestmark = pytest.mark.processes(1)
+
+
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 

@@ -304,7 +304,7 @@ def watched(state: TrainState) -> list[dict[str, Tensor]]:
 
 def run(state: TrainState) -> None:
     """All of its steps, without what comes after the last."""
-    train(state, SimpleNamespace(caught=None))
+    train(state, SimpleNamespace(caught=None, awaited=iter))
 
 
 def together(calls: list[dict[str, Tensor]], name: str) -> Tensor:

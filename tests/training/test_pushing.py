@@ -121,6 +121,7 @@ def test_a_hub_that_fails_stops_nothing_and_the_printed_command_pushes_later(hub
     assert hub.repos["owner/run"].files()[WEIGHTS] == (folder / WEIGHTS).read_bytes()
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_pushes(scripts: ScriptServer, hub: LoopbackHub, tmp_path: Path) -> None:
     arguments = ["--output_dir", tmp_path / "run", "--push_to_hub", "--hub_model_id", "owner/run"]
     arguments += ["--max_train_steps", 3]

@@ -375,7 +375,10 @@ def test_a_run_with_a_flipped_bit_goes_on_from_the_checkpoint_before_and_ends_th
 ) -> None:
     flip_a_bit(finished / "checkpoint-20" / "unet" / "diffusion_pytorch_model.safetensors")
     output = train(finished, *EVERYTHING, *LATEST)
-    assert "checkpoint-20 is damaged and is left out: unet/diffusion_pytorch_model.safetensors is not what" in output
+    assert (
+        "checkpoint-20 is damaged and is left out: unet/diffusion_pytorch_model.safetensors differs from what"
+        in output
+    )
     assert "Going on from" in output and "checkpoint-16, after step 16 of 20." in output
     assert_same(finished, whole)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import resource
 import shlex
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -15,13 +17,24 @@ from typing import NamedTuple
 import pytest
 import small_disks
 from accelerate.utils.other import load
-from hooks import nan_at, overflowing, signal_at, signal_in, twice
+from hooks import at, kill_worker, nan_at, overflowing, signal_at, signal_in, stuck_after, twice
 from safetensors.torch import load_file
 from script_server import ScriptServer
 from training_runs import EVERYTHING, GOES_ON, LATEST, TINY, assert_same, ended, last_line, names_in, start, train
 
 
+pytestmark = pytest.mark.processes(3)
+
+
 SHORT = [*TINY, *shlex.split("--checkpointing_steps 4 --checkpoints_total_limit -1 --num_quality_samples 0")]
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run that was never stopped."""
+    folder = tmp_path_factory.mktemp("short") / "run"
+    train(folder, *SHORT, "--max_train_steps", 8)
+    return folder
 
 
 # --- signals ---------------------------------------------------------------------------------------------------------
@@ -66,6 +79,61 @@ def test_a_second_interruption_ends_the_run_at_once_but_a_second_termination_doe
     assert f"{tmp_path / 'run' / 'checkpoint-3'} is whole." in last_line(output)
 
 
+# --- processes that read images --------------------------------------------------------------------------------------
+
+
+WITH_WORKERS = [*SHORT, "--max_train_steps", 8, "--checkpointing_steps", 8, "--dataloader_num_workers", 2]
+FULL = "memory or shared memory (/dev/shm; docker run --shm-size sets its size) is full."
+
+
+def assert_goes_on(folder: Path, whole: Path, sentence: str) -> None:
+    """The run saved what it had done, said so, and goes on as if nothing had happened."""
+    (stopped,) = folder.glob("checkpoint-*")
+    assert sentence.endswith(f" {stopped} is whole. {GOES_ON}") and stopped.name != "checkpoint-8"
+    train(folder, *WITH_WORKERS, *LATEST)
+    shutil.rmtree(stopped)
+    assert_same(folder / "checkpoint-8", whole / "checkpoint-8")
+
+
+def test_when_a_worker_is_killed_the_run_saves_and_goes_on_exactly(short: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    output = train(folder, *WITH_WORKERS, code=1, during=(at(3, kill_worker),))
+    sentence = last_line(output)
+    assert sentence.startswith("train.py: DataLoader worker (pid ") and "Traceback" not in output
+    assert f" is killed by signal: Killed, as happens when {FULL} Fewer --dataloader_num_workers" in sentence
+    assert names_in(folder) == ["checkpoint-3"]  # the step that was on its way is whole
+    assert_goes_on(folder, short, sentence)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_signal_while_a_batch_does_not_come_saves_and_goes_on_exactly(
+    short: Path, tmp_path: Path, workers: int
+) -> None:
+    folder, since = tmp_path / "run", time.monotonic()
+    arguments = [*WITH_WORKERS, "--dataloader_num_workers", workers]
+    output = train(folder, *arguments, code=143, during=(stuck_after(5),))
+    assert last_line(output).startswith("train.py: SIGTERM stopped it. ") and "Traceback" not in output
+    assert names_in(folder) == ["checkpoint-5"] and time.monotonic() - since < 30
+    assert not multiprocessing.active_children()
+    assert_goes_on(folder, short, last_line(output))
+
+
+def test_without_room_in_shared_memory_a_run_saves_and_goes_on_exactly(
+    scripts: ScriptServer, short: Path, tmp_path: Path
+) -> None:
+    folder, case = tmp_path / "run", tmp_path / "case.json"
+    arguments = [*WITH_WORKERS, "--dataloader_num_workers", 1, "--output_dir", folder]
+    case.write_text(json.dumps({"shared_memory": 2**20, "full_at": 3, "arguments": [*map(str, arguments)]}))
+    run = scripts.run(small_disks.__file__, case)
+    if run.code == small_disks.NO_MOUNTS:
+        pytest.skip(f"no file system can be mounted: {run.output.strip()}")
+    code, output = json.loads(last_line(ended(run)))
+    assert code == 1 and "Traceback" not in output, output
+    assert "train.py: There is no room left in shared memory (/dev/shm; docker run --shm-size" in last_line(output)
+    assert "Fewer --dataloader_num_workers need less" in last_line(output)
+    assert_goes_on(folder, short, last_line(output))
+
+
 # --- a full disk -----------------------------------------------------------------------------------------------------
 
 
@@ -73,14 +141,6 @@ def pages(*paths: Path) -> int:
     """Bytes that files need on a disk of pages."""
     files = [path for each in paths for path in (each.rglob("*") if each.is_dir() else [each]) if path.is_file()]
     return sum(-(-path.stat().st_size // 4096) * 4096 for path in files)
-
-
-@pytest.fixture(scope="module")
-def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short run that was never stopped."""
-    folder = tmp_path_factory.mktemp("short") / "run"
-    train(folder, *SHORT, "--max_train_steps", 8)
-    return folder
 
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"

@@ -190,6 +190,7 @@ def test_a_run_over_another_starts_its_curves_anew(run: Path, tmp_path: Path) ->
     assert set(curves["loss"]) == {3} and not VALIDATION & set(curves)
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_tells(scripts: ScriptServer, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     short = ["--max_train_steps", 3, "--validation_steps", 3, "--train_batch_size", 8, "--checkpointing_steps", 0]
@@ -239,6 +240,7 @@ def records(file: Path) -> Iterator[Any]:
             message = b""
 
 
+@pytest.mark.slow
 def test_wandb_without_a_network(scripts: ScriptServer, tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     folder = tmp_path / "run"
@@ -275,6 +277,7 @@ def test_wandb_without_a_network(scripts: ScriptServer, tmp_path: Path) -> None:
         assert np.array_equal(picture(file.parent / "files" / name), picture(files[step]))
 
 
+@pytest.mark.slow
 def test_wandb_that_cannot_start_is_told_and_leaves_nothing(scripts: ScriptServer, tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     (tmp_path / "home").mkdir()

@@ -105,7 +105,7 @@ def test_a_step_of_ones_own_trains(made: Any) -> None:
         losses.append(result.losses.mean().item())
         return result
 
-    train(state, SimpleNamespace(caught=None), noted)
+    train(state, SimpleNamespace(caught=None, awaited=iter), noted)
     assert state.step == len(losses) == 40
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
 
@@ -217,7 +217,7 @@ def test_another_family_is_a_task_and_a_pipeline(made: Any, tmp_path: Path) -> N
     state.prepared.register_forward_pre_hook(
         lambda model, arguments, options: told.append(options["encoder_hidden_states"]), with_kwargs=True
     )
-    train(state, SimpleNamespace(caught=None))
+    train(state, SimpleNamespace(caught=None, awaited=iter))
     dropped = (torch.cat(told) == 0).all(dim=(1, 2)).double().mean()
     assert 0.2 < dropped < 0.3
     finish(state)

@@ -3,17 +3,22 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from filelock import FileLock
 from training_runs import TINY, refused, train
 
 from ddpm_hf.runtime.output_folder import claim_folder
 
+
+pytestmark = pytest.mark.processes(1)
 
 WAITS = """
 import sys
@@ -47,3 +52,22 @@ def test_a_folder_that_another_process_writes_into_is_refused_until_it_is_killed
     other.wait()
     train(folder, *quick)
     assert (folder / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [NotImplementedError("no flock"), OSError(errno.ENOLCK, "No locks"), OSError(errno.EOPNOTSUPP, "None")],
+)
+def test_a_file_system_without_locks_is_told_and_gone_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture, error: Exception
+) -> None:
+    with mock.patch.object(FileLock, "acquire", side_effect=error):
+        claim_folder(str(tmp_path / "run"), overwrite=False)
+    told = f"`output_dir` {tmp_path / 'run'} is on a file system without locks; take care that no other run writes"
+    assert capsys.readouterr().err == f"{told} into it.\n"
+
+
+def test_a_lock_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    error = OSError(errno.EROFS, "Read-only file system")
+    with mock.patch.object(FileLock, "acquire", side_effect=error), pytest.raises(OSError, match="Read-only"):
+        claim_folder(str(tmp_path / "run"), overwrite=False)

@@ -24,7 +24,7 @@ from ddpm_hf.cli.parsing import parse
 from ddpm_hf.conditioning.classes import of_classes
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.level_images import LevelImages
-from ddpm_hf.evaluation.frechet_distance import frechet_distance, pixel_frechet_distance
+from ddpm_hf.evaluation.frechet_distance import at_equal_numbers, frechet_distance, pixel_frechet_distance
 from ddpm_hf.evaluation.sample_quality import Judge
 from ddpm_hf.evaluation.sampling import draw_images
 from ddpm_hf.reporting.figures import save_grid
@@ -195,6 +195,23 @@ def digits(first: int, last: int, labelled: bool = True) -> LevelImages:
     data = load_digits()
     columns = of_classes(data.target[first:last].tolist()) if labelled else {}
     return LevelImages.in_memory(torch.from_numpy(data.images[first:last, None]).to(torch.uint8), 17, columns)
+
+
+def test_real_images_and_samples_are_compared_in_equal_numbers() -> None:
+    # Of one distribution 100 images are as far from the others as any 100 are, and farther than 400 are.
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(1000, 1, 4, 4, generator=generator) * 2 - 1
+    train, test, samples = images[:500], images[500:600], images[600:]
+    equal = at_equal_numbers(samples, train, test)["frechet_distance_pixels_at_equal_numbers"]
+    assert (equal["images"], equal["reference_images"]) == (100, 400)
+    of_each = [equal[kind] for kind in ("samples", "training_images", "test_images")]
+    assert max(of_each) < 1.5 * min(of_each)
+    assert pixel_frechet_distance(samples, train) < 0.6 * min(of_each)
+    held_back, others = train[::5], train[torch.arange(500) % 5 != 0]
+    assert equal["training_images"] == pytest.approx(pixel_frechet_distance(held_back, others))
+    alone = at_equal_numbers(samples, train, test[:0])["frechet_distance_pixels_at_equal_numbers"]
+    assert (alone["images"], alone["test_images"]) == (125, None)
+    assert at_equal_numbers(samples, train[:7], test) == {}
 
 
 def test_a_judge_knows_real_images_from_noise() -> None:

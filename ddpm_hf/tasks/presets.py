@@ -1,0 +1,125 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Networks and settings by the resolution of images: which there are, and which one fits.
+
+The digits' settings were chosen by experiments (benchmarks/choose_hyperparameters.py). The others keep their pattern
+and follow what was published for such resolutions: attention at 16x16 pixels and below (Ho et al. 2020), width and
+depth that grow with the resolution, learning rates that fall with it, longer averages (Nichol & Dhariwal 2021; Karras
+et al. 2022). benchmarks/presets.py measures what each one costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..runtime.arguments import given_in
+
+
+AUTO = "auto"
+ATTENTION = 16  # pixels: blocks of this resolution and below have attention
+# Where one of these is given, the user has a network of their own.
+NETWORK = {"model_config_name_or_path", "block_out_channels", "down_block_types", "up_block_types"}
+
+
+def _network(resolution: int, *channels: int, groups: int, head: int) -> dict[str, Any]:
+    sides = [resolution // 2**depth for depth in range(len(channels))]
+    kinds = ["" if side > ATTENTION or side == resolution else "Attn" for side in sides]
+    return {
+        "block_out_channels": list(channels),
+        "down_block_types": [f"{kind}DownBlock2D" for kind in kinds],
+        "up_block_types": [f"{kind}UpBlock2D" for kind in reversed(kinds)],
+        "norm_num_groups": groups,
+        "attention_head_dim": head,
+    }
+
+
+def _course(batch_size: int, steps: int, warmup: int, rate: float, average: float, dropout: float) -> dict[str, Any]:
+    return {
+        "train_batch_size": batch_size,
+        "max_train_steps": steps,
+        "lr_warmup_steps": warmup,
+        "learning_rate": rate,
+        "adam_weight_decay": 0.05,
+        "ema_max_decay": [average],
+        "dropout": dropout,
+    }
+
+
+# Arguments of train.py by the side of the images; what is not named keeps its default.
+PRESETS: dict[str, dict[str, Any]] = {
+    "8": {},  # the digits': all defaults
+    "16": _network(16, 32, 64, 128, groups=8, head=16) | _course(64, 5_000, 50, 2e-3, 0.995, 0.1),
+    "32": _network(32, 48, 96, 144, groups=16, head=48) | _course(64, 10_000, 50, 1e-3, 0.999, 0.1),
+    "64": _network(64, 64, 64, 128, 256, groups=32, head=32) | _course(32, 50_000, 100, 5e-4, 0.9995, 0.1),
+    "128": _network(128, 64, 64, 128, 128, 256, groups=32, head=32) | _course(16, 100_000, 250, 2e-4, 0.9999, 0.0),
+    "256": _network(256, 64, 64, 128, 128, 256, 256, groups=32, head=32) | _course(8, 200_000, 250, 1e-4, 0.9999, 0.0),
+}
+
+
+def check_preset(name: str) -> None:
+    """Raise ValueError for a name that is neither auto nor that of a preset."""
+    if name not in (AUTO, *PRESETS):
+        raise ValueError(f"`preset` must be one of {', '.join((AUTO, *PRESETS))}, but is {name!r}.")
+
+
+def preset_for(model: Any, height: int, width: int, used_before: str | None = None) -> str | None:
+    """The name of the preset to train with; None where the user gives a network of their own.
+
+    Args:
+        model: the `ModelArguments`.
+        height, width: of the images.
+        used_before: the preset of the run that is resumed, if it was chosen in the same way.
+
+    Raises:
+        ValueError: if the preset asked for, or any, does not fit the size.
+    """
+    if model.preset != AUTO:
+        _require_fit(model.preset, height, width)
+        return model.preset
+    if NETWORK & given_in(model):
+        return None
+    return used_before or _nearest(height, width)
+
+
+def settled(name: str | None, given: frozenset[str]) -> Mapping[str, Any]:
+    """The arguments of a preset, without its number of steps where the user says how long to train."""
+    values = {} if name is None else PRESETS[name]
+    return {key: value for key, value in values.items() if key != "max_train_steps" or "num_epochs" not in given}
+
+
+def _nearest(height: int, width: int) -> str:
+    """The smallest preset of at least the images' resolution that takes them, or else the largest below.
+
+    That has at least half of their resolution: with less it would attend to too many pixels.
+    """
+    side = max(height, width)
+    as_large = [name for name in PRESETS if int(name) >= side]
+    smaller = [name for name in reversed(PRESETS) if side / 2 <= int(name) < side]
+    fitting = (name for name in (*as_large, *smaller) if _fits(name, height, width))
+    name = next(fitting, None)
+    if name is None:
+        _require_fit(next(iter(as_large), list(PRESETS)[-1]), height, width)
+        raise ValueError(
+            f"The largest `preset` is {list(PRESETS)[-1]}, too small for images of {height}x{width}; pass another"
+            " --resolution, a --preset all the same, or a network such as --block_out_channels."
+        )
+    return name
+
+
+def multiple_of(name: str) -> int:
+    """What the sides of the images must be a multiple of."""
+    return 2 ** (len(PRESETS[name].get("block_out_channels", (0, 0))) - 1)
+
+
+def _fits(name: str, height: int, width: int) -> bool:
+    return height % multiple_of(name) == width % multiple_of(name) == 0
+
+
+def _require_fit(name: str, height: int, width: int) -> None:
+    if not _fits(name, height, width):
+        step, side = multiple_of(name), max(height, width)
+        near = " or ".join(str(each) for each in (side // step * step, -(-side // step) * step) if each)
+        raise ValueError(
+            f"`preset` {name} takes images whose sides are multiples of {step}, but these are {height}x{width}; pass"
+            f" --resolution {near}, or another network by --preset or --block_out_channels."
+        )

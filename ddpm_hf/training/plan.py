@@ -1,0 +1,199 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""The work of a run that is to come: model calls by phase, and the time that they are expected to take."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from ..conditioning.columns import chosen, count_of
+from ..data.image_streams import ImageStream
+from ..evaluation.measuring import EVALUATIONS
+from ..runtime.distributed import numbers_of
+from .finish import number_of_paths, steps_of_a_path
+from .run_clock import MEASURING, SAMPLING, SAVING, SCORING, TRAINING, Phase
+from .state import TrainState
+
+
+FORWARD_AND_BACKWARD = 3  # forward passes that take as long as one with its gradient
+RECOMPUTED = 4  # the same where activations are computed again
+BYTES_PER_SECOND, SECONDS_OF_A_FILE = 150e6, 0.1  # of saving with checksums, roughly
+LONG_ENOUGH = 0.5  # seconds of a forward pass that tell its speed
+REPETITIONS = 3
+
+
+class Work(NamedTuple):
+    """Model calls, and images that go through the model in them; of saving, files and bytes."""
+
+    calls: float = 0
+    images: float = 0
+
+    def times(self, count: float) -> Work:
+        return Work(count * self.calls, count * self.images)
+
+    def plus(self, other: Work) -> Work:
+        return Work(self.calls + other.calls, self.images + other.images)
+
+
+class Speed(NamedTuple):
+    """Seconds of a model call: of any, and of each of its images."""
+
+    call: float
+    image: float
+
+    def seconds(self, work: Work) -> float:
+        return work.calls * self.call + work.images * self.image
+
+
+def expected_phases(state: TrainState) -> dict[str, Phase]:
+    """The work from the run's step on, with the time expected for it where the model can be timed before."""
+    speed = None if state.is_divided or state.is_compiled else forward_speed(state)
+    cost = RECOMPUTED if state.training.gradient_checkpointing else FORWARD_AND_BACKWARD
+    works = work_to_come(state)
+    works[TRAINING] = works[TRAINING].times(cost)
+    phases = {name: Phase(work.images, speed and speed.seconds(work)) for name, work in works.items()}
+    saving = saves_to_come(state)
+    return phases | {SAVING: Phase(saving.images, Speed(SECONDS_OF_A_FILE, 1 / BYTES_PER_SECOND).seconds(saving))}
+
+
+def step_work(state: TrainState) -> float:
+    """The work of a training step in this process, in forward passes of one image."""
+    cost = RECOMPUTED if state.training.gradient_checkpointing else FORWARD_AND_BACKWARD
+    return cost * state.shard.batch_size * state.shard.accumulation
+
+
+# --- how much there is to do -----------------------------------------------------------------------------------------
+
+
+def work_to_come(state: TrainState) -> dict[str, Work]:
+    """The model calls of this process from the run's step on, by phase, without that of saving."""
+    shard = state.shard
+    of_step = Work(shard.accumulation, shard.batch_size * shard.accumulation)
+    return {
+        TRAINING: of_step.times(state.steps - state.step),
+        MEASURING: _measuring(state),
+        SAMPLING: _sampling(state),
+        SCORING: _scoring(state),
+    }
+
+
+def saves_to_come(state: TrainState) -> Work:
+    """The files of weights that the main process still writes, and their bytes."""
+    training, weights = state.training, state.bytes_of_weights
+    every = training.checkpointing_steps
+    checkpoints = _due(state, every) + bool(every and state.step < state.steps and state.steps % every)
+    models = 2 + len(state.averages[1:]) + ends_of_epochs(state, training.save_model_epochs)
+    of_checkpoint = Work(3 + len(state.averages), checkpoint_bytes(state))
+    return of_checkpoint.times(checkpoints).plus(Work(models, models * weights))
+
+
+def checkpoint_bytes(state: TrainState) -> int:
+    """Of the weights, the two moments of the optimiser, and the averages."""
+    return (3 + len(state.averages)) * state.bytes_of_weights
+
+
+def _measuring(state: TrainState) -> Work:
+    """Every process measures for itself."""
+    most, size = state.training.max_measured_images, state.training.train_batch_size
+    known = state.images_per_epoch
+    images = most if known is None else min(most, len(state.data.train) if _is_in_order(state) else known)
+    batches = -(-images // size)
+    return Work(batches, images if _is_in_order(state) else batches * size).times(EVALUATIONS)
+
+
+def _is_in_order(state: TrainState) -> bool:
+    return not isinstance(state.data.train, ImageStream)
+
+
+def _sampling(state: TrainState) -> Work:
+    training = state.training
+    grids = ends_of_epochs(state, training.save_images_epochs)
+    of_grids = _batches(state, training.eval_batch_size).times(grids)
+    of_end = _batches(state, max(training.eval_batch_size, training.num_quality_samples))
+    return of_grids.plus(of_end).times(state.inference_steps)
+
+
+def _scoring(state: TrainState) -> Work:
+    training, validation, test = state.training, len(state.data.validation), len(state.data.test)
+    calls = _evaluations(state, training.num_validation_evaluations)
+    along_the_way = _batches(state, min(validation, training.max_validation_images)).times(
+        calls * _due(state, training.validation_steps)
+    )
+    averages = len(state.averages) if len(state.averages) > 1 else 0
+    of_averages = _batches(state, validation).times(calls * averages)
+    of_test = _evaluations(state, training.num_evaluations) + number_of_paths(state) * steps_of_a_path(state)
+    return along_the_way.plus(of_averages).plus(_batches(state, test).times(of_test))
+
+
+def _evaluations(state: TrainState, asked: int) -> int:
+    """Model calls for an image of the bound."""
+    every = len(state.scheduler.timesteps)
+    return asked if 0 < asked < every else every
+
+
+def _batches(state: TrainState, images: int) -> Work:
+    """The batches of so many images that this process samples or scores, where all of them share the work."""
+    size = state.training.scoring_batch_size
+    numbers = numbers_of(state.accelerator, -(-images // size))
+    return Work(len(numbers), sum(min(size, images - number * size) for number in numbers))
+
+
+def _due(state: TrainState, interval: int) -> int:
+    """How often something that is done every so many steps, never if 0, still comes."""
+    return state.steps // interval - state.step // interval if interval else 0
+
+
+def ends_of_epochs(state: TrainState, interval: int) -> int:
+    """How often something that is done every so many epochs, never if 0, still comes before the last step."""
+    if not interval:
+        return 0
+    first = state.step if state.is_resumed and 0 < state.step < state.steps else state.step + 1
+    numbers = [state.epochs_made(step) // interval for step in range(first - 1, state.steps)]
+    return sum(now > before for before, now in itertools.pairwise(numbers))
+
+
+# --- how long it takes -----------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def forward_speed(state: TrainState) -> Speed:
+    """The speed of the model in evaluation mode, from a few calls with noise; no random state is touched."""
+    was_training = state.model.training
+    state.model.eval()
+    try:
+        size, one = 1, _seconds(state, 1)
+        several = one
+        while size < state.training.train_batch_size and several < LONG_ENOUGH:
+            size = min(2 * size, state.training.train_batch_size)
+            several = _seconds(state, size)
+    finally:
+        state.model.train(was_training)
+    image = several if size == 1 else max(several - one, 0.0) / (size - 1)
+    return Speed(max(one - image, 0.0), image)
+
+
+def _seconds(state: TrainState, size: int) -> float:
+    """Seconds of a call with a batch of this size."""
+    denoise, device = state.task.denoiser(state.model), state.accelerator.device
+    noise = torch.randn(size, *state.data.train.shape, generator=torch.Generator().manual_seed(0)).to(device)
+    t = torch.arange(size, device=device) % len(state.scheduler)
+    variety = state.conditioners.variety()
+    columns = chosen(variety, [i % count_of(variety) for i in range(size)]) if variety else {}
+    conditioning = state.conditioners.make(columns, device)
+    return _least(lambda: denoise(noise, t, **conditioning), device)
+
+
+def _least(call: Callable[[], Any], device: torch.device) -> float:
+    """The least seconds of a few calls, after one that is not counted: what else the machine does only slows calls."""
+    taken = []
+    for _ in range(1 + REPETITIONS):
+        start = time.perf_counter()
+        call()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        taken.append(time.perf_counter() - start)
+    return min(taken[1:])

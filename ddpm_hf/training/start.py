@@ -1,0 +1,114 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""What a run tells before its first step: the data, the model, what it learns, and what is to come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from ..data.notes import split_note
+from ..runtime.progress import RunProgress, duration
+from .plan import expected_phases
+from .run_clock import MEASURING, SAMPLING, SAVING, SCORING, TRAINING, Phase
+from .state import TrainState
+from .tracking import tell, tell_passed_over
+
+
+PRECISIONS = {"no": "float32"}
+WIDTH = 11  # of a column of names
+
+
+def announce(state: TrainState) -> None:
+    """Tell what is trained and how long that may take. All processes call it together; the main one tells."""
+    state.clock.expect(expected_phases(state))
+    if not state.accelerator.is_main_process:
+        return
+    state.clock.progress = RunProgress()
+    for line in summary(state):
+        tell(line)
+    for count, sentence in enumerate(state.data.bad_images, 1):
+        tell_passed_over(count, sentence)
+
+
+def summary(state: TrainState) -> list[str]:
+    """The lines, in two columns; below the data are the notes on them."""
+    first, *notes = state.data.notes or (split_note(state.data.name, vars(state.data), None),)
+    return [
+        *_row("data", first, *state.task.data_lines(state.data), *notes),
+        *_row("model", _model(state)),
+        *_row("learns", _objective(state)),
+        *_row("on", _device(state)),
+        *_row("to come", *_to_come(state)),
+    ]
+
+
+def _row(name: str, *lines: str) -> list[str]:
+    return [f"{label:{WIDTH}}{line}" for label, line in zip((name, *[""] * len(lines)), lines, strict=False)]
+
+
+def _model(state: TrainState) -> str:
+    parameters = sum(parameter.numel() for parameter in state.model.parameters())
+    network = "a network of its own" if state.preset is None else f"preset {state.preset}"
+    told = [each.summary for each in state.conditioners.members]
+    given = f", given {', '.join(told)}" if told else ""
+    return f"{type(state.model).__name__} of {_count(parameters)} parameters ({network}){given}"
+
+
+def _count(number: int) -> str:
+    """A number in short."""
+    return f"{number / 1e6:.1f} million" if number >= 1e6 else f"{number:,}".replace(",", " ")
+
+
+def _objective(state: TrainState) -> str:
+    diffusion, schedule = state.diffusion, state.diffusion.ddpm_beta_schedule
+    return (
+        f"{diffusion.prediction_type}, variance {diffusion.variance_type}, by objective {diffusion.objective};"
+        f" {len(state.scheduler)} timesteps, schedule {schedule}"
+    )
+
+
+def _device(state: TrainState) -> str:
+    accelerator, shard = state.accelerator, state.shard
+    cpu, count = accelerator.device.type == "cpu", accelerator.num_processes
+    precision = PRECISIONS.get(accelerator.mixed_precision, accelerator.mixed_precision)
+    threads = f" with {_plural(torch.get_num_threads(), 'thread')}" if cpu else ""
+    processes = f", {count} processes" if count > 1 else ""
+    windows = f", {shard.accumulation} batches accumulated" if shard.accumulation > 1 else ""
+    return f"{accelerator.device}{threads}, {precision}{processes}; {_plural(shard.total, 'image')} a step{windows}"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s" if noun[-1] != "x" else f"{count} {noun}es"
+
+
+def _to_come(state: TrainState) -> Iterator[str]:
+    """A line for each phase that has work, and one for all of them."""
+    phases, left = state.clock.phases, state.clock.left
+    for name, what in _contents(state).items():
+        if phases[name].work:
+            yield f"{name:{WIDTH}}{what:44}{_time(phases[name])}".rstrip()
+    if left is None:
+        yield "The time that this takes is told once the first steps are made."
+    else:
+        yield f"About {duration(left)} in all, told anew as the run goes on."
+
+
+def _time(phase: Phase) -> str:
+    if phase.expected is None:
+        return ""
+    return duration(phase.expected) if phase.expected >= 0.5 else "under 1 s"
+
+
+def _contents(state: TrainState) -> dict[str, str]:
+    """What is done in each phase."""
+    training, test = state.training, len(state.data.test)
+    made = f"{state.step} of them made" if state.step else ""
+    samples = max(training.eval_batch_size, training.num_quality_samples)
+    return {
+        TRAINING: ", ".join(filter(None, (_plural(state.steps, "step"), made))),
+        MEASURING: "its errors on training images",
+        SAMPLING: f"{_plural(samples, 'image')} in {_plural(state.inference_steps, 'step')} at the end",
+        SCORING: f"{_plural(test, 'test image')} at the end" if test else "validation images",
+        SAVING: f"in {state.folder}",
+    }
