@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from types import NoneType, UnionType
-from typing import Any, NamedTuple, Union, get_args, get_origin
+from typing import Any, NamedTuple, Union, cast, get_args, get_origin
 
 from typing_extensions import TypedDict, get_type_hints, is_typeddict
 
@@ -151,14 +151,15 @@ def understood(content: Mapping[str, Any]) -> Metrics:
     """The content of a file that this version understands: without unknown keys and values that do not fit."""
     kinds = get_type_hints(Metrics)
     known = {key: value for key, value in content.items() if key in kinds}
-    return {key: value for key, value in known.items() if not any(_misfits(key, value, kinds[key]))}
+    fitting = {key: value for key, value in known.items() if not any(_misfits(key, value, kinds[key]))}
+    return cast("Metrics", fitting)
 
 
 def measured(metrics: Metrics) -> Iterator[tuple[Measure, float]]:
     """The available `MEASURES` with their values."""
     for measure in MEASURES:
         outer, _, inner = measure.key.rpartition(".")
-        holder = metrics.get(outer, {}) if outer else metrics
+        holder: Any = metrics.get(outer, {}) if outer else metrics
         if inner in holder:
             yield measure, holder[inner]
 

@@ -108,17 +108,20 @@ class ClassConditioner(Conditioner):
         return f"is of class {value}; the model knows 0 ... {self.num_classes - 1}"
 
     def check(self, columns: Columns) -> None:
-        known, labels = self.num_classes, columns.get(LABELS)
+        self._checked_labels(columns)
+
+    def _checked_labels(self, columns: Columns) -> Tensor:
+        known, labels = self.num_classes, classes_of(columns)
         if labels is None:
             raise ValueError(f"The model knows {known} classes, but the data have none; name a `label_column`.")
         if labels.device.type == "cpu" and labels.numel() and int(labels.max()) >= known:
             raise ValueError(
                 f"The data have a class {int(labels.max())}, but the model knows {known}, counted from 0."
             )
+        return labels
 
     def make(self, columns: Columns, device: torch.device) -> dict[str, Tensor]:
-        self.check(columns)
-        return {LABELS: columns[LABELS].to(device)}
+        return {LABELS: self._checked_labels(columns).to(device)}
 
     def null(self, count: int, device: torch.device) -> dict[str, Tensor]:
         if self.null_class is None:
@@ -136,7 +139,8 @@ def is_class(label: Any) -> bool:
 
 def classes_of(columns: Columns) -> Tensor | None:
     """The class of every example, int64 `[N]`; None if the classes are unknown."""
-    return columns.get(LABELS)
+    labels = columns.get(LABELS)
+    return labels if isinstance(labels, Tensor) else None
 
 
 def of_classes(labels: Iterable[int]) -> Columns:
@@ -174,7 +178,7 @@ def requested_classes(unet_config: Mapping[str, Any], class_labels: ClassLabels,
 
 
 def _checked(class_labels: ClassLabels, batch_size: int, num_classes: int) -> list[int]:
-    given = class_labels.tolist() if isinstance(class_labels, (Tensor, np.ndarray)) else class_labels
+    given: Any = class_labels.tolist() if isinstance(class_labels, (Tensor, np.ndarray)) else class_labels
     labels = given if isinstance(given, Sequence) else [given] * batch_size
     if isinstance(given, str) or any(isinstance(k, bool) or not isinstance(k, Integral) for k in labels):
         raise ValueError(f"`class_labels` must be an int or a list of ints, but is {class_labels!r}.")

@@ -39,7 +39,9 @@ def chosen(columns: Columns, index: slice | list[int] | Tensor) -> dict[str, Val
 
 
 def _chosen(values: Values, index: slice | list[int] | Tensor) -> Values:
-    if isinstance(values, Tensor) or isinstance(index, slice):
+    if isinstance(values, Tensor):
+        return values[index]
+    if isinstance(index, slice):
         return values[index]
     return [values[i] for i in (index.tolist() if isinstance(index, Tensor) else index)]
 
@@ -50,7 +52,8 @@ def joined(parts: Sequence[Columns]) -> dict[str, Values]:
 
 
 def _joined(parts: list[Values]) -> Values:
-    return torch.cat(parts) if isinstance(parts[0], Tensor) else [value for part in parts for value in part]
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    return torch.cat(tensors) if len(tensors) == len(parts) else [value for part in parts for value in part]
 
 
 def on_device(columns: Columns, device: torch.device) -> dict[str, Values]:

@@ -7,7 +7,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,8 +25,8 @@ class Conditioner(ABC):
             attention mask, super-resolution an image that the denoiser concatenates to x_t and its noise level.
     """
 
-    columns: tuple[str, ...]
-    arguments: tuple[str, ...]
+    columns: ClassVar[tuple[str, ...]]
+    arguments: ClassVar[tuple[str, ...]]
 
     @property
     def summary(self) -> str:

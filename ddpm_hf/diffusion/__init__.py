@@ -20,19 +20,35 @@ Read the modules in this order:
     langevin                 predictor-corrector sampling
 """
 
+from typing import TYPE_CHECKING
+
 from .._lazy import lazy_names
 
 
-__getattr__, __dir__, __all__ = lazy_names(
-    __name__,
-    {
-        "denoiser": ("Denoiser",),
-        "gaussian_diffusion": ("GaussianDiffusion",),
-        "denoising_errors": ("DenoisingErrors",),
-        "guidance": ("autoguidance", "classifier_free_guidance", "timestep_interval"),
-        "langevin": ("predictor_corrector",),
-        "noise_schedule": ("ContinuousSchedule", "NoiseSchedule"),
-        "probability_flow": ("ode_encode", "ode_sample"),
-        "reverse_process": ("ReverseProcess",),
-    },
-)
+if TYPE_CHECKING:  # the same names once more; `as` marks them as exported
+    from .denoiser import Denoiser as Denoiser
+    from .denoising_errors import DenoisingErrors as DenoisingErrors
+    from .gaussian_diffusion import GaussianDiffusion as GaussianDiffusion
+    from .guidance import autoguidance as autoguidance
+    from .guidance import classifier_free_guidance as classifier_free_guidance
+    from .guidance import timestep_interval as timestep_interval
+    from .langevin import predictor_corrector as predictor_corrector
+    from .noise_schedule import ContinuousSchedule as ContinuousSchedule
+    from .noise_schedule import NoiseSchedule as NoiseSchedule
+    from .probability_flow import ode_encode as ode_encode
+    from .probability_flow import ode_sample as ode_sample
+    from .reverse_process import ReverseProcess as ReverseProcess
+else:
+    __getattr__, __dir__, __all__ = lazy_names(
+        __name__,
+        {
+            "denoiser": ("Denoiser",),
+            "gaussian_diffusion": ("GaussianDiffusion",),
+            "denoising_errors": ("DenoisingErrors",),
+            "guidance": ("autoguidance", "classifier_free_guidance", "timestep_interval"),
+            "langevin": ("predictor_corrector",),
+            "noise_schedule": ("ContinuousSchedule", "NoiseSchedule"),
+            "probability_flow": ("ode_encode", "ode_sample"),
+            "reverse_process": ("ReverseProcess",),
+        },
+    )

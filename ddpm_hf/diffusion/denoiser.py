@@ -27,7 +27,8 @@ def denoiser_of(model: Denoiser | nn.Module) -> Denoiser:
             tuple whose first entry is one, or a diffusers output with the field `sample`.
 
     Raises:
-        ValueError: if `model` is not callable, or is a pipeline.
+        ValueError: if `model` is not callable, or is a pipeline. The function raises it if a diffusers model fails on
+            images whose number of channels or dimensions is not the model's.
     """
     if isinstance(model, nn.Module):
         parameter = next(model.parameters(), None)
@@ -50,7 +51,37 @@ def _call_module(
             f"The model is on {parameter.device}, but the examples are on {x_t.device}; move one to the other."
         )
     x_t = x_t.to(parameter.dtype) if parameter.is_floating_point() else x_t
-    return upcast(_call(model, x_t, timesteps, **conditioning))
+    try:
+        return upcast(_call(model, x_t, timesteps, **conditioning))
+    except RuntimeError as error:
+        misfit = None if isinstance(error, torch.cuda.OutOfMemoryError) else _misfit(model, x_t)
+        if misfit is None:
+            raise
+        raise ValueError(misfit) from error
+
+
+def _misfit(model: nn.Module, x_t: Tensor) -> str | None:
+    """What is wrong with the shape of x_t for a model of images, as far as its configuration tells; None if nothing.
+
+    It is asked only after a failure: a model may take another layout than `[B, C, H, W]`.
+    """
+    channels, shape = _in_channels(model), list(x_t.shape)
+    is_other_layout = x_t.ndim > 4 or (x_t.ndim == 3 and channels in shape[1:])  # a clip, a sequence
+    if channels is None or is_other_layout or (x_t.ndim == 4 and shape[1] == channels):
+        return None
+    hint = ""
+    if x_t.ndim == 3:
+        hint = "; one image x needs a batch dimension, x[None]"
+    elif x_t.ndim == 4 and shape[3] == channels:
+        hint = "; move the channels by x.permute(0, 3, 1, 2)"
+    return f"The model takes images of shape [B, {channels}, H, W], but these have the shape {shape}{hint}."
+
+
+def _in_channels(model: nn.Module) -> int | None:
+    """The channels that a diffusers model takes, wrapped for training or not; None if it does not say."""
+    config = getattr(model, "config", None) or getattr(getattr(model, "module", None), "config", None)
+    channels = getattr(config, "in_channels", None)
+    return channels if isinstance(channels, int) else None
 
 
 def _call(model: Callable[..., Any], x_t: Tensor, timesteps: float | Tensor, **conditioning: Any) -> Tensor:
@@ -61,7 +92,7 @@ def _call(model: Callable[..., Any], x_t: Tensor, timesteps: float | Tensor, **c
     return first
 
 
-def check_generator(generator: torch.Generator | None) -> None:
+def check_generator(generator: object) -> None:
     """Raise ValueError unless it is a `torch.Generator` or None."""
     if generator is None or isinstance(generator, torch.Generator):
         return

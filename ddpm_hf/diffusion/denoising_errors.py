@@ -20,7 +20,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any
 
 import torch
@@ -55,10 +55,10 @@ class DenoisingErrors:
         ValueError: if an argument does not fit this description.
     """
 
-    log_snr: tuple[float, ...]
-    errors: tuple[Any, ...]  # floats, or nested tuples of floats
-    decoder_variances: tuple[float, ...] | None = None
-    decoder_costs: tuple[float, ...] | None = None
+    log_snr: Sequence[float]  # these four are stored as tuples
+    errors: Sequence[Any]  # floats, or nested sequences of floats
+    decoder_variances: Sequence[float] | None = None
+    decoder_costs: Sequence[float] | None = None
     num_levels: int | None = None
 
     def __post_init__(self) -> None:
@@ -214,7 +214,8 @@ def _rates(log_snr_s: Tensor, log_snr_t: Tensor, log_error: Tensor, t: Tensor) -
     # expm1 keeps the digits of the difference; where SNR_t = 0, the difference is SNR_s itself.
     log_drop = log_snr_s + torch.log(-torch.expm1(log_snr_t - log_snr_s))
     columns = log_error.reshape(len(log_error), -1).unbind(1)
-    return 0.5 * sum(torch.nn.functional.softplus(log_drop + column[t]) for column in columns) / len(columns)
+    costs = (torch.nn.functional.softplus(log_drop + column[t]) for column in columns)
+    return 0.5 * reduce(torch.add, costs) / len(columns)
 
 
 def _numbers(name: str, values: Any, count: int) -> Tensor:

@@ -138,7 +138,7 @@ def discrete_normal_log_likelihood(x_0: Tensor, mean: Tensor, log_variance: Tens
     order = torch.argsort(nearest.reshape(-1))  # groups elements that need the same levels
     at_once = max(1, (NUMBERS_AT_ONCE if mean.device.type == "cpu" else NUMBERS_ON_A_DEVICE) // num_levels)
     columns = (column.reshape(-1)[order].split(at_once) for column in (level, nearest, delta, precision))
-    found = [_discrete_normal(*part, intervals) for part in zip(*columns, strict=True)]
+    found = [_discrete_normal(l, n, d, p, intervals) for l, n, d, p in zip(*columns, strict=True)]
     return torch.zeros_like(delta).reshape(-1).index_put((order,), torch.cat(found)).reshape(delta.shape)
 
 

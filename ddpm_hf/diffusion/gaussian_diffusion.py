@@ -180,13 +180,13 @@ class GaussianDiffusion(ReverseProcess):
             eta: DDIM's η in [0, 1], which replaces the variance type (Song, Meng & Ermon 2021, Eq. 12 and 16).
         """
         row = self.coefficients(index, eta)
-        mean, x_0, log_variance = self.predict(model_output, x_t, row)
+        mean, x_0, learned = self.predict(model_output, x_t, row)
         if eta == 0 or (not isinstance(index, Tensor) and index == 0):
             return mean, x_0
-        if eta is not None:
+        if eta is None:
+            log_variance = self.log_variance(index, row, mean) if learned is None else learned
+        else:
             log_variance = row.log_variance
-        elif log_variance is None:
-            log_variance = self.log_variance(index, row, mean)
         if not isinstance(log_variance, Tensor):
             return mean.add_(draw_noise(), alpha=math.exp(0.5 * log_variance)), x_0
         std = cast_variance(torch.exp(0.5 * log_variance), mean)
@@ -254,8 +254,15 @@ class HasDiffusion(Protocol):
     def diffusion(self) -> GaussianDiffusion: ...
 
 
-DiffusionSource = GaussianDiffusion | HasDiffusion
-"""Or a stock scheduler: see `diffusion_of`."""
+class HasConfig(Protocol):
+    """A scheduler of diffusers, which `diffusion_of` converts."""
+
+    @property
+    def config(self) -> Any: ...
+
+
+DiffusionSource = GaussianDiffusion | HasDiffusion | HasConfig
+"""A diffusion, or a scheduler that has one or can be converted: see `diffusion_of`."""
 
 ADAPTER = "ddpm_hf.schedulers.scheduling_ddpm_paper"
 

@@ -20,14 +20,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from numbers import Real
 
 import torch
 from torch import Tensor
 from typing_extensions import Self
 
 from .noise_schedule import NoiseSchedule
-from .numerics import Coefficient, Times, expand_like, in_int64, log1mexp, require_samples, upcast
+from .numerics import Coefficient, Times, expand_like, in_int64, is_number, log1mexp, require_samples, upcast
 
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "score", "mean")
@@ -57,12 +56,14 @@ class StepCoefficients(MarginalCoefficients):
     The log-variance of q(x_s | x_t, x_0) is −inf where s = 0.
     """
 
-    beta: Coefficient  # 1 − ᾱ_t/ᾱ_s, the variance of q(x_t | x_s)
-    log_beta: Coefficient
-    posterior_coef_x0: Coefficient  # c₁
-    posterior_coef_xt: Coefficient  # c₂
-    posterior_variance: Coefficient  # β̃
-    posterior_log_variance: Coefficient
+    alpha_t: Tensor
+    sigma_t: Tensor
+    beta: Tensor  # 1 − ᾱ_t/ᾱ_s, the variance of q(x_t | x_s)
+    log_beta: Tensor
+    posterior_coef_x0: Tensor  # c₁
+    posterior_coef_xt: Tensor  # c₂
+    posterior_variance: Tensor  # β̃
+    posterior_log_variance: Tensor
 
     @classmethod
     def between(cls, schedule: NoiseSchedule, s: Times, t: Times) -> StepCoefficients:
@@ -188,7 +189,7 @@ def ddim_coefficients(schedule: NoiseSchedule, t: Times, s: Times, eta: float = 
 
 def check_eta(eta: float) -> None:
     """Raise ValueError unless DDIM's η is a number in [0, 1]."""
-    if isinstance(eta, bool) or not isinstance(eta, Real) or not 0 <= eta <= 1:
+    if not is_number(eta) or not 0 <= eta <= 1:
         raise ValueError(f"`eta` must lie in [0, 1], but is {eta!r}.")
 
 
@@ -288,7 +289,7 @@ def linear_combination(a: Coefficient, x: Tensor, b: Coefficient, y: Tensor) -> 
     if type(a) is type(b) is float:  # the usual case; this check is faster than isinstance(a, Tensor)
         return x.mul(a).add_(y, alpha=b)
     if isinstance(a, Tensor) or isinstance(b, Tensor):
-        return (expand_like(a, x) * x).addcmul_(expand_like(b, y), y)
+        return (expand_like(a, x) * x).addcmul_(expand_like(b, y), y)  # type: ignore[arg-type]  # both are tensors
     return x.mul(a).add_(y, alpha=b)
 
 

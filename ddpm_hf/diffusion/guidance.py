@@ -23,7 +23,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import torch
@@ -31,7 +30,7 @@ from torch import Tensor
 
 from .denoiser import Denoiser, denoiser_of
 from .noise_schedule import NoiseSchedule
-from .numerics import cast_back, expand_like, upcast
+from .numerics import cast_back, expand_like, is_number, upcast
 
 
 Null = Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -150,12 +149,12 @@ def timestep_interval(
     if (log_snr is None) == (sigma is None):
         raise ValueError("Exactly one of `log_snr` and `sigma` must be given.")
     if sigma is not None:
-        _check_range("sigma", sigma)
-        if sigma[0] < 0:
+        least, greatest = _checked_range("sigma", sigma)
+        if least < 0:
             raise ValueError(f"`sigma` must be two numbers >= 0, but is {sigma!r}.")
-        log_snr = (_log_snr_of(sigma[1]), _log_snr_of(sigma[0]))
-    _check_range("log_snr", log_snr)
-    return _timestep_at(schedule, log_snr[1]), _timestep_at(schedule, log_snr[0])
+        log_snr = (_log_snr_of(greatest), _log_snr_of(least))
+    low, high = _checked_range("log_snr", log_snr)
+    return _timestep_at(schedule, high), _timestep_at(schedule, low)
 
 
 # --- the guided denoiser --------------------------------------------------------------------------------------------
@@ -176,7 +175,7 @@ class _Guided:
         _check_number("guidance_scale", self.guidance_scale, math.inf)
         _check_number("guidance_rescale", self.guidance_rescale, 1)
         if self.guidance_interval is not None:
-            _check_range("guidance_interval", self.guidance_interval)
+            _checked_range("guidance_interval", self.guidance_interval)
 
     def __call__(self, x_t: Tensor, timesteps: float | Tensor, **conditioning: Any) -> Tensor:
         inside = self._is_inside(timesteps)
@@ -187,7 +186,7 @@ class _Guided:
         strong, weak = self.branches(x_t, timesteps, **conditioning)
         _check_outputs(x_t, strong, weak)
         guided = weak if self.guidance_scale == 0 else self._combine(x_t, strong, weak)
-        return guided if inside is True else torch.where(expand_like(inside, x_t).bool(), guided, strong)
+        return torch.where(expand_like(inside, x_t).bool(), guided, strong) if isinstance(inside, Tensor) else guided
 
     def _is_inside(self, timesteps: float | Tensor) -> bool | Tensor:
         """Whether the timesteps lie in the interval: a bool if known without synchronising, else a tensor."""
@@ -315,16 +314,16 @@ def _check_tensor(output: Any, size: int) -> None:
 
 
 def _check_number(name: str, value: Any, most: float) -> None:
-    is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or not 0 <= value <= most:
+    if not is_number(value) or not math.isfinite(value) or not 0 <= value <= most:
         allowed = "a finite number >= 0" if most == math.inf else f"a number in [0, {most}]"
         raise ValueError(f"`{name}` must be {allowed}, but is {value!r}.")
 
 
-def _check_range(name: str, value: Any) -> None:
-    numbers = value if isinstance(value, (tuple, list)) and len(value) == 2 else (None, None)
-    if any(isinstance(x, bool) or not isinstance(x, Real) for x in numbers) or not numbers[0] <= numbers[1]:
+def _checked_range(name: str, value: Any) -> Interval:
+    low, high = value if isinstance(value, (tuple, list)) and len(value) == 2 else (math.nan, math.nan)
+    if not is_number(low) or not is_number(high) or not low <= high:
         raise ValueError(f"`{name}` must be two numbers (low, high) with low <= high, but is {value!r}.")
+    return low, high
 
 
 # --- noise levels ---------------------------------------------------------------------------------------------------

@@ -128,6 +128,7 @@ def variance_loss(
     if not process.learns_variance:
         raise ValueError(f"There is no variance to learn: the variance type is {process.variance_type!r}.")
     prediction, channels = process.split_output(model_output, x_t)
+    assert channels is not None  # the process learns its variance
     stopped = torch.cat([prediction.detach(), channels], dim=1)
     losses = vlb_loss(process.pairs_apart(stride), stopped, x_0, x_t, index, num_levels)
     return torch.where(index.to(losses.device) == 0, losses, losses / stride)  # the first pair is in every chain

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from numbers import Real
+from typing import TypeGuard, overload
 
 import torch
 from torch import Tensor
@@ -28,6 +29,10 @@ OPPOSITE = 1e-3  # radians: for angles closer to π, rounding errors decide the 
 __getattr__ = old_names(__name__)
 
 
+@overload
+def in_int64(t: int) -> int: ...
+@overload
+def in_int64(t: Tensor) -> Tensor: ...
 def in_int64(t: Times) -> Times:
     """Times in int64: smaller integer types overflow, and torch has no arithmetic for some of them."""
     return t.long() if isinstance(t, Tensor) else t
@@ -83,6 +88,10 @@ def move_coefficients(table: Tensor, device: torch.device) -> Tensor:
     return table.to(device, non_blocking=True)
 
 
+@overload
+def expand_like(coefficient: Tensor, sample: Tensor) -> Tensor: ...
+@overload
+def expand_like(coefficient: float, sample: Tensor) -> float: ...
 def expand_like(coefficient: Coefficient, sample: Tensor) -> Coefficient:
     """A coefficient that broadcasts against `sample`: a float unchanged, `[B]` as `[B, 1, …, 1]` in its dtype.
 
@@ -170,10 +179,15 @@ def standard_error(values: Tensor) -> float:
     return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.inf
 
 
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a real number; bools are not."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def require_positive(**numbers: float) -> None:
     """Raise ValueError unless all named arguments are finite numbers > 0."""
     for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, Real) or not 0 < number < math.inf:
+        if not is_number(number) or not 0 < number < math.inf:
             raise ValueError(f"`{name}` must be a positive number, but is {number!r}.")
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,12 +24,13 @@ State = Tensor | tuple[Tensor, ...]
 # --- the solver -----------------------------------------------------------------------------------------------------
 
 
-Field = Callable[[Tensor, State], State]
+S = TypeVar("S", Tensor, tuple[Tensor, ...])
+Field = Callable[[Tensor, S], S]
 
 
 def solve_adaptively(
-    field: Field, state: State, start: float, end: float, rtol: float, atol: float, method: str | None
-) -> State:
+    field: Field[S], state: S, start: float, end: float, rtol: float, atol: float, method: str | None
+) -> S:
     """The state at `end`, by steps as large as the tolerance allows."""
     require_positive(rtol=rtol, atol=atol)
     method = _check_method("dopri5" if method is None else method, ADAPTIVE_METHODS, " for adaptive steps")
@@ -46,15 +47,15 @@ def grid(start: float, end: float, num_steps: int, like: Tensor) -> Tensor:
     return torch.linspace(start, end, num_steps + 1, dtype=like.dtype, device=like.device)
 
 
-def solve_on(grid: Tensor, field: Field, state: State, method: str | None) -> State:
+def solve_on(grid: Tensor, field: Field[S], state: S, method: str | None) -> S:
     """The state at the end of the grid, with one solver step per grid step."""
     method = _check_method("midpoint" if method is None else method, FIXED_METHODS, " with `num_steps`")
     return _solve(field, state, grid[[0, -1]], method, {"grid_constructor": lambda *_: grid})
 
 
 def _solve(
-    field: Field, state: State, times: Tensor, method: str, options: Mapping[str, Any], **tolerances: float
-) -> State:
+    field: Field[S], state: S, times: Tensor, method: str, options: Mapping[str, Any], **tolerances: float
+) -> S:
     """The state at the second of two times, by torchdiffeq."""
     odeint = _odeint()
     try:
@@ -63,6 +64,11 @@ def _solve(
         if not str(error).startswith(("underflow in dt", "non-finite values")):
             raise
         raise ValueError(_NOT_SOLVED) from error
+    return _end_of(solution)
+
+
+def _end_of(solution: Any) -> Any:
+    """The last entry of a solution, or of each part of it."""
     if isinstance(solution, tuple):
         return tuple(require_solved(part[-1]) for part in solution)
     return require_solved(solution[-1])
@@ -85,7 +91,7 @@ def _largest_of_examples(state: State) -> Tensor:
     return torch.stack([mean_flat(part**2).amax() for part in parts]).amax().sqrt()
 
 
-def _odeint() -> Callable[..., State]:
+def _odeint() -> Callable[..., Any]:
     try:
         from torchdiffeq import odeint
     except ModuleNotFoundError as error:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -31,7 +30,7 @@ from .denoiser import Denoiser
 from .finiteness import outputs_sentence, require_finite
 from .gaussian_diffusion import DiffusionSource, diffusion_of
 from .gaussian_process import MarginalCoefficients, conversion, linear_combination
-from .numerics import mean_flat, require_samples, to_float64
+from .numerics import is_number, mean_flat, require_samples, to_float64
 from .ode_solver import NOT_FOLLOWED, grid, require_solved, solve_adaptively, solve_on
 
 
@@ -138,13 +137,14 @@ class ProbabilityFlow:
                 " 'epsilon', 'sample' or 'v_prediction'."
             )
         last_time = self.continuous.last_time
-        if isinstance(first_time, bool) or not isinstance(first_time, Real) or not 0 < first_time < last_time:
+        if not is_number(first_time) or not 0 < first_time < last_time:
             raise ValueError(
                 f"`first_time` must be a number between 0 and {last_time}, where the ODE ends, but is {first_time!r}."
             )
         self.denoise, self.dtype = denoise, like.dtype
         self.conditioning = {name: _differentiable(value) for name, value in (conditioning or {}).items()}
-        self.first, self.last = (-0.5 * self.continuous.log_snr(float(t)).item() for t in (first_time, last_time))
+        self.first: float = -0.5 * self.continuous.log_snr(float(first_time)).item()
+        self.last: float = -0.5 * self.continuous.log_snr(float(last_time)).item()
         self.alpha_last = math.exp(0.5 * self.continuous.log_alpha_cumprod(float(last_time)).item())
         self.num_calls = 0
 

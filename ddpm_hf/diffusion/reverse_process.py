@@ -33,7 +33,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -201,8 +201,8 @@ class ReverseProcess:
         """
         if eta is not None:
             check_eta(eta)
-        if eta not in self._tables:
-            self._tables[eta] = CoefficientTable(self._ddim_table(eta))
+            if eta not in self._tables:
+                self._tables[eta] = CoefficientTable(self._ddim_table(eta))
         return self._tables[eta].at(index)
 
     def _ddim_table(self, eta: float) -> ReverseCoefficients:
@@ -300,7 +300,7 @@ class ReverseProcess:
         Raises:
             ValueError: if every element has its own variance and the examples have another shape.
         """
-        if not self.has_element_variances:
+        if not self.has_element_variances or self.denoising_errors is None:
             return row.log_variance
         if mean.shape[1:] != self.denoising_errors.shape:
             raise ValueError(
@@ -310,8 +310,8 @@ class ReverseProcess:
         device = mean.device
         if device not in self._element_tables:
             self._element_tables[device] = move_coefficients(self._variances.optimal_log_variance, device)
-        index = index.reshape(-1).long() if isinstance(index, Tensor) else slice(index, index + 1)
-        return self._element_tables[device][index]  # [1 or B, *shape]
+        rows = index.reshape(-1).long() if isinstance(index, Tensor) else slice(index, index + 1)
+        return self._element_tables[device][rows]  # [1 or B, *shape]
 
     def _learned_log_variance(self, channels: Tensor, row: ReverseCoefficients) -> Tensor:
         if self.variance_type == "learned":
@@ -360,6 +360,10 @@ class _PairsApart(ReverseProcess):
         return (0, *[first] * self.stride, *self.times[1 : -self.stride])[: len(self.times)]
 
 
+@overload
+def cast_variance(variance: Tensor, mean: Tensor) -> Tensor: ...
+@overload
+def cast_variance(variance: float, mean: Tensor) -> float: ...
 def cast_variance(variance: Coefficient, mean: Tensor) -> Coefficient:
     """A variance, its logarithm or its root, `[]`, `[B]` or `[B, *shape]`, broadcastable to `mean` in its dtype."""
     if isinstance(variance, Tensor) and variance.ndim > 1:

@@ -6,13 +6,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Real
 
 import torch
 from torch import Tensor
 
 from .denoising_errors import DenoisingErrors, optimal_log_variances
 from .gaussian_process import StepCoefficients, unknown
+from .numerics import is_number
 
 
 FIXED_VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
@@ -49,7 +49,7 @@ class ReverseVariances:
         beta = steps.log_beta[:1]
         if self.measures_decoder:
             first_small = first_large = _mean_of_elements(self._measured_decoder)
-        elif isinstance(self.first_variance, Real):
+        elif is_number(self.first_variance):
             first_small = first_large = torch.full_like(beta, math.log(self.first_variance))
         else:
             first_small = beta if self.first_variance == "beta" else posterior
@@ -91,10 +91,10 @@ class ReverseVariances:
 
 def check_first_variance(value: str | float | None) -> None:
     """Raise ValueError unless `first_variance` is a name, a positive number or None."""
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if is_number and not 0 < value < math.inf:
-        raise ValueError(f"`first_variance` must be a positive number, but is {value}.")
-    if not is_number and value is not None and value not in FIRST_VARIANCES:
+    if is_number(value):
+        if not 0 < value < math.inf:
+            raise ValueError(f"`first_variance` must be a positive number, but is {value}.")
+    elif value is not None and value not in FIRST_VARIANCES:
         raise ValueError(unknown("first_variance", value, FIRST_VARIANCES) + " A number or None is allowed too.")
 
 

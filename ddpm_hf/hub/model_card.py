@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,10 @@ def fill_card(folder: Path, name: str, metrics: dict[str, Any] | None = None, be
     """
     if metrics is None:
         metrics = read_json(folder / METRICS) if (folder / METRICS).is_file() else {}
-    metrics = understood(metrics)
+    figures = understood(metrics)
     has_samples = SAMPLES in beside or (folder / SAMPLES).is_file()
-    facts = {**_facts(folder, beside), "metrics": metrics, "name": name, "has_samples": has_samples}
-    card = ModelCard.from_template(_metadata(name, metrics), template_str=TEMPLATE.read_text("utf-8"), **facts)
+    facts = {**_facts(folder, beside), "metrics": figures, "name": name, "has_samples": has_samples}
+    card = ModelCard.from_template(_metadata(name, figures), template_str=TEMPLATE.read_text("utf-8"), **facts)
     card.text = _SECTION.sub(lambda section: _stamped(section[1], section[3]), card.text)
     return str(card)
 
@@ -178,8 +178,8 @@ def _facts(folder: Path, beside: Collection[str]) -> dict[str, Any]:
     scheduler = DDPMPaperScheduler.from_config(stored)
     size = unet["sample_size"]
     weights = sorted((folder / "unet").glob("*.safetensors"))
-    variants = {weights_of(path.name)[1] for path in weights}
-    loadable = variants | {weights_of(path)[1] for path in beside if re.fullmatch(r"unet/.*\.safetensors", path)}
+    variants = _variants(path.name for path in weights)
+    loadable = variants | _variants(path for path in beside if re.fullmatch(r"unet/.*\.safetensors", path))
     return {
         "channels": unet["in_channels"],
         "size": [size, size] if isinstance(size, int) else size,
@@ -230,6 +230,10 @@ def weights_of(path: str) -> tuple[str, str] | None:
     index = re.fullmatch(r"(.+?)\.(?:safetensors|bin)\.index(?:\.([^./]+))?\.json", path)
     found = index or file
     return found and (found[1], found[2] or "")
+
+
+def _variants(paths: Iterable[str]) -> set[str]:
+    return {found[1] for found in map(weights_of, paths) if found}
 
 
 def count_parameters(path: Path) -> int:

@@ -177,7 +177,7 @@ def _card(api: HfApi, repo: ModelInfo, folder: Path, prefix: str, staying: set[s
 
     metrics = None if (folder / METRICS).is_file() else there(METRICS)
     beside = {path.removeprefix(prefix) for path in staying if path.startswith(prefix)}
-    card = fill_card(folder, repo.id, metrics and read_json(metrics), beside)
+    card = fill_card(folder, repo.id, read_json(metrics) if metrics else None, beside)
     for written in (folder / CARD, there(CARD)):
         if written is not None and written.is_file():
             card = merge_cards(written.read_text(encoding="utf-8"), card, are_figures_gone)
@@ -195,7 +195,7 @@ def _are_other_weights(
 ) -> bool:
     """Whether the push replaces the repository's weights (without variant) by different ones."""
     weights = {op.path_in_repo: op for op in added if op.path_in_repo.endswith(".safetensors")}
-    weights = {path: op for path, op in weights.items() if weights_of(path)[1] == ""}
+    weights = {path: op for path, op in weights.items() if (found := weights_of(path)) and found[1] == ""}
     if superseded and weights:
         return True
     known = api.get_paths_info(repo.id, sorted(weights.keys() & there), revision=repo.sha) if weights else []

@@ -1,19 +1,41 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
 """Likelihoods over data: bits per dimension by the variational bound, by weighted paths and by the ODE."""
 
+from typing import TYPE_CHECKING
+
 from .._lazy import lazy_names
 
 
-__getattr__, __dir__, __all__ = lazy_names(
-    __name__,
-    {
-        "batches": ("Batches", "check_levels", "checked_batches"),
-        "importance_weighting": ("ImportanceWeightedBits", "importance_weighted_bits_per_dim", "log_path_weights"),
-        "measurement": ("measure_denoising_errors",),
-        "ode": ("OdeBitsPerDim", "OdeLikelihood", "ode_bits_per_dim", "ode_log_likelihood"),
-        "variational": ("BitsPerDim", "bits_per_dim"),
-        # terms of the bound, which were in this package before version 0.2
-        ".diffusion.bound_terms": ("posterior_kl", "prior_kl", "vlb_terms"),
-        ".diffusion.denoiser": ("Denoiser", "randn_like"),
-    },
-)
+if TYPE_CHECKING:  # the same names once more; `as` marks them as exported
+    from ..diffusion.bound_terms import posterior_kl as posterior_kl
+    from ..diffusion.bound_terms import prior_kl as prior_kl
+    from ..diffusion.bound_terms import vlb_terms as vlb_terms
+    from ..diffusion.denoiser import Denoiser as Denoiser
+    from ..diffusion.denoiser import randn_like as randn_like
+    from .batches import Batches as Batches
+    from .batches import check_levels as check_levels
+    from .batches import checked_batches as checked_batches
+    from .importance_weighting import ImportanceWeightedBits as ImportanceWeightedBits
+    from .importance_weighting import importance_weighted_bits_per_dim as importance_weighted_bits_per_dim
+    from .importance_weighting import log_path_weights as log_path_weights
+    from .measurement import measure_denoising_errors as measure_denoising_errors
+    from .ode import OdeBitsPerDim as OdeBitsPerDim
+    from .ode import OdeLikelihood as OdeLikelihood
+    from .ode import ode_bits_per_dim as ode_bits_per_dim
+    from .ode import ode_log_likelihood as ode_log_likelihood
+    from .variational import BitsPerDim as BitsPerDim
+    from .variational import bits_per_dim as bits_per_dim
+else:
+    __getattr__, __dir__, __all__ = lazy_names(
+        __name__,
+        {
+            "batches": ("Batches", "check_levels", "checked_batches"),
+            "importance_weighting": ("ImportanceWeightedBits", "importance_weighted_bits_per_dim", "log_path_weights"),
+            "measurement": ("measure_denoising_errors",),
+            "ode": ("OdeBitsPerDim", "OdeLikelihood", "ode_bits_per_dim", "ode_log_likelihood"),
+            "variational": ("BitsPerDim", "bits_per_dim"),
+            # terms of the bound, which were in this package before version 0.2
+            ".diffusion.bound_terms": ("posterior_kl", "prior_kl", "vlb_terms"),
+            ".diffusion.denoiser": ("Denoiser", "randn_like"),
+        },
+    )

@@ -3,20 +3,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..diffusion.denoiser import Denoiser
 from ..diffusion.numerics import check_num_levels, require_samples, to_float64
 
 
-Batches = Iterable[Tensor | tuple[Tensor, Mapping[str, Any]]]
-"""Tensors `[B, *anything]`, or pairs of such a tensor and its conditioning."""
+Batches = Iterable[Tensor | Sequence[Tensor] | tuple[Tensor, Mapping[str, Any]]]
+"""Tensors `[B, *anything]`, alone or as the only item of a list, or pairs of such a tensor and its conditioning."""
+
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
+"""A function that wraps the iteration over batches, such as `tqdm.tqdm`."""
+
+
+DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
+def require_no_dropout(denoise: Denoiser) -> None:
+    """Raise ValueError if a module has active dropout, whose noise would enter the likelihood."""
+    for name, module in denoise.named_modules() if isinstance(denoise, nn.Module) else ():
+        if isinstance(module, DROPOUT) and module.training and module.p > 0:
+            raise ValueError(
+                f"`denoise` must be in evaluation mode, but its dropout is active ({name or 'itself'}, p ="
+                f" {module.p:g}); call its `.eval()`."
+            )
 
 
 def checked_batches(
-    batches: Batches, num_levels: int | None, progress: Callable[[Batches], Batches] | None = None
+    batches: Batches, num_levels: int | None, progress: Progress | None = None
 ) -> Iterator[tuple[Tensor, Mapping[str, Any]]]:
     """The examples and the conditioning of each batch; examples are checked by `check_levels`, empty batches skipped.
 
@@ -48,16 +65,18 @@ def _examples_and_conditioning(batch: Any) -> tuple[Tensor, Mapping[str, Any]]:
     )
 
 
+PICTURES = "; convert pictures to tensors, scaled to [-1, 1]"
+
+
 def _described(batch: Any) -> str:
     """A short description of a batch for an error message."""
     kind = type(batch).__name__
     if isinstance(batch, Mapping):
         return f"a {kind} of {', '.join(map(str, batch))}"
     if isinstance(batch, (tuple, list)):
-        return f"a {kind} of {', '.join(type(part).__name__ for part in batch[:3])}{', ...' if len(batch) > 3 else ''}"
-    if hasattr(batch, "mode"):
-        return f"a picture ({kind}); convert pictures to tensors, scaled to [-1, 1]"
-    return kind
+        kinds = ", ".join(type(part).__name__ for part in batch[:3]) + (", ..." if len(batch) > 3 else "")
+        return f"a {kind} of {kinds}{PICTURES if any(hasattr(part, 'mode') for part in batch) else ''}"
+    return f"a picture ({kind}){PICTURES}" if hasattr(batch, "mode") else kind
 
 
 def check_levels(x_0: Tensor, num_levels: int | None) -> None:

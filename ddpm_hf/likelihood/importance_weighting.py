@@ -21,7 +21,7 @@ with x_s − μ_θ = √β̃ z + c₁ (x_0 − x̂_0). The last step is the deco
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ from ..diffusion.numerics import (
 )
 from ..diffusion.reverse_coefficients import ReverseCoefficients
 from ..diffusion.reverse_process import ReverseStep
-from .batches import Batches, checked_batches
+from .batches import Batches, Progress, checked_batches, require_no_dropout
 from .summary import Summary
 
 
@@ -69,8 +69,10 @@ def log_path_weights(
 
     Raises:
         ValueError: if the chain visits a time at which the model's prediction does not determine x_0, if examples are
-            not finite, or if the model's output is not finite; the message names the timesteps.
+            not finite, if the model's dropout is active, or if its output is not finite; the message names the
+            timesteps.
     """
+    require_no_dropout(denoise)
     require_samples(x_0=x_0)
     require_finite(x_0=x_0)
     diffusion = diffusion_of(scheduler)
@@ -192,7 +194,7 @@ def importance_weighted_bits_per_dim(
     *,
     num_paths: int = 8,
     generator: torch.Generator | None = None,
-    progress: Callable[[Iterable[Tensor]], Iterable[Tensor]] | None = None,
+    progress: Progress | None = None,
 ) -> ImportanceWeightedBits:
     """The importance-weighted bound in bits/dim, tighter than `bits_per_dim` of the same chain (Burda et al. 2016).
 
@@ -209,8 +211,8 @@ def importance_weighted_bits_per_dim(
         progress: a function that wraps the iteration over batches, such as `tqdm.tqdm`.
 
     Raises:
-        ValueError: if there are no examples, `num_paths` is below 1, values are not levels of the data, or the model's
-            output is not finite; the message names the timesteps.
+        ValueError: if there are no examples, `num_paths` is below 1, values are not levels of the data, the model's
+            dropout is active, or its output is not finite; the message names the timesteps.
     """
     check_generator(generator)
     require_count(num_paths=num_paths)

@@ -19,7 +19,7 @@ from ..diffusion.gaussian_diffusion import DiffusionSource, GaussianDiffusion, d
 from ..diffusion.noise_schedule import NoiseSchedule
 from ..diffusion.numerics import require_count, to_float64
 from ..diffusion.timestep_spacing import log_snr_times
-from .batches import Batches, checked_batches
+from .batches import Batches, checked_batches, require_no_dropout
 
 
 CANDIDATES = 6  # values of the decoder's v that are tried,
@@ -64,8 +64,10 @@ def measure_denoising_errors(
 
     Raises:
         ValueError: if a count is not an int ≥ 1, there are too few examples to visit every level, values are not
-            levels of the data, or the model's output is not finite; the message names the timesteps.
+            levels of the data, the model's dropout is active, or its output is not finite; the message names the
+            timesteps.
     """
+    require_no_dropout(denoise)
     check_generator(generator)
     require_count(num_noise_levels=num_noise_levels, num_evaluations=num_evaluations)
     diffusion = _along_all_times(diffusion_of(scheduler))
@@ -93,9 +95,10 @@ def measure_denoising_errors(
     log_snr = diffusion.schedule.log_snr[times].tolist()
     columns = zip(*(seen.summary(level) for seen, level in zip(seen_by_level, log_snr, strict=True)), strict=True)
     errors, *of_decoder = columns
-    if of_decoder:
-        of_decoder[1] = _smoothed(log_snr, of_decoder[1])
-    return DenoisingErrors(log_snr, errors, *of_decoder, num_levels=diffusion.num_levels)
+    if not of_decoder:
+        return DenoisingErrors(log_snr, errors)
+    variances, costs = of_decoder
+    return DenoisingErrors(log_snr, errors, variances, _smoothed(log_snr, costs), diffusion.num_levels)
 
 
 def _times_to_measure_at(schedule: NoiseSchedule, count: int) -> Tensor:
@@ -118,7 +121,7 @@ class _Seen:
     def __init__(self, per_element: bool, num_levels: int | None):
         self.per_element, self.num_levels = per_element, num_levels
         self.count = 0
-        self._sum: Tensor | float = 0.0
+        self._sum = torch.zeros((), dtype=torch.float64, device="cpu")
         self._pairs: list[tuple[Tensor, Tensor]] = []
         self._kept = 0
 
@@ -130,9 +133,9 @@ class _Seen:
             return
         # A few elements of many examples are more informative than all elements of a few.
         chosen = _some(x_0[0].numel(), ELEMENTS_OF_AN_EXAMPLE)
-        pair = tuple(x.reshape(len(x), -1)[:, chosen].flatten() for x in (x_0, predicted))
-        self._pairs.append(pair)
-        self._kept += pair[0].numel()
+        known, found = (x.reshape(len(x), -1)[:, chosen].flatten() for x in (x_0, predicted))
+        self._pairs.append((known, found))
+        self._kept += known.numel()
 
     def summary(self, log_snr: float) -> tuple[Any, ...]:
         """The error; for discrete data also the decoder's best variance and its cost, nats per dimension."""

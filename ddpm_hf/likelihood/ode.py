@@ -22,9 +22,9 @@ from ..diffusion.discretized_likelihood import gaussian_log_density
 from ..diffusion.gaussian_diffusion import DiffusionSource, diffusion_of
 from ..diffusion.gaussian_process import unknown
 from ..diffusion.numerics import mean_flat, nats_to_bits, require_count, standard_error, to_float64, upcast
-from ..diffusion.ode_solver import State, grid, solve_adaptively, solve_on
+from ..diffusion.ode_solver import grid, solve_adaptively, solve_on
 from ..diffusion.probability_flow import ProbabilityFlow
-from .batches import Batches, checked_batches
+from .batches import Batches, Progress, checked_batches, require_no_dropout
 from .summary import Summary
 
 
@@ -144,13 +144,14 @@ def ode_log_likelihood(
 
     Raises:
         ValueError: for arguments out of range, for the prediction type "mean", which needs a pair of times, and for a
-            model that is not differentiable or whose output is not finite.
+            model that is not differentiable, whose dropout is active, or whose output is not finite.
         ModuleNotFoundError: if torchdiffeq is not installed.
     """
+    require_no_dropout(denoise)
     flow = ProbabilityFlow(denoise, scheduler, x, conditioning, first_time)
     directions = _directions(trace, num_probes, x, generator)
 
-    def field(log_s: Tensor, state: State) -> State:
+    def field(log_s: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return flow.velocity_and_divergence(log_s, state[0], directions())
 
     start = (to_float64(x), to_float64(x.new_zeros(len(x))))
@@ -185,7 +186,7 @@ def ode_bits_per_dim(
     method: str | None = None,
     num_steps: int | None = None,
     generator: torch.Generator | None = None,
-    progress: Callable[[Iterable[Tensor]], Iterable[Tensor]] | None = None,
+    progress: Progress | None = None,
 ) -> OdeBitsPerDim:
     """The likelihood of a data set in bits/dim, from the ODE's density of x̄ at `first_time`.
 

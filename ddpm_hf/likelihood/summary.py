@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..diffusion.gaussian_process import unknown
 
 
+@dataclass(frozen=True, repr=False)
 class Summary:
     """A dataclass with a data set's figures; `repr` shows the main ones in one line.
 
@@ -19,11 +21,18 @@ class Summary:
 
     HEADLINES: ClassVar[tuple[str, ...]] = ()
 
-    total: float
-    standard_error: float
-    per_example: list[float]
-    num_examples: int
-    num_model_evaluations: int
+    if TYPE_CHECKING:  # fields or properties of each subclass
+
+        @property
+        def total(self) -> float: ...
+        @property
+        def standard_error(self) -> float: ...
+        @property
+        def per_example(self) -> list[float]: ...
+        @property
+        def num_examples(self) -> int: ...
+        @property
+        def num_model_evaluations(self) -> int: ...
 
     def __repr__(self) -> str:
         figures = ", ".join(f"{name}={_rounded(getattr(self, name))}" for name in self.HEADLINES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from ..diffusion.denoiser import Denoiser, check_generator, randn_like
 from ..diffusion.finiteness import FiniteTerms
 from ..diffusion.gaussian_diffusion import DiffusionSource, diffusion_of
 from ..diffusion.numerics import mean_flat, standard_error, to_float64
-from .batches import Batches, checked_batches
+from .batches import Batches, Progress, checked_batches, require_no_dropout
 from .summary import Summary
 
 
@@ -112,7 +112,7 @@ def bits_per_dim(
     *,
     num_evaluations: int | None = None,
     generator: torch.Generator | None = None,
-    progress: Callable[[Iterable[Tensor]], Iterable[Tensor]] | None = None,
+    progress: Progress | None = None,
 ) -> BitsPerDim:
     """The variational bound of a model over a data set, in bits/dim (Ho et al. 2020, Eq. 5 and section 4.3).
 
@@ -134,9 +134,10 @@ def bits_per_dim(
         progress: a function that wraps the iteration over batches, such as `tqdm.tqdm`.
 
     Raises:
-        ValueError: if there are no examples, `num_evaluations` is outside 2 … K, values are not levels of the data, or
-            the model's output is not finite; the message names the timesteps.
+        ValueError: if there are no examples, `num_evaluations` is outside 2 … K, values are not levels of the data,
+            the model's dropout is active, or its output is not finite; the message names the timesteps.
     """
+    require_no_dropout(denoise)
     diffusion = diffusion_of(scheduler)
     diffusion.require_determined()
     times = torch.tensor(diffusion.times, device="cpu")
@@ -157,11 +158,11 @@ def bits_per_dim(
                 _controlled(term * weights.to(term, non_blocking=True), mean_flat(to_float64(noise) ** 2) - 1)
             )
         FiniteTerms.require(finite, "The bound")
-        terms, prior = torch.stack(terms), to_float64(diffusion.prior_bits(x_0))  # [M, B], [B]
-        sums += terms.sum(dim=1).cpu()
+        stacked, prior = torch.stack(terms), to_float64(diffusion.prior_bits(x_0))  # [M, B], [B]
+        sums += stacked.sum(dim=1).cpu()
         priors.append(prior.cpu())
-        totals.append((terms.sum(dim=0) + prior).cpu())
-        variances.append(_estimation_variance(terms).cpu())
+        totals.append((stacked.sum(dim=0) + prior).cpu())
+        variances.append(_estimation_variance(stacked).cpu())
     if not totals:
         raise ValueError("`batches` holds no examples.")
     return _summary(sums, torch.cat(priors), torch.cat(totals), torch.stack(variances), strata, times - 1)

@@ -56,7 +56,8 @@ class _SecondOrder:
     """Remembers the predicted x_0 of the step before."""
 
     def __init__(self, scheduler: DDPMPaperScheduler):
-        self._scheduler, self._earlier = scheduler, None
+        self._scheduler = scheduler
+        self._earlier: Tensor | None = None
 
     def __call__(self, model_output: Tensor, timestep: int, x_t: Tensor) -> tuple[Tensor, Tensor]:
         step = self._scheduler.second_order_step(model_output, timestep, x_t, self._earlier, return_dict=False)

@@ -39,10 +39,10 @@ def to_output(sample: Tensor, output_type: str) -> Tensor | Any:
     images = (sample / 2 + 0.5).clamp(0, 1)
     if output_type == "pt":
         return images
-    images = images.float().permute(0, 2, 3, 1).cpu().numpy()
+    arrays = images.float().permute(0, 2, 3, 1).cpu().numpy()
     if output_type == "np":
-        return images
-    levels = (images * 255).round().astype("uint8")
+        return arrays
+    levels = (arrays * 255).round().astype("uint8")
     return [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image) for image in levels]
 
 

@@ -18,7 +18,7 @@ def help_text(text: str) -> dict[str, str]:
 
 def with_given(arguments: Arguments, names: Collection[str]) -> Arguments:
     """The same arguments, which remember that the user gave those of these names."""
-    vars(arguments)[_GIVEN] = frozenset(names).intersection(field.name for field in dataclasses.fields(arguments))
+    vars(arguments)[_GIVEN] = frozenset(names).intersection(_field_names(arguments))
     return arguments
 
 
@@ -37,8 +37,12 @@ def completed(arguments: Arguments, values: Mapping[str, Any]) -> Arguments:
     What a dataclass derives from its other arguments is derived anew.
     """
     given = given_in(arguments)
-    chosen = {field.name: values[field.name] for field in dataclasses.fields(arguments) if field.name in values}
+    chosen = {name: values[name] for name in _field_names(arguments) if name in values}
     if not chosen:
         return arguments
     own = {name: getattr(arguments, name) for name in given}
     return with_given(type(arguments)(**{**chosen, **own}), given)
+
+
+def _field_names(arguments: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(arguments)]

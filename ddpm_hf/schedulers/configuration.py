@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from operator import attrgetter, itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from diffusers.configuration_utils import FrozenDict
+from diffusers.configuration_utils import ConfigMixin, FrozenDict, register_to_config
 from typing_extensions import Self
 
 from ..diffusion.denoising_errors import DenoisingErrors
@@ -57,6 +57,14 @@ NEAREST_IN_STOCK = {"fixed_large_log": "fixed_large", "learned": "learned_range"
 DEFAULTS_KEY = "_use_default_values"
 
 
+Init = TypeVar("Init", bound=Callable[..., None])
+
+
+def registered(init: Init) -> Init:
+    """diffusers' decorator `register_to_config`, which has no types; with these the arguments are checked."""
+    return register_to_config(init)
+
+
 class CountingConfig(FrozenDict):
     """A configuration that counts how often its values are set; diffusers calls it frozen, but it can be changed."""
 
@@ -75,7 +83,7 @@ class CountingConfig(FrozenDict):
         self._count()
 
     def _count(self) -> None:
-        vars(self)["_times_set"] = self._times_set + 1
+        self.__dict__["_times_set"] = self._times_set + 1
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,7 @@ class SeenConfig:
 
     def is_untouched(self, config: Any) -> bool:
         """Whether it is the same configuration and no value has been set since; much faster than a comparison."""
-        return config is self.config and config._times_set == self.times_set
+        return config is self.config and config._times_set == self.times_set  # type: ignore[union-attr]  # None is no configuration
 
     def is_current(self, config: Any) -> bool:
         """Whether a configuration, the same one or its replacement, has these values; takes about a microsecond."""
@@ -142,7 +150,7 @@ def noise_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
     return getattr(NoiseSchedule, name)(T, config["beta_start"], config["beta_end"])
 
 
-def own_defaults(cls: type) -> dict[str, Any]:
+def own_defaults(cls: type[ConfigMixin]) -> dict[str, Any]:
     """The defaults of the arguments that stock schedulers lack."""
     parameters = inspect.signature(cls.__init__).parameters
     return {name: parameters[name].default for name in OWN_ARGUMENTS}
@@ -195,7 +203,7 @@ def in_todays_names(config: dict[str, Any], variance_type: str | None) -> dict[s
     return config
 
 
-def names_at_default(config: dict[str, Any], cls: type) -> list[str]:
+def names_at_default(config: dict[str, Any], cls: type[ConfigMixin]) -> list[str]:
     """The arguments in a configuration that were not given; diffusers also lists those given by position."""
     parameters = inspect.signature(cls.__init__).parameters
 

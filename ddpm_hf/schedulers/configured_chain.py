@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from diffusers.configuration_utils import ConfigMixin
 from torch import Tensor
 
 from ..diffusion.denoising_errors import DenoisingErrors, step_costs
@@ -57,8 +58,16 @@ class _OptimalTimes:
         return self._chains[num_inference_steps]
 
 
-class ConfiguredChain:
+class ConfiguredChain(ConfigMixin):
     """The part of a scheduler that keeps its diffusion up to date with its diffusers configuration."""
+
+    num_inference_steps: int | None
+    custom_timesteps: bool
+    _internal_dict: CountingConfig
+    _seen: SeenConfig
+    _derived: _Derived
+    _timesteps: Tensor
+    _chosen_times: list[int] | None  # None: all of them
 
     def _register_own(self, **own: Any) -> None:
         self.register_to_config(**{OWN_CONFIG_KEY: own})

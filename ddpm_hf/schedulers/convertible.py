@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from typing import Any
+from typing import Any, Literal, overload
 
 from diffusers import DDPMScheduler
 from diffusers.configuration_utils import ConfigMixin
@@ -27,13 +27,13 @@ from .configuration import (
 from .conversion import betas_unlike, check_process, in_our_terms
 
 
-class ConvertibleScheduler:
+class ConvertibleScheduler(SchedulerMixin, ConfigMixin):
     """The part of a scheduler that converts from and to configurations."""
 
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike | None = None, *args: Any, **kwargs: Any
-    ):
+    ) -> Self:
         """As in diffusers: from a folder or the Hub; a pipeline's scheduler has `subfolder="scheduler"`.
 
         Raises:
@@ -42,8 +42,20 @@ class ConvertibleScheduler:
         with hub_errors(str(pretrained_model_name_or_path), kwargs.get("revision")):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
+    @overload
     @classmethod
-    def from_config(cls, config: dict[str, Any] | None = None, return_unused_kwargs: bool = False, **kwargs: Any):
+    def from_config(
+        cls, config: dict[str, Any] | None = None, return_unused_kwargs: Literal[False] = False, **kwargs: Any
+    ) -> Self: ...
+    @overload
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any] | None = None, *, return_unused_kwargs: Literal[True], **kwargs: Any
+    ) -> tuple[Self, dict[str, Any]]: ...
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any] | None = None, return_unused_kwargs: bool = False, **kwargs: Any
+    ) -> Self | tuple[Self, dict[str, Any]]:
         """As in diffusers, from the configuration of any compatible scheduler, ours or stock's."""
         own = own_defaults(cls)
         if isinstance(config, dict):

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 from torch import Tensor
@@ -28,7 +28,7 @@ from ..diffusion.gaussian_process import check_eta
 from ..diffusion.losses import min_snr_weights
 from ..diffusion.noise_schedule import NoiseSchedule
 from ..diffusion.reverse_process import ReverseStep
-from .configuration import DEFAULTS_KEY, OWN_ARGUMENTS, names_at_default
+from .configuration import DEFAULTS_KEY, OWN_ARGUMENTS, names_at_default, registered
 from .configured_chain import ConfiguredChain
 from .convertible import ConvertibleScheduler
 from .noise import noise_like
@@ -83,7 +83,7 @@ class DDPMPaperScheduler(ConvertibleScheduler, NoiseFreeSteps, ConfiguredChain, 
     ignore_for_config = list(OWN_ARGUMENTS)
     order = 1
 
-    @register_to_config
+    @registered
     def __init__(
         self,
         num_train_timesteps: int = 1000,
@@ -108,8 +108,8 @@ class DDPMPaperScheduler(ConvertibleScheduler, NoiseFreeSteps, ConfiguredChain, 
         self._register_own(num_levels=num_levels, first_variance=first_variance, denoising_errors=denoising_errors)
         self.init_noise_sigma = 1.0
         self.custom_timesteps = False
-        self.num_inference_steps: int | None = None
-        self._chosen_times: list[int] | None = None  # all of them
+        self.num_inference_steps = None
+        self._chosen_times = None
         self._derive()
         if DEFAULTS_KEY in self.config:
             self.register_to_config(**{DEFAULTS_KEY: names_at_default(self.config, type(self))})

@@ -141,7 +141,10 @@ def machine(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Machine:
 def test_the_wheel_holds_the_package_its_template_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "ddpm_hf").rglob("*.py")}
-    assert {name for name in names if ".dist-info/" not in name} == modules | {"ddpm_hf/hub/model_card.md"}
+    assert {name for name in names if ".dist-info/" not in name} == modules | {
+        "ddpm_hf/hub/model_card.md",
+        "ddpm_hf/py.typed",
+    }
     (entry_points,) = (name for name in names if name.endswith(".dist-info/entry_points.txt"))
     assert "ddpm-hf = ddpm_hf.cli:main" in zipfile.ZipFile(wheel).read(entry_points).decode()
     assert (ROOT / "model_card.md").read_text() == (ROOT / "ddpm_hf" / "hub" / "model_card.md").read_text()

@@ -145,7 +145,10 @@ REFUSED = {
         "`batches` .*'class_labels': labels.* gave a list of Tensor, Tensor",
     ),
     "pictures": (lambda: {"batches": [Image.new("RGB", (4, 4))]}, "`batches` .* gave a picture .* \\[-1, 1\\]"),
-    "a list of pictures": (lambda: {"batches": [[Image.new("L", (4, 4))]]}, "`batches` .* gave a list of Image"),
+    "a list of pictures": (
+        lambda: {"batches": [[Image.new("L", (4, 4))]]},
+        "`batches` .* gave a list of Image; convert .* to tensors",
+    ),
     "arrays": (lambda: {"batches": [images().numpy()]}, "`batches` must give tensors .* gave ndarray"),
     "a row of a data set": (lambda: {"batches": [{"image": images()}]}, "`batches` .* gave a dict of image"),
     "a number": (lambda: {"batches": [torch.tensor(0.5)]}, "`batches` of shape \\[\\] does not fit"),
@@ -163,6 +166,22 @@ REFUSED = {
     "an output without a sample": (lambda: {"denoise": lambda x_t, t: None}, "`denoise` must return a tensor"),
     "the name of a schedule": (lambda: {"scheduler": "linear"}, "`scheduler` must be a DDPMPaperScheduler, .* is str"),
     "a model for a scheduler": (lambda: {"scheduler": unet()}, "`scheduler` must be a scheduler of diffusers"),
+    "gray images": (
+        lambda: {"batches": [images()[:, :1]]},
+        "takes images of shape \\[B, 3, H, W\\], .* \\[5, 1, 4, 4\\]",
+    ),
+    "channels last": (
+        lambda: {"batches": [images().permute(0, 2, 3, 1)]},
+        "\\[B, 3, H, W\\], .* \\[5, 4, 4, 3\\]; move the channels by x.permute\\(0, 3, 1, 2\\)",
+    ),
+    "one image": (
+        lambda: {"batches": [images()[0]]},
+        "\\[B, 3, H, W\\], .* \\[3, 4, 4\\]; one image x needs a batch dimension, x\\[None\\]",
+    ),
+    "active dropout": (
+        lambda: {"denoise": unet(dropout=0.1).train()},
+        "`denoise` must be in evaluation mode, but its dropout is active .*p = 0.1\\); call its `.eval\\(\\)`",
+    ),
     "another device": (lambda: {"denoise": unet().to("meta")}, "model is on meta, but the examples are on cpu"),
 }
 
@@ -234,3 +253,59 @@ def test_results_are_shown_in_a_few_lines_and_told_in_full() -> None:
     assert list(by_paths.paths) == [1, 2, 3] and by_paths.bits_per_dim.iloc[-1] == results[1].total
     errors = measure_denoising_errors(*arguments, num_noise_levels=8, per_element=True)
     assert len(repr(errors)) < 200 and "8 noise levels" in repr(errors)
+
+
+class Wrapped(torch.nn.Module):
+    """A model as DistributedDataParallel holds it."""
+
+    def __init__(self, module: torch.nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "wrap", [Wrapped, lambda model: torch.compile(model, backend="eager")], ids=["ddp", "compiled"]
+)
+def test_a_wrapped_model_is_told_from_images_of_another_shape(wrap: Callable[[UNet2DModel], Any]) -> None:
+    with pytest.raises(ValueError, match=r"takes images of shape \[B, 3, H, W\], .* \[5, 1, 4, 4\]\."):
+        bits_per_dim(wrap(unet()), stock(), [images()[:, :1]])
+    with pytest.raises(ValueError, match="its dropout is active"):
+        bits_per_dim(wrap(unet(dropout=0.1).train()), stock(), [images()])
+
+
+def test_a_failure_that_is_not_about_the_shape_stays_as_it_is() -> None:
+    class Broken(torch.nn.Module):
+        config = unet().config
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+            raise error
+
+    out_of_memory = torch.cuda.OutOfMemoryError("CUDA out of memory")
+    for error, x in ((RuntimeError("broken"), images()), (out_of_memory, images()[:, :1])):
+        with pytest.raises(type(error), match=str(error)):
+            bits_per_dim(Broken(), stock(), [x])
+
+
+def test_a_model_that_takes_more_channels_than_the_images_is_called_by_a_function() -> None:
+    model, mask = unet(4, out_channels=3), torch.ones(5, 1, 4, 4)
+    bound = bits_per_dim(lambda x_t, t: model(torch.cat([x_t, mask], dim=1), t), stock(), [images()])
+    assert bound.num_examples == 5
+
+
+def test_dropout_that_is_off_or_never_drops_is_scored() -> None:
+    expected = bits_per_dim(unet(), stock(), [images()], generator=seed())
+    assert bits_per_dim(unet(dropout=0.1), stock(), [images()], generator=seed()) == expected
+    assert bits_per_dim(unet(dropout=0.0).train(), stock(), [images()], generator=seed()) == expected
+
+
+def test_a_training_step_calls_a_model_with_active_dropout() -> None:
+    model, x = unet(dropout=0.5).train(), images()
+    output = own(stock()).diffusion.model_output(model, x, torch.full((5,), 3))
+    assert output.shape == x.shape
