@@ -205,11 +205,12 @@ def finish(state: TrainState) -> None:
             samples = draw(state, max(training.eval_batch_size, training.num_quality_samples))
         with clock.phase(SCORING, is_last=True):
             report = _scored(state, samples) | others
-        checked(report)
-        _save_pipeline(state)
+        if state.accelerator.is_main_process:
+            report = _write(state, report, samples[: training.eval_batch_size])
+        _save_pipeline(state)  # with what was measured
     clock.close()
     if state.accelerator.is_main_process:
-        _tell(state, _write(state, report, samples[: training.eval_batch_size]))
+        _tell(state, report)
 
 
 def _scored(state: TrainState, samples: Tensor) -> Metrics:

@@ -12,6 +12,7 @@ from .state import TrainState
 from .tracking import Progress
 
 
+TICK = 1e-3  # seconds: a coarse clock may not have moved
 MOST_SKIPPED = 50  # steps in a row, in which the scale of fp16 has been halved 50 times
 START_ANEW = "The checkpoints before it are good, but lead to it again; start anew with a lower learning rate, say."
 
@@ -32,7 +33,7 @@ def report(state: TrainState, progress: Progress, since: float) -> tuple[float, 
     losses, norms, levels = progress.read()  # which waits for the steps
     now = state.seconds
     _check_finite(state, losses, norms)
-    speed = count * state.shard.total / (now - since)
+    speed = count * state.shard.total / max(now - since, TICK)
     loss = sum(losses) / count
     state.trackers.log(_figures(state, loss, norms[-1], speed) | levels, state.step)
     return now, f"loss {loss:.4f}, {speed:.3g} images/s"

@@ -359,7 +359,7 @@ def test_small_test_sets_are_scored_on_paths_unless_told_otherwise(tmp_path: Pat
     images = save_images(tmp_path / "images", [("L", (4, 4))] * 600)
     unasked = ["--train_data_dir", images, *TINY_MODEL, "--ddpm_num_steps", 2, "--max_train_steps", 1]
     unasked += ["--train_batch_size", 64, "--max_measured_images", 2, "--num_quality_samples", 0]
-    for fraction, paths in ((0.85, 8), (0.86, None)):  # 510 and 516 test images
+    for fraction, paths in ((0.85, 4), (0.86, None)):  # 510 and 516 test images
         folder = tmp_path / str(fraction)
         done = run("train.py", *unasked, "--test_fraction", fraction, "--output_dir", folder)
         assert done.code == 0, done.output

@@ -153,7 +153,7 @@ def test_a_run_on_icons_is_told_of_the_background(tmp_path: Path, streaming: lis
     output = train(
         tmp_path / "run", *TINY, *more, *streaming, "--train_data_dir", tmp_path / "data", "--test_fraction", 0
     )
-    assert "They are put on a background of white (--background)" in output
+    assert "are put on a background of white (--background)" in output
     assert '"in_channels": 3' in (tmp_path / "run" / "unet" / "config.json").read_text()
 
 

@@ -28,6 +28,7 @@ import torch
 from ddpm_hf.data.batches import Batch, EndlessImages, Places, TrainingBatches
 from ddpm_hf.data.level_images import ImageData
 from ddpm_hf.data.loading import DIGITS
+from ddpm_hf.data.workers import WatchedLoader
 from ddpm_hf.runtime import signals
 from ddpm_hf.tasks.images import ImageTask
 from ddpm_hf.training import setup
@@ -67,6 +68,21 @@ def kill_worker() -> None:
     worker = multiprocessing.active_children()[0]
     os.kill(worker.pid, signal.SIGKILL)
     os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+
+
+@contextlib.contextmanager
+def nothing_freed() -> Iterator[None]:
+    """Inside, shared memory that workers have filled with batches is not freed: what is full stays full."""
+    read, kept = WatchedLoader.__iter__, []
+
+    def keep(loader: WatchedLoader) -> Iterator[Any]:
+        with contextlib.closing(read(loader)) as batches:
+            for batch in batches:
+                kept.append(batch)
+                yield batch
+
+    with mock.patch.object(WatchedLoader, "__iter__", keep):
+        yield
 
 
 def fill_shared_memory() -> None:

@@ -57,10 +57,10 @@ def train_on_disk(disk: str, size: int, copy: str, arguments: list[str]) -> tupl
 
 def train_with_shared_memory(shared_memory: int, full_at: int, arguments: list[str]) -> tuple[int, str]:
     import in_process
-    from hooks import at, few_digits, fill_shared_memory
+    from hooks import at, few_digits, fill_shared_memory, nothing_freed
 
     mount("/dev/shm", shared_memory)
-    with few_digits(), at(full_at, fill_shared_memory):
+    with few_digits(), nothing_freed(), at(full_at, fill_shared_memory):
         return in_process.run("train.py", *arguments)
 
 

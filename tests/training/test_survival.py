@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import itertools
 import os
 import shlex
 import shutil
@@ -25,7 +24,7 @@ from ddpm_hf.cli.parsing import parse
 from ddpm_hf.cli.train import prepare_run, run_arguments
 from ddpm_hf.runtime.output_folder import LOCK
 from ddpm_hf.runtime.signals import Signals
-from ddpm_hf.training import loop, setup
+from ddpm_hf.training import loop, run_clock, setup
 from ddpm_hf.training.finish import finish
 from ddpm_hf.training.state import TrainState
 
@@ -51,7 +50,7 @@ FEWER_FILES = ["--use_ema", False, "--save_images_epochs", 0, "--save_model_epoc
 @pytest.fixture
 def same_every_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a run leaves depends on its settings alone, without its times and a name by chance; its images are few."""
-    monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=itertools.count().__next__))
+    monkeypatch.setattr(run_clock, "time", types.SimpleNamespace(monotonic=lambda: 0.0))
     monkeypatch.setattr(setup.secrets, "token_hex", lambda count: "00" * count)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(os.cpu_count()))
     with few_digits(12, 4):
