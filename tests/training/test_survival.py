@@ -40,7 +40,7 @@ FOUR_STEPS = [
 ]
 # For many kills: every file more is several states more, of which each leads to others. With the fewest files they are
 # thousands, of which so many are gone on with: all that one kill leads to, and then those of the next ones.
-MOST_STATES = 500
+MOST_STATES = 300
 FEWER_FILES = ["--use_ema", False, "--save_images_epochs", 0, "--save_model_epochs", 0]
 
 
