@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import os
 import shutil
 import tempfile
@@ -56,6 +57,9 @@ def few_processes(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     """What a test did to signals, threads and Accelerate's shared state is put back for the next one."""
+    for worker in multiprocessing.active_children():  # of an earlier test, which a traceback kept alive
+        worker.kill()
+        worker.join()
     with a_process():
         yield
 

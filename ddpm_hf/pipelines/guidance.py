@@ -50,10 +50,7 @@ class Guidance:
         """Raise ValueError for arguments out of range, or a model that these arguments cannot guide."""
         autoguidance(_nothing, _nothing, **self._settings)
         if self.is_classifier_free and not conditioners_of(unet.config).has_null:
-            raise ValueError(
-                f"`guidance_scale` must be 1, but is {self.guidance_scale}: the model has no unconditional prediction;"
-                " train it with --conditioning_dropout_prob 0.1."
-            )
+            raise ValueError(f"`guidance_scale` must be 1, but is {self.guidance_scale}: {_unguided(unet)}.")
         if self.guidance_model is not None:
             _check_weaker(self.guidance_model, unet)
 
@@ -94,6 +91,13 @@ def _with_its_own(denoise: Denoiser, conditioners: Conditioners) -> Denoiser:
         return denoise(x_t, timesteps, **{name: conditioning[name] for name in conditioners.arguments})
 
     return denoise_with_its_own
+
+
+def _unguided(unet: UNet2DModel) -> str:
+    """Why a model without an unconditional prediction cannot be guided."""
+    if not conditioners_of(unet.config).members:
+        return "the model has no conditioning, which guidance needs"
+    return "the model has no unconditional prediction; train it with --conditioning_dropout_prob 0.1"
 
 
 def _check_weaker(weaker: UNet2DModel, unet: UNet2DModel) -> None:

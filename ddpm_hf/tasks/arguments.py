@@ -115,7 +115,8 @@ class DiffusionArguments:
     ddpm_num_inference_steps: int | None = field(
         default=None,
         metadata=help_text(
-            "Of the sample grids drawn during training; if unset 100 at most, or all for the variance `learned`."
+            "Steps of the samples drawn during and after the training; if unset at most 100, or all for the variance"
+            " `learned`."
         ),
     )
     ddpm_beta_schedule: str = field(

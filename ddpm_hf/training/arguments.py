@@ -70,7 +70,7 @@ class TrainingArguments:
         default=500, metadata=help_text("Bits/dim of validation images every so many steps; 0 for never.")
     )
     max_validation_images: int = field(
-        default=256, metadata=help_text("That the bits/dim along the way are taken on.")
+        default=256, metadata=help_text("Validation images that are scored during the training.")
     )
     num_validation_evaluations: int = field(
         default=10, metadata=help_text("Model calls for each of them, at least 2.")
