@@ -8,14 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib import pyplot as plt
 
 from ..runtime.output_folder import write_file
 from .style import line_styles, plain_log_ticks, ticks_at
-
-
-matplotlib.use("Agg")
 
 
 TILDE = ("β\u0303", r"$\tilde{\beta}$")  # as text, the tilde falls onto the letter

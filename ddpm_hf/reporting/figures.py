@@ -8,7 +8,6 @@ import itertools
 import math
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
@@ -22,9 +21,6 @@ from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
 from ..runtime.output_folder import write_file
 from ..runtime.randomness import Use, generator_of
 from .style import BLUE, GREEN, VERMILION, plain_log_ticks
-
-
-matplotlib.use("Agg")
 
 
 SMALLEST_CELL = 64  # pixels: smaller images are enlarged by a whole factor

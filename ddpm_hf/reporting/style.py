@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""How figures look: colours that a colour-blind reader tells apart, and ticks in plain numbers."""
+"""How figures are drawn: without a screen, in colours that a colour-blind reader tells apart, with plain ticks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import matplotlib
 from matplotlib.axis import Axis
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+
+matplotlib.use("Agg")  # needs no screen
 
 
 # Okabe & Ito (2008), without the yellow, which is too faint for lines on white.

@@ -204,7 +204,7 @@ def finish(state: TrainState) -> None:
         with clock.phase(SAMPLING, is_last=True):
             samples = draw(state, max(training.eval_batch_size, training.num_quality_samples))
         with clock.phase(SCORING, is_last=True):
-            report = _scored(state, samples) | others
+            report = checked(_scored(state, samples) | others)  # on all processes, before any of them writes
         if state.accelerator.is_main_process:
             report = _write(state, report, samples[: training.eval_batch_size])
         _save_pipeline(state)  # with what was measured
@@ -230,7 +230,7 @@ def _write(state: TrainState, report: Metrics, samples: Tensor) -> Metrics:
         picture = save_grid(samples, state.folder / SAMPLES)
         state.trackers.log_picture("samples", picture, state.step)
         state.trackers.log({f"test/{name}": value for name, value in _figures(report).items()}, state.step)
-    report = {**report, "seconds_by_phase": dict(state.clock.seconds)}
+    report = {**report, "seconds_by_phase": dict(state.clock.seconds)}  # without the last save, which comes next
     write_json(state.folder / METRICS, checked(report))
     return report
 

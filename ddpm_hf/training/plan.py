@@ -19,8 +19,7 @@ from .run_clock import MEASURING, SAMPLING, SAVING, SCORING, TRAINING, Phase
 from .state import TrainState
 
 
-FORWARD_AND_BACKWARD = 3  # forward passes that take as long as one with its gradient
-RECOMPUTED = 4  # the same where activations are computed again
+FORWARD_AND_BACKWARD, RECOMPUTED = 3, 4  # the latter if activations are computed again
 BYTES_PER_SECOND, SECONDS_OF_A_FILE = 150e6, 0.1  # of saving with checksums, roughly
 LONG_ENOUGH = 0.5  # seconds of a forward pass that tell its speed
 REPETITIONS = 3
@@ -52,9 +51,8 @@ class Speed(NamedTuple):
 def expected_phases(state: TrainState) -> dict[str, Phase]:
     """The work from the run's step on, with the time expected for it where the model can be timed before."""
     speed = None if state.is_divided or state.is_compiled else forward_speed(state)
-    cost = RECOMPUTED if state.training.gradient_checkpointing else FORWARD_AND_BACKWARD
     works = work_to_come(state)
-    works[TRAINING] = works[TRAINING].times(cost)
+    works[TRAINING] = works[TRAINING].times(_cost_of_a_gradient(state))
     phases = {name: Phase(work.images, speed and speed.seconds(work)) for name, work in works.items()}
     saving = saves_to_come(state)
     return phases | {SAVING: Phase(saving.images, Speed(SECONDS_OF_A_FILE, 1 / BYTES_PER_SECOND).seconds(saving))}
@@ -62,8 +60,12 @@ def expected_phases(state: TrainState) -> dict[str, Phase]:
 
 def step_work(state: TrainState) -> float:
     """The work of a training step in this process, in forward passes of one image."""
-    cost = RECOMPUTED if state.training.gradient_checkpointing else FORWARD_AND_BACKWARD
-    return cost * state.shard.batch_size * state.shard.accumulation
+    return _cost_of_a_gradient(state) * state.shard.batch_size * state.shard.accumulation
+
+
+def _cost_of_a_gradient(state: TrainState) -> int:
+    """Forward passes that take as long as one with its gradient."""
+    return RECOMPUTED if state.training.gradient_checkpointing else FORWARD_AND_BACKWARD
 
 
 # --- how much there is to do -----------------------------------------------------------------------------------------
