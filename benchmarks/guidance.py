@@ -237,7 +237,7 @@ def main() -> None:
     data, pipeline = load_labelled_images(DataArguments()), load_pipeline(ModelPathArguments(str(path)), device)
     pipeline.set_progress_bar_config(disable=True)
     check_fit(pipeline, data.test)
-    Guidance(2.0).check(pipeline.unet)
+    Guidance(2.0).check(pipeline.unet, pipeline.conditioners_of)
     trial = Trial(pipeline, data, arguments.evaluations, arguments.steps, arguments.seed)
     judge = Judge.of(data.train)
     test = judge.figures(pixels_of(data.test), classes_of(data.test.columns))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..conditioning.columns import Columns
 from ..pipelines.images import require_finite_images
-from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
+from ..pipelines.sampling_pipeline import SamplingPipeline
 from .sampling import by_number
 
 
@@ -36,7 +36,7 @@ class Film(NamedTuple):
 
 
 def draw_film(
-    pipeline: DDPMPaperPipeline,
+    pipeline: SamplingPipeline,
     count: int,
     batch_size: int,
     seed: int,
@@ -53,7 +53,7 @@ def draw_film(
     timesteps: list[int] = []
 
     def draw(generators: list[torch.Generator], columns: Columns) -> Tensor:
-        steps = pipeline.iterate(len(generators), generators, **columns, **chain)
+        steps = pipeline.iterate(batch_size=len(generators), generator=generators, **columns, **chain)
         timesteps[:] = evenly(pipeline.scheduler.timesteps.tolist(), FRAMES - 1)
         seen = []
         for step in steps:

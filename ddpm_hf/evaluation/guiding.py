@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..pipelines.guidance import Guidance
-from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
+from ..pipelines.sampling_pipeline import SamplingPipeline
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .arguments import GuidanceArguments, ModelPathArguments
 from .scoring import load_pipeline
@@ -17,7 +17,7 @@ from .scoring import load_pipeline
 SAME = 1e-4  # largest difference of log ᾱ between equal noise schedules: stock stores betas in float32
 
 
-def load_guidance(arguments: GuidanceArguments, pipeline: DDPMPaperPipeline) -> Guidance:
+def load_guidance(arguments: GuidanceArguments, pipeline: SamplingPipeline) -> Guidance:
     """The guidance, with the weaker model, if any, on the pipeline's device.
 
     Raises:
@@ -36,7 +36,7 @@ def load_guidance(arguments: GuidanceArguments, pipeline: DDPMPaperPipeline) -> 
         arguments.guidance_rescale,
         weaker,
     )
-    guidance.check(pipeline.unet)
+    guidance.check(pipeline.unet, pipeline.conditioners_of)
     return guidance
 
 

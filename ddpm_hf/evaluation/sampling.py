@@ -13,7 +13,7 @@ from torch import Tensor
 from ..conditioning.columns import Columns, chosen, count_of
 from ..diffusion.probability_flow import ode_sample
 from ..pipelines.guidance import Guidance
-from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
+from ..pipelines.sampling_pipeline import SamplingPipeline
 from ..runtime.distributed import shared
 from ..runtime.randomness import Use, generator_of
 
@@ -22,7 +22,7 @@ LEAST_CALLS_OF_HEUN = 20  # Heun's method takes two calls per step; with fewer c
 
 
 def draw_images(
-    pipeline: DDPMPaperPipeline,
+    pipeline: SamplingPipeline,
     count: int,
     batch_size: int,
     steps: int | None,
@@ -51,14 +51,15 @@ def draw_images(
 
     def draw(generators: list[torch.Generator], columns: Columns) -> Tensor:
         options = {**columns, **guided, "timestep_spacing": timestep_spacing, "eta": eta, "solver_order": solver_order}
-        return pipeline(len(generators), generators, steps, output_type="pt", **options).images
+        chain = {"batch_size": len(generators), "generator": generators, "num_inference_steps": steps}
+        return pipeline(**chain, **options, output_type="pt").images
 
     turns = pipeline.conditioners.variety() if turns is None else turns
     return by_number(draw, count, batch_size, seed, accelerator, turns, first)
 
 
 def draw_images_by_ode(
-    pipeline: DDPMPaperPipeline,
+    pipeline: SamplingPipeline,
     count: int,
     batch_size: int,
     calls: int,

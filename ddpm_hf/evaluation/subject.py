@@ -17,7 +17,7 @@ from ..likelihood.batches import Batches
 from ..likelihood.ode import OdeBitsPerDim, ode_bits_per_dim
 from ..likelihood.variational import BitsPerDim
 from ..pipelines.guidance import Guidance
-from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
+from ..pipelines.sampling_pipeline import SamplingPipeline
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .arguments import EvaluationArguments
 from .sampling import draw_images, draw_images_by_ode
@@ -41,7 +41,7 @@ class Subject:
         guidance: how the model is guided.
     """
 
-    pipeline: DDPMPaperPipeline
+    pipeline: SamplingPipeline
     images: LevelImages
     evaluation: EvaluationArguments
     accelerator: Accelerator
@@ -92,7 +92,7 @@ class Subject:
         """The same model on a chain of `steps` steps, without a progress bar."""
         chain = DDPMPaperScheduler.from_config(self.pipeline.scheduler.config)
         chain.set_timesteps(steps, timestep_spacing=spacing)
-        chained = DDPMPaperPipeline(self.pipeline.unet, chain)
+        chained = self.pipeline.with_scheduler(chain)
         chained.set_progress_bar_config(disable=True)
         return dataclasses.replace(self, pipeline=chained)
 

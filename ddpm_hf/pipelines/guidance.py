@@ -3,18 +3,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from diffusers import ModelMixin, UNet2DModel
+from diffusers import ModelMixin
 from torch import Tensor
 
-from ..conditioning.classes import conditioners_of
 from ..conditioning.conditioner import Conditioners
 from ..conditioning.denoiser import ConditionalDenoiser
 from ..diffusion.denoiser import Denoiser, denoiser_of
 from ..diffusion.guidance import autoguidance, classifier_free_guidance
+
+
+ConditionersOf = Callable[[ModelMixin], Conditioners]
+
+Unconditional = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Guidance:
     guidance_scale: float = 1.0
     guidance_interval: tuple[float, float] | None = None
     guidance_rescale: float = 0.0
-    guidance_model: UNet2DModel | None = None
+    guidance_model: ModelMixin | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -46,32 +50,46 @@ class Guidance:
         """Whether the model's own unconditional prediction is used."""
         return self.guidance_scale != 1 and self.guidance_model is None
 
-    def check(self, unet: UNet2DModel) -> None:
+    def check(self, unet: ModelMixin, conditioners_of: ConditionersOf) -> None:
         """Raise ValueError for arguments out of range, or a model that these arguments cannot guide."""
         autoguidance(_nothing, _nothing, **self._settings)
-        if self.is_classifier_free and not conditioners_of(unet.config).has_null:
-            raise ValueError(f"`guidance_scale` must be 1, but is {self.guidance_scale}: {_unguided(unet)}.")
+        conditioners = conditioners_of(unet)
+        if self.is_classifier_free and not conditioners.has_null:
+            raise ValueError(f"`guidance_scale` must be 1, but is {self.guidance_scale}: {_unguided(conditioners)}.")
         if self.guidance_model is not None:
             _check_weaker(self.guidance_model, unet)
+            if conditioners_of(self.guidance_model) not in (Conditioners(), conditioners):
+                raise ValueError(
+                    "`guidance_model` must have the model's conditioning, such as its classes, or be unconditional."
+                )
 
-    def denoiser(self, unet: UNet2DModel, call: Callable[[ModelMixin], Denoiser] = denoiser_of) -> ConditionalDenoiser:
+    def denoiser(
+        self,
+        unet: ModelMixin,
+        conditioners_of: ConditionersOf,
+        call: Callable[[ModelMixin], Denoiser] = denoiser_of,
+        unconditional: Unconditional | None = None,
+    ) -> ConditionalDenoiser:
         """The guided model as a denoiser.
 
         Args:
             unet: the model.
+            conditioners_of: the conditioners of a model.
             call: turns a model into a denoiser.
+            unconditional: from the conditioning to that of the unconditional prediction; the null value if not given.
 
         Raises:
             ValueError: as `check`.
         """
-        self.check(unet)
-        denoise, conditioners = call(unet), conditioners_of(unet.config)
+        self.check(unet, conditioners_of)
+        denoise, conditioners = call(unet), conditioners_of(unet)
         if self.guidance_scale == 1:
             return ConditionalDenoiser(denoise, conditioners)
         if self.guidance_model is None:
-            guided = classifier_free_guidance(denoise, conditioners.unconditional, **self._settings)
+            null = unconditional or conditioners.unconditional
+            guided = classifier_free_guidance(denoise, null, **self._settings)
         else:
-            weaker = _with_its_own(call(self.guidance_model), conditioners_of(self.guidance_model.config))
+            weaker = _with_its_own(call(self.guidance_model), conditioners_of(self.guidance_model))
             guided = autoguidance(denoise, weaker, **self._settings)
         return ConditionalDenoiser(guided, conditioners)
 
@@ -93,14 +111,14 @@ def _with_its_own(denoise: Denoiser, conditioners: Conditioners) -> Denoiser:
     return denoise_with_its_own
 
 
-def _unguided(unet: UNet2DModel) -> str:
+def _unguided(conditioners: Conditioners) -> str:
     """Why a model without an unconditional prediction cannot be guided."""
-    if not conditioners_of(unet.config).members:
+    if not conditioners.members:
         return "the model has no conditioning, which guidance needs"
     return "the model has no unconditional prediction; train it with --conditioning_dropout_prob 0.1"
 
 
-def _check_weaker(weaker: UNet2DModel, unet: UNet2DModel) -> None:
+def _check_weaker(weaker: ModelMixin, unet: ModelMixin) -> None:
     for name in ("in_channels", "out_channels", "sample_size"):
         if weaker.config[name] != unet.config[name]:
             raise ValueError(
@@ -112,5 +130,3 @@ def _check_weaker(weaker: UNet2DModel, unet: UNet2DModel) -> None:
                 f"`guidance_model` must have the model's {name}, {getattr(unet, name)}, but has"
                 f" {getattr(weaker, name)}."
             )
-    if conditioners_of(weaker.config) not in (Conditioners(), conditioners_of(unet.config)):
-        raise ValueError("`guidance_model` must have the model's classes and null class, or be unconditional.")

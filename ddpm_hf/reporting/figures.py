@@ -17,7 +17,7 @@ from torch import Tensor
 from ..conditioning.columns import Columns, chosen
 from ..likelihood.variational import BitsPerDim
 from ..pipelines.guidance import Guidance
-from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
+from ..pipelines.sampling_pipeline import SamplingPipeline
 from ..runtime.output_folder import write_file
 from ..runtime.randomness import Use, generator_of
 from .style import BLUE, GREEN, VERMILION, plain_log_ticks
@@ -68,7 +68,7 @@ def grid_picture(
 @torch.no_grad()
 def save_evaluation(
     result: BitsPerDim,
-    pipeline: DDPMPaperPipeline,
+    pipeline: SamplingPipeline,
     originals: Tensor,
     columns: Columns,
     path: Path,
@@ -91,7 +91,7 @@ def save_evaluation(
     generators = [generator_of(Use.SAMPLING, seed, k) for k in range(rows)]  # the first ones of `draw_images`
     states = {}
     asked = chosen(pipeline.conditioners.read(columns), slice(rows)) | (guidance or Guidance()).options
-    for step in pipeline.iterate(rows, generators, timesteps=timesteps[::-1], **asked):
+    for step in pipeline.iterate(batch_size=rows, generator=generators, timesteps=timesteps[::-1], **asked):
         if step.timestep in shown:
             states[step.timestep] = step.sample
     reverse = [step.prev_sample] + [states[t] for t in shown]

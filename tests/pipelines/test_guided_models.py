@@ -232,7 +232,7 @@ def test_a_model_that_cannot_do_without_conditioning_is_not_guided(embeddings: i
         (lambda: class_unet(sample_size=4), "the model's `sample_size`, 8, but has 4"),
         (lambda: class_unet(out_channels=2), "the model's `out_channels`, 1, but has 2"),
         (lambda: class_unet().double(), "the model's dtype, torch.float32, but has torch.float64"),
-        (lambda: class_unet(K + 2), "the model's classes and null class, or be unconditional"),
+        (lambda: class_unet(K + 2), "the model's conditioning, such as its classes, or be unconditional"),
     ],
 )
 def test_a_weaker_model_that_does_not_fit_is_refused(pipeline: Any, weaker: Any, message: str) -> None:

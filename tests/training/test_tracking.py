@@ -9,10 +9,10 @@ import json
 import shlex
 import shutil
 import signal
-import time
 import socket
 import sqlite3
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -1,0 +1,280 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""What the pipelines of all families share: loading, saving, pushing, the model as a denoiser, the sampling loop."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, ModelMixin
+from diffusers.utils.torch_utils import randn_tensor
+from huggingface_hub import CommitInfo
+from torch import Tensor
+from typing_extensions import Self
+
+from ..conditioning.conditioner import Conditioners
+from ..conditioning.denoiser import ConditionalDenoiser
+from ..diffusion.denoiser import Denoiser
+from ..diffusion.gaussian_process import check_eta
+from ..diffusion.multistep import check_solver_order
+from ..diffusion.numerics import require_count
+from ..hub.push import push_folder
+from ..hub_errors import hub_errors
+from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
+from .denoising_step import DenoisingStep, stepper
+from .guidance import Guidance
+from .images import check_images, require_finite_latents
+
+
+Generators = torch.Generator | list[torch.Generator] | None
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Which timesteps a chain visits, and by which steps; the arguments of a pipeline's call."""
+
+    num_inference_steps: int | None = None
+    timesteps: Sequence[int] | None = None
+    timestep_spacing: str | None = None
+    eta: float | None = None
+    solver_order: int = 1
+
+    def check(self) -> None:
+        """Raise ValueError for steps that there are not; the scheduler checks the timesteps."""
+        if self.eta is not None:
+            check_eta(self.eta)
+        check_solver_order(self.solver_order, self.eta)
+
+
+class SamplingPipeline(DiffusionPipeline):
+    """A pipeline of a model `unet` and a `DDPMPaperScheduler`.
+
+    A subclass registers the two, and says what conditions the model and which pipeline of diffusers saves it.
+    """
+
+    # --- what a subclass provides ---
+
+    @abstractmethod
+    def conditioners_of(self, unet: ModelMixin) -> Conditioners:
+        """The conditioners of the pipeline's model, or of another model in its place."""
+
+    @abstractmethod
+    def to_stock(self) -> DiffusionPipeline:
+        """The pipeline of diffusers that saves the same parts."""
+
+    # --- loading and saving ---
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Self:
+        """Load from a folder or the Hub; arguments as in diffusers.
+
+        It reads what this class and the stock pipeline of its family save. Pickled weights are read only if they
+        contain nothing but tensors.
+
+        Raises:
+            HubError: an OSError, if there is no such model, or it cannot be reached or must not be read; it says what
+                to do next.
+        """
+        with hub_errors(str(pretrained_model_name_or_path), kwargs.get("revision")):
+            return cls._load(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
+    def _load(cls, name: str | os.PathLike, **kwargs: Any) -> Self:
+        return super().from_pretrained(name, **kwargs)
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Save in stock diffusers' layout, which loads without ddpm_hf; arguments as in diffusers.
+
+        Arguments that stock schedulers lack are kept in their configuration, from which this class restores them; see
+        `DDPMPaperScheduler.to_stock`. With `push_to_hub`, `push_folder` pushes the folder to `repo_id`, by default the
+        folder's name, with `private`, `token`, `commit_message` and `create_pr`.
+        """
+        names = ("repo_id", "private", "token", "commit_message", "create_pr")
+        hub = {"repo_id": Path(save_directory).resolve().name, **{k: kwargs.pop(k) for k in names if k in kwargs}}
+        self.to_stock().save_pretrained(save_directory, safe_serialization, variant, max_shard_size, **kwargs)
+        if push_to_hub:
+            push_folder(save_directory, **hub)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        subfolder: str | None = None,
+    ) -> CommitInfo:
+        """Push the pipeline with a model card, in one commit; arguments as in diffusers, errors as `push_folder`.
+
+        To push a folder that examples/train.py wrote, with its samples and figures, use `push_folder`.
+
+        Raises:
+            ValueError: for `safe_serialization=False`: only safetensors are pushed.
+        """
+        if not safe_serialization:
+            raise ValueError("`safe_serialization` must be True: only safetensors are pushed to the Hub.")
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, variant=variant)
+            return push_folder(
+                folder,
+                repo_id,
+                private=private,
+                token=token,
+                commit_message=commit_message,
+                create_pr=create_pr,
+                path_in_repo=subfolder or "",
+            )
+
+    @property
+    def _stock_scheduler(self) -> Any:
+        """The scheduler as stock saves it; the user may have replaced ours."""
+        is_ours = isinstance(self.scheduler, DDPMPaperScheduler)
+        return self.scheduler.to_stock() if is_ours else self.scheduler
+
+    def with_scheduler(self, scheduler: DDPMPaperScheduler) -> Self:
+        """The same parts with another scheduler."""
+        return type(self)(**{**self.components, "scheduler": scheduler})
+
+    # --- the model ---
+
+    @property
+    def conditioners(self) -> Conditioners:
+        """The conditioners of the model; an unconditional model has none."""
+        return self.conditioners_of(self.unet)
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """The shape of one image: (channels, height, width)."""
+        size = self.unet.config.sample_size
+        if size is None:
+            raise ValueError(
+                "The model's `sample_size` is not set; it must be the size of the images, [height, width]."
+            )
+        height, width = (size, size) if isinstance(size, int) else size
+        return self.unet.config.in_channels, height, width
+
+    def denoiser(self, guidance: Guidance | None = None) -> ConditionalDenoiser:
+        """The model, guided or not, as a denoiser for `bits_per_dim`: it runs in its own dtype and returns float32.
+
+        Raises:
+            ValueError: for guidance that does not fit the model.
+        """
+        return (guidance or Guidance()).denoiser(self.unet, self.conditioners_of)
+
+    # --- sampling ---
+
+    def _check_batch(self, batch_size: Any, generator: Any) -> None:
+        """Raise ValueError if the batch size, the scheduler or the generators are invalid."""
+        require_count(batch_size=batch_size)
+        if not isinstance(self.scheduler, DDPMPaperScheduler):
+            raise ValueError(
+                f"`scheduler` must be a DDPMPaperScheduler, but is a {type(self.scheduler).__name__};"
+                " DDPMPaperScheduler.from_scheduler(scheduler) converts it."
+            )
+        generators = generator if isinstance(generator, list) else [] if generator is None else [generator]
+        if not all(isinstance(each, torch.Generator) for each in generators):
+            raise ValueError(f"`generator` must be a torch.Generator, a list of them, or None, but is {generator!r}.")
+        if isinstance(generator, list) and len(generator) != batch_size:
+            raise ValueError(
+                f"`generator` must hold one generator per image: {batch_size}, but there are {len(generator)}."
+            )
+
+    def _sample(
+        self,
+        batch_size: int,
+        generator: Generators,
+        chain: Chain,
+        latents: Tensor | None,
+        conditioning: Mapping[str, Tensor],
+        guidance: Guidance,
+        unconditional: Callable[..., Mapping[str, Tensor]] | None = None,
+    ) -> Iterator[DenoisingStep]:
+        """The steps of a chain, all arguments checked.
+
+        Args:
+            unconditional: the conditioning of the unconditional prediction; the null value if not given.
+        """
+        shape = (batch_size, *self.example_shape)
+        if latents is not None:
+            check_images("latents", latents, shape)
+        self._set_timesteps(chain)
+        step = stepper(self.scheduler, chain.eta, chain.solver_order, generator)
+        device, dtype = self._execution_device, self.unet.dtype  # once: diffusers searches all modules for the device
+
+        @torch.no_grad()
+        def steps() -> Iterator[DenoisingStep]:
+            denoise = self._step_denoiser(guidance, device, unconditional)
+            if latents is None:
+                x_t = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+            else:
+                x_t = latents.to(device, dtype)
+            for t in self.progress_bar(self.scheduler.timesteps.tolist()):
+                x_s, x_0 = step(denoise(x_t, t, **conditioning), t, x_t)
+                yield DenoisingStep(timestep=t, sample=x_t, prev_sample=x_s, pred_original_sample=x_0)
+                x_t = x_s
+            self.maybe_free_model_hooks()
+
+        return steps()
+
+    def _encode(self, images: Tensor, chain: Chain, conditioning: Mapping[str, Tensor], guidance: Guidance) -> Tensor:
+        """x_T by DDIM's step without noise, run backwards (Song, Meng & Ermon 2021, section 4.3)."""
+        self._set_timesteps(chain)
+        device, dtype = self._execution_device, self.unet.dtype
+        scheduler, visited = self.scheduler, self.scheduler.timesteps.flip(0)
+        denoise = self._step_denoiser(guidance, device)
+        alpha, _ = scheduler.schedule.marginal_coefficients(int(visited[0]) + 1)
+        x = images.to(device, dtype) * float(alpha)
+        for t in self.progress_bar(visited[:-1].tolist()):
+            x = scheduler.encode_step(denoise(x, t, **conditioning), t, x)
+        self.maybe_free_model_hooks()
+        require_finite_latents(x, int(visited[0]), self.unet.config)
+        return x
+
+    def _check_images_to_encode(self, images: Any) -> int:
+        """The number of images; ValueError unless they are a batch of the model's images."""
+        if not isinstance(images, Tensor) or images.ndim == 0 or len(images) == 0:
+            raise ValueError(f"`images` must be a tensor of at least one image, but are {type(images).__name__}.")
+        self._check_batch(len(images), None)
+        check_images("images", images, (len(images), *self.example_shape))
+        return len(images)
+
+    def _set_timesteps(self, chain: Chain) -> None:
+        """Set the scheduler's chain: all training timesteps, or the requested ones."""
+        steps = chain.num_inference_steps
+        if steps is None and chain.timesteps is None:
+            steps = len(self.scheduler)
+        self.scheduler.set_timesteps(steps, timesteps=chain.timesteps, timestep_spacing=chain.timestep_spacing)
+
+    def _step_denoiser(
+        self,
+        guidance: Guidance,
+        device: torch.device,
+        unconditional: Callable[..., Mapping[str, Tensor]] | None = None,
+    ) -> Denoiser:
+        """The guided model as a denoiser of visited timesteps, which are passed as ints.
+
+        The scheduler reads its tables on the CPU, and the model needs timesteps on its device: they are copied once.
+        """
+        timesteps = self.scheduler.timesteps
+        on_device = dict(zip(timesteps.tolist(), timesteps.to(device), strict=True))
+
+        def call(unet: ModelMixin) -> Denoiser:
+            return lambda x_t, t, **conditioning: unet(x_t, on_device[t], **conditioning, return_dict=False)[0]
+
+        return guidance.denoiser(self.unet, self.conditioners_of, call, unconditional)
