@@ -95,6 +95,10 @@ class ClassConditioner(Conditioner):
     arguments: ClassVar[tuple[str, ...]] = (LABELS,)
 
     @property
+    def name(self) -> str:
+        return "class"
+
+    @property
     def summary(self) -> str:
         return f"{self.num_classes} classes"
 

@@ -29,6 +29,11 @@ class Conditioner(ABC):
     arguments: ClassVar[tuple[str, ...]]
 
     @property
+    def name(self) -> str:
+        """What a model is told of an example, in one word, such as "class" or "caption"."""
+        return self.columns[0]
+
+    @property
     def summary(self) -> str:
         """What a model is told, in a few words."""
         return ", ".join(self.columns)
@@ -48,6 +53,15 @@ class Conditioner(ABC):
 
         Only values on the CPU are checked, since reading others would synchronise.
         """
+
+    def prepare(self, columns: Columns) -> tuple[str, ...]:
+        """Compute ahead what `make` needs for a data set's columns; sentences that the user should know of them.
+
+        Raises:
+            ValueError: as `check`.
+        """
+        self.check(columns)
+        return ()
 
     @abstractmethod
     def make(self, columns: Columns, device: torch.device) -> dict[str, Tensor]:
@@ -121,6 +135,14 @@ class Conditioners:
         """Raise ValueError with a one-sentence message unless `make` can use the columns."""
         for each in self.members:
             each.check(columns)
+
+    def prepare(self, columns: Columns) -> tuple[str, ...]:
+        """Compute ahead what `make` needs for a data set's columns; sentences that the user should know of them.
+
+        Raises:
+            ValueError: as `check`.
+        """
+        return tuple(itertools.chain.from_iterable(each.prepare(columns) for each in self.members))
 
     def make(self, columns: Columns, device: torch.device) -> dict[str, Tensor]:
         """The denoiser's arguments for the B examples of the columns, each `[B, …]`, on the device.

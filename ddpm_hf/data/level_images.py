@@ -169,11 +169,13 @@ class ImageData:
     identity: Identity | None = None
 
     def reading(self, conditioners: Conditioners) -> ImageData:
-        """The data with batches that carry the columns of the conditioning.
+        """The data with batches that carry the columns of the conditioning, which is prepared for all known examples.
 
         Raises:
             ValueError: if a column is missing, or has values that the model does not know. A stream checks its values
                 while it is read.
         """
         parts = {name: getattr(self, name).reading(conditioners) for name in ("train", "test", "validation")}
-        return replace(self, **parts)
+        known = {id(part): part for part in parts.values() if isinstance(part, LevelImages) and len(part)}
+        notes = [note for part in known.values() for note in conditioners.prepare(part.columns)]
+        return replace(self, **parts, notes=(*self.notes, *dict.fromkeys(notes)))

@@ -20,7 +20,7 @@ A module such as a `UNet2DModel` is a denoiser too: see `denoiser_of`."""
 
 
 def denoiser_of(model: Denoiser | nn.Module) -> Denoiser:
-    """A function from any model: it casts the input to the model's dtype, and the output to at least float32.
+    """A function from any model: it casts the inputs to the model's dtype, and the output to at least float32.
 
     Args:
         model: a function, or a module such as a diffusers model, wrapped for training or not. It returns a tensor, a
@@ -50,7 +50,9 @@ def _call_module(
         raise ValueError(
             f"The model is on {parameter.device}, but the examples are on {x_t.device}; move one to the other."
         )
-    x_t = x_t.to(parameter.dtype) if parameter.is_floating_point() else x_t
+    if parameter.is_floating_point():
+        x_t = x_t.to(parameter.dtype)
+        conditioning = {name: _cast(value, parameter.dtype) for name, value in conditioning.items()}
     try:
         return upcast(_call(model, x_t, timesteps, **conditioning))
     except RuntimeError as error:
@@ -58,6 +60,11 @@ def _call_module(
         if misfit is None:
             raise
         raise ValueError(misfit) from error
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    """A floating tensor, such as embeddings of text, in the model's dtype; anything else unchanged."""
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _misfit(model: nn.Module, x_t: Tensor) -> str | None:

@@ -16,7 +16,7 @@ BLOCK = 2**20
 
 def write_checksums(folder: Path) -> None:
     """Write the SHA-256 of every file in a folder and its subfolders into the folder."""
-    write_json(folder / CHECKSUMS, {name: _sha256(folder / name) for name in _files(folder)})
+    write_json(folder / CHECKSUMS, {name: sha256_of(folder / name) for name in _files(folder)})
 
 
 def damage_of(folder: Path) -> str | None:
@@ -30,7 +30,7 @@ def damage_of(folder: Path) -> str | None:
         return f"{CHECKSUMS} cannot be read"
     for name, checksum in expected.items():
         try:
-            found = _sha256(folder / name)
+            found = sha256_of(folder / name)
         except OSError as error:
             return f"{name} cannot be read ({error.strerror or error})"
         if found != checksum:
@@ -43,7 +43,8 @@ def _files(folder: Path) -> list[str]:
     return sorted(names - {CHECKSUMS})
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(BLOCK):

@@ -1,0 +1,240 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Text, for a `UNet2DConditionModel`: embeddings of a caption's tokens by a frozen encoder, and their attention mask.
+
+The null value is the embedding of the empty caption, as in stock pipelines. The model's configuration records what a
+pipeline needs to know under a key that stock diffusers preserves:
+
+    _ddpm_hf: {"text": {"max_length": 16, "attention_mask": true, "null": true}}
+
+A model without the key is one of stock diffusers: 77 tokens, and no mask, which `IFPipeline` does not pass.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from .captions import PROMPT, caption_fault
+from .classes import OWN_CONFIG_KEY
+from .columns import Columns
+from .conditioner import Conditioner
+
+
+STATES, MASK = "encoder_hidden_states", "encoder_attention_mask"  # arguments of UNet2DConditionModel
+TOKENS_OF_STOCK = 77  # the fixed length of IFPipeline
+TEXT = "text"  # in the own part of a model's configuration
+
+
+# --- what a configuration says ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """How a model is told of text.
+
+    Attributes:
+        max_length: number of tokens that a caption is padded or truncated to.
+        attention_mask: whether the model ignores padding.
+        null: whether the model was also trained without text.
+    """
+
+    max_length: int = TOKENS_OF_STOCK
+    attention_mask: bool = False
+    null: bool = True
+
+    @classmethod
+    def of(cls, unet_config: Mapping[str, Any]) -> TextSettings:
+        """The settings of a model with this configuration.
+
+        Raises:
+            ValueError: for settings that this version does not know.
+        """
+        stored = (unet_config.get(OWN_CONFIG_KEY) or {}).get(TEXT, {})
+        try:
+            return cls(**stored)
+        except TypeError:
+            raise ValueError(
+                f"`{OWN_CONFIG_KEY}` of the model has the settings {stored!r} for text, which this version does not"
+                " know; they may come from a later version of ddpm_hf."
+            ) from None
+
+    def to_config(self) -> dict[str, Any]:
+        """The part of a `UNet2DConditionModel`'s configuration that records the settings."""
+        return {OWN_CONFIG_KEY: {TEXT: asdict(self)}}
+
+
+def width_of_text(unet_config: Mapping[str, Any]) -> int | None:
+    """The width of the embeddings that a `UNet2DConditionModel` takes; None if it has several."""
+    if unet_config.get("encoder_hid_dim_type") is not None:
+        return unet_config.get("encoder_hid_dim")
+    width = unet_config.get("cross_attention_dim")
+    return width if isinstance(width, int) else None
+
+
+# --- encoders --------------------------------------------------------------------------------------------------------
+
+
+class Embedded(NamedTuple):
+    """The tokens of B captions.
+
+    Attributes:
+        states: `[B, L, width]`.
+        mask: booleans `[B, L]`, False for padding.
+    """
+
+    states: Tensor
+    mask: Tensor
+
+
+class Encoder(Protocol):
+    """Turns captions into embeddings of L tokens each."""
+
+    def encode(self, captions: Sequence[str], device: torch.device) -> Embedded:
+        """The embeddings of the captions, on the device."""
+
+    def prepare(self, captions: Sequence[str]) -> tuple[str, ...]:
+        """Compute ahead what `encode` will need for these captions; sentences on what a user should know of them."""
+
+    def lengths(self, captions: Sequence[str]) -> list[int]:
+        """The number of tokens of each caption, before truncation."""
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A tokenizer and a frozen text encoder of transformers, such as T5, CLIP or BERT.
+
+    Attributes:
+        tokenizer: a tokenizer of transformers.
+        model: an encoder that takes `input_ids` and `attention_mask`, and returns the hidden states `[B, L, width]`
+            first.
+        max_length: L, the number of tokens that captions are padded or truncated to.
+    """
+
+    tokenizer: Any
+    model: Any
+    max_length: int = TOKENS_OF_STOCK
+
+    @property
+    def width(self) -> int:
+        """The width of the embeddings."""
+        return self.model.config.hidden_size
+
+    @torch.no_grad()
+    def encode(self, captions: Sequence[str], device: torch.device) -> Embedded:
+        """The embeddings of the captions in the encoder's dtype, on the device."""
+        different = list(dict.fromkeys(captions))
+        tokens = self.tokenizer(
+            different, padding="max_length", max_length=self.max_length, truncation=True, return_tensors="pt"
+        )
+        ids, mask = (tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask"))
+        states = self.model(ids, attention_mask=mask)[0]
+        if len(different) < len(captions):
+            number = {caption: k for k, caption in enumerate(different)}
+            index = torch.tensor([number[caption] for caption in captions], device=states.device)
+            states, mask = states[index], mask[index]
+        return Embedded(states.to(device), mask.bool().to(device))
+
+    def prepare(self, captions: Sequence[str]) -> tuple[str, ...]:
+        """A sentence on captions that are truncated, if there are any."""
+        too_long = sum(length > self.max_length for length in self.lengths(captions))
+        if not too_long:
+            return ()
+        which = "1 caption is" if too_long == 1 else f"{too_long} captions are"
+        return (f"{which} longer than {self.max_length} tokens, and truncated; --tokenizer_max_length changes that.",)
+
+    def lengths(self, captions: Sequence[str]) -> list[int]:
+        """The number of tokens of each caption, before truncation."""
+        return [len(ids) for ids in self.tokenizer(list(captions), verbose=False)["input_ids"]] if captions else []
+
+    def fingerprint(self) -> str:
+        """A hash of all that the embeddings depend on: tokens, weights, and the architecture."""
+        digest = hashlib.sha256()
+        tokenizer = self.tokenizer
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True) if backend is None else backend.to_str()
+        config = self.model.config.to_json_string(use_diff=True)
+        for part in (type(tokenizer).__name__, vocabulary, type(self.model).__name__, config, str(self.max_length)):
+            digest.update(part.encode())
+        for name, weight in sorted(self.model.state_dict().items()):
+            if not name.startswith("pooler."):  # is not used, and may be random
+                digest.update(name.encode())
+                digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+# --- the conditioner -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TextConditioner(Conditioner):
+    """Captions, as embeddings `[B, L, width]` and, if the model ignores padding, their mask `[B, L]`.
+
+    Attributes:
+        encoder: turns captions into embeddings.
+        settings: how the model is told of text.
+        prompts: what a grid of samples shows by turns if the user names none.
+    """
+
+    encoder: Encoder
+    settings: TextSettings
+    prompts: tuple[str, ...] = ()
+    columns: ClassVar[tuple[str, ...]] = (PROMPT,)
+
+    @property
+    def arguments(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (STATES, MASK) if self.settings.attention_mask else (STATES,)
+
+    @property
+    def name(self) -> str:
+        return "caption"
+
+    @property
+    def summary(self) -> str:
+        return f"captions of up to {self.settings.max_length} tokens"
+
+    @property
+    def has_null(self) -> bool:
+        return self.settings.null
+
+    def fault(self, column: str, value: Any) -> str | None:
+        return caption_fault(value)
+
+    def check(self, columns: Columns) -> None:
+        captions = columns.get(PROMPT)
+        if captions is None:
+            raise ValueError("The model is told of captions, but the data have none; name a `caption_column`.")
+        faults = filter(None, map(caption_fault, captions))
+        for fault in faults:
+            raise ValueError(f"The model is told of captions, but an image {fault}.")
+
+    def prepare(self, columns: Columns) -> tuple[str, ...]:
+        self.check(columns)
+        several = [[value] if isinstance(value, str) else value for value in columns[PROMPT]]
+        captions = list(dict.fromkeys(itertools.chain.from_iterable(several)))
+        return self.encoder.prepare([*captions, ""] if self.settings.null else captions)
+
+    def make(self, columns: Columns, device: torch.device) -> dict[str, Tensor]:
+        self.check(columns)
+        return self.embed(list(columns[PROMPT]), device)
+
+    def null(self, count: int, device: torch.device) -> dict[str, Tensor]:
+        if not self.settings.null:
+            raise ValueError("The model was not trained without text; pass --conditioning_dropout_prob above 0.")
+        return self.embed([""] * count, device)
+
+    def embed(self, captions: Sequence[str], device: torch.device) -> dict[str, Tensor]:
+        """The denoiser's arguments for any captions, also empty ones."""
+        states, mask = self.encoder.encode(captions, device)
+        if not self.settings.attention_mask:
+            return {STATES: states}
+        return {STATES: torch.where(mask[..., None], states, 0), MASK: mask}  # no part of a model sees padding
+
+    def variety(self) -> Columns:
+        return {PROMPT: list(self.prompts)} if self.prompts else {}
