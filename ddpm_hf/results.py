@@ -85,6 +85,7 @@ class RunFacts(TypedDict, total=False):
 
     data: str
     dataset_name: str | None  # on the Hub
+    attribution: str | None  # whom the licence of the data asks to name, and the licence
     train_images: int | None  # None for a stream of unknown length
     bad_images_passed_over: int
     train_steps: int

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Captions: the column of data that holds them, and what a caption must be."""
+"""Captions of images: the column that holds them, and the values that it may have."""
 
 from __future__ import annotations
 
@@ -10,7 +10,18 @@ PROMPT = "prompt"  # the column, and the argument of a pipeline
 
 
 def caption_fault(value: Any) -> str | None:
-    """What is wrong with the caption of an image, as the end of a sentence; None for a good one."""
+    """What is wrong with the caption of one image, as the end of a sentence about the image; None for a good one.
+
+    Args:
+        value: a string that is not empty, or a list or tuple of at least one such string, the captions of one image.
+            White space alone is empty.
+    """
+    if not isinstance(value, (list, tuple)):
+        return _fault(value)
+    return next(filter(None, map(_fault, value)), None) if value else _fault(None)
+
+
+def _fault(value: Any) -> str | None:
     if value is None:
         return "has no caption"
     if not isinstance(value, str):

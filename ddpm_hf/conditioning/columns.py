@@ -16,6 +16,15 @@ Values = Tensor | list[Any]
 Columns = Mapping[str, Values]
 
 
+class Alternatives(tuple[Any, ...]):
+    """Several values of one example, at least one, such as several captions of an image.
+
+    Training draws one of them every time it uses the example, and scores take the first.
+    """
+
+    __slots__ = ()
+
+
 def count_of(columns: Columns) -> int:
     """The number of examples in the columns; 0 for no columns."""
     return len(next(iter(columns.values()), ()))
@@ -54,6 +63,28 @@ def joined(parts: Sequence[Columns]) -> dict[str, Values]:
 def _joined(parts: list[Values]) -> Values:
     tensors = [part for part in parts if isinstance(part, Tensor)]
     return torch.cat(tensors) if len(tensors) == len(parts) else [value for part in parts for value in part]
+
+
+def with_one_each(columns: Columns, draws: Sequence[float]) -> dict[str, Values]:
+    """The columns with one of its alternatives for every example.
+
+    Args:
+        draws: a number in [0, 1) for each of the N examples, which chooses among its alternatives in all columns.
+    """
+    return {
+        name: values if isinstance(values, Tensor) else list(map(one_of, values, draws))
+        for name, values in columns.items()
+    }
+
+
+def with_first(columns: Columns) -> dict[str, Values]:
+    """The columns with the first of its alternatives for every example."""
+    return with_one_each(columns, [0.0] * count_of(columns))
+
+
+def one_of(value: Any, draw: float) -> Any:
+    """One of the alternatives, which a number in [0, 1) chooses; a value without alternatives is returned as it is."""
+    return value[int(draw * len(value))] if isinstance(value, Alternatives) else value
 
 
 def on_device(columns: Columns, device: torch.device) -> dict[str, Values]:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .columns import Columns, chosen, count_of
+from .columns import Columns, chosen, count_of, with_first
 
 
 class Conditioner(ABC):
@@ -132,7 +132,11 @@ class Conditioners:
         return next(each.fault(column, value) for each in self.members if column in each.columns)
 
     def check(self, columns: Columns) -> None:
-        """Raise ValueError with a one-sentence message unless `make` can use the columns."""
+        """Raise ValueError with a one-sentence message unless `make` can use the columns.
+
+        Of several alternatives of an example the first is checked.
+        """
+        columns = with_first(columns)
         for each in self.members:
             each.check(columns)
 

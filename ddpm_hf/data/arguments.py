@@ -71,3 +71,13 @@ class DataArguments:
         default=2048, metadata=help_text("Maximum number of test, and of validation, images taken from a stream.")
     )
     dataloader_num_workers: int = field(default=0, metadata=help_text("Workers that read images, per process."))
+
+
+@dataclass
+class CaptionedDataArguments(DataArguments):
+    """The images and their captions; by default OpenMoji's emoji with their names (16x16 unless resized)."""
+
+    caption_column: str | None = field(
+        default=None,
+        metadata=help_text("The column of captions; if unset, one called text, caption, captions, prompt or txt."),
+    )

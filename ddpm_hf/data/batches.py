@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..conditioning.columns import Columns, chosen, joined, on_device
+from ..conditioning.columns import Columns, chosen, joined, on_device, with_one_each
 from ..runtime.errors import DataUnreadable
 from ..runtime.randomness import Use, generator_of
 from .image_files import BadImage
@@ -73,10 +73,10 @@ class EndlessImages(Dataset):
     def __init__(self, images: LevelImages, seed: int, random_flip: bool):
         self.images, self.seed, self.random_flip = images, seed, random_flip
         self.row = torch.arange(len(images)) if images.row is None else images.row
-        self._epochs: dict[int, tuple[Tensor, Tensor]] = {}
+        self._epochs: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def __getitems__(self, places: range) -> Levels | Failure:
-        index, draws = self._drawn(places)
+        index, draws, choices = self._drawn(places)
         if self.images.pixels is not None:
             levels, bad = self.images.pixels[index], []
         else:
@@ -86,7 +86,7 @@ class EndlessImages(Dataset):
                 return Failure(str(error))
         if self.random_flip:
             levels = torch.where(draws[:, 2].lt(0.5).view(-1, 1, 1, 1), levels.flip(-1), levels)
-        return Levels(levels, chosen(self.images.columns, index), bad)
+        return Levels(levels, with_one_each(chosen(self.images.columns, index), choices.tolist()), bad)
 
     def _read(self, index: Tensor, crops: list[list[float]]) -> tuple[Tensor, Tensor, list[str]]:
         """The images, their numbers, and sentences on bad images, each replaced by the next readable one."""
@@ -103,8 +103,11 @@ class EndlessImages(Dataset):
                 raise BadImage(f"None of the training images can be read: {bad[-1]}")
         return torch.stack(levels), torch.tensor(found), bad
 
-    def _drawn(self, places: range) -> tuple[Tensor, Tensor]:
-        """The image numbers at these places, and three numbers in [0, 1) for each: two for the crop, one to mirror."""
+    def _drawn(self, places: range) -> tuple[Tensor, Tensor, Tensor]:
+        """The image numbers at these places, and numbers in [0, 1) for each.
+
+        These are three for its augmentation, two for the crop and one to mirror, and one for its alternatives.
+        """
         n = len(self.row)
         parts = []
         for epoch in range(places.start // n, (places.stop - 1) // n + 1):
@@ -112,13 +115,15 @@ class EndlessImages(Dataset):
             parts.append([column[part] for column in self._epoch(epoch)])
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
-    def _epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
+    def _epoch(self, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
         """The order of an epoch, and the random numbers of its images in this order."""
         if epoch not in self._epochs:
             n, is_random = len(self.row), self.random_flip or self.images.pixels is None
             order = self.row[torch.randperm(n, generator=generator_of(Use.ORDER, self.seed, epoch))]
             draws = generator_of(Use.AUGMENTATION, self.seed, epoch)
-            columns = order, torch.rand(n, 3, generator=draws) if is_random else torch.empty(n, 0)
+            augmentation = torch.rand(n, 3, generator=draws) if is_random else torch.empty(n, 0)
+            choices = torch.rand(n, generator=generator_of(Use.ALTERNATIVES, self.seed, epoch))
+            columns = order, augmentation, choices
             self._epochs = {key: kept for key, kept in self._epochs.items() if key == epoch - 1} | {epoch: columns}
         return self._epochs[epoch]
 

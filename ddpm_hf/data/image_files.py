@@ -224,7 +224,10 @@ class ImageShape:
         Raises:
             BadImage: if it is broken, or does not fit the shape.
         """
-        image, mode = decoded(content, name)
+        return self.levels_of(*decoded(content, name), name, crop)
+
+    def levels_of(self, image: Image.Image, mode: str, name: str, crop: tuple[float, float] | None = None) -> Tensor:
+        """As `levels`, of an image that has been read; `mode` is as in `Header`."""
         self._check(image, mode, name)
         values = self._deep_values(image, name) if self.source_levels == DEEP_LEVELS else self._values(image, name)
         if self.size is None:

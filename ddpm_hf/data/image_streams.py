@@ -22,7 +22,7 @@ import datasets
 import torch
 from torch import Tensor
 
-from ..conditioning.columns import Values
+from ..conditioning.columns import Alternatives, Values
 from ..conditioning.conditioner import Conditioners
 from .arguments import DataArguments
 from .data_columns import Column, usable
@@ -85,7 +85,7 @@ class ImageStream:
             ValueError: if a column is missing.
         """
         read = tuple(
-            dataclasses.replace(column, fault=functools.partial(conditioners.fault, column.name))
+            dataclasses.replace(column, fault=functools.partial(_fault, column, conditioners))
             for column in self.columns
             if column.name in conditioners.columns
         )
@@ -110,6 +110,16 @@ class ImageStream:
         else:
             first, step = first * workers + worker, step * workers
         return order, slice(first, None, step)
+
+
+def _fault(column: Column, conditioners: Conditioners, value: Any) -> str | None:
+    """What is wrong with a value of the column, or with one of its alternatives; None for a good one."""
+    own = column.fault(value) if column.is_required else None
+    if own is not None:
+        return own
+    value = column.value(value)
+    each = value if isinstance(value, Alternatives) else (value,)
+    return next(filter(None, (conditioners.fault(column.name, one) for one in each)), None)
 
 
 def open_stream(
@@ -175,6 +185,8 @@ def _whole_stream(
     for entry, where in PartsByTurns(data, list(range(data.num_shards)), image, at_once=1):
         try:
             header = usable_header(entry[image], where, arguments)
+            for column in columns:
+                column.check(entry[column.source], where)
         except BadImage as error:
             if not arguments.skip_bad_images:
                 raise
@@ -210,6 +222,8 @@ def _kept(
         try:
             content = content_of(entry[stream.image], name)
             if bounds[0] <= place_of(content) < bounds[1]:
+                for column in stream.columns:
+                    column.check(entry[column.source], name)
                 images.append(stream.form.levels(content, name))
                 for column in stream.columns:
                     values[column.source].append(entry[column.source])

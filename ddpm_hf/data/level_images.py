@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..conditioning.columns import Columns, chosen
+from ..conditioning.columns import Columns, chosen, with_first
 from ..conditioning.conditioner import Conditioners
 from .identity import Identity
 from .image_files import BadImage
@@ -25,7 +25,7 @@ class LevelImages:
             `crop` is two numbers in [0, 1) for the position, or None for the middle. Not needed with `pixels`.
         num_levels: number of levels of the data.
         shape: C, H, W.
-        columns: further values of every image, by name, such as its class.
+        columns: further values of every image, by name, such as its class; a value may be `Alternatives`.
         pixels: all results of `read`, `[size, C, H, W]`, if they do not depend on the crop and fit in memory.
         row: the images of a training epoch, int64, where the next good image replaces a bad one, so that a resumed run
             keeps its order when an image has become bad; None for every image once.
@@ -72,6 +72,8 @@ class LevelImages:
     def batch(self, first: int, last: int, skip_bad: bool = False) -> tuple[Tensor, Columns]:
         """Images first … last − 1, `[B, C, H, W]`, with any crop in the middle, and their columns.
 
+        Of several alternatives of an image, such as captions, the columns have the first.
+
         Raises:
             BadImage: for an image that cannot be read, unless `skip_bad`.
         """
@@ -87,7 +89,7 @@ class LevelImages:
                     if not skip_bad:
                         raise
             levels = torch.stack(read) if read else torch.empty(0, *self.shape)
-        return scaled(levels, self.num_levels), chosen(self.columns, some)
+        return scaled(levels, self.num_levels), with_first(chosen(self.columns, some))
 
     def batches_with_columns(
         self, batch_size: int, limit: int | None = None, skip_bad: bool = False
@@ -157,6 +159,7 @@ class ImageData:
         bad_images: one sentence for each image that was left out.
         notes: lines to print at the start: how many images there are, what was left out, and how images are converted.
         identity: the identity of the training images of a local folder; None for other data.
+        attribution: whom the licence of the data asks to name, and the licence; None if it is unknown.
     """
 
     name: str
@@ -167,6 +170,7 @@ class ImageData:
     bad_images: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     identity: Identity | None = None
+    attribution: str | None = None
 
     def reading(self, conditioners: Conditioners) -> ImageData:
         """The data with batches that carry the columns of the conditioning, which is prepared for all known examples.

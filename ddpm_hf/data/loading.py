@@ -1,11 +1,11 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Loading images: scikit-learn's digits, a data set that `datasets` can read, or a local folder."""
+"""Loading images: a data set that `datasets` can read, a local folder, or the default data if none are named."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,33 +13,39 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 
-from ..conditioning.columns import Values, chosen
+from ..conditioning.columns import Values
 from .arguments import DataArguments
 from .class_names import check_stream
 from .colours import colour_of
 from .data_columns import Column, FindColumns, no_columns, usable
+from .digits import load_digits
 from .image_files import MODES, TAKE_OUT, BadImage, Header, ImageShape, content_of, name_of, usable_header
 from .image_streams import ImageStream, open_stream, own_splits
 from .level_images import ImageData, LevelImages
-from .notes import HeaderCounts, split_note
+from .notes import HeaderCounts, alternatives_notes, split_note
 from .sources import image_column, open_source, told_of_archives
 from .squares import INTERPOLATIONS
 
 
 LARGEST_IN_MEMORY = 2 * 2**30  # bytes of decoded pixels that are kept in memory
-DIGITS = "scikit-learn digits"
 datasets.disable_progress_bars()
 
 
-def load_images(arguments: DataArguments, find_columns: FindColumns = no_columns) -> ImageData:
-    """The images that the arguments name; the digits if they name none.
+LoadDefault = Callable[[DataArguments, FindColumns], ImageData]
+"""load(arguments, find_columns) -> the images if the arguments name no data."""
+
+
+def load_images(
+    arguments: DataArguments, find_columns: FindColumns = no_columns, load_default: LoadDefault = load_digits
+) -> ImageData:
+    """The images that the arguments name; the default data if they name none.
 
     Args:
         arguments: the data arguments.
         find_columns: finds the columns that accompany the images.
+        load_default: loads the default data; scikit-learn's digits if unset.
 
     Raises:
         ValueError: if there are no images, if one cannot be read, or if they differ in mode or size and no argument
@@ -47,7 +53,7 @@ def load_images(arguments: DataArguments, find_columns: FindColumns = no_columns
     """
     _check(arguments)
     if arguments.dataset_name is None and arguments.train_data_dir is None:
-        return _digits(arguments, find_columns)
+        return load_default(arguments, find_columns)
     name, splits, notes, listed, identity = open_source(arguments)
     is_local = Path(name).exists()
     features = splits["train"].features or splits["train"]._resolve_features().features
@@ -61,7 +67,7 @@ def load_images(arguments: DataArguments, find_columns: FindColumns = no_columns
     except BadImage as error:
         raise BadImage(f"{error} {TAKE_OUT}") from error
     label = Path(name).resolve().name if is_local else name
-    notes = (split_note(label, parts, listed), *parts.pop("notes", ()), *notes)
+    notes = (split_note(label, parts, listed), *alternatives_notes(columns, parts), *parts.pop("notes", ()), *notes)
     return ImageData(name=label, hub_name=None if is_local else name, notes=notes, identity=identity, **parts)
 
 
@@ -84,30 +90,6 @@ def _check(arguments: DataArguments) -> None:
             raise ValueError(f"`{name}` must be at least 1, but is {value}.")
     if arguments.dataloader_num_workers < 0:
         raise ValueError(f"`dataloader_num_workers` must be at least 0, but is {arguments.dataloader_num_workers}.")
-
-
-def _digits(arguments: DataArguments, find_columns: FindColumns) -> ImageData:
-    """scikit-learn's 1797 digits of 8x8 pixels and 17 grey levels: the first 1500 to train, the last 297 to test."""
-    if arguments.streaming:
-        raise ValueError("`streaming` is for data sets that do not fit in memory; the digits are always in memory.")
-    if (arguments.resolution or 8, arguments.channels or 1, arguments.num_levels or 17) != (8, 1, 17):
-        raise ValueError("`resolution`, `channels` and `num_levels` of the digits are 8, 1 and 17; name other data.")
-    digits = load_digits()
-    levels = torch.from_numpy(digits.images).to(torch.uint8).unsqueeze(1)  # [1797, 1, 8, 8]
-    columns = find_columns({"label": datasets.ClassLabel(10)}, DIGITS)
-    values = usable(columns, {"label": digits.target.tolist()})
-    held_out = round(1500 * arguments.validation_fraction)
-    if (held_out == 0) != (arguments.validation_fraction == 0) or held_out == 1500:
-        raise ValueError(
-            f"`validation_fraction` {arguments.validation_fraction} of 1500 images leaves none for validation or for"
-            " training."
-        )
-    size = 1500 - held_out
-    train, validation, test = (
-        LevelImages.in_memory(levels[part], 17, chosen(values, part)) if levels[part].numel() else None
-        for part in (slice(size), slice(size, 1500), slice(1500, None))
-    )
-    return ImageData(name=DIGITS, train=train, test=test, validation=validation or test)
 
 
 # --- data sets that `datasets` reads --------------------------------------------------------------------------------
@@ -168,6 +150,7 @@ def _mapped(
     parts = _divide({split: _all_of(data, image, split) for split, data in splits.items()}, arguments)
     bad: list[str] = []
     rows = parts["train"].rows
+    parts = {part: _with_good_values(stored, columns, arguments, bad) for part, stored in parts.items()}
     counts = HeaderCounts()
     parts["train"], form = _formed(parts["train"], arguments, bad, counts)
     images = {
@@ -213,6 +196,29 @@ def _split(images: StoredImages, part: str, share: float) -> tuple[StoredImages,
         raise ValueError(f"`{part}_fraction` {share} of {len(images)} images leaves none for testing or for training.")
     order = np.random.default_rng(0).permutation(len(images)).tolist()
     return images.only(order[count:]), images.only(order[:count])
+
+
+def _with_good_values(
+    images: StoredImages, columns: tuple[Column, ...], arguments: DataArguments, bad: list[str]
+) -> StoredImages:
+    """The images with good values in all required columns; any other is an error unless bad images are skipped."""
+    faulty = {
+        i: (column, value)
+        for column in columns
+        if column.is_required
+        for i, value in enumerate(_values_of(images, column))
+        if column.fault(value) is not None
+    }
+    for i, (column, value) in sorted(faulty.items()):
+        try:
+            column.check(value, images.entry(i)[1])
+        except BadImage as error:
+            if not arguments.skip_bad_images:
+                raise
+            bad.append(str(error))
+    if len(faulty) == len(images):
+        raise ValueError(f"None of the images of split {images.split} can be used: {bad[-1]}")
+    return images.only([i for i in range(len(images)) if i not in faulty]) if faulty else images
 
 
 def _formed(
@@ -276,11 +282,13 @@ def _level_images(
 
 def _values(images: StoredImages, columns: tuple[Column, ...]) -> dict[str, Values]:
     """The columns that have a good value for every image."""
-    values = {}
-    for column in columns:
-        of_split = images.data.select_columns([column.source])[:][column.source]
-        values[column.source] = [of_split[row] for row in images.rows.tolist()]
-    return usable(columns, values)
+    return usable(columns, {column.source: _values_of(images, column) for column in columns})
+
+
+def _values_of(images: StoredImages, column: Column) -> list[Any]:
+    """The value of every image in the column."""
+    of_split = images.data.select_columns([column.source])[:][column.source]
+    return [of_split[row] for row in images.rows.tolist()]
 
 
 def _streamed(

@@ -6,9 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ..conditioning.columns import Alternatives
 from .arguments import DataArguments
+from .data_columns import Column
 from .image_files import DEEP, Header
 from .image_streams import ImageStream
+from .level_images import LevelImages
 
 
 def split_note(name: str, parts: Mapping[str, Any], listed: int | None) -> str:
@@ -26,6 +29,27 @@ def split_note(name: str, parts: Mapping[str, Any], listed: int | None) -> str:
         told = f"{len(train)} to train on"
     own = f", {len(validation)} to validate with" if validation is not test else ""
     return f"Images of {name}: {told}{own}, {len(test)} to test with."
+
+
+def alternatives_notes(columns: Iterable[Column], parts: Mapping[str, Any]) -> tuple[str, ...]:
+    """A line on each column in which images have several values: of the training images, or of a stream's test images.
+
+    Args:
+        parts: training and test images.
+    """
+    images, use = (
+        (parts["train"], "train on") if isinstance(parts["train"], LevelImages) else (parts["test"], "test with")
+    )
+    notes = []
+    for column in columns:
+        values = images.columns.get(column.name, ())
+        count = sum(len(value) if isinstance(value, Alternatives) else 1 for value in values)
+        if count > len(images):
+            notes.append(
+                f"The {len(images)} images to {use} have {count} {column.plural}. Training draws one of an image's"
+                f" {column.plural} at random for each use; scores take the first."
+            )
+    return tuple(notes)
 
 
 class HeaderCounts:

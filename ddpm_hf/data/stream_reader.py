@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ..conditioning.columns import Values, chosen, stacked
+from ..conditioning.columns import Values, chosen, one_of, stacked
 from ..runtime.randomness import Use, generator_of
 from .image_files import READ_ERRORS, BadImage, content_of
 from .image_streams import ImageStream
@@ -154,18 +154,23 @@ class StreamReader(IterableDataset):
             address = (self.seed, self.rank, reader, epoch, block)
             shuffled = torch.randperm(len(entries_of_block), generator=generator_of(Use.ORDER, *address)).tolist()
             draws = torch.rand(len(shuffled), 3, generator=generator_of(Use.AUGMENTATION, *address)).tolist()
+            choices = torch.rand(len(shuffled), generator=generator_of(Use.ALTERNATIVES, *address)).tolist()
             upcoming.extend(itertools.islice(entries, done))
             for k in range(done, len(shuffled)):
                 (entry, name), entries_of_block[shuffled[k]] = entries_of_block[shuffled[k]], None
                 upcoming.extend(itertools.islice(entries, 1))  # an entry of the next block replaces this one
-                sample = self._sample(entry, name, draws[k], Position(block, k + 1, start))
+                sample = self._sample(entry, name, (*draws[k], choices[k]), Position(block, k + 1, start))
                 if sample is not None:
                     yield sample
             start, block, done = end, block + 1, 0
 
-    def _sample(self, entry: dict[str, Any], name: str, draws: list[float], after: Position) -> Sample | None:
-        """The sample, or None if it is held out."""
-        stream, (x, y, flip) = self.stream, draws
+    def _sample(self, entry: dict[str, Any], name: str, draws: tuple[float, ...], after: Position) -> Sample | None:
+        """The sample, or None if it is held out.
+
+        Args:
+            draws: numbers in [0, 1): two for the crop, one to mirror, and one for the alternatives of the columns.
+        """
+        stream, (x, y, flip, choice) = self.stream, draws
         try:
             content = content_of(entry[stream.image], name)
             if place_of(content) < stream.held_out:
@@ -177,5 +182,5 @@ class StreamReader(IterableDataset):
                     raise BadImage(f"{name} {fault}.")
         except BadImage as error:
             return Sample(None, {}, str(error), after)
-        values = {column.name: entry[column.source] for column in stream.read}
+        values = {column.name: one_of(column.value(entry[column.source]), choice) for column in stream.read}
         return Sample(levels.flip(-1) if self.random_flip and flip < 0.5 else levels, values, None, after)

