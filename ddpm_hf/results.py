@@ -102,7 +102,26 @@ class RunFacts(TypedDict, total=False):
     settings: dict[str, Any]
 
 
-class Metrics(BoundFigures, QualityFigures, RunFacts, total=False):
+class CaptionFigures(TypedDict, total=False):
+    """What captions are worth on the test images, and how well they are found again.
+
+    Information is in bits per image, with standard errors for other groups of images, such as other emoji with their
+    variants. Retrieval is the share of images whose own caption is the most likely among the candidates.
+    """
+
+    bits_per_dim_unconditional: float
+    bits_per_dim_unconditional_standard_error: float | None
+    caption_information_bits: float
+    caption_information_bits_standard_error: float | None
+    caption_information_bits_shuffled: float  # of another image's caption, the control
+    caption_information_bits_shuffled_standard_error: float | None
+    caption_retrieval_accuracy: float | None  # None for fewer images than candidates
+    caption_retrieval_accuracy_training: float | None  # of training images
+    caption_retrieval_candidates: int
+    caption_retrieval_images: int  # at most, of each kind
+
+
+class Metrics(BoundFigures, QualityFigures, CaptionFigures, RunFacts, total=False):
     """All of `metrics.json`."""
 
     importance_weighted: WeightedBound
@@ -128,6 +147,7 @@ MEASURES = (
         "bits_per_dim_importance_weighted",
         "bits/dim (importance-weighted bound)",
     ),
+    Measure("caption_information_bits", "caption_information_bits", "bits per image that a caption is worth"),
     Measure("frechet_distance_pixels", "frechet_distance_pixels", "Fréchet distance of pixels to the training images"),
 )
 

@@ -10,7 +10,6 @@ from typing import Any
 from ..hub.arguments import HubArguments
 from ..runtime.errors import end, run_errors, user_errors
 from ..runtime.signals import Signals
-from ..tasks.arguments import DiffusionArguments
 from ..tasks.base import Task
 from ..tasks.images import ImageTask
 from ..training.arguments import TrainingArguments
@@ -25,9 +24,11 @@ from .parsing import parse
 from .running import program
 
 
-def run_arguments(task: type[Task] = ImageTask) -> tuple[type, ...]:
+def run_arguments(
+    task: type[Task] = ImageTask, training: type[TrainingArguments] = TrainingArguments
+) -> tuple[type, ...]:
     """The dataclasses that the command line fills for a training."""
-    return (*task.arguments, DiffusionArguments, TrainingArguments, HubArguments)
+    return (*task.arguments, training, HubArguments)
 
 
 def prepare_run(arguments: Sequence[Any], task: type[Task] = ImageTask) -> TrainState:
@@ -36,15 +37,20 @@ def prepare_run(arguments: Sequence[Any], task: type[Task] = ImageTask) -> Train
     return prepare(task(model, data, diffusion), diffusion, training, hub)
 
 
-def main(training_step: TrainingStep = training_step, task: type[Task] = ImageTask) -> None:
+def main(
+    training_step: TrainingStep = training_step,
+    task: type[Task] = ImageTask,
+    training: type[TrainingArguments] = TrainingArguments,
+) -> None:
     """A training from the command line to its end.
 
     Args:
         training_step: takes one optimisation step; Algorithm 1 if not given.
         task: the family of models.
+        training: the arguments of the training, or a subclass with other defaults.
     """
     script = program()
-    arguments = parse(script, *run_arguments(task))
+    arguments = parse(script, *run_arguments(task, training))
     with run_errors(script):
         signals = Signals()
         with user_errors(script):

@@ -55,7 +55,7 @@ def null_class(unet_config: Mapping[str, Any]) -> int | None:
         ValueError: if the configuration names another label.
     """
     stored = unet_config.get(OWN_CONFIG_KEY)
-    if stored is None:
+    if stored is None or "text" in stored:  # another family's
         return None
     embeddings = unet_config.get("num_class_embeds")
     if not isinstance(embeddings, int) or embeddings < 2 or stored != {"null_class": embeddings - 1}:
@@ -93,10 +93,6 @@ class ClassConditioner(Conditioner):
     null_class: int | None = None
     columns: ClassVar[tuple[str, ...]] = (LABELS,)
     arguments: ClassVar[tuple[str, ...]] = (LABELS,)
-
-    @property
-    def name(self) -> str:
-        return "class"
 
     @property
     def summary(self) -> str:

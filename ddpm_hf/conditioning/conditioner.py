@@ -29,9 +29,9 @@ class Conditioner(ABC):
     arguments: ClassVar[tuple[str, ...]]
 
     @property
-    def name(self) -> str:
-        """What a model is told of an example, in one word, such as "class" or "caption"."""
-        return self.columns[0]
+    def worth_name(self) -> str | None:
+        """The first word of the figures on what the conditioning is worth; None if none are computed."""
+        return None
 
     @property
     def summary(self) -> str:
@@ -96,6 +96,40 @@ class Conditioner(ABC):
     @abstractmethod
     def variety(self) -> Columns:
         """Columns of the examples that a sample grid shows by turns if the user names none; {} if there are none."""
+
+
+@dataclass(frozen=True)
+class Absent(Conditioner):
+    """A kind of conditioning that is never given: its null value for every example."""
+
+    of: Conditioner
+
+    @property
+    def columns(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.of.columns
+
+    @property
+    def arguments(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.of.arguments
+
+    @property
+    def has_null(self) -> bool:
+        return self.of.has_null
+
+    def fault(self, column: str, value: Any) -> str | None:
+        return self.of.fault(column, value)
+
+    def check(self, columns: Columns) -> None:
+        self.of.check(columns)
+
+    def make(self, columns: Columns, device: torch.device) -> dict[str, Tensor]:
+        return self.null(count_of({name: columns[name] for name in self.columns}), device)
+
+    def null(self, count: int, device: torch.device) -> dict[str, Tensor]:
+        return self.of.null(count, device)
+
+    def variety(self) -> Columns:
+        return self.of.variety()
 
 
 @dataclass(frozen=True)
@@ -178,6 +212,15 @@ class Conditioners:
         """The result of `make`, with the null value in place of every example."""
         some = conditioning[self.arguments[0]]
         return self.drop(conditioning, torch.ones(len(some), dtype=torch.bool, device=some.device))
+
+    @property
+    def worth_name(self) -> str | None:
+        """The first word of the figures on what the conditioning is worth; None if none are computed."""
+        return next((each.worth_name for each in self.members if each.worth_name), None) if self.has_null else None
+
+    def without(self) -> Conditioners:
+        """Conditioners of the same columns and arguments that make the null value alone."""
+        return Conditioners(tuple(map(Absent, self.members)))
 
     def variety(self) -> Columns:
         """Columns of the examples that a sample grid shows by turns if the user names none; {} if there are none.

@@ -15,7 +15,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -185,6 +185,7 @@ class TextConditioner(Conditioner):
     encoder: Encoder
     settings: TextSettings
     prompts: tuple[str, ...] = ()
+    _null: dict[torch.device, dict[str, Tensor]] = field(default_factory=dict, repr=False, compare=False)
     columns: ClassVar[tuple[str, ...]] = (PROMPT,)
 
     @property
@@ -192,7 +193,7 @@ class TextConditioner(Conditioner):
         return (STATES, MASK) if self.settings.attention_mask else (STATES,)
 
     @property
-    def name(self) -> str:
+    def worth_name(self) -> str:
         return "caption"
 
     @property
@@ -227,7 +228,9 @@ class TextConditioner(Conditioner):
     def null(self, count: int, device: torch.device) -> dict[str, Tensor]:
         if not self.settings.null:
             raise ValueError("The model was not trained without text; pass --conditioning_dropout_prob above 0.")
-        return self.embed([""] * count, device)
+        if device not in self._null:
+            self._null[device] = self.embed([""], device)
+        return {name: value.expand(count, *value.shape[1:]) for name, value in self._null[device].items()}
 
     def embed(self, captions: Sequence[str], device: torch.device) -> dict[str, Tensor]:
         """The denoiser's arguments for any captions, also empty ones."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..hub_errors import HubError, hub_errors
-from ..runtime.checksums import sha256_of
+from ..runtime.hashing import sha256_of
 from .text import TextEncoder
 
 

@@ -27,7 +27,26 @@ def describe(report: Metrics) -> str:
             f" = prior {report['bits_per_dim_prior']:.4f} + rate {report['bits_per_dim_rate']:.4f}"
             f" + decoder {report['bits_per_dim_decoder']:.4f}\n"
         )
-    return f"{score}{weighted}{quality}{_time_line(report)}"
+    return f"{score}{_caption_lines(report)}{weighted}{quality}{_time_line(report)}"
+
+
+def _caption_lines(report: Metrics) -> str:
+    """What captions are worth, if that is known."""
+    if "caption_information_bits" not in report:
+        return ""
+    lines = (
+        f"{report['bits_per_dim_unconditional']:.4f} bits/dim without captions: a caption is worth"
+        f" {report['caption_information_bits']:.1f} ± {report['caption_information_bits_standard_error']:.1f} bits an"
+        f" image, that of another image {report['caption_information_bits_shuffled']:.1f} ±"
+        f" {report['caption_information_bits_shuffled_standard_error']:.1f}\n"
+    )
+    test, training = (report.get(f"caption_retrieval_accuracy{end}") for end in ("", "_training"))
+    if test is not None and training is not None:
+        lines += (
+            f"{test:.3f} of test images and {training:.3f} of training images find their caption among"
+            f" {report['caption_retrieval_candidates']}\n"
+        )
+    return lines
 
 
 def _time_line(report: Metrics) -> str:

@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
+from .hashing import sha256_of
 from .output_folder import write_json
 
 
 CHECKSUMS = "checksums.json"
-BLOCK = 2**20
 
 
 def write_checksums(folder: Path) -> None:
@@ -41,12 +40,3 @@ def damage_of(folder: Path) -> str | None:
 def _files(folder: Path) -> list[str]:
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     return sorted(names - {CHECKSUMS})
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

@@ -30,6 +30,7 @@ class Use(enum.IntEnum):
     SAMPLING = 7
     CONDITIONING = 8
     ALTERNATIVES = 9
+    SHUFFLING = 10
 
 
 def seed_of(use: Use, *address: int) -> int:

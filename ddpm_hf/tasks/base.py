@@ -31,14 +31,14 @@ class Task(ABC):
     with the subclass.
 
     Attributes:
-        arguments: dataclasses for the task's command-line arguments: one for the model and one for the data.
+        arguments: dataclasses for the task's command-line arguments: one for the model, one for the data, and
+            `DiffusionArguments` or a subclass with other defaults.
 
     Args:
-        model_arguments, data_arguments: instances of these dataclasses.
-        diffusion: the arguments of the diffusion process.
+        model_arguments, data_arguments, diffusion: instances of these dataclasses.
     """
 
-    arguments: ClassVar[tuple[type, type]]
+    arguments: ClassVar[tuple[type, type, type]]
 
     def __init__(self, model_arguments: Any, data_arguments: Any, diffusion: DiffusionArguments):
         self.model_arguments, self.data_arguments, self.diffusion = model_arguments, data_arguments, diffusion
@@ -113,6 +113,10 @@ class Task(ABC):
     @abstractmethod
     def conditioners(self, model: ModelMixin) -> Conditioners:
         """The conditioners of the model."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What else determines the result of a run, beside the arguments, the model's configuration and the data."""
+        return {}
 
     @abstractmethod
     def denoiser(self, model: nn.Module) -> Denoiser:

@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from typing import Any
 
-from diffusers import UNet2DModel
+from diffusers import UNet2DConditionModel, UNet2DModel
 
 from ..conditioning.classes import OWN_CONFIG_KEY, number_of_classes, with_null_class
+from ..conditioning.text import TextSettings
 from ..data.level_images import LevelImages
 from ..diffusion.noise_schedule import NoiseSchedule
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .arguments import DiffusionArguments, ModelArguments
+from .text_arguments import TextModelArguments
 
 
 # The first noise level, as a fraction of half the level spacing: finer noise costs bits and adds no information.
@@ -28,17 +31,42 @@ def build_unet(model: ModelArguments, diffusion: DiffusionArguments, images: Lev
     Raises:
         ValueError: for a configuration that is invalid or does not fit the images.
     """
-    channels, height, width = images.shape
-    size = height if height == width else (height, width)
-    out_channels = channels * (2 if diffusion.variance_type in ("learned", "learned_range") else 1)
-    config = _config(model) | {"sample_size": size, "in_channels": channels, "out_channels": out_channels}
+    config = _config(model) | _of_images(images, diffusion)
     if diffusion.conditioning_dropout_prob > 0 and number_of_classes(config) is not None:
         config |= with_null_class(number_of_classes(config))
-    _check_size(config, height, width)
+    _check_size(config, *images.shape[1:])
     head, least = config.get("attention_head_dim"), _least_attending(config)
     if head is not None and not 1 <= head <= least:
         raise ValueError(f"`attention_head_dim` must be in 1 ... {least}, the channels of a block, but is {head}.")
     return UNet2DModel.from_config(config)
+
+
+def build_text_unet(
+    model: TextModelArguments, diffusion: DiffusionArguments, images: LevelImages, width: int, settings: TextSettings
+) -> UNet2DConditionModel:
+    """A UNet2DConditionModel for the images and embeddings of this width, told of text as the settings say.
+
+    Raises:
+        ValueError: for a configuration that is invalid or does not fit the images.
+    """
+    if model.model_config_name_or_path is None:
+        known = inspect.signature(UNet2DConditionModel.__init__).parameters
+        config = {name: value for name, value in dataclasses.asdict(model).items() if name in known}
+    else:
+        config = dict(UNet2DConditionModel.load_config(model.model_config_name_or_path))
+    config |= _of_images(images, diffusion) | {"encoder_hid_dim": width, "encoder_hid_dim_type": "text_proj"}
+    _check_size(config, *images.shape[1:])
+    return UNet2DConditionModel.from_config(config | settings.to_config())
+
+
+def _of_images(images: LevelImages, diffusion: DiffusionArguments) -> dict[str, Any]:
+    """The part of the configuration that the images and the variance determine."""
+    channels, height, width = images.shape
+    return {
+        "sample_size": height if height == width else (height, width),
+        "in_channels": channels,
+        "out_channels": channels * (2 if diffusion.variance_type in ("learned", "learned_range") else 1),
+    }
 
 
 def _config(model: ModelArguments) -> dict[str, Any]:

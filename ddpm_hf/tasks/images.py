@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from diffusers import UNet2DModel
@@ -20,11 +21,11 @@ from ..diffusion.denoiser import Denoiser, denoiser_of
 from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
 from ..runtime.arguments import completed, given_in
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
-from .arguments import ModelArguments
+from .arguments import DiffusionArguments, ModelArguments
 from .base import Task, Training
 from .building import build_scheduler, build_unet
 from .class_columns import class_column
-from .presets import check_preset, preset_for, settled
+from .presets import PRESETS, Preset, check_preset, preset_for, settled
 
 
 CHANNELS = {1: "1 channel (grey)", 3: "3 channels (RGB)", 4: "4 channels (RGB and transparency, which is kept)"}
@@ -33,20 +34,21 @@ CHANNELS = {1: "1 channel (grey)", 3: "3 channels (RGB)", 4: "4 channels (RGB an
 class ImageTask(Task):
     """Pixels as x_0, a `UNet2DModel`, and a `DDPMPaperPipeline` that saves it."""
 
-    arguments = (ModelArguments, DataArguments)
+    arguments = (ModelArguments, DataArguments, DiffusionArguments)
+    presets: ClassVar[Mapping[str, Preset]] = PRESETS
 
     @property
     def skip_bad_examples(self) -> bool:
         return self.data_arguments.skip_bad_images
 
     def load_data(self) -> ImageData:
-        check_preset(self.model_arguments.preset)
+        check_preset(self.model_arguments.preset, self.presets)
         return load_labelled_images(self.data_arguments)
 
     def settle(self, data: ImageData, others: Training, used_before: str | None = None) -> tuple[Training, str | None]:
         _, height, width = data.train.shape
-        name = preset_for(self.model_arguments, height, width, used_before)
-        values = settled(name, given_in(others))
+        name = preset_for(self.presets, self.model_arguments, height, width, used_before)
+        values = settled(self.presets, name, given_in(others))
         self.model_arguments = completed(self.model_arguments, values)
         return completed(others, values), name
 

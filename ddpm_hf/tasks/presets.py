@@ -20,6 +20,9 @@ ATTENTION = 16  # pixels: blocks of this resolution and below have attention
 # Where one of these is given, the user has a network of their own.
 NETWORK = {"model_config_name_or_path", "block_out_channels", "down_block_types", "up_block_types"}
 
+Preset = Mapping[str, Any]
+"""Arguments of model and training by name."""
+
 
 def _network(resolution: int, *channels: int, groups: int, head: int) -> dict[str, Any]:
     sides = [resolution // 2**depth for depth in range(len(channels))]
@@ -30,6 +33,18 @@ def _network(resolution: int, *channels: int, groups: int, head: int) -> dict[st
         "up_block_types": [f"{kind}UpBlock2D" for kind in reversed(kinds)],
         "norm_num_groups": groups,
         "attention_head_dim": head,
+    }
+
+
+def _text_network(resolution: int, *channels: int, groups: int) -> dict[str, Any]:
+    """Attention, to the caption and within the picture, at 16x16 pixels and below; not at the first of several."""
+    sides = [resolution // 2**depth for depth in range(len(channels))]
+    kinds = ["" if side > ATTENTION or side == resolution else "CrossAttn" for side in sides]
+    return {
+        "block_out_channels": list(channels),
+        "down_block_types": [f"{kind}DownBlock2D" for kind in kinds],
+        "up_block_types": [f"{kind}UpBlock2D" for kind in reversed(kinds)],
+        "norm_num_groups": groups,
     }
 
 
@@ -51,7 +66,7 @@ def _end(num_quality_samples: int, eval_batch_size: int, **others: int) -> dict[
 
 
 # Arguments of train.py by the side of the images; what is not named keeps its default.
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, Preset] = {
     "8": {},  # the digits': all defaults
     "16": _network(16, 32, 64, 128, groups=8, head=16) | _course(64, 5_000, 50, 2e-3, 0.995, 0.1) | _end(200, 36),
     "32": _network(32, 48, 96, 144, groups=16, head=48) | _course(64, 10_000, 50, 1e-3, 0.999, 0.1) | _end(100, 36),
@@ -67,17 +82,32 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def check_preset(name: str) -> None:
+# The same for models of text to image. The smallest is for OpenMoji in minutes on two CPU cores.
+TEXT_PRESETS: dict[str, Preset] = {
+    "16": _text_network(16, 32, 64, 128, groups=16)
+    | _course(48, 1_500, 50, 2e-3, 0.995, 0.1)
+    | _end(144, 36, num_paths=0, num_evaluations=20),
+    "32": _text_network(32, 64, 128, 192, groups=32) | _course(32, 20_000, 100, 5e-4, 0.999, 0.1) | _end(100, 36),
+    "64": _text_network(64, 96, 192, 288, 384, groups=32)
+    | _course(32, 100_000, 500, 2e-4, 0.9999, 0.1)
+    | _end(36, 36, num_paths=0),
+}
+
+
+def check_preset(name: str, presets: Mapping[str, Preset]) -> None:
     """Raise ValueError for a name that is neither auto nor that of a preset."""
-    if name not in (AUTO, *PRESETS):
-        raise ValueError(f"`preset` must be one of {', '.join((AUTO, *PRESETS))}, but is {name!r}.")
+    if name not in (AUTO, *presets):
+        raise ValueError(f"`preset` must be one of {', '.join((AUTO, *presets))}, but is {name!r}.")
 
 
-def preset_for(model: Any, height: int, width: int, used_before: str | None = None) -> str | None:
+def preset_for(
+    presets: Mapping[str, Preset], model: Any, height: int, width: int, used_before: str | None = None
+) -> str | None:
     """The name of the preset to train with; None where the user gives a network of their own.
 
     Args:
-        model: the `ModelArguments`.
+        presets: those of the family.
+        model: the arguments of the model.
         height, width: of the images.
         used_before: the preset of the run that is resumed, if it was chosen in the same way.
 
@@ -85,50 +115,50 @@ def preset_for(model: Any, height: int, width: int, used_before: str | None = No
         ValueError: if the preset asked for, or any, does not fit the size.
     """
     if model.preset != AUTO:
-        _require_fit(model.preset, height, width)
+        _require_fit(presets, model.preset, height, width)
         return model.preset
     if NETWORK & given_in(model):
         return None
-    return used_before or _nearest(height, width)
+    return used_before or _nearest(presets, height, width)
 
 
-def settled(name: str | None, given: frozenset[str]) -> Mapping[str, Any]:
+def settled(presets: Mapping[str, Preset], name: str | None, given: frozenset[str]) -> Preset:
     """The arguments of a preset, without its number of steps where the user says how long to train."""
-    values = {} if name is None else PRESETS[name]
+    values = {} if name is None else presets[name]
     return {key: value for key, value in values.items() if key != "max_train_steps" or "num_epochs" not in given}
 
 
-def _nearest(height: int, width: int) -> str:
+def _nearest(presets: Mapping[str, Preset], height: int, width: int) -> str:
     """The smallest preset of at least the images' resolution that takes them, or else the largest below.
 
     That has at least half of their resolution: with less it would attend to too many pixels.
     """
     side = max(height, width)
-    as_large = [name for name in PRESETS if int(name) >= side]
-    smaller = [name for name in reversed(PRESETS) if side / 2 <= int(name) < side]
-    fitting = (name for name in (*as_large, *smaller) if _fits(name, height, width))
+    as_large = [name for name in presets if int(name) >= side]
+    smaller = [name for name in reversed(presets) if side / 2 <= int(name) < side]
+    fitting = (name for name in (*as_large, *smaller) if _fits(presets[name], height, width))
     name = next(fitting, None)
     if name is None:
-        _require_fit(next(iter(as_large), list(PRESETS)[-1]), height, width)
+        _require_fit(presets, next(iter(as_large), list(presets)[-1]), height, width)
         raise ValueError(
-            f"The largest `preset` is {list(PRESETS)[-1]}, too small for images of {height}x{width}; pass another"
+            f"The largest `preset` is {list(presets)[-1]}, too small for images of {height}x{width}; pass another"
             " --resolution, a --preset all the same, or a network such as --block_out_channels."
         )
     return name
 
 
-def multiple_of(name: str) -> int:
+def multiple_of(preset: Preset) -> int:
     """What the sides of the images must be a multiple of."""
-    return 2 ** (len(PRESETS[name].get("block_out_channels", (0, 0))) - 1)
+    return 2 ** (len(preset.get("block_out_channels", (0, 0))) - 1)
 
 
-def _fits(name: str, height: int, width: int) -> bool:
-    return height % multiple_of(name) == width % multiple_of(name) == 0
+def _fits(preset: Preset, height: int, width: int) -> bool:
+    return height % multiple_of(preset) == width % multiple_of(preset) == 0
 
 
-def _require_fit(name: str, height: int, width: int) -> None:
-    if not _fits(name, height, width):
-        step, side = multiple_of(name), max(height, width)
+def _require_fit(presets: Mapping[str, Preset], name: str, height: int, width: int) -> None:
+    if not _fits(presets[name], height, width):
+        step, side = multiple_of(presets[name]), max(height, width)
         near = " or ".join(str(each) for each in (side // step * step, -(-side // step) * step) if each)
         raise ValueError(
             f"`preset` {name} takes images whose sides are multiples of {step}, but these are {height}x{width}; pass"

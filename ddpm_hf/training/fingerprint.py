@@ -46,6 +46,7 @@ def fingerprint_of(state: TrainState) -> dict[str, Any]:
             "images": None if isinstance(train, ImageStream) else train.epoch_size,
             "precision": state.accelerator.mixed_precision,
         }
+        | state.task.fingerprint()
     )
 
 

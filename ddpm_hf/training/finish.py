@@ -18,7 +18,7 @@ from accelerate.utils import broadcast_object_list
 from diffusers import ModelMixin
 from torch import Tensor
 
-from ..conditioning.columns import Columns
+from ..conditioning.columns import Columns, chosen, joined
 from ..data.batches import BatchShard, TrainingBatches
 from ..data.image_streams import ImageStream
 from ..data.level_images import LevelImages
@@ -38,6 +38,7 @@ from .facts import metrics, training_facts
 from .run_clock import MEASURING, SAMPLING, SAVING, SCORING
 from .state import TrainState, gather_bad_images
 from .weight_averages import WeightAverage, averaged
+from .worth import RETRIEVED, worth_figures
 
 
 PATHS, IMAGES_ON_PATHS = 4, 512  # by default, of each of up to so many test images
@@ -218,10 +219,22 @@ def _scored(state: TrainState, samples: Tensor) -> Metrics:
     result, weighted, quality = None, {}, {}
     if len(state.data.test):
         result = _score(state, state.data.test, state.training.num_evaluations)
-        weighted = _score_by_paths(state)
+        weighted = _score_by_paths(state) | worth_figures(state, result, _some_training_images(state))
     if state.accelerator.is_main_process:
         quality = _quality(state, samples)
     return metrics(state, result, weighted | quality)
+
+
+def _some_training_images(state: TrainState) -> LevelImages:
+    """As many training images as retrieval takes, in memory, with their columns."""
+    train = state.data.train
+    if isinstance(train, LevelImages):
+        return train.spread(RETRIEVED)
+    batches = list(training_images(state, RETRIEVED))
+    x_0 = torch.cat([images for images, _ in batches])[:RETRIEVED].cpu()
+    levels = ((x_0 + 1) / 2 * (train.num_levels - 1)).round().to(torch.int32)
+    columns = joined([columns for _, columns in batches])
+    return LevelImages.in_memory(levels, train.num_levels, chosen(columns, slice(len(levels))))
 
 
 def _write(state: TrainState, report: Metrics, samples: Tensor) -> Metrics:

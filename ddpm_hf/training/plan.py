@@ -17,6 +17,7 @@ from ..runtime.distributed import numbers_of
 from .finish import number_of_paths, steps_of_a_path
 from .run_clock import MEASURING, SAMPLING, SAVING, SCORING, TRAINING, Phase
 from .state import TrainState
+from .worth import RETRIEVED, calls_of_worth
 
 
 FORWARD_AND_BACKWARD, RECOMPUTED = 3, 4  # the latter if activations are computed again
@@ -128,7 +129,11 @@ def _scoring(state: TrainState) -> Work:
     averages = len(state.averages) if len(state.averages) > 1 else 0
     of_averages = _batches(state, validation).times(calls * averages)
     of_test = _evaluations(state, training.num_evaluations) + number_of_paths(state) * steps_of_a_path(state)
-    return along_the_way.plus(of_averages).plus(_batches(state, test).times(of_test))
+    extra, of_retrieval = calls_of_worth(state)
+    of_test += extra * _evaluations(state, training.num_evaluations)
+    retrieved = sum(min(RETRIEVED, count) for count in (test, state.images_per_epoch or RETRIEVED))
+    of_worth = _batches(state, retrieved).times(of_retrieval)
+    return along_the_way.plus(of_averages).plus(_batches(state, test).times(of_test)).plus(of_worth)
 
 
 def _evaluations(state: TrainState, asked: int) -> int:

@@ -1,0 +1,84 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""What the conditioning of a trained model is worth, where its conditioners ask for that."""
+
+from __future__ import annotations
+
+import math
+
+from ..conditioning.denoiser import ConditionalDenoiser
+from ..data.level_images import LevelImages
+from ..evaluation.conditioning_worth import CANDIDATES, Worth, retrieval_accuracy, worth_of
+from ..evaluation.scoring import score
+from ..likelihood.variational import BitsPerDim
+from ..reporting.conditioning_figures import save_worth
+from ..results import Metrics
+from .state import TrainState
+
+
+RETRIEVED = 128  # images whose conditioning is retrieved, of the training and of the test images
+RETRIEVAL_EVALUATIONS = 8  # model calls for each of them and each candidate
+PICTURE = "{}_information.png"
+
+
+def is_worth_scored(state: TrainState) -> bool:
+    """Whether the figures are computed for this run."""
+    return state.conditioners.worth_name is not None and len(state.data.test) > 1
+
+
+def calls_of_worth(state: TrainState) -> tuple[int, int]:
+    """Model calls for each test image, and for each image whose conditioning is retrieved."""
+    return (2, RETRIEVAL_EVALUATIONS * CANDIDATES) if is_worth_scored(state) else (0, 0)
+
+
+def worth_figures(state: TrainState, given: BitsPerDim, training_images: LevelImages) -> Metrics:
+    """What the conditioning is worth; the main process draws by noise level where that is so.
+
+    Args:
+        given: the bound of the test images.
+        training_images: some training images.
+    """
+    if not is_worth_scored(state):
+        return {}
+    name, test = state.conditioners.worth_name, state.data.test
+    worth = worth_of(
+        lambda denoiser, images: _scored(state, denoiser, images, state.training.num_evaluations),
+        state.denoiser,
+        test,
+        given,
+        state.training.seed,
+    )
+    if state.accelerator.is_main_process:
+        save_worth(worth.own, worth.shuffled, name, state.scheduler, state.folder / PICTURE.format(name))
+    return _report(name, worth) | {
+        f"{name}_retrieval_accuracy": _retrieval(state, test),
+        f"{name}_retrieval_accuracy_training": _retrieval(state, training_images),
+        f"{name}_retrieval_candidates": CANDIDATES,
+        f"{name}_retrieval_images": RETRIEVED,
+    }
+
+
+def _scored(state: TrainState, denoiser: ConditionalDenoiser, images: LevelImages, evaluations: int) -> BitsPerDim:
+    chosen = (state.accelerator, state.training.scoring_batch_size, evaluations, state.training.seed)
+    return score(denoiser, state.scheduler, images, *chosen, count=state.task.bits_per_dim)
+
+
+def _retrieval(state: TrainState, images: LevelImages) -> float | None:
+    calls, seed = min(RETRIEVAL_EVALUATIONS, len(state.scheduler.timesteps)), state.training.seed
+    some = images.spread(RETRIEVED)
+    return retrieval_accuracy(lambda images: _scored(state, state.denoiser, images, calls).per_example, some, seed)
+
+
+def _report(name: str, worth: Worth) -> Metrics:
+    without, own, shuffled = worth
+    return {
+        "bits_per_dim_unconditional": without.total,
+        "bits_per_dim_unconditional_standard_error": without.standard_error,
+        f"{name}_information_bits": own.bits,
+        f"{name}_information_bits_standard_error": _known(own.standard_error),
+        f"{name}_information_bits_shuffled": shuffled.bits,
+        f"{name}_information_bits_shuffled_standard_error": _known(shuffled.standard_error),
+    }
+
+
+def _known(error: float) -> float | None:
+    return error if math.isfinite(error) else None
