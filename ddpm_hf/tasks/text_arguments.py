@@ -30,7 +30,7 @@ class TextModelArguments:
             "A folder, or a name on the Hub such as google/t5-v1_1-base; all-MiniLM-L6-v2 is that of a package."
         ),
     )
-    tokenizer_max_length: int = field(default=16, metadata=help_text("Tokens of a caption, at most."))
+    tokenizer_max_length: int = field(default=24, metadata=help_text("Tokens of a caption, at most."))
     text_attention_mask: bool = field(
         default=True,
         metadata=help_text("Ignore padding. Stock IFPipeline does not, and draws other images with such a model."),
@@ -47,12 +47,8 @@ class TextModelArguments:
         metadata=help_text("A saved UNet2DConditionModel's configuration in place of the arguments below."),
     )
     block_out_channels: list[int] = field(default_factory=lambda: [32, 64, 128])
-    down_block_types: list[str] = field(
-        default_factory=lambda: ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"]
-    )
-    up_block_types: list[str] = field(
-        default_factory=lambda: ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"]
-    )
+    down_block_types: list[str] = field(default_factory=lambda: ["DownBlock2D", *["CrossAttnDownBlock2D"] * 2])
+    up_block_types: list[str] = field(default_factory=lambda: [*["CrossAttnUpBlock2D"] * 2, "UpBlock2D"])
     layers_per_block: int = 1
     norm_num_groups: int = 16
     cross_attention_dim: int = field(
