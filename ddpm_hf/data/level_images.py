@@ -181,5 +181,6 @@ class ImageData:
         """
         parts = {name: getattr(self, name).reading(conditioners) for name in ("train", "test", "validation")}
         known = {id(part): part for part in parts.values() if isinstance(part, LevelImages) and len(part)}
-        notes = [note for part in known.values() for note in conditioners.prepare(part.columns)]
-        return replace(self, **parts, notes=(*self.notes, *dict.fromkeys(notes)))
+        columns = [conditioners.read(part.columns) for part in known.values()]
+        notes = conditioners.prepare(joined(columns)) if columns else ()
+        return replace(self, **parts, notes=(*self.notes, *notes))
