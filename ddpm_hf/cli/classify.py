@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""`ddpm-hf classify`: classify images by Bayes' rule with a class-conditional model."""
+"""`ddpm-hf classify`: classify images, or retrieve their captions, by Bayes' rule with a conditional model."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ..conditioning.captions import PROMPT
 from ..conditioning.classes import classes_of, number_of_classes
-from ..data.arguments import DataArguments
+from ..data.arguments import CaptionedDataArguments
 from ..data.level_images import LevelImages
 from ..evaluation.arguments import ClassificationArguments, ModelPathArguments, check_scoring
 from ..evaluation.classification import bayes, bits_by_class, bits_without_the_class, support_vector_classifier
+from ..evaluation.conditioning_worth import retrieval_accuracy
 from ..evaluation.frechet_distance import IMAGES_OF_A_DATA_SET, pixels_of
 from ..evaluation.scoring import check_fit, follow, load_as_they_are, load_pipeline, score, score_by_paths, split_of
-from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
+from ..pipelines.sampling_pipeline import SamplingPipeline
 from ..runtime.errors import user_errors
 from ..runtime.output_folder import claim_folder, write_json
 from ..runtime.progress import progress_bar
@@ -29,27 +31,35 @@ from .running import run_script
 
 
 def main() -> None:
-    run_script(classify, ModelPathArguments, DataArguments, ClassificationArguments)
+    run_script(classify, ModelPathArguments, CaptionedDataArguments, ClassificationArguments)
 
 
 def classify(
-    script: str, model: ModelPathArguments, data: DataArguments, classification: ClassificationArguments
+    script: str, model: ModelPathArguments, data: CaptionedDataArguments, classification: ClassificationArguments
 ) -> None:
     """Classify the test images on all processes; the main process writes the results."""
     with user_errors(script):
         accelerator = Accelerator()
         check_scoring(classification)
-        loaded = load_as_they_are(data)
-        train, test = split_of(loaded, "train"), split_of(loaded, "test").spread(classification.max_images)
         pipeline = load_pipeline(model, accelerator.device)
+        loaded = load_as_they_are(data, pipeline)
+        train, test = split_of(loaded, "train"), split_of(loaded, "test").spread(classification.max_images)
         for images in (train, test):
             check_fit(pipeline, images)
-        classes = number_of_classes(pipeline.unet.config)
-        if classes is None:
-            raise ValueError("The model is not class-conditional; train one with --num_class_embeds.")
+        is_told_of_text = PROMPT in pipeline.conditioners.columns
+        classes = None if is_told_of_text else number_of_classes(pipeline.unet.config)
+        if classes is None and not is_told_of_text:
+            raise ValueError(
+                "The model is not class-conditional, nor told of text; train one with --num_class_embeds."
+            )
+        if is_told_of_text:
+            check_candidates(classification.num_candidates, test)
         pipeline.scheduler = follow(pipeline.scheduler, test.num_levels, classification)
         folder = claim_folder(classification.output_dir, classification.overwrite_output_dir, accelerator)
     use_all_cores(accelerator.device)
+    if is_told_of_text:
+        retrieve(model, pipeline, classification, accelerator, test, folder)
+        return
     progress = functools.partial(
         progress_bar, desc="classifying", unit="class", disable=not accelerator.is_main_process
     )
@@ -65,8 +75,32 @@ def classify(
         print(describe(report, folder))
 
 
+def check_candidates(count: int, test: LevelImages) -> None:
+    """Raise ValueError unless there are so many candidates, at least 2."""
+    if not 2 <= count <= len(test):
+        raise ValueError(f"`num_candidates` must be in 2 ... {len(test)}, the test images, but is {count}.")
+
+
+def retrieve(
+    model: ModelPathArguments,
+    pipeline: SamplingPipeline,
+    classification: ClassificationArguments,
+    accelerator: Accelerator,
+    test: LevelImages,
+    folder: Path,
+) -> None:
+    """Look for the caption of each test image among those of others, on all processes; the main one writes."""
+    score_of, count = scorer(pipeline, classification, accelerator), classification.num_candidates
+    accuracy = retrieval_accuracy(score_of, test, classification.seed, count)
+    if accelerator.is_main_process:
+        images = len(test) // count * count
+        report = facts(model, pipeline, classification) | {"accuracy": accuracy, "candidates": count, "images": images}
+        write_json(folder / "classification.json", report)
+        print(f"{accuracy:.4f} of {images} test images find their caption among {count}; by chance {1 / count:.4f}")
+
+
 def scorer(
-    pipeline: DDPMPaperPipeline, classification: ClassificationArguments, accelerator: Accelerator
+    pipeline: SamplingPipeline, classification: ClassificationArguments, accelerator: Accelerator
 ) -> Callable[[LevelImages], list[float]]:
     """A function that computes the bits/dim of images on all processes, by the bound of the chain or weighted paths.
 
@@ -83,7 +117,7 @@ def scorer(
 
 
 def facts(
-    model: ModelPathArguments, pipeline: DDPMPaperPipeline, classification: ClassificationArguments
+    model: ModelPathArguments, pipeline: SamplingPipeline, classification: ClassificationArguments
 ) -> dict[str, Any]:
     """The facts of a report: which model was used, and how."""
     paths, visited = classification.num_paths, len(pipeline.scheduler.timesteps)

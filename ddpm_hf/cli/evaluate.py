@@ -10,16 +10,20 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from ..data.arguments import DataArguments
+from ..conditioning.denoiser import ConditionalDenoiser
+from ..data.arguments import CaptionedDataArguments
 from ..data.level_images import LevelImages
 from ..evaluation.arguments import EvaluationArguments, GuidanceArguments, ModelPathArguments, check_scoring
+from ..evaluation.conditioning_worth import Worth, guided_report, worth_of
 from ..evaluation.few_steps import score_few_steps
 from ..evaluation.guiding import guidance_report, load_guidance
 from ..evaluation.sample_quality import Judge
-from ..evaluation.scoring import check_fit, follow, load_as_they_are, load_pipeline, split_of
+from ..evaluation.scoring import check_fit, follow, load_as_they_are, load_pipeline, score, split_of
 from ..evaluation.subject import Subject
 from ..likelihood.variational import BitsPerDim
+from ..pipelines.sampling_pipeline import SamplingPipeline
 from ..reporting.by_calls import save_few_steps
+from ..reporting.conditioning_figures import save_guided_bounds, save_worth
 from ..reporting.figures import save_evaluation
 from ..reporting.lines import evaluation_report, weighted_line
 from ..reporting.tables import few_steps_table
@@ -32,13 +36,13 @@ from .running import run_script
 
 
 def main() -> None:
-    run_script(evaluate, ModelPathArguments, DataArguments, EvaluationArguments, GuidanceArguments)
+    run_script(evaluate, ModelPathArguments, CaptionedDataArguments, EvaluationArguments, GuidanceArguments)
 
 
 def evaluate(
     script: str,
     model: ModelPathArguments,
-    data: DataArguments,
+    data: CaptionedDataArguments,
     evaluation: EvaluationArguments,
     guiding: GuidanceArguments,
 ) -> None:
@@ -46,9 +50,10 @@ def evaluate(
     with user_errors(script):
         accelerator = Accelerator()
         check_evaluation(evaluation)
-        loaded = load_as_they_are(data)
+        pipeline = load_pipeline(model, accelerator.device)
+        loaded = load_as_they_are(data, pipeline)
         images = split_of(loaded, evaluation.split).spread(evaluation.max_images)
-        subject = choose_subject(model, images, evaluation, guiding, accelerator)
+        subject = choose_subject(pipeline, images, evaluation, guiding, accelerator)
         train = split_of(loaded, "train") if evaluation.num_quality_samples else None
         folder = claim_folder(evaluation.output_dir, evaluation.overwrite_output_dir, accelerator)
     use_all_cores(accelerator.device)
@@ -57,6 +62,8 @@ def evaluate(
     judge = Judge(train, subject.images) if train is not None and accelerator.is_main_process else None
     chains = score_few_steps(subject, judge)
     flow = subject.likelihood_by_ode() if evaluation.num_flow_images else None
+    worth = worth_on_images(subject, result)
+    guided = [subject.guided_by(scale).bound() for scale in evaluation.guidance_scales]
     if accelerator.is_main_process:
         references = {} if judge is None else references_of(judge, subject.images, evaluation.num_quality_samples)
         more = {
@@ -65,8 +72,40 @@ def evaluate(
             "few_steps": chains,
             "test_images_as_samples": references,
             "flow": flow,
+            "guidance": guided_report(guided, evaluation.guidance_scales, result, images),
+            **({} if worth is None else worth.report()),
         }
+        save_conditioning(worth, more["guidance"], subject.pipeline.scheduler, folder)
         write_evaluation(result, subject, folder, model.model_name_or_path, more)
+
+
+def save_conditioning(
+    worth: Worth | None, guided: list[dict[str, Any]], scheduler: DDPMPaperScheduler, folder: Path
+) -> None:
+    """Draw what the conditioning is worth and the bounds of guided chains, where these are known, and print them."""
+    if worth is not None:
+        save_worth(worth.own, worth.shuffled, worth.name, scheduler, folder / worth.picture)
+        print(f"A {worth.name} is worth {worth.own}; that of another image {worth.shuffled}.")
+    if guided:
+        save_guided_bounds(guided, folder / "guidance.png")
+        for row in guided:
+            print(
+                f"{row['bits_per_dim']:.4f} bits/dim guided by {row['guidance_scale']:g},"
+                f" {row['excess_bits_per_dim']:+.4f} ± {row['excess_bits_per_dim_standard_error']:.4f}"
+            )
+
+
+def worth_on_images(subject: Subject, given: BitsPerDim) -> Worth | None:
+    """What the conditioning is worth on the images, for a model that is also able to do without it."""
+    denoiser, evaluation = subject.pipeline.denoiser(subject.guidance), subject.evaluation
+    if denoiser.conditioners.worth_name is None or len(subject.images) < 2 or subject.guidance.guidance_scale != 1:
+        return None
+    how = (subject.accelerator, evaluation.batch_size, evaluation.num_evaluations, evaluation.seed)
+
+    def scored(denoiser: ConditionalDenoiser, images: LevelImages) -> BitsPerDim:
+        return score(denoiser, subject.pipeline.scheduler, images, *how)
+
+    return worth_of(scored, denoiser, subject.images, given, evaluation.seed)
 
 
 def references_of(judge: Judge, images: LevelImages, count: int) -> dict[str, Any]:
@@ -76,18 +115,17 @@ def references_of(judge: Judge, images: LevelImages, count: int) -> dict[str, An
 
 
 def choose_subject(
-    model: ModelPathArguments,
+    pipeline: SamplingPipeline,
     images: LevelImages,
     evaluation: EvaluationArguments,
     guiding: GuidanceArguments,
     accelerator: Accelerator,
 ) -> Subject:
-    """Load the model to evaluate on these images.
+    """The model as it is evaluated on these images.
 
     Raises:
-        ValueError, OSError: if the model cannot be loaded, or cannot be evaluated with these arguments.
+        ValueError, OSError: if it cannot be evaluated with these arguments.
     """
-    pipeline = load_pipeline(model, accelerator.device)
     check_fit(pipeline, images)
     if evaluation.num_flow_images and pipeline.scheduler.config.prediction_type == "mean":
         raise ValueError("`num_flow_images` must be 0: a model that predicts the 'mean' has no probability-flow ODE.")

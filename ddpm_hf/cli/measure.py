@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import torch
 
-from ..data.arguments import DataArguments
+from ..data.arguments import CaptionedDataArguments
 from ..data.level_images import LevelImages
 from ..diffusion.denoising_errors import step_costs
 from ..diffusion.numerics import LOG_2
@@ -14,7 +14,7 @@ from ..evaluation.arguments import MeasurementArguments, ModelPathArguments, che
 from ..evaluation.measuring import measured_errors, with_errors
 from ..evaluation.scoring import check_fit, load_as_they_are, load_pipeline, split_of
 from ..hub.push import INDEX
-from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
+from ..pipelines.sampling_pipeline import SamplingPipeline
 from ..runtime.distributed import require_one_process
 from ..runtime.errors import user_errors
 from ..runtime.output_folder import claim_folder, write_folder
@@ -28,34 +28,38 @@ SHOWN = (5, 10, 25, 50, 100)  # numbers of steps in the printed table
 
 
 def main() -> None:
-    run_script(measure, ModelPathArguments, DataArguments, MeasurementArguments)
+    run_script(measure, ModelPathArguments, CaptionedDataArguments, MeasurementArguments)
 
 
-def measure(script: str, model: ModelPathArguments, data: DataArguments, measurement: MeasurementArguments) -> None:
+def measure(
+    script: str, model: ModelPathArguments, data: CaptionedDataArguments, measurement: MeasurementArguments
+) -> None:
     """Measure the errors, save the model with them, and print the expected bound."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with user_errors(script):
         require_one_process()
         pipeline = load_pipeline(model, device)
-        images = choose_images(data, measurement)
+        images = choose_images(data, pipeline, measurement)
         check_fit(pipeline, images)
         folder = claim_folder(measurement.output_dir, measurement.overwrite_output_dir)
     use_all_cores(device)
     with user_errors(script):
         scheduler = measure_on(images, pipeline, measurement, device)
-    write_folder(folder, DDPMPaperPipeline(pipeline.unet, scheduler).save_pretrained, last=INDEX)
+    write_folder(folder, pipeline.with_scheduler(scheduler).save_pretrained, last=INDEX)
     print(f"Measured on {len(images)} training images; the model with its measured errors is in {folder}.")
     print(expectations(scheduler))
 
 
-def choose_images(data: DataArguments, measurement: MeasurementArguments) -> LevelImages:
+def choose_images(
+    data: CaptionedDataArguments, pipeline: SamplingPipeline, measurement: MeasurementArguments
+) -> LevelImages:
     """The training images, at most `max_images`."""
     check_batches(measurement.batch_size, measurement.max_images)
-    return split_of(load_as_they_are(data), "train").spread(measurement.max_images)
+    return split_of(load_as_they_are(data, pipeline), "train").spread(measurement.max_images)
 
 
 def measure_on(
-    images: LevelImages, pipeline: DDPMPaperPipeline, measurement: MeasurementArguments, device: torch.device
+    images: LevelImages, pipeline: SamplingPipeline, measurement: MeasurementArguments, device: torch.device
 ) -> DDPMPaperScheduler:
     """The model's scheduler with the measured errors and the variance that follows from them."""
     config = pipeline.scheduler.config

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ..conditioning.captions import PROMPT
 from ..conditioning.classes import number_of_classes, of_classes
 from ..conditioning.columns import Columns
 from ..diffusion.gaussian_process import check_eta
@@ -20,7 +21,7 @@ from ..evaluation.guiding import load_guidance
 from ..evaluation.sampling import draw_images
 from ..evaluation.scoring import load_pipeline
 from ..pipelines.guidance import Guidance
-from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
+from ..pipelines.sampling_pipeline import SamplingPipeline
 from ..reporting.animation import check_animation, images_shown, save_animation
 from ..reporting.figures import check_picture, save_grid
 from ..runtime.errors import user_errors
@@ -47,12 +48,12 @@ def sample(script: str, model: ModelPathArguments, sampling: SampleArguments, gu
         pipeline.set_progress_bar_config(disable=not (accelerator.is_main_process and shows_bars()))
         check_picture(output, pipeline.example_shape[0])
         guidance = load_guidance(guiding, pipeline)
-        turns = asked_by_turns(number_of_classes(pipeline.unet.config), sampling.class_labels)
+        turns = asked_by_turns(pipeline, sampling)
     use_all_cores(accelerator.device)
     filmed = 0 if animation is None else images_shown(sampling.num_images, pipeline.example_shape)
     images, film = draw(pipeline, sampling, steps, accelerator, turns, guidance, filmed)
     if accelerator.is_main_process:
-        save_grid(images, output)
+        save_grid(images, output, captions=captions_of(sampling))
         print(f"{sampling.num_images} samples in {output}")
         if film is not None:
             save_animation(film.frames, film.timesteps, animation)
@@ -60,7 +61,7 @@ def sample(script: str, model: ModelPathArguments, sampling: SampleArguments, gu
 
 
 def draw(
-    pipeline: DDPMPaperPipeline,
+    pipeline: SamplingPipeline,
     sampling: SampleArguments,
     steps: int,
     accelerator: Accelerator,
@@ -74,6 +75,8 @@ def draw(
         "eta": sampling.eta,
         "solver_order": sampling.solver_order,
     }
+    if sampling.negative_prompt is not None:
+        chain["negative_prompt"] = sampling.negative_prompt
     how = (sampling.batch_size, sampling.seed, accelerator, turns)
     film, parts = None, []
     if filmed:
@@ -84,6 +87,12 @@ def draw(
         options = {**chain, "guidance": guidance, "first": filmed}
         parts.append(draw_images(pipeline, sampling.num_images, batch_size, steps, *others, **options))
     return torch.cat(parts), film
+
+
+def captions_of(sampling: SampleArguments) -> list[str] | None:
+    """The prompt of each image; None without prompts."""
+    prompts = sampling.prompt
+    return prompts and [prompts[k % len(prompts)] for k in range(sampling.num_images)]
 
 
 def check_sampling(sampling: SampleArguments) -> None:
@@ -105,12 +114,19 @@ def claim_animation(path: str, output: Path) -> Path:
     return animation
 
 
-def asked_by_turns(known: int | None, asked: list[int] | None) -> Columns | None:
-    """The column of the requested classes; None if none are requested.
+def asked_by_turns(pipeline: SamplingPipeline, sampling: SampleArguments) -> Columns | None:
+    """The column of the requested classes or prompts; None if none are requested.
 
     Raises:
-        ValueError: for classes that the model does not know.
+        ValueError: for prompts of a model without text, or classes that the model does not know.
     """
+    is_told_of_text = PROMPT in pipeline.conditioners.columns
+    for name in ("prompt", "negative_prompt"):
+        if getattr(sampling, name) is not None and not is_told_of_text:
+            raise ValueError(f"`{name}` is {getattr(sampling, name)!r}, but the model is not conditional on text.")
+    if sampling.prompt is not None:
+        return {PROMPT: sampling.prompt}
+    asked, known = sampling.class_labels, None if is_told_of_text else number_of_classes(pipeline.unet.config)
     if asked is None:
         return None
     if not (known and asked and all(0 <= label < known for label in asked)):

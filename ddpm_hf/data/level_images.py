@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..conditioning.columns import Columns, chosen, with_first
+from ..conditioning.columns import Columns, chosen, joined, with_first
 from ..conditioning.conditioner import Conditioners
 from .identity import Identity
 from .image_files import BadImage

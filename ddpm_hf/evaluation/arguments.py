@@ -79,6 +79,12 @@ class SampleArguments(ChainArguments):
     class_labels: list[int] | None = field(
         default=None, metadata=help_text("Classes to sample in turn, for a class-conditional model; all if unset.")
     )
+    prompt: list[str] | None = field(
+        default=None, metadata=help_text("Prompts to sample in turn, for a model of text to image; none if unset.")
+    )
+    negative_prompt: str | None = field(
+        default=None, metadata=help_text("What guidance leads away from; the empty prompt if unset.")
+    )
     seed: int = 0
     output: str = field(default="samples.png", metadata=help_text("File for the grid; must not exist."))
     gif: str | None = field(
@@ -111,6 +117,10 @@ class EvaluationArguments(ScoringArguments):
     output_dir: str = field(default="evaluation", metadata=help_text("Must not hold another evaluation."))
     overwrite_output_dir: bool = False
     split: str = field(default="test", metadata=help_text("test or train."))
+    guidance_scales: list[float] = field(
+        default_factory=list,
+        metadata=help_text("Also score the chains guided by these scales, from the same noise, and draw their bound."),
+    )
     few_steps: list[int] = field(
         default_factory=list,
         metadata=help_text("Also score chains with these numbers of steps, at even and at optimal timesteps."),
@@ -129,10 +139,13 @@ class EvaluationArguments(ScoringArguments):
 
 @dataclass
 class ClassificationArguments(ScoringArguments):
-    """How the test images are classified, and where the result is written."""
+    """How the test images are classified, or their captions retrieved, and where the result is written."""
 
     output_dir: str = field(default="classification", metadata=help_text("Must not hold another classification."))
     overwrite_output_dir: bool = False
+    num_candidates: int = field(
+        default=16, metadata=help_text("Captions among which each image's own is looked for, at least 2.")
+    )
 
 
 @dataclass

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from ..conditioning.columns import chosen
 from ..conditioning.denoiser import ConditionalDenoiser
 from ..data.level_images import LevelImages
-from ..likelihood.information import Information, information_of
+from ..likelihood.information import Information, grouped_standard_error, information_of
 from ..likelihood.variational import BitsPerDim
 from ..runtime.randomness import Use, generator_of
 
@@ -30,14 +30,32 @@ class Worth(NamedTuple):
     """What conditioning is worth.
 
     Attributes:
+        name: of the conditioning, such as "caption".
         without: the bound without conditioning.
         own: what the images' own conditioning saves.
         shuffled: what another image's conditioning saves, the control: at most 0 for a model that heeds it.
     """
 
+    name: str
     without: BitsPerDim
     own: Information
     shuffled: Information
+
+    @property
+    def picture(self) -> str:
+        """The name of the file that shows it by noise level."""
+        return f"{self.name}_information.png"
+
+    def report(self) -> dict[str, Any]:
+        """The figures, under their names in metrics.json."""
+        return {
+            "bits_per_dim_unconditional": self.without.total,
+            "bits_per_dim_unconditional_standard_error": self.without.standard_error,
+            f"{self.name}_information_bits": self.own.bits,
+            f"{self.name}_information_bits_standard_error": self.own.standard_error,
+            f"{self.name}_information_bits_shuffled": self.shuffled.bits,
+            f"{self.name}_information_bits_shuffled_standard_error": self.shuffled.standard_error,
+        }
 
 
 def worth_of(score: Score, denoiser: ConditionalDenoiser, images: LevelImages, given: BitsPerDim, seed: int) -> Worth:
@@ -55,6 +73,7 @@ def worth_of(score: Score, denoiser: ConditionalDenoiser, images: LevelImages, g
     others = images.with_columns({**images.columns, **chosen(images.columns, _of_others(len(images), seed))})
     shuffled = score(denoiser, others)
     return Worth(
+        denoiser.conditioners.worth_name,
         without,
         information_of(without, given, dimensions, groups),
         information_of(without, shuffled, dimensions, groups),
@@ -67,6 +86,30 @@ def _of_others(count: int, seed: int) -> Tensor:
     others = torch.empty_like(circle)
     others[circle] = circle.roll(-1)
     return others
+
+
+def guided_report(
+    guided: Sequence[BitsPerDim], scales: Sequence[float], plain: BitsPerDim, images: LevelImages
+) -> list[dict[str, Any]]:
+    """The bounds of guided chains, one row for each scale, and how far they are above that of another chain.
+
+    Args:
+        guided: the bounds, from the same noise and times as `plain`.
+        images: the images, perhaps in groups that are not independent.
+    """
+    rows = []
+    for scale, bound in zip(scales, guided, strict=True):
+        bits, fewer = (torch.tensor(each.per_example, dtype=torch.float64) for each in (bound, plain))
+        rows.append(
+            {
+                "guidance_scale": scale,
+                "bits_per_dim": bound.total,
+                "bits_per_dim_standard_error": bound.standard_error,
+                "excess_bits_per_dim": (bits - fewer).mean().item(),
+                "excess_bits_per_dim_standard_error": grouped_standard_error(bits - fewer, images.columns.get(GROUP)),
+            }
+        )
+    return rows
 
 
 def retrieval_accuracy(

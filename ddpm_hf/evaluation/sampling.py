@@ -34,6 +34,7 @@ def draw_images(
     guidance: Guidance | None = None,
     solver_order: int = 1,
     first: int = 0,
+    negative_prompt: str | None = None,
 ) -> Tensor:
     """Images `[count − first, C, H, W]` in [0, 1], on the CPU, drawn by all processes together.
 
@@ -46,8 +47,11 @@ def draw_images(
         guidance: None for no guidance.
         solver_order: 2 for DPM-Solver++(2M), which needs an `eta` of 0.
         first: the number of the first image.
+        negative_prompt: what guidance leads away from, for a model that is told of text.
     """
     guided = (guidance or Guidance()).options
+    if negative_prompt is not None:
+        guided["negative_prompt"] = negative_prompt
 
     def draw(generators: list[torch.Generator], columns: Columns) -> Tensor:
         options = {**columns, **guided, "timestep_spacing": timestep_spacing, "eta": eta, "solver_order": solver_order}
@@ -65,12 +69,14 @@ def draw_images_by_ode(
     calls: int,
     seed: int,
     accelerator: Accelerator,
+    turns: Columns | None = None,
     guidance: Guidance | None = None,
 ) -> Tensor:
     """Images as `draw_images` draws them, from the same noise, but along the probability-flow ODE.
 
     Args:
         calls: the largest number of model calls, at least 2.
+        turns: as in `draw_images`.
     """
     denoiser, device = pipeline.denoiser(guidance), accelerator.device
 
@@ -80,7 +86,8 @@ def draw_images_by_ode(
         sample = ode_sample(denoiser, pipeline.scheduler, x_T, conditioning, **_steps_of_ode(calls - 1)).sample
         return (sample / 2 + 0.5).clamp(0, 1)
 
-    return by_number(draw, count, batch_size, seed, accelerator, pipeline.conditioners.variety())
+    turns = pipeline.conditioners.variety() if turns is None else turns
+    return by_number(draw, count, batch_size, seed, accelerator, turns)
 
 
 def _steps_of_ode(calls: int) -> dict[str, object]:

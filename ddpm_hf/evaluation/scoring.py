@@ -10,18 +10,21 @@ from typing import TypeVar
 import torch
 from accelerate import Accelerator
 
+from ..conditioning.captions import PROMPT
 from ..conditioning.denoiser import ConditionalDenoiser
-from ..data.arguments import DataArguments
+from ..data.arguments import CaptionedDataArguments
 from ..data.level_images import ImageData, LevelImages
 from ..hub_errors import HubError
 from ..likelihood.batches import Batches
 from ..likelihood.importance_weighting import ImportanceWeightedBits, importance_weighted_bits_per_dim
 from ..likelihood.variational import BitsPerDim, bits_per_dim
-from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
+from ..pipelines.loading import load_pipeline as load_any
+from ..pipelines.sampling_pipeline import SamplingPipeline
 from ..results import WeightedBound
 from ..runtime.distributed import is_main_process, shared
 from ..runtime.randomness import Use, generator_of
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
+from ..tasks.captioned_images import load_captioned_images
 from ..tasks.images import load_labelled_images
 from .arguments import ChainArguments, ModelPathArguments
 
@@ -31,18 +34,18 @@ Part = TypeVar("Part")
 
 def load_pipeline(
     model: ModelPathArguments, device: torch.device, argument: str = "model_name_or_path"
-) -> DDPMPaperPipeline:
-    """A pipeline from a folder or the Hub, in evaluation mode.
+) -> SamplingPipeline:
+    """A pipeline of any family from a folder or the Hub, in evaluation mode.
 
     Args:
         argument: the name of the user's argument, for error messages.
 
     Raises:
-        ValueError, OSError: if there is no pipeline, or it is not one that `DDPMPaperPipeline` can load.
+        ValueError, OSError: if there is no pipeline, or it is of none of the families.
     """
     name = model.model_name_or_path
     try:
-        pipeline = DDPMPaperPipeline.from_pretrained(name, revision=model.revision, variant=model.variant)
+        pipeline = load_any(name, revision=model.revision, variant=model.variant)
     except HubError:
         raise
     except (OSError, ValueError, AttributeError, TypeError) as error:
@@ -124,11 +127,15 @@ def by_batches(
     return shared(accelerator, -(-len(images) // batch_size), of_batch, progress)
 
 
-def load_as_they_are(data: DataArguments) -> ImageData:
-    """The images without mirroring; the main process reports how many there are and which are left out."""
+def load_as_they_are(data: CaptionedDataArguments, pipeline: SamplingPipeline) -> ImageData:
+    """The images without mirroring, with the columns that the model's conditioning needs; OpenMoji or the digits.
+
+    The main process reports how many there are and which are left out.
+    """
     if data.random_flip:
         raise ValueError("`random_flip` is for training; scores are computed on the original images.")
-    loaded = load_labelled_images(data)
+    conditioners = pipeline.conditioners
+    loaded = (load_captioned_images if PROMPT in conditioners.columns else load_labelled_images)(data)
     if is_main_process():
         print(*loaded.notes, sep="\n", end="\n" if loaded.notes else "", file=sys.stderr)
     return loaded
@@ -148,7 +155,7 @@ def split_of(data: ImageData, split: str) -> LevelImages:
     return images
 
 
-def check_fit(pipeline: DDPMPaperPipeline, images: LevelImages) -> None:
+def check_fit(pipeline: SamplingPipeline, images: LevelImages) -> None:
     """Raise ValueError unless the images have the model's shape and the columns that its conditioning needs."""
     expected, found = pipeline.example_shape, tuple(images.shape)
     if found != expected:

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ..conditioning.columns import Columns
 from ..data.level_images import LevelImages
 from ..likelihood.batches import Batches
 from ..likelihood.ode import OdeBitsPerDim, ode_bits_per_dim
@@ -88,6 +89,12 @@ class Subject:
             "dequantisation": "uniform",
         }
 
+    def guided_by(self, scale: float) -> Subject:
+        """The same model guided by this scale."""
+        guidance = dataclasses.replace(self.guidance, guidance_scale=scale)
+        guidance.check(self.pipeline.unet, self.pipeline.conditioners_of)
+        return dataclasses.replace(self, guidance=guidance)
+
     def on_chain(self, steps: int, spacing: str) -> Subject:
         """The same model on a chain of `steps` steps, without a progress bar."""
         chain = DDPMPaperScheduler.from_config(self.pipeline.scheduler.config)
@@ -101,10 +108,16 @@ class Subject:
         evaluation = self.evaluation
         how = (evaluation.num_quality_samples, evaluation.batch_size, steps, evaluation.seed, self.accelerator)
         chained = self.on_chain(steps, spacing)
-        return draw_images(chained.pipeline, *how, None, spacing, eta, self.guidance, solver_order)
+        return draw_images(chained.pipeline, *how, self._turns, spacing, eta, self.guidance, solver_order)
 
     def samples_by_ode(self, calls: int) -> Tensor:
         """Samples along the ODE in [0, 1], as many as `num_quality_samples`."""
         evaluation = self.evaluation
         how = (evaluation.num_quality_samples, evaluation.batch_size, calls, evaluation.seed, self.accelerator)
-        return draw_images_by_ode(self.pipeline, *how, self.guidance)
+        return draw_images_by_ode(self.pipeline, *how, self._turns, self.guidance)
+
+    @property
+    def _turns(self) -> Columns:
+        """The conditioning that samples take in turn: the model's variety, or if it has none that of the images."""
+        conditioners = self.pipeline.conditioners
+        return conditioners.variety() or conditioners.read(self.images.columns)

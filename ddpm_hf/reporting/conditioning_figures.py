@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib import pyplot as plt
@@ -41,15 +41,12 @@ def save_worth(own: Information, others: Information, name: str, scheduler: DDPM
     plt.close(figure)
 
 
-def save_guided_bounds(scales: Sequence[float], bits: Sequence[float], errors: Sequence[float], path: Path) -> None:
-    """Draw the bound of the guided chain against the guidance scale.
-
-    Args:
-        bits: bits/dim of each scale.
-        errors: standard errors of the differences to a scale of 1, bits/dim; 0 there.
-    """
+def save_guided_bounds(rows: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Draw the bound of the guided chain against the guidance scale, from the rows of `guided_report`."""
+    names = ("guidance_scale", "bits_per_dim", "excess_bits_per_dim_standard_error")
+    rows = sorted(rows, key=lambda row: row[names[0]])
     figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    axis.errorbar(scales, bits, errors, color=BLUE, marker="o", capsize=3)
+    axis.errorbar(*([row[name] for row in rows] for name in names), color=BLUE, marker="o", capsize=3)
     axis.set(
         title="The bound of the guided chain",
         xlabel="guidance scale (0: no conditioning; 1: no guidance)",

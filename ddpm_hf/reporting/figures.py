@@ -6,12 +6,13 @@ from __future__ import annotations
 import io
 import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..conditioning.columns import Columns, chosen
@@ -23,6 +24,7 @@ from ..runtime.randomness import Use, generator_of
 from .style import BLUE, GREEN, VERMILION, plain_log_ticks
 
 
+GAP, FONT_SIZE, LINE_HEIGHT = 6, 13, 16  # pixels, of captions
 SMALLEST_CELL = 64  # pixels: smaller images are enlarged by a whole factor
 
 
@@ -38,9 +40,15 @@ def check_picture(path: Path, channels: int) -> None:
         raise ValueError(f"`output` {path} cannot hold images of {channels} channels ({error}); use .png.") from error
 
 
-def save_grid(images: Tensor, path: Path, columns: int | None = None, margin: int = 2) -> Image.Image:
-    """Save images `[N, C, H, W]` in [0, 1] in rows on a white background, and return the picture."""
-    picture = grid_picture(images, columns, margin)
+def save_grid(
+    images: Tensor, path: Path, columns: int | None = None, margin: int = 2, captions: Sequence[str] | None = None
+) -> Image.Image:
+    """Save images `[N, C, H, W]` in [0, 1] in rows on a white background, and return the picture.
+
+    Args:
+        captions: what is written below each image.
+    """
+    picture = grid_picture(images, columns, margin) if captions is None else captioned_grid(images, captions)
     write_file(path, picture.save)
     return picture
 
@@ -63,6 +71,44 @@ def grid_picture(
         top, left = margin + k // columns * cell_h, margin + k % columns * cell_w
         canvas[top : top + height * factor, left : left + width * factor] = image
     return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
+
+
+def captioned_grid(images: Tensor, captions: Sequence[str], cell: int = 128) -> Image.Image:
+    """Images `[N, C, H, W]` in [0, 1] in rows on white, each with its caption below it.
+
+    Args:
+        cell: the least width of an image, pixels; smaller images are enlarged by a whole factor.
+    """
+    width = images.shape[3] * max(1, cell // max(images.shape[2:]))
+    height = images.shape[2] * width // images.shape[3]
+    font = ImageFont.load_default(FONT_SIZE)
+    wrapped = [_wrapped(caption, font, width) for caption in captions]
+    text_height = max(len(lines) for lines in wrapped) * LINE_HEIGHT
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    cell_w, cell_h = width + 2 * GAP, height + text_height + 2 * GAP
+    grid = Image.new("RGB", (columns * cell_w, rows * cell_h), "white")
+    pen = ImageDraw.Draw(grid)
+    for k, (image, lines) in enumerate(zip(images, wrapped, strict=True)):
+        left, top = k % columns * cell_w + GAP, k // columns * cell_h + GAP
+        picture = grid_picture(image[None], margin=0, smallest_cell=cell)
+        grid.paste(picture.convert("RGBA").convert("RGB"), (left, top))
+        for n, line in enumerate(lines):
+            place = (left + width / 2, top + height + GAP + n * LINE_HEIGHT)
+            pen.text(place, line, fill="black", font=font, anchor="ma")
+    return grid
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """The lines of a text, each at most so many pixels wide unless a word is wider."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
 
 
 @torch.no_grad()

@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import math
-
 from ..conditioning.denoiser import ConditionalDenoiser
 from ..data.level_images import LevelImages
-from ..evaluation.conditioning_worth import CANDIDATES, Worth, retrieval_accuracy, worth_of
+from ..evaluation.conditioning_worth import CANDIDATES, retrieval_accuracy, worth_of
 from ..evaluation.scoring import score
 from ..likelihood.variational import BitsPerDim
 from ..reporting.conditioning_figures import save_worth
@@ -17,7 +15,6 @@ from .state import TrainState
 
 RETRIEVED = 128  # images whose conditioning is retrieved, of the training and of the test images
 RETRIEVAL_EVALUATIONS = 8  # model calls for each of them and each candidate
-PICTURE = "{}_information.png"
 
 
 def is_worth_scored(state: TrainState) -> bool:
@@ -48,8 +45,8 @@ def worth_figures(state: TrainState, given: BitsPerDim, training_images: LevelIm
         state.training.seed,
     )
     if state.accelerator.is_main_process:
-        save_worth(worth.own, worth.shuffled, name, state.scheduler, state.folder / PICTURE.format(name))
-    return _report(name, worth) | {
+        save_worth(worth.own, worth.shuffled, name, state.scheduler, state.folder / worth.picture)
+    return worth.report() | {
         f"{name}_retrieval_accuracy": _retrieval(state, test),
         f"{name}_retrieval_accuracy_training": _retrieval(state, training_images),
         f"{name}_retrieval_candidates": CANDIDATES,
@@ -66,19 +63,3 @@ def _retrieval(state: TrainState, images: LevelImages) -> float | None:
     calls, seed = min(RETRIEVAL_EVALUATIONS, len(state.scheduler.timesteps)), state.training.seed
     some = images.spread(RETRIEVED)
     return retrieval_accuracy(lambda images: _scored(state, state.denoiser, images, calls).per_example, some, seed)
-
-
-def _report(name: str, worth: Worth) -> Metrics:
-    without, own, shuffled = worth
-    return {
-        "bits_per_dim_unconditional": without.total,
-        "bits_per_dim_unconditional_standard_error": without.standard_error,
-        f"{name}_information_bits": own.bits,
-        f"{name}_information_bits_standard_error": _known(own.standard_error),
-        f"{name}_information_bits_shuffled": shuffled.bits,
-        f"{name}_information_bits_shuffled_standard_error": _known(shuffled.standard_error),
-    }
-
-
-def _known(error: float) -> float | None:
-    return error if math.isfinite(error) else None

@@ -303,7 +303,7 @@ def test_samples_of_several_batches_are_guided_alike(pipeline: Any) -> None:
 
 
 def test_the_odes_samples_are_guided(pipeline: Any) -> None:
-    guided, plain = (draw_images_by_ode(pipeline, 3, 3, 30, 0, Accelerator(), Guidance(w)) for w in (2.0, 1.0))
+    guided, plain = (draw_images_by_ode(pipeline, 3, 3, 30, 0, Accelerator(), None, Guidance(w)) for w in (2.0, 1.0))
     assert (guided - plain).abs().max() > 0.01
 
 
