@@ -216,7 +216,7 @@ def _with_good_values(
             if not arguments.skip_bad_images:
                 raise
             bad.append(str(error))
-    if len(faulty) == len(images):
+    if faulty and len(faulty) == len(images):
         raise ValueError(f"None of the images of split {images.split} can be used: {bad[-1]}")
     return images.only([i for i in range(len(images)) if i not in faulty]) if faulty else images
 

