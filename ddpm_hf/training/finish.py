@@ -238,7 +238,8 @@ def _write(state: TrainState, report: Metrics, samples: Tensor) -> Metrics:
 def _tell(state: TrainState, report: Metrics) -> None:
     """Write the card, push the run if that is asked for, and say how it ended."""
     name = str(state.folder) if state.pusher is None else state.pusher.repo_id
-    write_file(state.folder / CARD, lambda partial: partial.write_text(fill_card(state.folder, name), "utf-8"))
+    card = fill_card(state.folder, name, license=state.license)
+    write_file(state.folder / CARD, lambda partial: partial.write_text(card, "utf-8"))
     print(describe(report))
     if state.pusher is not None:
         state.pusher.push_run()

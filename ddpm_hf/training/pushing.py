@@ -40,6 +40,7 @@ class Pusher:
         limit_silence()
         disable_progress_bars()  # those of uploads, in the middle of the training's
         self.folder, self.token, self.private = folder, hub.hub_token, hub.hub_private_repo or None
+        self.license = hub.hub_license
         self.repo_id = hub.hub_model_id or folder.resolve().name
         self._thread: threading.Thread | None = None
         try:
@@ -77,12 +78,19 @@ class Pusher:
 
     def _push(self, folder: Path, message: str, consolation: str) -> bool:
         try:
-            commit = push_folder(folder, self.repo_id, private=self.private, token=self.token, commit_message=message)
+            commit = push_folder(
+                folder,
+                self.repo_id,
+                private=self.private,
+                token=self.token,
+                commit_message=message,
+                license=self.license,
+            )
         except Exception as error:  # whatever it is, of the client or of what it uploads with: the run goes on
             told = str(error) if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {error}."
             tell(f"{told} {consolation} To push it again:\n{self.command(folder)}")
             return False
-        tell(f"{folder} is on the Hub: {commit.commit_url}")
+        tell(f"{folder} is on the Hub: {commit.repo_url}")
         return True
 
     def command(self, folder: Path) -> str:
@@ -97,7 +105,8 @@ class Pusher:
             "--hub_model_id",
             self.repo_id,
         ]
-        return shlex.join(arguments + ["--hub_private_repo"] * bool(self.private))
+        arguments += ["--hub_private_repo"] * bool(self.private)
+        return shlex.join(arguments + ([] if self.license is None else ["--hub_license", self.license]))
 
 
 def limit_silence() -> None:

@@ -90,6 +90,7 @@ def prepare(task: Task, diffusion: DiffusionArguments, training: TrainingArgumen
         inference_steps=inference_steps,
         run_id=broadcast_object_list([secrets.token_hex(4)])[0],
         preset=preset,
+        license=hub.hub_license,
         bad_images=set(data.bad_images),
     )
     _place(state, hub, checkpoint)

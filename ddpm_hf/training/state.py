@@ -60,6 +60,7 @@ class TrainState:
         inference_steps: of the samples that are drawn along the way and at the end.
         run_id: the same when the run is resumed.
         preset: the name of the preset that the network is from, if it is from one.
+        license: of the model, as its card names it; None if the user names none.
         clock: the time of the run by phase.
         step: optimisation steps made.
         skipped_steps: steps in a row whose gradient was not finite.
@@ -87,6 +88,7 @@ class TrainState:
     inference_steps: int
     run_id: str
     preset: str | None = None
+    license: str | None = None
     is_pushed: bool = False
     push_steps: int = 0
     pusher: Pusher | None = None  # of the main process, if the run is pushed
