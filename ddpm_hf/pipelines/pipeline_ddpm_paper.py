@@ -80,7 +80,7 @@ class DDPMPaperPipeline(DiffusionPipeline):
         name = str(pretrained_model_name_or_path)
         with hub_errors(name, kwargs.get("revision")):
             try:
-                return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+                return super().from_pretrained(name, **kwargs)
             except (OSError, EntryNotFoundError) as error:
                 if not lacks_index(error):
                     raise
