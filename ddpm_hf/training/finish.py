@@ -241,6 +241,7 @@ def _tell(state: TrainState, report: Metrics) -> None:
     card = fill_card(state.folder, name, license=state.license)
     write_file(state.folder / CARD, lambda partial: partial.write_text(card, "utf-8"))
     print(describe(report))
+    print(f"the model is in {state.folder}, with {CARD}, {SAMPLES} and {METRICS}")
     if state.pusher is not None:
         state.pusher.push_run()
 
