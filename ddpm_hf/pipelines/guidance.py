@@ -71,7 +71,7 @@ class Guidance:
         if self.guidance_model is None:
             guided = classifier_free_guidance(denoise, conditioners.unconditional, **self._settings)
         else:
-            weaker = _with_its_own(call(self.guidance_model), conditioners_of(self.guidance_model.config))
+            weaker = _with_used_conditioning(call(self.guidance_model), conditioners_of(self.guidance_model.config))
             guided = autoguidance(denoise, weaker, **self._settings)
         return ConditionalDenoiser(guided, conditioners)
 
@@ -84,13 +84,13 @@ def _nothing(x_t: Tensor, timesteps: Tensor, **conditioning: Tensor) -> Tensor:
     return x_t
 
 
-def _with_its_own(denoise: Denoiser, conditioners: Conditioners) -> Denoiser:
+def _with_used_conditioning(denoise: Denoiser, conditioners: Conditioners) -> Denoiser:
     """A denoiser that ignores conditioning that it does not use: a weaker model may be unconditional."""
 
-    def denoise_with_its_own(x_t: Tensor, timesteps: Tensor, **conditioning: Tensor) -> Tensor:
+    def denoise_with_used_conditioning(x_t: Tensor, timesteps: Tensor, **conditioning: Tensor) -> Tensor:
         return denoise(x_t, timesteps, **{name: conditioning[name] for name in conditioners.arguments})
 
-    return denoise_with_its_own
+    return denoise_with_used_conditioning
 
 
 def _unguided(unet: UNet2DModel) -> str:
