@@ -174,9 +174,10 @@ def _near_folder(name: str) -> Path | None:
         for part in Path(name).parts:
             if not (place / part).is_dir():
                 folders = [each.name for each in place.iterdir() if each.is_dir()]
-                part = next(iter(difflib.get_close_matches(part, folders, n=1)), None)
-                if part is None:
+                near = difflib.get_close_matches(part, folders, n=1)
+                if not near:
                     return None
+                part = near[0]
             place /= part
     except OSError:  # a folder that must not be read: the error that is being told matters more
         return None
