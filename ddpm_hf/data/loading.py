@@ -17,6 +17,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from ..conditioning.columns import Values, chosen
+from ..results import DIGITS
 from .arguments import DataArguments
 from .class_names import check_stream
 from .colours import colour_of
@@ -30,7 +31,6 @@ from .squares import INTERPOLATIONS
 
 
 LARGEST_IN_MEMORY = 2 * 2**30  # bytes of decoded pixels that are kept in memory
-DIGITS = "scikit-learn digits"
 datasets.disable_progress_bars()
 
 

@@ -33,7 +33,7 @@ def _network(resolution: int, *channels: int, groups: int, head: int) -> dict[st
     }
 
 
-def _course(batch_size: int, steps: int, warmup: int, rate: float, average: float, dropout: float) -> dict[str, Any]:
+def _fit(batch_size: int, steps: int, warmup: int, rate: float, average: float, dropout: float) -> dict[str, Any]:
     return {
         "train_batch_size": batch_size,
         "max_train_steps": steps,
@@ -45,7 +45,7 @@ def _course(batch_size: int, steps: int, warmup: int, rate: float, average: floa
     }
 
 
-def _end(num_quality_samples: int, eval_batch_size: int, **others: int) -> dict[str, Any]:
+def _score(num_quality_samples: int, eval_batch_size: int, **others: int) -> dict[str, Any]:
     """Samples and scores that cost no more than a short training: model calls grow with the square of the side."""
     return {"num_quality_samples": num_quality_samples, "eval_batch_size": eval_batch_size, **others}
 
@@ -53,17 +53,17 @@ def _end(num_quality_samples: int, eval_batch_size: int, **others: int) -> dict[
 # Arguments of train.py by the side of the images; what is not named keeps its default.
 PRESETS: dict[str, dict[str, Any]] = {
     "8": {},  # the digits': all defaults
-    "16": _network(16, 32, 64, 128, groups=8, head=16) | _course(64, 5_000, 50, 2e-3, 0.995, 0.1) | _end(200, 36),
-    "32": _network(32, 48, 96, 144, groups=16, head=48) | _course(64, 10_000, 50, 1e-3, 0.999, 0.1) | _end(100, 36),
+    "16": _network(16, 32, 64, 128, groups=8, head=16) | _fit(64, 5_000, 50, 2e-3, 0.995, 0.1) | _score(200, 36),
+    "32": _network(32, 48, 96, 144, groups=16, head=48) | _fit(64, 10_000, 50, 1e-3, 0.999, 0.1) | _score(100, 36),
     "64": _network(64, 64, 64, 128, 256, groups=32, head=32)
-    | _course(32, 50_000, 100, 5e-4, 0.9995, 0.1)
-    | _end(36, 36, num_paths=0),
+    | _fit(32, 50_000, 100, 5e-4, 0.9995, 0.1)
+    | _score(36, 36, num_paths=0),
     "128": _network(128, 64, 64, 128, 128, 256, groups=32, head=32)
-    | _course(16, 100_000, 250, 2e-4, 0.9999, 0.0)
-    | _end(0, 16, num_paths=0),
+    | _fit(16, 100_000, 250, 2e-4, 0.9999, 0.0)
+    | _score(0, 16, num_paths=0),
     "256": _network(256, 64, 64, 128, 128, 256, 256, groups=32, head=32)
-    | _course(8, 200_000, 250, 1e-4, 0.9999, 0.0)
-    | _end(0, 9, num_paths=0),
+    | _fit(8, 200_000, 250, 1e-4, 0.9999, 0.0)
+    | _score(0, 9, num_paths=0),
 }
 
 
