@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -195,3 +196,21 @@ def test_a_run_from_before_there_were_presets_goes_on_with_its_network(tmp_path:
     assert list(unet["block_out_channels"]) == [32, 64] and unet["sample_size"] == 16
     sentence = refused(tmp_path / "run", *arguments, *LATEST, "--preset", 16)
     assert re.search(r"its settings are others: .*block_out_channels was \[32, 64\] and is \[32, 64, 128\]", sentence)
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", ["docs/training.md", "benchmarks/results/presets.md"])
+@pytest.mark.parametrize("name", PRESETS)
+def test_tables_have_the_settings_of_the_presets(table: str, name: str) -> None:
+    _, model, training = settled(int(name), int(name), "--preset", name)
+    text = (EXAMPLES.parent / table).read_text(encoding="utf-8")
+    lines = [re.search(rf"^\| `?(?:--)?{first}`? \|.*$", text, re.MULTILINE)[0] for first in ("preset", name)]
+    cells = dict(zip(*([cell.strip() for cell in line.split("|")] for line in lines), strict=True))
+    digits = 1500  # training images, which the steps of the preset without `max_train_steps` follow from
+    steps = training.max_train_steps or math.ceil(training.num_epochs * digits / training.train_batch_size)
+    assert cells["steps"] == f"{steps:,}".replace(",", " ")
+    channels = cells.get("channels of the blocks") or cells["block_out_channels"]
+    assert channels == " ".join(map(str, model.block_out_channels))
+    assert (cells.get("batch") or cells["images in a step"]) == str(training.train_batch_size)
