@@ -20,11 +20,15 @@ from training_runs import LATEST, TINY_MODEL, refused, train
 
 from ddpm_hf.cli.parsing import parse
 from ddpm_hf.cli.train import run_arguments
+from ddpm_hf.conditioning.text import TextSettings
 from ddpm_hf.data.level_images import ImageData, LevelImages
+from ddpm_hf.hub.arguments import HubArguments
 from ddpm_hf.runtime.checksums import write_checksums
 from ddpm_hf.tasks.arguments import ModelArguments
+from ddpm_hf.tasks.building import build_text_unet
 from ddpm_hf.tasks.images import ImageTask
 from ddpm_hf.tasks.presets import PRESETS
+from ddpm_hf.tasks.text_to_image import TextToImageTask
 from ddpm_hf.training.arguments import TrainingArguments
 
 
@@ -109,7 +113,11 @@ def test_arguments_made_in_python_are_given_if_they_differ() -> None:
     assert own.settle(_images(32, 32), TrainingArguments())[1] is None
 
 
-@pytest.mark.parametrize("config", sorted((EXAMPLES / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+CONFIGS = sorted((EXAMPLES / "configs").glob("*.yaml"))
+OF_TEXT = [path for path in CONFIGS if "text_encoder" in path.read_text()]
+
+
+@pytest.mark.parametrize("config", [path for path in CONFIGS if path not in OF_TEXT], ids=lambda path: path.stem)
 def test_the_configurations_are_what_they_say(config: Path) -> None:
     said = yaml.safe_load(config.read_text())
     side = int(said.get("preset", said.get("resolution", 32)))
@@ -121,6 +129,20 @@ def test_the_configurations_are_what_they_say(config: Path) -> None:
             value, wanted = getattr(arguments, field.name), said.get(field.name, getattr(usual, field.name))
             listed = [wanted] if isinstance(value, list) and not isinstance(wanted, list) else wanted
             assert value == listed, field.name
+
+
+@pytest.mark.parametrize(("config", "side", "width", "parameters"), [("text64", 64, 1024, 430_277_574)])
+def test_the_configurations_of_text_have_the_sizes_that_they_say(
+    config: str, side: int, width: int, parameters: int
+) -> None:
+    classes = (*TextToImageTask.arguments, TrainingArguments, HubArguments)
+    model, data, diffusion, *_ = parse("text.py", *classes, argv=[str(EXAMPLES / "configs" / f"{config}.yaml")])
+    assert data.resolution == side
+    images = LevelImages.in_memory(torch.zeros((1, 3, side, side), dtype=torch.uint8), num_levels=256)
+    with torch.device("meta"):
+        unet = build_text_unet(model, diffusion, images, width, TextSettings(model.tokenizer_max_length))
+    assert sum(parameter.numel() for parameter in unet.parameters()) == parameters
+    assert f"{parameters / 1e6:.1f} M" in (EXAMPLES / "configs" / f"{config}.yaml").read_text()
 
 
 def test_a_recipe_and_a_preset_go_together() -> None:
