@@ -19,11 +19,11 @@ from ddpm_hf.evaluation.features import PIXELS, Features
 from ddpm_hf.evaluation.frechet_distance import quality_of
 from ddpm_hf.evaluation.scoring import paths_report
 from ddpm_hf.results import (
+    FRECHET_DISTANCES,
     MEASURES,
     InvalidResult,
     Metrics,
     QualityFigures,
-    FRECHET_DISTANCES,
     WeightedBound,
     checked,
     measured,
