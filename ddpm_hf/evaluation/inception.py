@@ -19,7 +19,7 @@ from .features import Features, by_batches
 NAME = "inception"
 DIMENSIONS = 2048
 WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
-# SHA-256 of the weights, which the name of the file begins with; torch-fidelity publishes the same file.
+# SHA-256 of the weights; it begins with the last part of the file's name. torch-fidelity publishes the same file.
 CHECKSUM = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 PACKAGES = {"torchmetrics": "torchmetrics", "torch_fidelity": "torch-fidelity"}
 
