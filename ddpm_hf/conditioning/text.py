@@ -130,9 +130,8 @@ class TextEncoder:
     def encode(self, captions: Sequence[str], device: torch.device) -> Embedded:
         """The embeddings of the captions in the encoder's dtype, on the device."""
         different = list(dict.fromkeys(captions))
-        tokens = self.tokenizer(
-            different, padding="max_length", max_length=self.max_length, truncation=True, return_tensors="pt"
-        )
+        how = {"padding": "max_length", "max_length": self.max_length, "truncation": True, "return_tensors": "pt"}
+        tokens = self._tokens(different, **how)
         ids, mask = (tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask"))
         states = self.model(ids, attention_mask=mask)[0]
         if len(different) < len(captions):
@@ -151,7 +150,12 @@ class TextEncoder:
 
     def lengths(self, captions: Sequence[str]) -> list[int]:
         """The number of tokens of each caption, before truncation."""
-        return [len(ids) for ids in self.tokenizer(list(captions), verbose=False)["input_ids"]] if captions else []
+        return [len(ids) for ids in self._tokens(list(captions), verbose=False)["input_ids"]] if captions else []
+
+    def _tokens(self, captions: list[str], **options: Any) -> Mapping[str, Any]:
+        if self.tokenizer is None or self.model is None:
+            raise ValueError("The text cannot be embedded: the pipeline has no text encoder; load it with one.")
+        return self.tokenizer(captions, **options)
 
     def fingerprint(self) -> str:
         """A hash of all that the embeddings depend on: tokens, weights, and the architecture."""
@@ -234,9 +238,14 @@ class TextConditioner(Conditioner):
 
     def embed(self, captions: Sequence[str], device: torch.device) -> dict[str, Tensor]:
         """The denoiser's arguments for any captions, also empty ones."""
-        states, mask = self.encoder.encode(captions, device)
+        return self.arguments_of(*self.encoder.encode(captions, device), device)
+
+    def arguments_of(self, states: Tensor, mask: Tensor | None, device: torch.device) -> dict[str, Tensor]:
+        """The denoiser's arguments for embeddings `[B, L, width]` and their mask `[B, L]`."""
+        states = states.to(device)
         if not self.settings.attention_mask:
             return {STATES: states}
+        mask = mask.bool().to(device)
         return {STATES: torch.where(mask[..., None], states, 0), MASK: mask}  # no part of a model sees padding
 
     def variety(self) -> Columns:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,12 +14,13 @@ from torch import Tensor
 
 from ..conditioning.conditioner import Conditioners
 from ..conditioning.text import MASK, STATES, TextConditioner, TextEncoder, TextSettings
+from ..diffusion.numerics import require_count
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .denoising_step import DenoisingStep
 from .guidance import Guidance
 from .images import check_output_type, require_finite_images, to_output
 from .sampling_pipeline import Chain, Generators, SamplingPipeline
-from .text import Prompts, TextInput, check_width, text_arguments
+from .text import Prompts, TextInput, check_embeddings, check_width, text_arguments
 
 
 Callback = Callable[[int, int, Tensor], None]
@@ -66,8 +68,11 @@ class DDPMPaperTextToImagePipeline(SamplingPipeline):
         """The conditioners of the pipeline's model, or of another model in its place."""
         return Conditioners((self._text_of(unet),))
 
-    def _text_of(self, unet: UNet2DConditionModel) -> TextConditioner:
+    def _text_of(self, unet: UNet2DConditionModel, embeddings: Tensor | None = None) -> TextConditioner:
+        """What tells a model of text, in as many tokens as the embeddings have, if they are given."""
         settings = TextSettings.of(unet.config)
+        if embeddings is not None:
+            settings = replace(settings, max_length=embeddings.shape[1])
         return TextConditioner(TextEncoder(self.tokenizer, self.text_encoder, settings.max_length), settings)
 
     # --- sampling ---
@@ -122,6 +127,7 @@ class DDPMPaperTextToImagePipeline(SamplingPipeline):
             ValueError: for arguments out of range, before any image is drawn; and for images that are not finite.
         """
         check_output_type(output_type, self.unet.config.in_channels)
+        require_count(callback_steps=callback_steps)
         steps = self.iterate(
             prompt,
             num_inference_steps,
@@ -202,7 +208,8 @@ class DDPMPaperTextToImagePipeline(SamplingPipeline):
         """
         count = self._check_images_to_encode(images)
         text = TextInput([prompt] * count if isinstance(prompt, str) else prompt)
-        text.count(count)
+        if not text.is_empty and (prompts := text.count(None)) != count:
+            raise ValueError(f"`prompt` must be one for all images, or one for each of {count}, but are {prompts}.")
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
         conditioning, _ = self._conditioning(text, count, guidance)
         return self._encode(images, Chain(num_inference_steps, timesteps, timestep_spacing), conditioning, guidance)
@@ -223,7 +230,8 @@ class DDPMPaperTextToImagePipeline(SamplingPipeline):
             ValueError: if prompts or guidance do not fit the model.
         """
         guidance.check(self.unet, self.conditioners_of)
-        conditioner, device, dtype = self._text_of(self.unet), self._execution_device, self.unet.dtype
+        conditioner, device = self._text_of(self.unet, text.prompt_embeds), self._execution_device
+        check_embeddings(text, self.unet, conditioner.settings.attention_mask)
         if text.is_empty and not conditioner.has_null:
             raise ValueError("`prompt` must be given: the model was not trained without text.")
         if text.is_empty and guidance.is_classifier_free:
@@ -239,9 +247,16 @@ class DDPMPaperTextToImagePipeline(SamplingPipeline):
 
         def made(is_negative: bool) -> dict[str, Tensor]:
             arguments = text_arguments(conditioner, text, count, device, is_negative)
+            dtype = self.unet.dtype
             return {name: value.to(dtype) if value.is_floating_point() else value for name, value in arguments.items()}
 
         if not guidance.is_classifier_free:
             return made(False), None
-        negative = made(True)
-        return made(False), lambda conditioning: negative
+        positive, negative = made(False), made(True)
+        lengths = [each[STATES].shape[1] for each in (positive, negative)]
+        if lengths[0] != lengths[1]:
+            raise ValueError(
+                f"`negative_prompt_embeds` must have as many tokens as the prompts, {lengths[0]}, but have"
+                f" {lengths[1]}."
+            )
+        return positive, lambda conditioning: negative
