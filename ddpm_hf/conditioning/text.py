@@ -241,9 +241,9 @@ class TextConditioner(Conditioner):
         return self.arguments_of(*self.encoder.encode(captions, device), device)
 
     def arguments_of(self, states: Tensor, mask: Tensor | None, device: torch.device) -> dict[str, Tensor]:
-        """The denoiser's arguments for embeddings `[B, L, width]` and their mask `[B, L]`."""
+        """The denoiser's arguments for embeddings `[B, L, width]` and their mask `[B, L]`, if the model takes one."""
         states = states.to(device)
-        if not self.settings.attention_mask:
+        if mask is None or not self.settings.attention_mask:
             return {STATES: states}
         mask = mask.bool().to(device)
         return {STATES: torch.where(mask[..., None], states, 0), MASK: mask}  # no part of a model sees padding

@@ -415,7 +415,7 @@ EMBEDDED = {"prompt": None, "prompt_embeds": STATES_OF_TWO, "prompt_attention_ma
         ({**EMBEDDED, "prompt_embeds": torch.zeros(2, 8)}, r"`prompt_embeds` must be a tensor \[B, L, width\]"),
         (
             {**EMBEDDED, "prompt_attention_mask": None},
-            r"`prompt_attention_mask` of shape \[2, 10\] must be given with `prompt_embeds`: the model ignores padding",
+            r"`prompt_attention_mask` of shape \[2, 10\] must be given with `prompt_embeds`: the model",
         ),
         ({**EMBEDDED, "prompt_attention_mask": MASK_OF_TWO[:, 1:]}, r"`prompt_attention_mask` of shape \[2, 10\]"),
         (
