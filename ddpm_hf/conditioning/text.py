@@ -43,11 +43,15 @@ class TextSettings:
         max_length: number of tokens that a caption is padded or truncated to.
         attention_mask: whether the model ignores padding.
         null: whether the model was also trained without text.
+        encoder: the name on the Hub of the text encoder, which then is not saved with the model; None if it is.
+        encoder_revision: its branch, tag or commit; None for the main branch.
     """
 
     max_length: int = TOKENS_OF_STOCK
     attention_mask: bool = False
     null: bool = True
+    encoder: str | None = None
+    encoder_revision: str | None = None
 
     @classmethod
     def of(cls, unet_config: Mapping[str, Any]) -> TextSettings:
@@ -67,7 +71,7 @@ class TextSettings:
 
     def to_config(self) -> dict[str, Any]:
         """The part of a `UNet2DConditionModel`'s configuration that records the settings."""
-        return {OWN_CONFIG_KEY: {TEXT: asdict(self)}}
+        return {OWN_CONFIG_KEY: {TEXT: {name: value for name, value in asdict(self).items() if value is not None}}}
 
 
 def width_of_text(unet_config: Mapping[str, Any]) -> int | None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,9 +12,11 @@ import torch
 from diffusers import DiffusionPipeline, IFPipeline, ImagePipelineOutput, UNet2DConditionModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
+from typing_extensions import Self
 
 from ..conditioning.conditioner import Conditioners
 from ..conditioning.text import MASK, STATES, TextConditioner, TextEncoder, TextSettings
+from ..conditioning.text_encoders import load_text_encoder
 from ..diffusion.numerics import require_count
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .denoising_step import DenoisingStep
@@ -32,7 +35,8 @@ class DDPMPaperTextToImagePipeline(SamplingPipeline):
     Saharia et al. 2022).
 
     It loads what `diffusers.IFPipeline` saved, from a folder or the Hub, and saves what `diffusers.IFPipeline` loads.
-    A safety checker and a watermarker are neither loaded nor saved.
+    A safety checker and a watermarker are neither loaded nor saved. If the model's configuration names a text encoder
+    on the Hub, it is loaded from there, and not saved; stock users pass `text_encoder` and `tokenizer`.
 
     Args:
         tokenizer: a tokenizer of transformers; None to pass embeddings in place of prompts.
@@ -55,6 +59,22 @@ class DDPMPaperTextToImagePipeline(SamplingPipeline):
         if not isinstance(scheduler, DDPMPaperScheduler):
             scheduler = DDPMPaperScheduler.from_scheduler(scheduler)
         self.register_modules(tokenizer=tokenizer, text_encoder=text_encoder, unet=unet, scheduler=scheduler)
+
+    # --- loading and saving ---
+
+    @classmethod
+    def _load(cls, name: str | os.PathLike, **kwargs: Any) -> Self:
+        pipeline = super()._load(name, **kwargs)
+        settings = TextSettings.of(pipeline.unet.config)
+        if settings.encoder is None or "text_encoder" in kwargs:
+            return pipeline
+        encoder = load_text_encoder(settings.encoder, settings.max_length, settings.encoder_revision)
+        model = encoder.model.to(pipeline.unet.dtype)
+        return pipeline._with({"tokenizer": encoder.tokenizer, "text_encoder": model})
+
+    @property
+    def _named_parts(self) -> tuple[str, ...]:
+        return ("tokenizer", "text_encoder") if TextSettings.of(self.unet.config).encoder else ()
 
     def to_stock(self) -> DiffusionPipeline:
         """The `IFPipeline` with the same parts, which passes no attention mask to the model."""

@@ -13,7 +13,7 @@ from diffusers import UNet2DConditionModel
 from ..conditioning.captions import PROMPT
 from ..conditioning.conditioner import Conditioners
 from ..conditioning.text import Encoder, TextConditioner, TextEncoder, TextSettings
-from ..conditioning.text_encoders import load_text_encoder
+from ..conditioning.text_encoders import is_on_the_hub, load_text_encoder
 from ..data.arguments import CaptionedDataArguments
 from ..data.level_images import ImageData
 from ..data.text_embeddings import StoredEmbeddings, cache_folder
@@ -34,15 +34,19 @@ class TextToImageTask(ImageTask):
 
     arguments = (TextModelArguments, CaptionedDataArguments, TextDiffusionArguments)
     presets = TEXT_PRESETS
+    frozen_parts = ("tokenizer", "text_encoder")
 
     @functools.cached_property
     def encoder(self) -> TextEncoder:
         """The text encoder."""
         model = self.model_arguments
-        return load_text_encoder(model.text_encoder, model.tokenizer_max_length)
+        return load_text_encoder(model.text_encoder, model.tokenizer_max_length, model.text_encoder_revision)
 
     def load_data(self) -> ImageData:
         check_preset(self.model_arguments.preset, self.presets)
+        prompts = self.model_arguments.validation_prompts
+        if not all(prompt.strip() for prompt in prompts):
+            raise ValueError(f"`validation_prompts` must not be empty, but are {prompts}.")
         data = load_captioned_images(self.data_arguments)
         self._captions = captions_shown(data)
         return data
@@ -54,7 +58,10 @@ class TextToImageTask(ImageTask):
     @property
     def _settings(self) -> TextSettings:
         model, has_null = self.model_arguments, self.diffusion.conditioning_dropout_prob > 0
-        return TextSettings(model.tokenizer_max_length, model.text_attention_mask, has_null)
+        settings = TextSettings(model.tokenizer_max_length, model.text_attention_mask, has_null)
+        if not is_on_the_hub(model.text_encoder):
+            return settings
+        return dataclasses.replace(settings, encoder=model.text_encoder, encoder_revision=model.text_encoder_revision)
 
     def model_settings(self, model: UNet2DConditionModel) -> dict[str, Any]:
         names = dataclasses.asdict(self.model_arguments)
@@ -63,6 +70,10 @@ class TextToImageTask(ImageTask):
 
     def conditioners(self, model: UNet2DConditionModel) -> Conditioners:
         prompts = (*self.model_arguments.validation_prompts, *self._captions)
+        if not prompts:
+            raise ValueError(
+                "`validation_prompts` must be given, since there are no test captions to draw samples of."
+            )
         encoder = self._stored(model)
         encoder.prepare(prompts)
         return Conditioners((TextConditioner(encoder, TextSettings.of(model.config), prompts),))
@@ -76,7 +87,8 @@ class TextToImageTask(ImageTask):
         return StoredEmbeddings(self.encoder, keeps_padding, cache_folder(self.data_arguments.cache_dir), device)
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"text encoder": self.encoder.fingerprint(), "text": dataclasses.asdict(self._settings)}
+        settings = dataclasses.replace(self._settings, encoder=None, encoder_revision=None)  # wherever it is from
+        return {"text encoder": self.encoder.fingerprint(), "text": dataclasses.asdict(settings)}
 
     def pipeline(self, model: UNet2DConditionModel, scheduler: DDPMPaperScheduler) -> DDPMPaperTextToImagePipeline:
         return DDPMPaperTextToImagePipeline(self.encoder.tokenizer, self.encoder.model, model, scheduler)

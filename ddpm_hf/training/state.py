@@ -62,6 +62,8 @@ class TrainState:
         preset: the name of the preset that the network is from, if it is from one.
         clock: the time of the run by phase.
         step: optimisation steps made.
+        is_resumed: whether it goes on from a checkpoint.
+        is_saved: whether the pipeline has been saved since the start of this process.
         skipped_steps: steps in a row whose gradient was not finite.
         bad_images: sentences on the images that were passed over.
         validation: bits/dim along the way.
@@ -95,6 +97,7 @@ class TrainState:
     clock: RunClock = dataclasses.field(default_factory=RunClock)
     step: int = 0
     is_resumed: bool = False
+    is_saved: bool = False
     skipped_steps: int = 0
     bad_images: set[str] = dataclasses.field(default_factory=set)
     validation: list[Validation] = dataclasses.field(default_factory=list)
