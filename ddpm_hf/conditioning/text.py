@@ -14,8 +14,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -80,6 +81,11 @@ def width_of_text(unet_config: Mapping[str, Any]) -> int | None:
         return unet_config.get("encoder_hid_dim")
     width = unet_config.get("cross_attention_dim")
     return width if isinstance(width, int) else None
+
+
+# What does not change embeddings: settings of a tokenizer's last call, and how a configuration was saved.
+OF_THE_LAST_CALL = ("truncation", "padding")
+OF_THE_FILE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 
 
 # --- encoders --------------------------------------------------------------------------------------------------------
@@ -161,20 +167,25 @@ class TextEncoder:
             raise ValueError("The text cannot be embedded: the pipeline has no text encoder; load it with one.")
         return self.tokenizer(captions, **options)
 
+    @cached_property
     def fingerprint(self) -> str:
         """A hash of all that the embeddings depend on: tokens, weights, and the architecture."""
         digest = hashlib.sha256()
-        tokenizer = self.tokenizer
+        tokenizer, config = self.tokenizer, self.model.config.to_diff_dict()
         backend = getattr(tokenizer, "backend_tokenizer", None)
-        vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True) if backend is None else backend.to_str()
-        config = self.model.config.to_json_string(use_diff=True)
-        for part in (type(tokenizer).__name__, vocabulary, type(self.model).__name__, config, str(self.max_length)):
-            digest.update(part.encode())
+        tokens = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
+        kinds = (type(tokenizer).__name__, type(self.model).__name__, self.max_length)
+        for part in (kinds, _without(tokens, OF_THE_LAST_CALL), _without(config, OF_THE_FILE)):
+            digest.update(json.dumps(part, sort_keys=True, default=str).encode())
         for name, weight in sorted(self.model.state_dict().items()):
             if not name.startswith("pooler."):  # is not used, and may be random
                 digest.update(name.encode())
-                digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
+                digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
+
+
+def _without(settings: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in names}
 
 
 # --- the conditioner -------------------------------------------------------------------------------------------------

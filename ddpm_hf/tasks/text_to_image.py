@@ -15,7 +15,7 @@ from ..conditioning.conditioner import Conditioners
 from ..conditioning.text import Encoder, TextConditioner, TextEncoder, TextSettings
 from ..conditioning.text_encoders import is_on_the_hub, load_text_encoder
 from ..data.arguments import CaptionedDataArguments
-from ..data.level_images import ImageData
+from ..data.level_images import ImageData, LevelImages
 from ..data.text_embeddings import StoredEmbeddings, cache_folder
 from ..pipelines.pipeline_ddpm_paper_text_to_image import DDPMPaperTextToImagePipeline
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
@@ -88,16 +88,16 @@ class TextToImageTask(ImageTask):
 
     def fingerprint(self) -> dict[str, Any]:
         settings = dataclasses.replace(self._settings, encoder=None, encoder_revision=None)  # wherever it is from
-        return {"text encoder": self.encoder.fingerprint(), "text": dataclasses.asdict(settings)}
+        return {"text encoder": self.encoder.fingerprint, "text": dataclasses.asdict(settings)}
 
     def pipeline(self, model: UNet2DConditionModel, scheduler: DDPMPaperScheduler) -> DDPMPaperTextToImagePipeline:
         return DDPMPaperTextToImagePipeline(self.encoder.tokenizer, self.encoder.model, model, scheduler)
 
 
 def captions_shown(data: ImageData) -> list[str]:
-    """Different captions of test images, or of training images if there are none, evenly spread."""
+    """Different captions of test images, or of training images if there are none, evenly spread; none of a stream."""
     images = data.test if len(data.test) else data.train
-    values = images.columns.get(PROMPT, []) if hasattr(images, "columns") else []
+    values = images.columns.get(PROMPT, []) if isinstance(images, LevelImages) else []
     first = list(dict.fromkeys(value if isinstance(value, str) else value[0] for value in values))
     count = min(SHOWN, len(first))
     return [first[k * len(first) // count] for k in range(count)]

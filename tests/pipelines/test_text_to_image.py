@@ -53,7 +53,7 @@ def masked(parts: Any) -> DDPMPaperTextToImagePipeline:
     return ours(*parts, text_unet(settings=MASKED))
 
 
-# --- as stock does it -----------------------------------------------------------------------------------------------
+# --- as stock does it ------------------------------------------------------------------------------------------------
 
 
 WAYS = {
@@ -114,7 +114,7 @@ def test_stock_differs_by_the_mask_alone(masked: Any, parts: Any, negative: Any)
         hook.remove()
 
 
-# --- padding --------------------------------------------------------------------------------------------------------
+# --- padding ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pooled", [{}, {"addition_embed_type": "text", "addition_embed_type_num_heads": 2}], ids=str)
@@ -152,7 +152,7 @@ def test_a_prompt_that_is_too_long_is_truncated_and_told_of(masked: Any, caplog:
     assert states.shape == (2, 10, 8) and mask.sum(1).tolist() == [10, 4]
 
 
-# --- loading and saving ---------------------------------------------------------------------------------------------
+# --- loading and saving ----------------------------------------------------------------------------------------------
 
 
 def assert_same_parts(one: Any, other: Any) -> None:
@@ -245,7 +245,7 @@ def test_a_pipeline_without_an_encoder_is_saved_and_loaded(tmp_path: Path, maske
     assert torch.equal(*images)
 
 
-# --- everything else that a pipeline does ---------------------------------------------------------------------------
+# --- everything else that a pipeline does ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("guided", [{}, {"guidance_scale": 3.0, "negative_prompt": "dark"}], ids=str)
@@ -333,10 +333,10 @@ def test_images_are_encoded_and_decoded(parts: Any) -> None:
     images = torch.rand(2, 3, SIZE, SIZE, generator=seeded()) - 0.5
     for words in (PROMPTS, "a cat", None):
         guided = {} if words is None else {"guidance_scale": 1.5}
-        latents = pipeline.encode(images, words, 100, **guided)
+        latents = pipeline.encode(images, words, 50, **guided)
         listed = [words] * 2 if isinstance(words, str) else words
-        again = pipeline(listed, 100, latents=latents, eta=0.0, output_type="pt", batch_size=2, **guided).images
-        close(again, images / 2 + 0.5, atol=0.02)
+        again = pipeline(listed, 50, latents=latents, eta=0.0, output_type="pt", batch_size=2, **guided).images
+        close(again, images / 2 + 0.5, atol=0.04)
     assert slerp(latents[:1], latents[1:], 0.5).shape == (1, 3, SIZE, SIZE)
 
 
@@ -384,7 +384,7 @@ def test_the_pipeline_runs_in_double_precision(masked: Any) -> None:
     close(double.float(), single)
 
 
-# --- refused --------------------------------------------------------------------------------------------------------
+# --- refused ---------------------------------------------------------------------------------------------------------
 
 
 STATES_OF_TWO = torch.zeros(2, 10, 8)

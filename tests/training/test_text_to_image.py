@@ -24,6 +24,7 @@ from tiny_text import bert, save_encoder
 from training_runs import LATEST, assert_same, ended, last_line
 
 from ddpm_hf import DDPMPaperTextToImagePipeline
+from ddpm_hf.cli import evaluate
 from ddpm_hf.conditioning.text import TextEncoder
 from ddpm_hf.results import CaptionFigures
 from ddpm_hf.tasks.text_to_image import TextToImageTask
@@ -208,12 +209,20 @@ def test_an_image_of_several_captions_has_another_one_each_time(assets: Path, tm
 
 
 def test_a_stream_is_trained_on_and_gone_on_with(assets: Path, tmp_path: Path) -> None:
-    more = ["--streaming", "--checkpointing_steps", 2, "--checkpoints_total_limit", -1, "--shuffle_buffer_size", 8]
+    more = ["--streaming", "--shuffle_buffer_size", 8, *UNSCORED]
+    told = last_line(train(assets, tmp_path / "run", *more, code=2))
+    assert "`validation_prompts` must be given, since there are no test captions to draw samples of." in told
+    more += ["--validation_prompts", "a cat", "--checkpointing_steps", 2, "--checkpoints_total_limit", -1]
     train(assets, tmp_path / "whole", *more)
     train(assets, tmp_path / "run", *more, code=143, during=(signal_at(3, "SIGTERM"),))
     train(assets, tmp_path / "run", *more, *LATEST)
     shutil.rmtree(tmp_path / "run" / "checkpoint-3")
     assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_what_captions_are_worth_is_known_of_a_stream(assets: Path, tmp_path: Path) -> None:
+    train(assets, tmp_path / "run", "--streaming", "--num_quality_samples", 0)
     assert json.loads((tmp_path / "run" / "metrics.json").read_text()).keys() >= FIGURES
 
 
@@ -362,7 +371,7 @@ def test_sample_draws_a_grid_of_prompts(run: Path, tmp_path: Path) -> None:
 
 def test_evaluate_scores_captions_and_scales(run: Path, assets: Path, tmp_path: Path) -> None:
     data = ["--train_data_dir", assets / "images", "--test_fraction", 0.4]
-    scales = ["--guidance_scales", 0, 1, 3, "--num_evaluations", 0]
+    scales = ["--guidance_scales", 0, 1, 3, "--num_evaluations", 2]
     output = command(
         "evaluate.py", "--model_name_or_path", run, *data, *scales, "--output_dir", tmp_path / "evaluated"
     )
@@ -377,8 +386,9 @@ def test_evaluate_scores_captions_and_scales(run: Path, assets: Path, tmp_path: 
     for picture in ("guidance.png", "caption_information.png", "evaluation.png"):
         assert Image.open(tmp_path / "evaluated" / picture).size[0] > 50
     assert "bits/dim guided by 3" in output and "A caption is worth" in output
-    again = ["--model_name_or_path", run, *data, "--guidance_scale", 3, "--num_evaluations", 0]
-    command("evaluate.py", *again, "--output_dir", tmp_path / "guided")
+    again = ["--model_name_or_path", run, *data, "--guidance_scale", 3, "--num_evaluations", 2]
+    with mock.patch.object(evaluate, "save_evaluation"):  # takes a second
+        command("evaluate.py", *again, "--output_dir", tmp_path / "guided")
     guided = json.loads((tmp_path / "guided" / "evaluation.json").read_text())
     assert guided["total"] == pytest.approx(rows[2]["bits_per_dim"], rel=1e-9)
     assert "caption_information_bits" not in guided
