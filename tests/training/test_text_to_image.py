@@ -116,7 +116,7 @@ def test_a_run_leaves_a_model_its_figures_and_pictures(run: Path) -> None:
     assert (report["test_images"], report["train_images"]) == (24, 36)
     assert (report["caption_retrieval_candidates"], report["caption_retrieval_images"]) == (16, 128)
     for name in ("caption_retrieval_accuracy", "caption_retrieval_accuracy_training"):
-        assert report[name] * 16 == pytest.approx(round(report[name] * 16)) and 0 <= report[name] <= 1
+        assert 0 < report[name] <= 1
     saved = report["bits_per_dim_unconditional"] - report["bits_per_dim"]
     assert report["caption_information_bits"] == pytest.approx(saved * 3 * 8 * 8, abs=1e-6)
     assert report["caption_information_bits_standard_error"] > 0
@@ -399,7 +399,7 @@ def test_classify_retrieves_captions(run: Path, assets: Path, tmp_path: Path) ->
     output = command("classify.py", *data, "--num_candidates", 8, "--output_dir", tmp_path / "found")
     report = json.loads((tmp_path / "found" / "classification.json").read_text())
     assert (report["candidates"], report["images"]) == (8, 24)
-    assert report["accuracy"] * 24 == pytest.approx(round(report["accuracy"] * 24))
+    assert 0 < report["accuracy"] <= 1
     assert last_line(output).endswith("of 24 test images find their caption among 8; by chance 0.1250")
     told = last_line(command("classify.py", *data, "--num_candidates", 25, "--output_dir", tmp_path / "x", code=2))
     assert "`num_candidates` must be in 2 ... 24, the test images, but is 25." in told
