@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
@@ -66,6 +67,8 @@ class TextToImageTask(ImageTask):
     def model_settings(self, model: UNet2DConditionModel) -> dict[str, Any]:
         names = dataclasses.asdict(self.model_arguments)
         del names["preset"]  # the arguments themselves say what it set
+        if not is_on_the_hub(self.model_arguments.text_encoder):
+            names["text_encoder"] = Path(self.model_arguments.text_encoder).name  # and not where it lies
         return names | {name: model.config[name] for name in names if name in model.config}
 
     def conditioners(self, model: UNet2DConditionModel) -> Conditioners:

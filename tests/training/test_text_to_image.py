@@ -7,6 +7,7 @@ import contextlib
 import json
 import shlex
 import shutil
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ import in_process
 import numpy as np
 import pytest
 import torch
+from clients import as_client
+from diffusers import IFPipeline
 from hooks import losses_of, signal_at
+from loopback_hub import LoopbackHub
 from PIL import Image
 from safetensors.torch import load_file
 from script_server import ScriptServer
@@ -26,6 +30,7 @@ from training_runs import LATEST, assert_same, ended, last_line
 from ddpm_hf import DDPMPaperTextToImagePipeline
 from ddpm_hf.cli import evaluate
 from ddpm_hf.conditioning.text import TextEncoder
+from ddpm_hf.conditioning.text_encoders import load_text_encoder
 from ddpm_hf.results import CaptionFigures
 from ddpm_hf.tasks.text_to_image import TextToImageTask
 from ddpm_hf.training import finish, worth
@@ -343,6 +348,68 @@ def test_an_encoder_that_an_earlier_try_left_is_written_over(assets: Path, tmp_p
     train(assets, folder, "--text_encoder", other, "--max_train_steps", 1, *UNSCORED, *LATEST)
     saved = [load_file(place / "model.safetensors") for place in (folder / "text_encoder", other)]
     assert all(torch.equal(saved[0][name], saved[1][name]) for name in saved[0])
+
+
+# --- the Hub ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub() -> Iterator[LoopbackHub]:
+    with LoopbackHub() as hub:
+        hub.add_user("owner", token="hf_owner")
+        yield hub
+
+
+def on_the_hub(hub: LoopbackHub, folder: Path, **options: Any) -> str:
+    """A small encoder in a repository; the commit that it was before others were added."""
+    hub.create("owner/encoder")
+    save_encoder(folder, **options)
+    return hub.repos["owner/encoder"].commit({path.name: path.read_bytes() for path in folder.iterdir()})
+
+
+def test_a_run_is_pushed_with_its_encoder_and_loaded(hub: LoopbackHub, assets: Path, tmp_path: Path) -> None:
+    with as_client(hub, tmp_path / "home", "hf_owner"):
+        pushed = ["--push_to_hub", "--hub_model_id", "owner/run", "--max_train_steps", 1]
+        output = train(assets, tmp_path / "run", *UNSCORED, *pushed)
+        files = hub.repos["owner/run"].files()
+        pipeline = DDPMPaperTextToImagePipeline.from_pretrained("owner/run")
+        command("sample.py", "--model_name_or_path", "owner/run", "--prompt", "a", "--output", tmp_path / "x.png")
+    assert "Could not" not in output
+    encoder = {"tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json", "text_encoder/config.json"}
+    weights = {"unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"}
+    rest = {"unet/config.json", "scheduler/scheduler_config.json", "model_index.json", "README.md", "metrics.json"}
+    assert set(files) == encoder | weights | rest | {"samples.png", ".gitattributes"}
+    assert b"pipeline_tag: text-to-image" in files["README.md"] and b"| text_encoder | encoder |" in files["README.md"]
+    assert str(tmp_path).encode() not in b"".join(files.values())  # nor where anything lay
+    assert str(assets).encode() not in b"".join(files.values())
+    assert len(pipeline("a red square", 2).images) == 1
+
+
+def test_an_encoder_of_the_hub_is_saved_by_its_name(hub: LoopbackHub, assets: Path, tmp_path: Path) -> None:
+    first = on_the_hub(hub, tmp_path / "first")
+    on_the_hub(hub, tmp_path / "second", seed=5)  # which is the newest
+    folder, named = tmp_path / "run", ["--text_encoder", "owner/encoder", "--text_encoder_revision", first]
+    with as_client(hub, tmp_path / "home", None):
+        train(assets, folder, *UNSCORED, *named, "--max_train_steps", 1)
+        assert not (folder / "text_encoder").exists() and not (folder / "tokenizer").exists()
+        index = json.loads((folder / "model_index.json").read_text())
+        assert index["text_encoder"] == index["tokenizer"] == [None, None]
+        pipeline = DDPMPaperTextToImagePipeline.from_pretrained(folder)
+        command("sample.py", "--model_name_or_path", folder, "--prompt", "a", "--output", tmp_path / "x.png")
+        newest = load_text_encoder("owner/encoder", 8)
+    settings = pipeline.conditioners.members[0].settings
+    assert (settings.encoder, settings.encoder_revision) == ("owner/encoder", first)
+    given = [load_file(place / "model.safetensors") for place in (tmp_path / "first", tmp_path / "second")]
+    for model, expected in ((pipeline.text_encoder, given[0]), (newest.model, given[1])):
+        assert all(torch.equal(model.state_dict()[name], expected[name]) for name in expected)
+    pipeline.save_pretrained(tmp_path / "again")
+    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == ["model_index.json", "scheduler", "unet"]
+    with pytest.raises(OSError, match=r"Could not load owner/encoder"):  # which is out of reach now
+        DDPMPaperTextToImagePipeline.from_pretrained(folder)
+    parts = {"tokenizer": pipeline.tokenizer, "text_encoder": pipeline.text_encoder}
+    for cls in (DDPMPaperTextToImagePipeline, IFPipeline):
+        loaded = cls.from_pretrained(folder, **parts)
+        assert loaded.text_encoder is pipeline.text_encoder and len(loaded("a cat", num_inference_steps=2).images) == 1
 
 
 # --- the commands ----------------------------------------------------------------------------------------------------
