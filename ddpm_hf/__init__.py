@@ -25,12 +25,17 @@ if TYPE_CHECKING:  # the same names once more; `as` marks them as exported
     from .likelihood.importance_weighting import ImportanceWeightedBits as ImportanceWeightedBits
     from .likelihood.importance_weighting import importance_weighted_bits_per_dim as importance_weighted_bits_per_dim
     from .likelihood.importance_weighting import log_path_weights as log_path_weights
+    from .likelihood.information import Information as Information
+    from .likelihood.information import information_of as information_of
     from .likelihood.measurement import measure_denoising_errors as measure_denoising_errors
     from .likelihood.ode import ode_bits_per_dim as ode_bits_per_dim
     from .likelihood.ode import ode_log_likelihood as ode_log_likelihood
     from .likelihood.variational import BitsPerDim as BitsPerDim
     from .likelihood.variational import bits_per_dim as bits_per_dim
     from .pipelines.pipeline_ddpm_paper import DDPMPaperPipeline as DDPMPaperPipeline
+    from .pipelines.pipeline_ddpm_paper_text_to_image import (
+        DDPMPaperTextToImagePipeline as DDPMPaperTextToImagePipeline,
+    )
     from .schedulers.scheduling_ddpm_paper import DDPMPaperScheduler as DDPMPaperScheduler
 else:
     __getattr__, __dir__, _names = lazy_names(
@@ -50,10 +55,12 @@ else:
                 "importance_weighted_bits_per_dim",
                 "log_path_weights",
             ),
+            "likelihood.information": ("Information", "information_of"),
             "likelihood.measurement": ("measure_denoising_errors",),
             "likelihood.ode": ("ode_bits_per_dim", "ode_log_likelihood"),
             "likelihood.variational": ("BitsPerDim", "bits_per_dim"),
             "pipelines.pipeline_ddpm_paper": ("DDPMPaperPipeline",),
+            "pipelines.pipeline_ddpm_paper_text_to_image": ("DDPMPaperTextToImagePipeline",),
             "schedulers.scheduling_ddpm_paper": ("DDPMPaperScheduler",),
         },
     )

@@ -20,14 +20,18 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import tiny_text
 import torch
 from tiny_models import tiny_unet
+from tiny_text import text_unet
 
 import ddpm_hf
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, DenoisingErrors, NoiseSchedule
 from ddpm_hf.cli.parsing import parse
+from ddpm_hf.cli.text_to_image import TextTrainingArguments
 from ddpm_hf.cli.train import run_arguments
-from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.conditioning.text import TextSettings
+from ddpm_hf.data.arguments import CaptionedDataArguments
 from ddpm_hf.evaluation.arguments import (
     ClassificationArguments,
     EvaluationArguments,
@@ -37,6 +41,7 @@ from ddpm_hf.evaluation.arguments import (
     SampleArguments,
 )
 from ddpm_hf.hub.arguments import PushArguments
+from ddpm_hf.tasks.text_to_image import TextToImageTask
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,19 +68,22 @@ CORE = (
     "diffusion.gaussian_diffusion",
     "likelihood.batches",
     "likelihood.variational",
+    "likelihood.information",
     "likelihood.ode",
 )
 MATHEMATICS_ROOMS = ("diffusion", "likelihood", "schedulers")
 
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 CODE_SPAN = re.compile(r"`([^`\n]+)`")
-COMMAND = re.compile(r"(?:ddpm-hf |examples/)(train|sample|evaluate|measure|classify|push)(?:\.py)?(?= |$)(.*)")
+VERB = "train|text_to_image|sample|evaluate|measure|classify|push"
+COMMAND = re.compile(rf"(?:ddpm-hf |examples/)({VERB})(?:\.py)?(?= |$)(.*)")
 ARGUMENTS = {
     "train": run_arguments(),
+    "text_to_image": run_arguments(TextToImageTask, TextTrainingArguments),
     "sample": (ModelPathArguments, SampleArguments, GuidanceArguments),
-    "evaluate": (ModelPathArguments, DataArguments, EvaluationArguments, GuidanceArguments),
-    "measure": (ModelPathArguments, DataArguments, MeasurementArguments),
-    "classify": (ModelPathArguments, DataArguments, ClassificationArguments),
+    "evaluate": (ModelPathArguments, CaptionedDataArguments, EvaluationArguments, GuidanceArguments),
+    "measure": (ModelPathArguments, CaptionedDataArguments, MeasurementArguments),
+    "classify": (ModelPathArguments, CaptionedDataArguments, ClassificationArguments),
     "push": (PushArguments,),
 }
 DOTTED_NAME = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)(?:\(.*\))?")
@@ -213,6 +221,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         unet = tiny_unet(1, 2, 8, **{key: value for key, value in of_classes.items() if key[0] != "_"})
         unet.register_to_config(**of_classes)
         DDPMPaperPipeline(unet, scheduler).save_pretrained(folder / "runs" / name)
+    of_levels = DDPMPaperScheduler.from_config(scheduler.config, num_levels=256)
+    told_of_text = text_unet(settings=TextSettings(16, attention_mask=True))
+    tiny_text.ours(*tiny_text.bert(), told_of_text, of_levels).save_pretrained(folder / "runs" / "emoji")
     return folder
 
 

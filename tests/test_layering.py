@@ -43,6 +43,7 @@ EXTRAS = {
     "torchmetrics",
     "trackio",
 }  # imported by the functions that need it, since not everyone has it
+OF_TEXT = {"transformers"}  # the same in rooms that are there without the extra `train`
 INSTALLED = {"torch", "diffusers", "huggingface_hub", "numpy", "PIL", "safetensors", "typing_extensions", "yaml"}
 TRAINING = {"accelerate", "datasets", "matplotlib", "sklearn", "tqdm", "transformers", "fsspec", "pyarrow", "filelock"}
 ALWAYS_INSTALLED = (
@@ -53,7 +54,6 @@ ALWAYS_INSTALLED = (
     "hub",
     "pipelines",
 )  # without the extra `train`
-LATE = {"transformers"}  # which these rooms import in functions, for models of text
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -89,6 +89,10 @@ def room_of(path: Path) -> str | None:
 def foreign_packages(path: Path) -> set[str]:
     packages = {name.split(".")[0] for name in imported_by(path)}
     return packages - set(sys.stdlib_module_names) - {"ddpm_hf"}
+
+
+def needs_no_extra(path: Path) -> bool:
+    return room_of(path) is None or room_of(path) in ALWAYS_INSTALLED
 
 
 def named(path: Path) -> str:
@@ -132,14 +136,13 @@ def test_an_extra_is_imported_by_functions_alone() -> None:
         body = ast.parse(path.read_text(encoding="utf-8")).body
         names = {node.module for node in body if isinstance(node, ast.ImportFrom)}
         names |= {alias.name for node in body if isinstance(node, ast.Import) for alias in node.names}
-        late = LATE if room_of(path) in ALWAYS_INSTALLED else set()
-        assert not names & (EXTRAS | late), named(path)
+        extras = EXTRAS | (OF_TEXT if needs_no_extra(path) else set())
+        assert not names & extras, named(path)
 
 
 @pytest.mark.parametrize("path", FILES, ids=named)
 def test_nothing_is_imported_but_what_is_declared(path: Path) -> None:
-    needs_no_extra = room_of(path) is None or room_of(path) in ALWAYS_INSTALLED
-    assert foreign_packages(path) <= INSTALLED | EXTRAS | (LATE if needs_no_extra else TRAINING)
+    assert foreign_packages(path) <= INSTALLED | EXTRAS | (OF_TEXT if needs_no_extra(path) else TRAINING)
 
 
 def loaded(code: str, after: str = "") -> set[str]:
@@ -154,7 +157,8 @@ def test_importing_the_package_loads_nothing() -> None:
 
 
 def test_all_of_the_mathematics_loads_torch_alone() -> None:
-    others = ["DDPMPaperPipeline", "DDPMPaperScheduler", "HubError", "push_folder"]
+    pipelines = ["DDPMPaperPipeline", "DDPMPaperTextToImagePipeline"]
+    others = [*pipelines, "DDPMPaperScheduler", "HubError", "push_folder"]
     assert set(others) < set(ddpm_hf.__all__)
     names = ", ".join(sorted(set(ddpm_hf.__all__) - {*others, "__version__"}))
     code = f"from ddpm_hf.diffusion import *\nfrom ddpm_hf.likelihood import *\nfrom ddpm_hf import {names}"

@@ -12,17 +12,18 @@ import sys
 
 VERBS = {
     "train": "train a model, draw samples, score it and save it",
+    "text_to_image": "the same for a model of images with captions",
     "sample": "draw images from a saved model",
     "evaluate": "score a saved model in bits/dim",
     "measure": "measure a model's denoising errors, and save the optimal variance and timesteps",
-    "classify": "classify images by Bayes' rule with a class-conditional model",
+    "classify": "classify images by Bayes' rule, or retrieve their captions, with a conditional model",
     "push": "push a finished run to the Hugging Face Hub",
 }
 
 
 def usage() -> str:
     """The text of `ddpm-hf --help`."""
-    verbs = "\n".join(f"  {verb:10}{text}" for verb, text in VERBS.items())
+    verbs = "\n".join(f"  {verb:15}{text}" for verb, text in VERBS.items())
     return f"usage: ddpm-hf VERB [settings.yaml] [--flag value ...]\n\n{verbs}\n\nddpm-hf VERB --help lists its flags."
 
 

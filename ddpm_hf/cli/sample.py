@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..conditioning.captions import PROMPT
 from ..conditioning.classes import number_of_classes, of_classes
-from ..conditioning.columns import Columns
+from ..conditioning.columns import Columns, chosen
 from ..diffusion.gaussian_process import check_eta
 from ..diffusion.multistep import check_solver_order
 from ..evaluation.arguments import GuidanceArguments, ModelPathArguments, SampleArguments
@@ -49,6 +49,7 @@ def sample(script: str, model: ModelPathArguments, sampling: SampleArguments, gu
         check_picture(output, pipeline.example_shape[0])
         guidance = load_guidance(guiding, pipeline)
         turns = asked_by_turns(pipeline, sampling)
+        check_call(pipeline, sampling, steps, turns, guidance)
     use_all_cores(accelerator.device)
     filmed = 0 if animation is None else images_shown(sampling.num_images, pipeline.example_shape)
     images, film = draw(pipeline, sampling, steps, accelerator, turns, guidance, filmed)
@@ -70,13 +71,7 @@ def draw(
     filmed: int,
 ) -> tuple[Tensor, Film | None]:
     """The images, and the film of the first `filmed` of them, if any."""
-    chain: dict[str, Any] = {
-        "timestep_spacing": sampling.timestep_spacing,
-        "eta": sampling.eta,
-        "solver_order": sampling.solver_order,
-    }
-    if sampling.negative_prompt is not None:
-        chain["negative_prompt"] = sampling.negative_prompt
+    chain = chain_of(sampling)
     how = (sampling.batch_size, sampling.seed, accelerator, turns)
     film, parts = None, []
     if filmed:
@@ -87,6 +82,24 @@ def draw(
         options = {**chain, "guidance": guidance, "first": filmed}
         parts.append(draw_images(pipeline, sampling.num_images, batch_size, steps, *others, **options))
     return torch.cat(parts), film
+
+
+def chain_of(sampling: SampleArguments) -> dict[str, Any]:
+    """The arguments of a pipeline's call that are the same for all images."""
+    chain: dict[str, Any] = {
+        "timestep_spacing": sampling.timestep_spacing,
+        "eta": sampling.eta,
+        "solver_order": sampling.solver_order,
+    }
+    return chain if sampling.negative_prompt is None else {**chain, "negative_prompt": sampling.negative_prompt}
+
+
+def check_call(
+    pipeline: SamplingPipeline, sampling: SampleArguments, steps: int, turns: Columns | None, guidance: Guidance
+) -> None:
+    """Raise ValueError, as the pipeline does, for arguments that it cannot draw an image with."""
+    one = chosen(pipeline.conditioners.variety() if turns is None else turns, [0])
+    pipeline.iterate(batch_size=1, num_inference_steps=steps, **one, **chain_of(sampling), **guidance.options)
 
 
 def captions_of(sampling: SampleArguments) -> list[str] | None:

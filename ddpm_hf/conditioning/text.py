@@ -14,8 +14,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -43,11 +44,15 @@ class TextSettings:
         max_length: number of tokens that a caption is padded or truncated to.
         attention_mask: whether the model ignores padding.
         null: whether the model was also trained without text.
+        encoder: the name on the Hub of the text encoder, which then is not saved with the model; None if it is.
+        encoder_revision: its branch, tag or commit; None for the main branch.
     """
 
     max_length: int = TOKENS_OF_STOCK
     attention_mask: bool = False
     null: bool = True
+    encoder: str | None = None
+    encoder_revision: str | None = None
 
     @classmethod
     def of(cls, unet_config: Mapping[str, Any]) -> TextSettings:
@@ -67,7 +72,7 @@ class TextSettings:
 
     def to_config(self) -> dict[str, Any]:
         """The part of a `UNet2DConditionModel`'s configuration that records the settings."""
-        return {OWN_CONFIG_KEY: {TEXT: asdict(self)}}
+        return {OWN_CONFIG_KEY: {TEXT: {name: value for name, value in asdict(self).items() if value is not None}}}
 
 
 def width_of_text(unet_config: Mapping[str, Any]) -> int | None:
@@ -76,6 +81,11 @@ def width_of_text(unet_config: Mapping[str, Any]) -> int | None:
         return unet_config.get("encoder_hid_dim")
     width = unet_config.get("cross_attention_dim")
     return width if isinstance(width, int) else None
+
+
+# What does not change embeddings: settings of a tokenizer's last call, and how a configuration was saved.
+OF_THE_LAST_CALL = ("truncation", "padding")
+OF_THE_FILE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 
 
 # --- encoders --------------------------------------------------------------------------------------------------------
@@ -130,9 +140,8 @@ class TextEncoder:
     def encode(self, captions: Sequence[str], device: torch.device) -> Embedded:
         """The embeddings of the captions in the encoder's dtype, on the device."""
         different = list(dict.fromkeys(captions))
-        tokens = self.tokenizer(
-            different, padding="max_length", max_length=self.max_length, truncation=True, return_tensors="pt"
-        )
+        how = {"padding": "max_length", "max_length": self.max_length, "truncation": True, "return_tensors": "pt"}
+        tokens = self._tokens(different, **how)
         ids, mask = (tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask"))
         states = self.model(ids, attention_mask=mask)[0]
         if len(different) < len(captions):
@@ -151,22 +160,32 @@ class TextEncoder:
 
     def lengths(self, captions: Sequence[str]) -> list[int]:
         """The number of tokens of each caption, before truncation."""
-        return [len(ids) for ids in self.tokenizer(list(captions), verbose=False)["input_ids"]] if captions else []
+        return [len(ids) for ids in self._tokens(list(captions), verbose=False)["input_ids"]] if captions else []
 
+    def _tokens(self, captions: list[str], **options: Any) -> Mapping[str, Any]:
+        if self.tokenizer is None or self.model is None:
+            raise ValueError("The text cannot be embedded: the pipeline has no text encoder; load it with one.")
+        return self.tokenizer(captions, **options)
+
+    @cached_property
     def fingerprint(self) -> str:
         """A hash of all that the embeddings depend on: tokens, weights, and the architecture."""
         digest = hashlib.sha256()
-        tokenizer = self.tokenizer
+        tokenizer, config = self.tokenizer, self.model.config.to_diff_dict()
         backend = getattr(tokenizer, "backend_tokenizer", None)
-        vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True) if backend is None else backend.to_str()
-        config = self.model.config.to_json_string(use_diff=True)
-        for part in (type(tokenizer).__name__, vocabulary, type(self.model).__name__, config, str(self.max_length)):
-            digest.update(part.encode())
+        tokens = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
+        kinds = (type(tokenizer).__name__, type(self.model).__name__, self.max_length)
+        for part in (kinds, _without(tokens, OF_THE_LAST_CALL), _without(config, OF_THE_FILE)):
+            digest.update(json.dumps(part, sort_keys=True, default=str).encode())
         for name, weight in sorted(self.model.state_dict().items()):
             if not name.startswith("pooler."):  # is not used, and may be random
                 digest.update(name.encode())
-                digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
+                digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
+
+
+def _without(settings: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in names}
 
 
 # --- the conditioner -------------------------------------------------------------------------------------------------
@@ -233,9 +252,14 @@ class TextConditioner(Conditioner):
 
     def embed(self, captions: Sequence[str], device: torch.device) -> dict[str, Tensor]:
         """The denoiser's arguments for any captions, also empty ones."""
-        states, mask = self.encoder.encode(captions, device)
-        if not self.settings.attention_mask:
+        return self.arguments_of(*self.encoder.encode(captions, device), device)
+
+    def arguments_of(self, states: Tensor, mask: Tensor | None, device: torch.device) -> dict[str, Tensor]:
+        """The denoiser's arguments for embeddings `[B, L, width]` and their mask `[B, L]`, if the model takes one."""
+        states = states.to(device)
+        if mask is None or not self.settings.attention_mask:
             return {STATES: states}
+        mask = mask.bool().to(device)
         return {STATES: torch.where(mask[..., None], states, 0), MASK: mask}  # no part of a model sees padding
 
     def variety(self) -> Columns:

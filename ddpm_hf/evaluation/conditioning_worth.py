@@ -118,7 +118,8 @@ def retrieval_accuracy(
     """The share of the images whose own conditioning is the most likely among `candidates`, by Bayes' rule.
 
     The images are divided at random into blocks of `candidates`, whose conditionings are the candidates, all equally
-    likely a priori: the most likely one is that given which the image has the fewest bits.
+    likely a priori: the most likely one is that given which the image has the fewest bits. Where several have as few,
+    each is taken with the same probability, so that a model that ignores its conditioning finds by chance.
 
     Args:
         score: the bits/dim of each image given its conditioning, from noise that depends on an image's place alone.
@@ -137,4 +138,6 @@ def retrieval_accuracy(
         score(images.with_columns(chosen(images.columns, place.roll(-shift, dims=1).flatten())))
         for shift in range(candidates)
     ]
-    return (torch.tensor(bits, dtype=torch.float64).argmin(dim=0) == 0).double().mean().item()
+    table = torch.tensor(bits, dtype=torch.float64)  # [candidates, N], the images' own conditioning first
+    is_least = (table == table.amin(dim=0)).double()
+    return (is_least[0] / is_least.sum(dim=0)).mean().item()

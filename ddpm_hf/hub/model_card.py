@@ -23,6 +23,7 @@ from huggingface_hub.repocard_data import eval_results_to_model_index, model_ind
 from safetensors import SafetensorError, safe_open
 
 from ..conditioning.classes import embeds_classes, number_of_classes
+from ..conditioning.text import TextSettings
 from ..results import DIGITS, FRECHET_DISTANCES, MEASURES, METRICS, Metrics, measured, understood
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 
@@ -40,6 +41,10 @@ NOTES = {  # on the features of each network
     ),
 }
 LICENSES = "https://huggingface.co/docs/hub/repositories-licenses"
+
+# The Hub's names of the tasks.
+UNCONDITIONAL = ("unconditional-image-generation", "Unconditional Image Generation")
+TEXT_TO_IMAGE = ("text-to-image", "Text-to-Image")
 
 _SECTION = re.compile(r"<!-- ddpm_hf: (\w+)(?: (\w+))? -->\n(.*?)\n?<!-- /ddpm_hf: \1 -->", re.DOTALL)
 
@@ -71,8 +76,10 @@ def fill_card(
     title = folder.resolve().name if Path(name).resolve() == folder.resolve() else name
     facts = {**_facts(folder, beside), "metrics": figures, "name": name, "title": title, "has_samples": has_samples}
     facts["network_distances"] = _network_distances(figures)
+    facts["prompt"] = json.dumps(_prompt(figures), ensure_ascii=False)
     license = license or ("apache-2.0" if figures.get("data") == DIGITS else None)
-    metadata = _metadata(name, figures, license)
+    task = UNCONDITIONAL if facts["text"] is None else TEXT_TO_IMAGE
+    metadata = _metadata(name, figures, license, task)
     card = ModelCard.from_template(metadata, template_str=TEMPLATE.read_text("utf-8"), **facts)
     card.text = _SECTION.sub(lambda section: _stamped(section[1], section[3]), card.text)
     return str(card)
@@ -138,12 +145,12 @@ def _parse(card: str) -> RepoCard:
         raise ValueError(f"the metadata of the model card cannot be read: {problem}") from error
 
 
-def _metadata(name: str, metrics: Metrics, license: str | None) -> ModelCardData:
+def _metadata(name: str, metrics: Metrics, license: str | None, task: tuple[str, str]) -> ModelCardData:
     data = metrics.get("data", "unknown")
     results = [
         EvalResult(
-            task_type="unconditional-image-generation",
-            task_name="Unconditional Image Generation",
+            task_type=task[0],
+            task_name=task[1],
             dataset_type=metrics.get("dataset_name") or re.sub(r"\W+", "-", data).strip("-").lower(),
             dataset_name=data,
             dataset_split="test",
@@ -156,7 +163,7 @@ def _metadata(name: str, metrics: Metrics, license: str | None) -> ModelCardData
     return ModelCardData(
         license=license,
         library_name="diffusers",
-        pipeline_tag="unconditional-image-generation",
+        pipeline_tag=task[0],
         tags=["ddpm_hf", "ddpm", "diffusion"],
         datasets=[metrics["dataset_name"]] if metrics.get("dataset_name") else None,
         model_name=name.rstrip("/").split("/")[-1] if results else None,
@@ -231,8 +238,40 @@ def _facts(folder: Path, beside: Collection[str]) -> dict[str, Any]:
         "schedule": _describe_schedule(scheduler),
         "num_classes": number_of_classes(unet),
         "embeds_classes": embeds_classes(unet),
-        "in_stock": in_stock(scheduler),
+        "text": (text := _text_facts(folder, unet)),
+        "in_stock": in_stock(scheduler) + ([] if text is None else text_in_stock(text["settings"])),
     }
+
+
+def _prompt(metrics: Metrics) -> str:
+    """A prompt for an example: the first that the training itself drew samples of."""
+    asked = metrics.get("settings", {}).get("validation_prompts")
+    return asked[0] if asked else "red heart"
+
+
+def _text_facts(folder: Path, unet: dict[str, Any]) -> dict[str, Any] | None:
+    """How a model is told of text; None if it is not."""
+    if unet.get("_class_name") != "UNet2DConditionModel":
+        return None
+    config = folder / "text_encoder" / "config.json"
+    kinds = read_json(config).get("architectures") if config.is_file() else None
+    return {"settings": TextSettings.of(unet), "encoder": kinds[0] if kinds else None}
+
+
+def text_in_stock(settings: TextSettings) -> list[str]:
+    """Sentences on how stock diffusers treats a model that is told of text in this way differently."""
+    sentences = []
+    if settings.encoder is not None:
+        sentences.append(
+            f"It does not load the text encoder, which is `{settings.encoder}` on the Hub: pass `text_encoder` and"
+            " `tokenizer` to `from_pretrained`."
+        )
+    if settings.attention_mask:
+        sentences.append(
+            "It passes no attention mask to the model, which was trained to ignore padding, and pads prompts to 77"
+            f" tokens in place of {settings.max_length}: it draws other images, which heed the prompt less."
+        )
+    return sentences
 
 
 def in_stock(scheduler: DDPMPaperScheduler) -> list[str]:

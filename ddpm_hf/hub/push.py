@@ -120,13 +120,14 @@ def _component_files(folder: Path, component: str) -> list[Path]:
     """Configurations and weights of one component of a pipeline."""
     if Path(component).name != component:
         raise ValueError(f"{folder / INDEX} names a component {component!r} outside of the folder.")
-    settings, weights = (sorted((folder / component).glob(f"*.{end}")) for end in ("json", "safetensors"))
+    kinds = ("json", "safetensors", "txt", "model")  # the last two are a tokenizer's
+    settings, weights, *tokens = (sorted((folder / component).glob(f"*.{end}")) for end in kinds)
     shards = {name for file in settings for name in read_json(file).get("weight_map", {}).values()}
     missing = sorted(shards - {file.name for file in weights})
     if not settings or missing:
         lacking = missing[0] if missing else "configuration"
         raise ValueError(f"{folder} is not a complete pipeline: its {component} lacks its {lacking}.")
-    return settings + weights
+    return settings + weights + [file for files in tokens for file in files]
 
 
 def _claim_repository(api: HfApi, repo_id: str, private: bool | None) -> ModelInfo:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # the same names once more; `as` marks them as exported
     from .importance_weighting import ImportanceWeightedBits as ImportanceWeightedBits
     from .importance_weighting import importance_weighted_bits_per_dim as importance_weighted_bits_per_dim
     from .importance_weighting import log_path_weights as log_path_weights
+    from .information import Information as Information
+    from .information import information_of as information_of
     from .measurement import measure_denoising_errors as measure_denoising_errors
     from .ode import OdeBitsPerDim as OdeBitsPerDim
     from .ode import OdeLikelihood as OdeLikelihood
@@ -31,6 +33,7 @@ else:
         {
             "batches": ("Batches", "check_levels", "checked_batches"),
             "importance_weighting": ("ImportanceWeightedBits", "importance_weighted_bits_per_dim", "log_path_weights"),
+            "information": ("Information", "information_of"),
             "measurement": ("measure_denoising_errors",),
             "ode": ("OdeBitsPerDim", "OdeLikelihood", "ode_bits_per_dim", "ode_log_likelihood"),
             "variational": ("BitsPerDim", "bits_per_dim"),

@@ -4,21 +4,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, IFPipeline, ImagePipelineOutput, UNet2DConditionModel
+from diffusers import DiffusionPipeline, ImagePipelineOutput, UNet2DConditionModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
+from typing_extensions import Self
 
 from ..conditioning.conditioner import Conditioners
 from ..conditioning.text import MASK, STATES, TextConditioner, TextEncoder, TextSettings
+from ..conditioning.text_encoders import load_text_encoder
+from ..diffusion.numerics import require_count
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .denoising_step import DenoisingStep
 from .guidance import Guidance
 from .images import check_output_type, require_finite_images, to_output
 from .sampling_pipeline import Chain, Generators, SamplingPipeline
-from .text import Prompts, TextInput, check_width, text_arguments
+from .text import Prompts, TextInput, check_embeddings, check_width, text_arguments
 
 
 Callback = Callable[[int, int, Tensor], None]
@@ -30,7 +34,8 @@ class DDPMPaperTextToImagePipeline(SamplingPipeline):
     Saharia et al. 2022).
 
     It loads what `diffusers.IFPipeline` saved, from a folder or the Hub, and saves what `diffusers.IFPipeline` loads.
-    A safety checker and a watermarker are neither loaded nor saved.
+    A safety checker and a watermarker are neither loaded nor saved. If the model's configuration names a text encoder
+    on the Hub, it is loaded from there, and not saved; stock users pass `text_encoder` and `tokenizer`.
 
     Args:
         tokenizer: a tokenizer of transformers; None to pass embeddings in place of prompts.
@@ -54,10 +59,28 @@ class DDPMPaperTextToImagePipeline(SamplingPipeline):
             scheduler = DDPMPaperScheduler.from_scheduler(scheduler)
         self.register_modules(tokenizer=tokenizer, text_encoder=text_encoder, unet=unet, scheduler=scheduler)
 
+    # --- loading and saving ---
+
+    @classmethod
+    def _load(cls, name: str, **kwargs: Any) -> Self:
+        pipeline = super()._load(name, **kwargs)
+        settings = TextSettings.of(pipeline.unet.config)
+        if settings.encoder is None or "text_encoder" in kwargs:
+            return pipeline
+        encoder = load_text_encoder(settings.encoder, settings.max_length, settings.encoder_revision)
+        model = encoder.model.to(pipeline.unet.dtype)
+        return pipeline._with({"tokenizer": encoder.tokenizer, "text_encoder": model})
+
+    @property
+    def _named_parts(self) -> tuple[str, ...]:
+        return ("tokenizer", "text_encoder") if TextSettings.of(self.unet.config).encoder else ()
+
     def to_stock(self) -> DiffusionPipeline:
         """The `IFPipeline` with the same parts, which passes no attention mask to the model."""
         parts = {"tokenizer": self.tokenizer, "text_encoder": self.text_encoder, "unet": self.unet}
         unused = dict.fromkeys(("safety_checker", "feature_extractor", "watermarker"))
+        from diffusers import IFPipeline  # which loads much, and warns where torchvision is missing
+
         return IFPipeline(**parts, scheduler=self._stock_scheduler, **unused, requires_safety_checker=False)
 
     # --- the model ---
@@ -66,8 +89,11 @@ class DDPMPaperTextToImagePipeline(SamplingPipeline):
         """The conditioners of the pipeline's model, or of another model in its place."""
         return Conditioners((self._text_of(unet),))
 
-    def _text_of(self, unet: UNet2DConditionModel) -> TextConditioner:
+    def _text_of(self, unet: UNet2DConditionModel, embeddings: Tensor | None = None) -> TextConditioner:
+        """What tells a model of text, in as many tokens as the embeddings have, if they are given."""
         settings = TextSettings.of(unet.config)
+        if embeddings is not None:
+            settings = replace(settings, max_length=embeddings.shape[1])
         return TextConditioner(TextEncoder(self.tokenizer, self.text_encoder, settings.max_length), settings)
 
     # --- sampling ---
@@ -122,6 +148,7 @@ class DDPMPaperTextToImagePipeline(SamplingPipeline):
             ValueError: for arguments out of range, before any image is drawn; and for images that are not finite.
         """
         check_output_type(output_type, self.unet.config.in_channels)
+        require_count(callback_steps=callback_steps)
         steps = self.iterate(
             prompt,
             num_inference_steps,
@@ -202,7 +229,8 @@ class DDPMPaperTextToImagePipeline(SamplingPipeline):
         """
         count = self._check_images_to_encode(images)
         text = TextInput([prompt] * count if isinstance(prompt, str) else prompt)
-        text.count(count)
+        if not text.is_empty and (prompts := text.count(None)) != count:
+            raise ValueError(f"`prompt` must be one for all images, or one for each of {count}, but are {prompts}.")
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
         conditioning, _ = self._conditioning(text, count, guidance)
         return self._encode(images, Chain(num_inference_steps, timesteps, timestep_spacing), conditioning, guidance)
@@ -223,7 +251,8 @@ class DDPMPaperTextToImagePipeline(SamplingPipeline):
             ValueError: if prompts or guidance do not fit the model.
         """
         guidance.check(self.unet, self.conditioners_of)
-        conditioner, device, dtype = self._text_of(self.unet), self._execution_device, self.unet.dtype
+        conditioner, device = self._text_of(self.unet, text.prompt_embeds), self._execution_device
+        check_embeddings(text, self.unet, conditioner.settings.attention_mask)
         if text.is_empty and not conditioner.has_null:
             raise ValueError("`prompt` must be given: the model was not trained without text.")
         if text.is_empty and guidance.is_classifier_free:
@@ -239,9 +268,16 @@ class DDPMPaperTextToImagePipeline(SamplingPipeline):
 
         def made(is_negative: bool) -> dict[str, Tensor]:
             arguments = text_arguments(conditioner, text, count, device, is_negative)
+            dtype = self.unet.dtype
             return {name: value.to(dtype) if value.is_floating_point() else value for name, value in arguments.items()}
 
         if not guidance.is_classifier_free:
             return made(False), None
-        negative = made(True)
-        return made(False), lambda conditioning: negative
+        positive, negative = made(False), made(True)
+        lengths = [each[STATES].shape[1] for each in (positive, negative)]
+        if lengths[0] != lengths[1]:
+            raise ValueError(
+                f"`negative_prompt_embeds` must have as many tokens as the prompts, {lengths[0]}, but have"
+                f" {lengths[1]}."
+            )
+        return positive, lambda conditioning: negative

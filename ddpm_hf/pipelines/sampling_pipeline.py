@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import tempfile
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,17 +96,25 @@ class SamplingPipeline(DiffusionPipeline):
         variant: str | None = None,
         max_shard_size: int | str | None = None,
         push_to_hub: bool = False,
+        *,
+        parts_there: Collection[str] = (),
         **kwargs: Any,
     ) -> None:
-        """Save in stock diffusers' layout, which loads without ddpm_hf; arguments as in diffusers.
+        """Save in stock diffusers' layout, which loads without ddpm_hf; other arguments as in diffusers.
 
         Arguments that stock schedulers lack are kept in their configuration, from which this class restores them; see
         `DDPMPaperScheduler.to_stock`. With `push_to_hub`, `push_folder` pushes the folder to `repo_id`, by default the
         folder's name, with `private`, `token`, `commit_message` and `create_pr`.
+
+        Args:
+            parts_there: optional parts, such as "text_encoder", that lie in the folder already and are not written.
         """
         names = ("repo_id", "private", "token", "commit_message", "create_pr")
         hub = {"repo_id": Path(save_directory).resolve().name, **{k: kwargs.pop(k) for k in names if k in kwargs}}
-        self.to_stock().save_pretrained(save_directory, safe_serialization, variant, max_shard_size, **kwargs)
+        whole = self._with(dict.fromkeys(self._named_parts))
+        new = whole._with(dict.fromkeys(parts_there))
+        new.to_stock().save_pretrained(save_directory, safe_serialization, variant, max_shard_size, **kwargs)
+        whole.to_stock().save_config(save_directory)  # the index, with the parts that are there
         if push_to_hub:
             push_folder(save_directory, **hub)
 
@@ -148,9 +156,18 @@ class SamplingPipeline(DiffusionPipeline):
         is_ours = isinstance(self.scheduler, DDPMPaperScheduler)
         return self.scheduler.to_stock() if is_ours else self.scheduler
 
+    @property
+    def _named_parts(self) -> tuple[str, ...]:
+        """Parts that are not saved, since the model's configuration names where they are from."""
+        return ()
+
     def with_scheduler(self, scheduler: DDPMPaperScheduler) -> Self:
         """The same parts with another scheduler."""
-        return type(self)(**{**self.components, "scheduler": scheduler})
+        return self._with({"scheduler": scheduler})
+
+    def _with(self, parts: Mapping[str, Any]) -> Self:
+        """The pipeline with these parts in the place of its own."""
+        return type(self)(**{**self.components, **parts})
 
     # --- the model ---
 

@@ -12,7 +12,8 @@ import torch
 from diffusers import ModelMixin
 from torch import Tensor
 
-from ..conditioning.text import MASK, STATES, TextConditioner, width_of_text
+from ..conditioning.text import STATES, TextConditioner, width_of_text
+from ..diffusion.finiteness import require_finite
 from ..diffusion.numerics import require_count
 
 
@@ -89,13 +90,36 @@ def check_width(text_encoder: Any, unet: ModelMixin) -> None:
         )
 
 
+def check_embeddings(given: TextInput, unet: ModelMixin, takes_mask: bool) -> None:
+    """Raise ValueError unless embeddings are finite numbers of the model's width, with a mask if it takes one."""
+    for name in ("prompt", "negative_prompt"):
+        states, mask = getattr(given, f"{name}_embeds"), getattr(given, f"{name}_attention_mask")
+        if mask is not None and (states is None or not takes_mask):
+            why = "the model takes none" if not takes_mask else f"there are no `{name}_embeds`"
+            raise ValueError(f"`{name}_attention_mask` must be left out: {why}.")
+        if states is None:
+            continue
+        width = width_of_text(unet.config)
+        if not states.is_floating_point() or width not in (None, states.shape[2]):
+            raise ValueError(
+                f"`{name}_embeds` must be floating-point numbers of width {width}, but are {states.dtype} of width"
+                f" {states.shape[2]}."
+            )
+        require_finite(**{f"{name}_embeds": states})
+        if takes_mask and (mask is None or mask.shape != states.shape[:2]):
+            raise ValueError(
+                f"`{name}_attention_mask` of shape {list(states.shape[:2])} must be given with `{name}_embeds`: the"
+                " model ignores padding."
+            )
+
+
 def text_arguments(
     conditioner: TextConditioner, given: TextInput, count: int, device: torch.device, is_negative: bool = False
 ) -> Mapping[str, Tensor]:
     """The model's arguments for `count` images, from their prompts or, if asked for, from the negative prompts.
 
     Raises:
-        ValueError: if the number of negative prompts, or the shape of a mask, does not fit.
+        ValueError: if the number of negative prompts does not fit.
     """
     name = "negative_prompt" if is_negative else "prompt"
     words, states = getattr(given, name), getattr(given, f"{name}_embeds")
@@ -107,23 +131,10 @@ def text_arguments(
         _tell_of_truncation(conditioner, name, prompts)
         made = conditioner.embed(prompts, device)
     else:
-        made = _of_embeddings(conditioner, name, states, getattr(given, f"{name}_attention_mask"), device)
+        made = conditioner.arguments_of(states, getattr(given, f"{name}_attention_mask"), device)
     if len(made[STATES]) != wanted:
         raise ValueError(f"`{name}` must be one for all, or one for each of {wanted}, but are {len(made[STATES])}.")
     return {key: value.repeat_interleave(given.num_images_per_prompt, dim=0) for key, value in made.items()}
-
-
-def _of_embeddings(
-    conditioner: TextConditioner, name: str, states: Tensor, mask: Tensor | None, device: torch.device
-) -> dict[str, Tensor]:
-    if MASK not in conditioner.arguments:
-        return {STATES: states.to(device)}
-    if mask is None or mask.shape != states.shape[:2]:
-        raise ValueError(
-            f"`{name}_attention_mask` of shape {list(states.shape[:2])} must be given with `{name}_embeds`: the model"
-            " ignores padding."
-        )
-    return {STATES: states.to(device), MASK: mask.bool().to(device)}
 
 
 def _tell_of_truncation(conditioner: TextConditioner, name: str, prompts: list[str]) -> None:

@@ -33,12 +33,14 @@ class Task(ABC):
     Attributes:
         arguments: dataclasses for the task's command-line arguments: one for the model, one for the data, and
             `DiffusionArguments` or a subclass with other defaults.
+        frozen_parts: parts of the pipeline that training does not change, such as a text encoder; they are saved once.
 
     Args:
         model_arguments, data_arguments, diffusion: instances of these dataclasses.
     """
 
     arguments: ClassVar[tuple[type, type, type]]
+    frozen_parts: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, model_arguments: Any, data_arguments: Any, diffusion: DiffusionArguments):
         self.model_arguments, self.data_arguments, self.diffusion = model_arguments, data_arguments, diffusion

@@ -30,6 +30,9 @@ class TextModelArguments:
             "A folder, or a name on the Hub such as google/t5-v1_1-base; all-MiniLM-L6-v2 is that of a package."
         ),
     )
+    text_encoder_revision: str | None = field(
+        default=None, metadata=help_text("Branch, tag or commit of the text encoder on the Hub.")
+    )
     tokenizer_max_length: int = field(default=24, metadata=help_text("Tokens of a caption, at most."))
     text_attention_mask: bool = field(
         default=True,

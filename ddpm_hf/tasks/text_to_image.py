@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
@@ -15,9 +16,9 @@ from torch.nn.functional import dropout1d
 from ..conditioning.captions import PROMPT
 from ..conditioning.conditioner import Conditioners
 from ..conditioning.text import STATES, Encoder, TextConditioner, TextEncoder, TextSettings
-from ..conditioning.text_encoders import load_text_encoder
+from ..conditioning.text_encoders import is_on_the_hub, load_text_encoder
 from ..data.arguments import CaptionedDataArguments
-from ..data.level_images import ImageData
+from ..data.level_images import ImageData, LevelImages
 from ..data.text_embeddings import StoredEmbeddings, cache_folder
 from ..diffusion.denoiser import Denoiser, denoiser_of
 from ..pipelines.pipeline_ddpm_paper_text_to_image import DDPMPaperTextToImagePipeline
@@ -37,15 +38,19 @@ class TextToImageTask(ImageTask):
 
     arguments = (TextModelArguments, CaptionedDataArguments, TextDiffusionArguments)
     presets = TEXT_PRESETS
+    frozen_parts = ("tokenizer", "text_encoder")
 
     @functools.cached_property
     def encoder(self) -> TextEncoder:
         """The text encoder."""
         model = self.model_arguments
-        return load_text_encoder(model.text_encoder, model.tokenizer_max_length)
+        return load_text_encoder(model.text_encoder, model.tokenizer_max_length, model.text_encoder_revision)
 
     def load_data(self) -> ImageData:
         check_preset(self.model_arguments.preset, self.presets)
+        prompts = self.model_arguments.validation_prompts
+        if not all(prompt.strip() for prompt in prompts):
+            raise ValueError(f"`validation_prompts` must not be empty, but are {prompts}.")
         data = load_captioned_images(self.data_arguments)
         self._captions = captions_shown(data)
         return data
@@ -57,15 +62,24 @@ class TextToImageTask(ImageTask):
     @property
     def _settings(self) -> TextSettings:
         model, has_null = self.model_arguments, self.diffusion.conditioning_dropout_prob > 0
-        return TextSettings(model.tokenizer_max_length, model.text_attention_mask, has_null)
+        settings = TextSettings(model.tokenizer_max_length, model.text_attention_mask, has_null)
+        if not is_on_the_hub(model.text_encoder):
+            return settings
+        return dataclasses.replace(settings, encoder=model.text_encoder, encoder_revision=model.text_encoder_revision)
 
     def model_settings(self, model: UNet2DConditionModel) -> dict[str, Any]:
         names = dataclasses.asdict(self.model_arguments)
         del names["preset"]  # the arguments themselves say what it set
+        if not is_on_the_hub(self.model_arguments.text_encoder):
+            names["text_encoder"] = Path(self.model_arguments.text_encoder).name  # and not where it lies
         return names | {name: model.config[name] for name in names if name in model.config}
 
     def conditioners(self, model: UNet2DConditionModel) -> Conditioners:
         prompts = (*self.model_arguments.validation_prompts, *self._captions)
+        if not prompts:
+            raise ValueError(
+                "`validation_prompts` must be given, since there are no test captions to draw samples of."
+            )
         encoder = self._stored(model)
         encoder.prepare(prompts)
         return Conditioners((TextConditioner(encoder, TextSettings.of(model.config), prompts),))
@@ -79,7 +93,8 @@ class TextToImageTask(ImageTask):
         return StoredEmbeddings(self.encoder, keeps_padding, cache_folder(self.data_arguments.cache_dir), device)
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"text encoder": self.encoder.fingerprint(), "text": dataclasses.asdict(self._settings)}
+        settings = dataclasses.replace(self._settings, encoder=None, encoder_revision=None)  # wherever it is from
+        return {"text encoder": self.encoder.fingerprint, "text": dataclasses.asdict(settings)}
 
     def denoiser(self, model: nn.Module) -> Denoiser:
         """The model as a denoiser; while it is trained, it misses some tokens of each caption."""
@@ -97,9 +112,9 @@ class TextToImageTask(ImageTask):
 
 
 def captions_shown(data: ImageData) -> list[str]:
-    """Different captions of test images, or of training images if there are none, evenly spread."""
+    """Different captions of test images, or of training images if there are none, evenly spread; none of a stream."""
     images = data.test if len(data.test) else data.train
-    values = images.columns.get(PROMPT, []) if hasattr(images, "columns") else []
+    values = images.columns.get(PROMPT, []) if isinstance(images, LevelImages) else []
     first = list(dict.fromkeys(value if isinstance(value, str) else value[0] for value in values))
     count = min(SHOWN, len(first))
     return [first[k * len(first) // count] for k in range(count)]

@@ -42,7 +42,8 @@ from .tracking import tell
 
 Read = TypeVar("Read")
 NAME = re.compile(r"checkpoint-(\d+)")
-LEFT = ("samples", "unet", "scheduler", INDEX, CARD, SAMPLES, METRICS)  # what a run writes besides checkpoints
+PARTS = ("unet", "unet_ema_*", "scheduler", "tokenizer", "text_encoder")
+LEFT = ("samples", *PARTS, INDEX, CARD, SAMPLES, METRICS, "*_information.png")  # by a run, besides checkpoints
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -105,7 +106,7 @@ def _latest(folder: Path) -> Path | None:
 
 def remove_run(folder: Path) -> None:
     """Remove what an earlier run left in the folder, except its logs."""
-    for old in (*checkpoints(folder), *folder.glob("unet_ema_*"), *map(folder.joinpath, LEFT)):
+    for old in (*checkpoints(folder), *(path for pattern in LEFT for path in folder.glob(pattern))):
         if old.is_dir():
             remove_folder(old)
         else:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import itertools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -63,8 +65,8 @@ def draw(state: TrainState, count: int) -> Tensor:
     """Samples in [0, 1], from the same noise every time."""
     pipeline = state.pipeline()
     pipeline.set_progress_bar_config(disable=True)  # the run's progress includes sampling
-    batch_size = state.training.scoring_batch_size
-    return draw_images(pipeline, count, batch_size, state.inference_steps, state.training.seed, state.accelerator)
+    how = (state.training.scoring_batch_size, state.inference_steps, state.training.seed, state.accelerator)
+    return draw_images(pipeline, count, *how, state.conditioners.variety())
 
 
 def draw_grid(state: TrainState) -> None:
@@ -142,8 +144,17 @@ def _save_pipeline(state: TrainState) -> None:
     with state.clock.phase(SAVING):
         model = _whole(state, state.average)
         if state.accelerator.is_main_process:
-            write_folder(state.folder, state.pipeline(model).save_pretrained, last=INDEX)
+            write = functools.partial(state.pipeline(model).save_pretrained, **_parts_there(state))
+            write_folder(state.folder, write, last=INDEX)
+            state.is_saved = True
         state.clock.advance(state.bytes_of_weights)
+
+
+def _parts_there(state: TrainState) -> dict[str, Any]:
+    """Frozen parts of the pipeline that this run has saved already, as an argument of `save_pretrained`."""
+    is_of_this_run = state.is_saved or state.is_resumed
+    there = [name for name in state.task.frozen_parts if is_of_this_run and (state.folder / name).is_dir()]
+    return {"parts_there": there} if there else {}
 
 
 def _whole(state: TrainState, average: WeightAverage | None) -> ModelMixin:

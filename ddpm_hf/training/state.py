@@ -63,6 +63,8 @@ class TrainState:
         license: of the model, as its card names it; None if the user names none.
         clock: the time of the run by phase.
         step: the number of finished optimisation steps.
+        is_resumed: whether the run goes on from a checkpoint.
+        is_saved: whether the pipeline has been saved since the start of this process.
         skipped_steps: the number of last steps in a row whose gradient was not finite.
         bad_images: sentences on the images that were skipped.
         validation: bits/dim of the validation images during training.
@@ -97,6 +99,7 @@ class TrainState:
     clock: RunClock = dataclasses.field(default_factory=RunClock)
     step: int = 0
     is_resumed: bool = False
+    is_saved: bool = False
     skipped_steps: int = 0
     bad_images: set[str] = dataclasses.field(default_factory=set)
     validation: list[Validation] = dataclasses.field(default_factory=list)

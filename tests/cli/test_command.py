@@ -15,7 +15,7 @@ def test_the_command_tells_its_verbs(monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setattr(sys, "argv", ["ddpm-hf", "--help"])
     main()
     told = capsys.readouterr().out
-    for verb in ("train", "sample", "evaluate", "measure", "classify", "push"):
+    for verb in ("train", "text_to_image", "sample", "evaluate", "measure", "classify", "push"):
         assert f"  {verb} " in told
     monkeypatch.setattr(sys, "argv", ["ddpm-hf"])
     runpy.run_module("ddpm_hf", run_name="__main__")  # `python -m ddpm_hf`

@@ -68,7 +68,7 @@ def clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab={piece: k for k, piece in enumerate(pieces)}, merges=[], model_max_length=12)
 
 
-def clip_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+def clip_text_encoder(tokenizer: CLIPTokenizer, positions: int = 12) -> CLIPTextModel:
     torch.manual_seed(2)
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -76,7 +76,7 @@ def clip_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
         intermediate_size=16,
         num_hidden_layers=2,
         num_attention_heads=2,
-        max_position_embeddings=12,
+        max_position_embeddings=positions,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )

@@ -14,8 +14,10 @@ from diffusers import UNet2DModel
 from huggingface_hub import ModelCard
 from loopback_hub import check_card
 from tiny_models import tiny_unet
+from tiny_text import bert, ours, stock, text_unet
 
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, NoiseSchedule
+from ddpm_hf.conditioning.text import TextSettings
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.loading import load_images
 from ddpm_hf.hub.arguments import HubArguments, check_hub_arguments
@@ -427,3 +429,87 @@ def test_figures_of_a_later_version_do_not_break_the_card(tmp_path: Path, folder
         assert leftover not in card
     null = fill_card(saved(tmp_path / "null", {"bits_per_dim": None}), "me/model")  # as a NaN was once written
     assert "There are no measurements yet." in null and "model-index" not in null
+
+
+# --- models of text to image ----------------------------------------------------------------------------------------
+
+
+CAPTIONS = {
+    "bits_per_dim_unconditional": 1.8,
+    "caption_information_bits": 12.345,
+    "caption_information_bits_standard_error": 1.239,
+    "caption_information_bits_shuffled": -3.5,
+    "caption_information_bits_shuffled_standard_error": 0.5,
+    "caption_retrieval_accuracy": 0.4375,
+    "caption_retrieval_accuracy_training": 0.75,
+    "caption_retrieval_candidates": 16,
+    "caption_retrieval_images": 128,
+    "attribution": "OpenMoji (https://openmoji.org), licensed CC BY-SA 4.0",
+    "settings": {"text_encoder": "all-MiniLM-L6-v2", "validation_prompts": ['a "big" cat', "dog"]},
+}
+
+
+def saved_text(folder: Path, settings: TextSettings | None, metrics: dict[str, Any] | None = None) -> Path:
+    ours(*bert(), text_unet(settings=settings)).save_pretrained(folder)
+    if metrics is not None:
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+    return folder
+
+
+def run_snippets(card: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to use the model, as the card shows them."""
+    monkeypatch.chdir(folder)
+    blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        namespace: dict[str, Any] = {}
+        exec(block.replace(", guidance_scale", ", num_inference_steps=2, guidance_scale"), namespace)
+        assert (folder / "sample.png").is_file()
+        (folder / "sample.png").unlink()
+
+
+def test_the_card_of_a_model_of_text_to_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = saved_text(tmp_path / "run", TextSettings(16, True), METRICS | CAPTIONS)
+    text = fill_card(folder, str(folder))
+    card = ModelCard(text)
+    assert check_card(text) == ([], [])
+    assert card.data.pipeline_tag == "text-to-image"
+    assert {result.task_type for result in card.data.eval_results} == {"text-to-image"}
+    measured = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert measured["caption_information_bits"] == 12.345
+    plain = " ".join(card.text.split())
+    assert "It is a `UNet2DConditionModel` with" in plain
+    assert (
+        "by a frozen text encoder, a `BertModel` (all-MiniLM-L6-v2), in up to 16 tokens, and ignores padding." in plain
+    )
+    assert "It was also trained without text, so that it can be guided." in plain
+    assert "| bits per image that its own caption saves | 12.35 ± 1.24 |" in card.text
+    assert "| another image's caption | -3.50 ± 0.50 |" in card.text
+    assert "| captions retrieved, test images | 0.438 |" in card.text and "most likely among 16, by" in plain
+    assert "It passes no attention mask to the model" in plain and "77 tokens in place of 16" in plain
+    assert "The data are by OpenMoji (https://openmoji.org), licensed CC BY-SA 4.0." in plain
+    assert 'pipeline("a \\"big\\" cat", guidance_scale=2.0)' in card.text
+    assert "DDPMPaperTextToImagePipeline.from_pretrained(" in plain and "IFPipeline.from_pretrained(" in plain
+    run_snippets(text, folder, monkeypatch)
+
+
+def test_the_card_of_a_model_that_always_needs_a_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = saved_text(tmp_path / "run", TextSettings(77, False, null=False))
+    text = fill_card(folder, str(folder))
+    assert "attention mask" not in text and "can be guided" not in text and "ignores padding" not in text
+    assert 'pipeline("red heart").images[0]' in text and 'pipeline("red heart", guidance_scale=1.0)' in text
+    run_snippets(text, folder, monkeypatch)
+
+
+def test_the_card_names_an_encoder_on_the_hub(tmp_path: Path) -> None:
+    folder = saved_text(tmp_path / "run", TextSettings(16, encoder="google/t5-v1_1-base"))
+    text = " ".join(fill_card(folder, "me/run").split())
+    assert "by a frozen text encoder, `google/t5-v1_1-base`, in up to 16 tokens." in text
+    assert (
+        "It does not load the text encoder, which is `google/t5-v1_1-base` on the Hub: pass `text_encoder` and" in text
+    )
+
+
+def test_the_card_of_a_model_that_stock_saved(tmp_path: Path) -> None:
+    stock(*bert(), text_unet()).save_pretrained(tmp_path)
+    assert "a `BertModel`, in up to 77 tokens." in " ".join(fill_card(tmp_path, "me/run").split())
