@@ -5,6 +5,8 @@
     conditioner   `Conditioner`, the interface of one kind of conditioning; `Conditioners`, several used as one
     dropout       which examples of a training step lose their conditioning
     classes       the conditioner of class labels, for `UNet2DModel`
+    text          the conditioner of captions, for `UNet2DConditionModel`
+    low_resolution  the conditioner of low-resolution images, for `UNet2DConditionModel`
     denoiser      a denoiser together with its conditioners
 
 The trainer, the scores and the samplers use `Conditioners` and never name a kind of conditioning.

@@ -8,6 +8,7 @@ import sklearn.datasets
 import torch
 
 from ..conditioning.columns import chosen
+from ..conditioning.low_resolution import box_mean
 from .arguments import DataArguments
 from .data_columns import FindColumns, usable
 from .level_images import ImageData, LevelImages
@@ -24,10 +25,13 @@ def load_digits(arguments: DataArguments, find_columns: FindColumns) -> ImageDat
     """
     if arguments.streaming:
         raise ValueError("`streaming` is for data sets that do not fit in memory; the digits are always in memory.")
-    if (arguments.resolution or 8, arguments.channels or 1, arguments.num_levels or 17) != (8, 1, 17):
+    side = arguments.low_resolution_of or arguments.resolution or 8
+    if (side, arguments.channels or 1, arguments.num_levels or 17) != (8, 1, 17):
         raise ValueError("`resolution`, `channels` and `num_levels` of the digits are 8, 1 and 17; name other data.")
     digits = sklearn.datasets.load_digits()
     levels = torch.from_numpy(digits.images).to(torch.uint8).unsqueeze(1)  # [1797, 1, 8, 8]
+    if arguments.low_resolution_of is not None:
+        levels = box_mean(levels, side // arguments.resolution)
     columns = find_columns({"label": datasets.ClassLabel(10)}, DIGITS)
     values = usable(columns, {"label": digits.target.tolist()})
     held_out = round(1500 * arguments.validation_fraction)

@@ -121,7 +121,8 @@ def by_batches(
     """part([batch], generator) for every batch and its conditioning; batches are divided among the processes."""
 
     def of_batch(k: int) -> Part:
-        batch = denoiser.batch(*images.batch(k * batch_size, (k + 1) * batch_size), accelerator.device)
+        examples = images.batch(k * batch_size, (k + 1) * batch_size)
+        batch = denoiser.batch(*examples, accelerator.device, generator_of(Use.CONDITIONING_NOISE, seed, k))
         return part([batch], generator_of(Use.SCORING, seed, k))
 
     return shared(accelerator, -(-len(images) // batch_size), of_batch, progress)

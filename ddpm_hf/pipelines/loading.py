@@ -12,12 +12,16 @@ from huggingface_hub.errors import EntryNotFoundError
 from ..hub.push import lacks_index
 from ..hub_errors import hub_errors
 from .pipeline_ddpm_paper import DDPMPaperPipeline
+from .pipeline_ddpm_paper_super_resolution import DDPMPaperSuperResolutionPipeline
 from .pipeline_ddpm_paper_text_to_image import DDPMPaperTextToImagePipeline
 from .sampling_pipeline import SamplingPipeline
 
 
 # By the class that the index names, which is a stock one.
-FAMILIES: dict[str, type[SamplingPipeline]] = {"IFPipeline": DDPMPaperTextToImagePipeline}
+FAMILIES: dict[str, type[SamplingPipeline]] = {
+    "IFPipeline": DDPMPaperTextToImagePipeline,
+    "IFSuperResolutionPipeline": DDPMPaperSuperResolutionPipeline,
+}
 
 
 def load_pipeline(name: str | os.PathLike, **kwargs: Any) -> SamplingPipeline:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,20 +12,16 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from ..conditioning.conditioner import Conditioners
-from ..conditioning.text import MASK, STATES, TextConditioner, TextEncoder, TextSettings
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .denoising_step import DenoisingStep
 from .guidance import Guidance
-from .images import check_output_type, require_finite_images, to_output
-from .sampling_pipeline import Chain, Generators, SamplingPipeline
-from .text import Prompts, TextInput, check_width, text_arguments
+from .images import check_output_type
+from .sampling_pipeline import Chain, Generators
+from .text import Prompts, TextInput, check_width
+from .text_pipeline import Callback, TextPipeline
 
 
-Callback = Callable[[int, int, Tensor], None]
-"""callback(step, timestep, x_s), as in `IFPipeline`."""
-
-
-class DDPMPaperTextToImagePipeline(SamplingPipeline):
+class DDPMPaperTextToImagePipeline(TextPipeline):
     """Images from prompts, in pixels, by a frozen text encoder and guidance (GLIDE, Nichol et al. 2022; Imagen,
     Saharia et al. 2022).
 
@@ -42,9 +38,6 @@ class DDPMPaperTextToImagePipeline(SamplingPipeline):
     Raises:
         ValueError: if the encoder's width does not fit the model, or the scheduler has another process.
     """
-
-    model_cpu_offload_seq = "text_encoder->unet"
-    _optional_components = ["tokenizer", "text_encoder"]
 
     def __init__(self, tokenizer: Any, text_encoder: Any, unet: UNet2DConditionModel, scheduler: SchedulerMixin):
         super().__init__()
@@ -65,10 +58,6 @@ class DDPMPaperTextToImagePipeline(SamplingPipeline):
     def conditioners_of(self, unet: UNet2DConditionModel) -> Conditioners:
         """The conditioners of the pipeline's model, or of another model in its place."""
         return Conditioners((self._text_of(unet),))
-
-    def _text_of(self, unet: UNet2DConditionModel) -> TextConditioner:
-        settings = TextSettings.of(unet.config)
-        return TextConditioner(TextEncoder(self.tokenizer, self.text_encoder, settings.max_length), settings)
 
     # --- sampling ---
 
@@ -121,7 +110,7 @@ class DDPMPaperTextToImagePipeline(SamplingPipeline):
         Raises:
             ValueError: for arguments out of range, before any image is drawn; and for images that are not finite.
         """
-        check_output_type(output_type, self.unet.config.in_channels)
+        check_output_type(output_type, self.num_channels)
         steps = self.iterate(
             prompt,
             num_inference_steps,
@@ -143,12 +132,7 @@ class DDPMPaperTextToImagePipeline(SamplingPipeline):
             prompt_attention_mask=prompt_attention_mask,
             negative_prompt_attention_mask=negative_prompt_attention_mask,
         )
-        for number, step in enumerate(steps):
-            if callback is not None and number % callback_steps == 0:
-                callback(number, step.timestep, step.prev_sample)
-        require_finite_images(step.prev_sample, step.sample, step.timestep, self.unet.config)
-        images = to_output(step.prev_sample, output_type)
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
+        return self._result(steps, output_type, return_dict, callback, callback_steps)
 
     def iterate(
         self,
@@ -177,7 +161,7 @@ class DDPMPaperTextToImagePipeline(SamplingPipeline):
         chain = Chain(num_inference_steps, timesteps, timestep_spacing, eta, solver_order)
         chain.check()
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
-        conditioning, unconditional = self._conditioning(text, count, guidance)
+        conditioning, unconditional = self._text_conditioning(text, count, guidance)
         return self._sample(count, generator, chain, latents, conditioning, guidance, unconditional)
 
     @torch.no_grad()
@@ -204,44 +188,5 @@ class DDPMPaperTextToImagePipeline(SamplingPipeline):
         text = TextInput([prompt] * count if isinstance(prompt, str) else prompt)
         text.count(count)
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
-        conditioning, _ = self._conditioning(text, count, guidance)
+        conditioning, _ = self._text_conditioning(text, count, guidance)
         return self._encode(images, Chain(num_inference_steps, timesteps, timestep_spacing), conditioning, guidance)
-
-    @torch.no_grad()
-    def encode_prompt(self, prompt: str | Sequence[str]) -> tuple[Tensor, Tensor | None]:
-        """The embeddings of prompts `[B, L, width]`, and their mask `[B, L]`, or None if the model takes none."""
-        text = TextInput(prompt)
-        made = text_arguments(self._text_of(self.unet), text, text.count(None), self._execution_device)
-        return made[STATES], made.get(MASK)
-
-    def _conditioning(
-        self, text: TextInput, count: int, guidance: Guidance
-    ) -> tuple[dict[str, Tensor], Callable[..., dict[str, Tensor]] | None]:
-        """The model's further arguments, and what replaces them in the unconditional prediction.
-
-        Raises:
-            ValueError: if prompts or guidance do not fit the model.
-        """
-        guidance.check(self.unet, self.conditioners_of)
-        conditioner, device, dtype = self._text_of(self.unet), self._execution_device, self.unet.dtype
-        if text.is_empty and not conditioner.has_null:
-            raise ValueError("`prompt` must be given: the model was not trained without text.")
-        if text.is_empty and guidance.is_classifier_free:
-            raise ValueError(f"`guidance_scale` must be 1 without a `prompt`, but is {guidance.guidance_scale}.")
-        has_negative = text.negative_prompt is not None or text.negative_prompt_embeds is not None
-        if has_negative and not guidance.is_classifier_free:
-            raise ValueError("`negative_prompt` needs a `guidance_scale` other than 1, and no `guidance_model`.")
-        if self.text_encoder is None and (text.prompt_embeds is None or guidance.is_classifier_free > has_negative):
-            raise ValueError(
-                "`prompt_embeds`, and with guidance `negative_prompt_embeds`, must be given: the pipeline has no text"
-                " encoder."
-            )
-
-        def made(is_negative: bool) -> dict[str, Tensor]:
-            arguments = text_arguments(conditioner, text, count, device, is_negative)
-            return {name: value.to(dtype) if value.is_floating_point() else value for name, value in arguments.items()}
-
-        if not guidance.is_classifier_free:
-            return made(False), None
-        negative = made(True)
-        return made(False), lambda conditioning: negative

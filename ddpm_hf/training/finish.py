@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import itertools
 import shutil
 from collections.abc import Iterator
@@ -62,7 +63,10 @@ def draw(state: TrainState, count: int) -> Tensor:
     pipeline = state.pipeline()
     pipeline.set_progress_bar_config(disable=True)  # the run's own has sampling in it
     batch_size = state.training.scoring_batch_size
-    return draw_images(pipeline, count, batch_size, state.inference_steps, state.training.seed, state.accelerator)
+    turns = state.conditioners.variety()
+    return draw_images(
+        pipeline, count, batch_size, state.inference_steps, state.training.seed, state.accelerator, turns
+    )
 
 
 def draw_grid(state: TrainState) -> None:
@@ -187,7 +191,7 @@ def training_images(state: TrainState, limit: int) -> Iterator[tuple[Tensor, Col
         yield from train.batches_with_columns(size, limit, state.task.skip_bad_examples)
         return
     count = -(-min(limit, state.images_per_epoch or limit) // size)
-    stream = TrainingBatches(train, BatchShard(size), 0, count, state.training.seed)
+    stream = TrainingBatches(dataclasses.replace(train, derive=None), BatchShard(size), 0, count, state.training.seed)
     with contextlib.closing(iter(stream)) as batches:
         for batch in itertools.islice(batches, count):
             yield batch.x_0, batch.columns
