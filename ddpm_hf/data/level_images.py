@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..conditioning.columns import Columns, Derive, chosen, joined, with_first
 from ..conditioning.conditioner import Conditioners
+from ..conditioning.low_resolution import box_mean
 from .identity import Identity
 from .image_files import BadImage
 from .image_streams import ImageStream
@@ -142,6 +143,13 @@ class LevelImages:
         parts = [conditioners.completed(x_0, some) for x_0, some in self.batches_with_columns(64)]
         return conditioners.read(joined(parts)) if parts else columns
 
+    def reduced(self, factor: int) -> LevelImages:
+        """The images in low resolution: the mean over boxes of pixels, rounded; see `box_mean`."""
+        channels, height, width = self.shape
+        shape = (channels, height // factor, width // factor)
+        pixels = None if self.pixels is None else box_mean(self.pixels, factor)
+        return LevelImages(self.size, Reduced(self, factor), self.num_levels, shape, self.columns, pixels, self.row)
+
     def cropped(self, side: int) -> LevelImages:
         """Squares of the images, in training at random places."""
         shape = (self.shape[0], side, side)
@@ -157,6 +165,17 @@ class Chosen:
 
     def __call__(self, i: int, crop: tuple[float, float] | None = None) -> Tensor:
         return self.read(int(self.index[i]), crop)
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """Reads images in low resolution; see `box_mean`."""
+
+    images: LevelImages
+    factor: int
+
+    def __call__(self, i: int, crop: tuple[float, float] | None = None) -> Tensor:
+        return box_mean(self.images.levels(i, crop), self.factor)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from ..results import WeightedBound
 from ..runtime.distributed import is_main_process, shared
 from ..runtime.randomness import Use, generator_of
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
-from ..tasks.captioned_images import load_captioned_images
+from ..tasks.captioned_images import load_captioned_images, load_plain_images
 from ..tasks.images import load_labelled_images
 from .arguments import ChainArguments, ModelPathArguments
 
@@ -135,8 +135,12 @@ def load_as_they_are(data: CaptionedDataArguments, pipeline: SamplingPipeline) -
     """
     if data.random_flip:
         raise ValueError("`random_flip` is for training; scores are computed on the original images.")
-    conditioners = pipeline.conditioners
-    loaded = (load_captioned_images if PROMPT in conditioners.columns else load_labelled_images)(data)
+    load = load_labelled_images
+    if PROMPT in pipeline.conditioners.columns:
+        load = load_captioned_images
+    elif pipeline.conditioners.derives:
+        load = load_plain_images
+    loaded = load(data)
     if is_main_process():
         print(*loaded.notes, sep="\n", end="\n" if loaded.notes else "", file=sys.stderr)
     return loaded

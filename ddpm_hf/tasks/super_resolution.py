@@ -23,18 +23,15 @@ from ..conditioning.low_resolution import (
 )
 from ..conditioning.text import TextConditioner, TextSettings
 from ..data.arguments import SuperResolutionDataArguments
-from ..data.data_columns import no_columns
 from ..data.image_streams import ImageStream
 from ..data.level_images import ImageData
-from ..data.loading import load_images
-from ..data.openmoji import load_openmoji
 from ..diffusion.denoiser import Denoiser, denoiser_of
 from ..pipelines.pipeline_ddpm_paper_super_resolution import DDPMPaperSuperResolutionPipeline
 from ..runtime.arguments import completed
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .base import Training
 from .building import build_super_resolution_unet
-from .captioned_images import load_captioned_images
+from .captioned_images import load_captioned_images, load_plain_images
 from .presets import SUPER_RESOLUTION_PRESETS, check_preset
 from .super_resolution_arguments import SuperResolutionModelArguments
 from .text_arguments import TextDiffusionArguments
@@ -66,9 +63,7 @@ class SuperResolutionTask(TextToImageTask):
         return self._cropped(data)
 
     def _load(self) -> ImageData:
-        if self.model_arguments.with_text:
-            return load_captioned_images(self.data_arguments)
-        return load_images(self.data_arguments, no_columns, load_openmoji)
+        return (load_captioned_images if self.model_arguments.with_text else load_plain_images)(self.data_arguments)
 
     def _check_sizes(self, data: ImageData) -> None:
         factor, highest = self.model_arguments.factor, self.model_arguments.max_noise_level
