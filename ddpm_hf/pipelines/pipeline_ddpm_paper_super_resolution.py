@@ -168,7 +168,8 @@ class DDPMPaperSuperResolutionPipeline(TextPipeline):
             height, width: the size of the result; if not given, that of `image` times the factor that the model's
                 configuration records, or without one the model's `sample_size`, as in stock.
             noise_level: how much noise the enlarged image gets, which the model is told: one for all, or one per
-                image. 0 is no noise; s > 0 is timestep s of the `image_noising_scheduler`, as in stock.
+                image. 0 is no noise; s > 0 is timestep s of the `image_noising_scheduler`, as in stock, up to the
+                highest level that the model was trained with.
             noise: the noise itself, `[B, C, height, width]`; drawn after x_T if not given, as in stock.
             prompt, num_inference_steps, timesteps, guidance_scale, negative_prompt, num_images_per_prompt, generator,
                 output_type, return_dict, batch_size, timestep_spacing, eta, solver_order, latents, guidance_interval,
@@ -323,7 +324,8 @@ class DDPMPaperSuperResolutionPipeline(TextPipeline):
             raise ValueError(f"`image` must be one, or one for each of {count} images, but are {len(images)}.")
         given = noise_level.tolist() if isinstance(noise_level, Tensor) else noise_level
         levels = list(given) if isinstance(given, (list, tuple)) else [given] * count
-        most = len(self.image_noising_scheduler) - 1
+        trained = LowResolutionSettings.of(self.unet.config).max_noise_level
+        most = min(trained, len(self.image_noising_scheduler) - 1)
         if any(isinstance(s, bool) or not isinstance(s, int) or not 0 <= s <= most for s in levels):
             raise ValueError(
                 f"`noise_level` must be an int in 0 ... {most}, or one per image, but is {noise_level!r}."
