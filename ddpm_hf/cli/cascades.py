@@ -14,6 +14,7 @@ from ..data.arguments import CaptionedDataArguments
 from ..evaluation.arguments import EvaluationArguments, GuidanceArguments, ModelPathArguments, SampleArguments
 from ..evaluation.cascades import (
     Stages,
+    check_noise_level,
     draw_cascade,
     guidances_of,
     load_cascade,
@@ -111,6 +112,7 @@ def sample_cascade(
                 sampling.num_inference_steps or len(stage.scheduler), timestep_spacing=sampling.timestep_spacing
             )
             stage.set_progress_bar_config(disable=not (accelerator.is_main_process and shows_bars()))
+        check_noise_level(stages, sampling.noise_level)
         check_picture(output, stages[-1].example_shape[0])
         guidances = guidances_of(stages, guiding)
         turns = asked_by_turns(told_of_most(stages), sampling)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..conditioning.captions import PROMPT
 from ..conditioning.columns import Columns, chosen, count_of
-from ..conditioning.low_resolution import IMAGE, NOISE_LEVEL, LowResolutionSettings
+from ..conditioning.low_resolution import IMAGE, NOISE_LEVEL, LowResolutionConditioner, LowResolutionSettings
 from ..data.level_images import LevelImages
 from ..likelihood.cascade import CascadeBitsPerDim, cascade_bits_per_dim
 from ..pipelines.guidance import Guidance
@@ -65,6 +65,13 @@ def _check_follows(stage: SamplingPipeline, before: SamplingPipeline, name: str,
             f"`cascade`: {name} enlarges images of {settings.num_levels} levels, but those of {name_before} have"
             f" {levels}."
         )
+
+
+def check_noise_level(stages: Stages, level: int) -> None:
+    """Raise ValueError for a noise level that one of the stages was not trained with."""
+    for stage in stages[1:]:
+        settings = LowResolutionSettings.of(stage.unet.config)
+        LowResolutionConditioner(settings).check({NOISE_LEVEL: torch.tensor([level])})
 
 
 def told_of_most(stages: Stages) -> SamplingPipeline:
