@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
+import logging
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,17 +131,57 @@ class HubError(OSError):
 def hub_errors(name: str, revision: str | None = None, doing: str = "load") -> Iterator[None]:
     """A context in which errors of the client, diffusers and torch about a model become a `HubError`; others pass."""
     try:
-        yield
+        with _warnings_if_it_works():
+            yield
     except HubError:
         raise
     except (OSError, ValueError, RuntimeError, httpx.HTTPError, pickle.UnpicklingError) as error:
-        could_not = f"Could not {doing} {name}:"
-        if doing == "load" and not Path(name).is_dir() and _asks_the_hub(error):
-            could_not += " there is no such folder here, and"
+        could_not, hint = f"Could not {doing} {name}:", ""
+        if doing == "load" and not Path(name).is_dir():
+            could_not += " there is no such folder here, and" if _asks_the_hub(error) else ""
+            near = _near_folder(name)
+            hint = "" if near is None else f" Did you mean the folder {near}?"
         failure = _tell(error, could_not, name=name, revision=revision)
         if failure is None:
             raise
-        raise failure from error
+        raise HubError(f"{failure}{hint}", failure.is_transient) from error
+
+
+@contextlib.contextmanager
+def _warnings_if_it_works() -> Iterator[None]:
+    """A context that delays diffusers' warning about the Hub, and drops it if an error follows, which says more."""
+    logger, held = logging.getLogger("diffusers.pipelines.pipeline_utils"), []
+
+    def hold(record: logging.LogRecord) -> bool:
+        is_held = record.getMessage().startswith("Couldn't connect to the Hub")
+        if is_held:
+            held.append(record)
+        return not is_held
+
+    logger.addFilter(hold)
+    try:
+        yield
+    finally:
+        logger.removeFilter(hold)
+    for record in held:
+        logger.handle(record)
+
+
+def _near_folder(name: str) -> Path | None:
+    """The existing folder whose path is most similar to a mistyped one, part by part; None if a part has no match."""
+    place = Path()
+    try:
+        for part in Path(name).parts:
+            if not (place / part).is_dir():
+                folders = [each.name for each in place.iterdir() if each.is_dir()]
+                near = difflib.get_close_matches(part, folders, n=1)
+                if not near:
+                    return None
+                part = near[0]
+            place /= part
+    except OSError:  # a folder that must not be read: the error that is being told matters more
+        return None
+    return place
 
 
 def _causes(error: BaseException) -> list[BaseException]:

@@ -80,6 +80,9 @@ class Validation(TypedDict, total=False):
     bits_per_dim_standard_error: float | None
 
 
+DIGITS = "scikit-learn digits"  # the name of the built-in data in `RunFacts.data`
+
+
 class RunFacts(TypedDict, total=False):
     """The facts of a run that are known before it is scored."""
 

@@ -40,7 +40,7 @@ def training_step(state: TrainState, batches: Iterator[Batch]) -> StepResult:
     losses, norm = [], None
     for window in range(shard.accumulation):
         batch, first = next(batches), shard.first(window)
-        mine = slice(first, first + shard.batch_size)  # of the step's examples
+        mine = slice(first, first + shard.batch_size)  # this process's part of the step's examples
         state.seed_dropout(window)
         with accelerator.accumulate(state.prepared):
             loss = losses_of(state, batch, t[mine], first, None if dropped is None else dropped[mine])
@@ -74,8 +74,8 @@ def losses_of(state: TrainState, batch: Batch, t: Tensor, first: int, dropped: T
 
     Args:
         t: timesteps `[B]`.
-        first: place of the first example in the step's batch, from which its noise follows.
-        dropped: which examples lose their conditioning, booleans `[B]`; None for none.
+        first: the index of the first example in the step's batch, which determines the noise.
+        dropped: booleans `[B]`, True for examples that lose their conditioning; None for none.
     """
     x_0 = batch.x_0
     noise = noise_like(x_0, first, state.training.seed, state.step)

@@ -4,17 +4,32 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import difflib
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from transformers import HfArgumentParser
 
+from ..tasks.arguments import RECIPES
+from ..tasks.presets import PRESETS
+
 
 NO_TEXT = "-"  # argparse omits the default of a flag without help text
+TABLES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {"preset": PRESETS, "recipe": RECIPES}
 
 
 class Help(argparse.HelpFormatter):
-    """A formatter that lists every flag by its first name, with its default unless that is None."""
+    """A formatter that lists every flag by its first name, with its default unless that is None.
+
+    Args:
+        replaced: names of the flags whose defaults another flag may replace, and that flag's name.
+    """
+
+    def __init__(self, *args: Any, replaced: Mapping[str, str], **options: Any):
+        super().__init__(*args, **options)
+        self.replaced = replaced
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings or action.nargs == 0:
@@ -27,16 +42,23 @@ class Help(argparse.HelpFormatter):
         return {"string_to_bool": "BOOL"}.get(kind, kind.upper())
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        if action.default in (None, argparse.SUPPRESS):
+        by = self.replaced.get(action.dest)
+        if action.default is argparse.SUPPRESS or (action.default is None and by is None):
             return action.help
+        if action.default is None:
+            return f"{action.help} The {by} may set it."
         default = action.default if isinstance(action.default, (list, tuple)) else [action.default]
-        shown = f"Default: {' '.join(map(str, default))}."
+        alternative = "" if by is None else f", or the {by}'s"
+        shown = f"Default: {' '.join(map(str, default))}{alternative}."
         return shown if action.help == NO_TEXT else f"{action.help} {shown}"
 
 
 def build_parser(script: str, classes: Sequence[type]) -> HfArgumentParser:
     """A parser for the fields of dataclasses; each class is a group named by its `_argument_group_name`."""
-    parser = HfArgumentParser(classes, prog=script, formatter_class=Help, allow_abbrev=False)
+    known = {field.name for each in classes for field in dataclasses.fields(each)}
+    replaced = {name: by for by, table in TABLES.items() if by in known for row in table.values() for name in row}
+    form = functools.partial(Help, replaced=replaced)
+    parser = HfArgumentParser(classes, prog=script, formatter_class=form, allow_abbrev=False)
     parser.usage = f"{script} [settings.yaml] [--flag value ...]"
     for action in parser._actions:
         if action.option_strings[:1] and action.option_strings[0].startswith("--no_"):

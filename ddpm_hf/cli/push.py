@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..hub.arguments import PushArguments
+from ..hub.model_card import check_license
 from ..hub.push import push_folder
 from ..runtime.distributed import require_one_process
 from ..runtime.errors import user_errors
@@ -20,6 +21,7 @@ def main() -> None:
     limit_silence()
     with user_errors(script):
         require_one_process()
+        check_license(push.hub_license, "hub_license")
         commit = push_folder(
             push.output_dir,
             push.hub_model_id or Path(push.output_dir).resolve().name,
@@ -27,5 +29,6 @@ def main() -> None:
             token=push.hub_token,
             commit_message=push.commit_message,
             create_pr=push.create_pr,
+            license=push.hub_license,
         )
-    print(f"{push.output_dir} is on the Hub: {commit.pr_url or commit.commit_url}")
+    print(f"{push.output_dir} is on the Hub: {commit.pr_url or commit.repo_url}")

@@ -64,10 +64,8 @@ class Conditioner(ABC):
     def prepare(self, columns: Columns) -> tuple[str, ...]:
         """Compute ahead what `make` needs for a data set's columns; sentences that the user should know of them.
 
-        Raises:
-            ValueError: as `check`.
+        The columns were checked, and may have several alternatives for an example.
         """
-        self.check(columns)
         return ()
 
     def derive(self, x_0: Tensor, columns: Columns, generator: torch.Generator | None = None) -> Columns:
@@ -204,11 +202,7 @@ class Conditioners:
             each.check(columns)
 
     def prepare(self, columns: Columns) -> tuple[str, ...]:
-        """Compute ahead what `make` needs for a data set's columns; sentences that the user should know of them.
-
-        Raises:
-            ValueError: as `check`.
-        """
+        """Compute ahead what `make` needs for a data set's columns; sentences that the user should know of them."""
         return tuple(itertools.chain.from_iterable(each.prepare(columns) for each in self.members))
 
     @property

@@ -222,7 +222,6 @@ class TextConditioner(Conditioner):
             raise ValueError(f"The model is told of captions, but an image {fault}.")
 
     def prepare(self, columns: Columns) -> tuple[str, ...]:
-        self.check(columns)
         several = [[value] if isinstance(value, str) else value for value in columns[PROMPT]]
         captions = list(dict.fromkeys(itertools.chain.from_iterable(several)))
         return self.encoder.prepare([*captions, ""] if self.settings.null else captions)

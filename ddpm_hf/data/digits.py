@@ -9,12 +9,10 @@ import torch
 
 from ..conditioning.columns import chosen
 from ..conditioning.low_resolution import box_mean
+from ..results import DIGITS
 from .arguments import DataArguments
 from .data_columns import FindColumns, usable
 from .level_images import ImageData, LevelImages
-
-
-DIGITS = "scikit-learn digits"
 
 
 def load_digits(arguments: DataArguments, find_columns: FindColumns) -> ImageData:

@@ -85,7 +85,7 @@ def find_files(folder: str | Path) -> FolderFiles:
             if not place and root_is_run and (entry.name in OF_A_RUN or CHECKPOINT.fullmatch(entry.name)):
                 files.leave_out(OF_THE_ROOT, f"{path}/" if os.path.isdir(entry.path) else path)
             elif os.path.isdir(entry.path):  # also through a link
-                inside = _looked_into(files, entry, f"{path}/", around)
+                inside = _real_paths(files, entry, f"{path}/", around)
                 waiting.extend([] if inside is None else [(f"{path}/", inside)])
             else:
                 _sort(files, entry, path, suffixes)
@@ -103,7 +103,7 @@ def _entries(root: Path, place: str) -> list[os.DirEntry]:
         raise ValueError(f"The folder {root / place} cannot be read: {error.strerror or error}.") from error
 
 
-def _looked_into(files: FolderFiles, entry: os.DirEntry, path: str, around: tuple[str, ...]) -> tuple[str, ...] | None:
+def _real_paths(files: FolderFiles, entry: os.DirEntry, path: str, around: tuple[str, ...]) -> tuple[str, ...] | None:
     """The real paths of a folder and of its parents; None for a folder that is left out."""
     if entry.name.startswith((".", "__")):
         files.leave_out(HIDDEN, path)
@@ -150,7 +150,7 @@ def is_of_a_run(folder: Path) -> bool:
     names = _names(folder)
     if INDEX in names or "evaluation.json" in names:
         return True
-    if METRICS in names and (_has_figures(folder / METRICS) or not names.isdisjoint(OF_A_RUN)):
+    if METRICS in names and (_is_metrics_file(folder / METRICS) or not names.isdisjoint(OF_A_RUN)):
         return True
     if any(CHECKPOINT.fullmatch(name) and "training.json" in _names(folder / name) for name in names):
         return True
@@ -166,7 +166,7 @@ def _names(folder: Path) -> set[str]:
         return set()
 
 
-def _has_figures(path: Path) -> bool:
+def _is_metrics_file(path: Path) -> bool:
     """Whether a JSON file has figures of `Metrics`."""
     try:
         content = json.loads(path.read_text("utf-8"))

@@ -56,12 +56,13 @@ class HeaderCounts:
     """Counts training images that are changed when they are read."""
 
     def __init__(self) -> None:
-        self.images = self.transparent = self.profiles = self.animated = 0
+        self.images = self.oblong = self.transparent = self.profiles = self.animated = 0
 
     def counted(self, headers: Iterable[Header]) -> Iterator[Header]:
         """The same headers, counted as they pass."""
         for header in headers:
             self.images += 1
+            self.oblong += header.size[0] != header.size[1]
             self.transparent += header.is_transparent
             self.profiles += header.has_profile and header.mode not in DEEP
             self.animated += header.is_animated
@@ -69,7 +70,16 @@ class HeaderCounts:
 
     def notes(self, arguments: DataArguments, is_stream: bool = False) -> tuple[str, ...]:
         """How the counted images are read; of a stream only the first image was counted."""
+        where = (
+            "in the middle"
+            if arguments.center_crop
+            else "at random places in training; --center_crop takes the middle"
+        )
         treated = {
+            "unequal sides": (
+                0 if arguments.resolution is None else self.oblong,  # without a resolution images keep their size
+                f"cropped to squares {where}",
+            ),
             "transparency": (
                 self.transparent if arguments.channels != 4 else 0,
                 f"put on a background of {arguments.background} (--background); --channels 4 keeps the transparency",

@@ -21,7 +21,9 @@ def is_on_its_side(image: Image.Image, source: BinaryIO) -> bool:
     """
     if image.format == "TIFF":  # Pillow itself turns these upright
         return False
-    if not any(key in image.info for key in TOLD_IN) and not (image.format == "PNG" and _tells_late(source)):
+    if not any(key in image.info for key in TOLD_IN) and not (
+        image.format == "PNG" and _has_text_after_pixels(source)
+    ):
         return False
     return _orientation(image) in (5, 6, 7, 8)
 
@@ -38,7 +40,7 @@ def _orientation(image: Image.Image) -> int | None:
         return None
 
 
-def _tells_late(source: BinaryIO) -> bool:
+def _has_text_after_pixels(source: BinaryIO) -> bool:
     """Whether a PNG file has text chunks after its pixels; the position in the file is restored."""
     place = source.tell()
     try:

@@ -93,7 +93,7 @@ class WatchedLoader:
         try:
             batches = self._awaited(lambda: iter(self.loader))
             self._workers = self._workers or set(multiprocessing.active_children()) - self._others
-            self._follow()
+            self._replace_handler()
             while (batch := self._awaited(lambda: next(batches, self))) is not self:  # which stands for the end
                 yield batch
         except Interrupted:
@@ -101,7 +101,7 @@ class WatchedLoader:
             raise
         finally:
             batches = None  # as in `close`
-            self._leave()
+            self._restore_handler()
 
     def close(self) -> None:
         """End the workers now, though the traceback of an exception may keep this object."""
@@ -131,29 +131,29 @@ class WatchedLoader:
         if isinstance(error, RuntimeError) and "DataLoader worker (pid" in str(error):
             self._end = self._end or _first_sentence(error)
         elif isinstance(error, (OSError, EOFError)):
-            self._look()
+            self._find_ended_worker()
         if self._end is not None:
             return f"{self._end}, as happens when memory or {SHARED_MEMORY} is full. {FEWER_WORKERS}"
         return told(error) if isinstance(error, RuntimeError) else None
 
-    def _look(self) -> None:
+    def _find_ended_worker(self) -> None:
         """Find a worker whose end has broken a connection, and is not heard of yet."""
         time.sleep(SECONDS_TO_HEAR)
         for worker in self._workers:
             if not worker.is_alive():
                 self._end = self._end or f"DataLoader worker (pid {worker.pid}) exited with code {worker.exitcode}"
 
-    def _follow(self) -> None:
+    def _replace_handler(self) -> None:
         """Hear of the ends of workers in torch's place, where signals can be handled."""
         if threading.current_thread() is threading.main_thread() and callable(signal.getsignal(signal.SIGCHLD)):
-            self._handler_of_torch = signal.signal(signal.SIGCHLD, self._hear)
+            self._handler_of_torch = signal.signal(signal.SIGCHLD, self._on_child_signal)
 
-    def _leave(self) -> None:
+    def _restore_handler(self) -> None:
         if self._handler_of_torch is not None:
             signal.signal(signal.SIGCHLD, self._handler_of_torch)
             self._handler_of_torch = None
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def _on_child_signal(self, number: int, frame: FrameType | None) -> None:
         try:
             self._handler_of_torch(number, frame)
         except RuntimeError as error:

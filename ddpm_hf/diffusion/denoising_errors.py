@@ -65,7 +65,7 @@ class DenoisingErrors:
         try:
             count = len(self.log_snr)
         except TypeError:  # a number, or a tensor of one
-            raise ValueError(f"`log_snr` must be a list of numbers, but is {_short(self.log_snr)}.") from None
+            raise ValueError(f"`log_snr` must be a list of numbers, but is {_shortened(self.log_snr)}.") from None
         if (self.decoder_variances is None) != (self.decoder_costs is None):
             raise ValueError("`decoder_variances` and `decoder_costs` must be given together.")
         if self.num_levels is not None and self.decoder_costs is None:
@@ -140,7 +140,7 @@ class DenoisingErrors:
 
     def _log_between(self, values: Sequence[Any], log_snr: Tensor) -> Tensor:
         logs = self._between(_table(values).log(), log_snr)
-        return logs - _over(logs.shape[1:], (log_snr - self.log_snr[0]).clamp(min=0))
+        return logs - _expanded(logs.shape[1:], (log_snr - self.log_snr[0]).clamp(min=0))
 
     def _between(self, table: Tensor, log_snr: Tensor) -> Tensor:
         """Values `[levels, …]` at `log_snr`, linear between two levels and constant beyond the ends."""
@@ -151,7 +151,7 @@ class DenoisingErrors:
         below = (above - 1).clamp(min=0)
         gap = levels[above] - levels[below]
         share = torch.where(gap > 0, (inside - levels[below]) / torch.where(gap > 0, gap, 1.0), 0.0)
-        return torch.lerp(table[below], table[above], _over(table.shape[1:], share))
+        return torch.lerp(table[below], table[above], _expanded(table.shape[1:], share))
 
 
 def optimal_log_variances(errors: DenoisingErrors, steps: StepCoefficients, log_snr_t: Tensor) -> Tensor:
@@ -161,8 +161,8 @@ def optimal_log_variances(errors: DenoisingErrors, steps: StepCoefficients, log_
     """
     log_weight = 2 * torch.log(steps.posterior_coef_x0)
     return torch.logaddexp(
-        _over(errors.shape, steps.posterior_log_variance),
-        _over(errors.shape, log_weight) + errors.log_error(log_snr_t),
+        _expanded(errors.shape, steps.posterior_log_variance),
+        _expanded(errors.shape, log_weight) + errors.log_error(log_snr_t),
     )
 
 
@@ -223,11 +223,11 @@ def _numbers(name: str, values: Any, count: int) -> Tensor:
     try:
         numbers = _table(values)
     except (TypeError, ValueError):
-        raise ValueError(f"`{name}` must be a list of numbers, but is {_short(values)}.") from None
+        raise ValueError(f"`{name}` must be a list of numbers, but is {_shortened(values)}.") from None
     one_each = numbers.ndim > 0 and (numbers.ndim == 1 or name == "errors")
     if not one_each or numbers.numel() == 0 or len(numbers) != count or not bool(numbers.isfinite().all()):
         raise ValueError(
-            f"`{name}` must be as many finite numbers as there are levels, {count}, but is {_short(values)}."
+            f"`{name}` must be as many finite numbers as there are levels, {count}, but is {_shortened(values)}."
         )
     return numbers
 
@@ -240,11 +240,11 @@ def _nested_tuple(values: Tensor) -> tuple[Any, ...]:
     return tuple(values.tolist()) if values.ndim == 1 else tuple(map(_nested_tuple, values))
 
 
-def _over(shape: Sequence[int], coefficient: Tensor) -> Tensor:
+def _expanded(shape: Sequence[int], coefficient: Tensor) -> Tensor:
     """A coefficient per level, `[N]`, reshaped to broadcast against values `[N, *shape]`."""
     return coefficient.reshape(-1, *[1] * len(shape))
 
 
-def _short(values: Any) -> str:
+def _shortened(values: Any) -> str:
     text = repr(values)
     return text if len(text) <= 200 else f"{text[:200]} …"

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..runtime.arguments import help_text
+from .model_card import check_license
 
 
 @dataclass
@@ -20,6 +21,13 @@ class RepositoryArguments:
     hub_private_repo: bool = field(default=False, metadata=help_text("Push to a private repository."))
     hub_token: str | None = field(
         default=None, metadata=help_text("A token with write permission; safer in HF_TOKEN, or by `hf auth login`.")
+    )
+    hub_license: str | None = field(
+        default=None,
+        metadata=help_text(
+            "The model's licence by the Hub's name, such as cc-by-4.0. If unset, the card names none, except for a"
+            " model of the built-in digits (apache-2.0)."
+        ),
     )
 
 
@@ -44,7 +52,8 @@ class PushArguments(RepositoryArguments):
 
 
 def check_hub_arguments(hub: HubArguments) -> None:
-    """Raise ValueError for a `hub_push_steps` that is negative, or set without `push_to_hub`."""
+    """Raise ValueError for a `hub_push_steps` that is negative, or set without `push_to_hub`, or a bad licence."""
+    check_license(hub.hub_license, "hub_license")
     if hub.hub_push_steps < 0:
         raise ValueError(f"`hub_push_steps` must be at least 0, but is {hub.hub_push_steps}.")
     if hub.hub_push_steps and not hub.push_to_hub:

@@ -23,17 +23,24 @@ from huggingface_hub.repocard_data import eval_results_to_model_index, model_ind
 from safetensors import SafetensorError, safe_open
 
 from ..conditioning.classes import embeds_classes, number_of_classes
-from ..results import MEASURES, METRICS, Metrics, measured, understood
+from ..results import DIGITS, MEASURES, METRICS, Metrics, measured, understood
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
 CARD, SAMPLES = "README.md", "samples.png"
+LICENSES = "https://huggingface.co/docs/hub/repositories-licenses"
 
 _SECTION = re.compile(r"<!-- ddpm_hf: (\w+)(?: (\w+))? -->\n(.*?)\n?<!-- /ddpm_hf: \1 -->", re.DOTALL)
 
 
-def fill_card(folder: Path, name: str, metrics: dict[str, Any] | None = None, beside: Collection[str] = ()) -> str:
+def fill_card(
+    folder: Path,
+    name: str,
+    metrics: dict[str, Any] | None = None,
+    beside: Collection[str] = (),
+    license: str | None = None,
+) -> str:
     """The card of the pipeline saved in `folder`.
 
     Args:
@@ -41,6 +48,8 @@ def fill_card(folder: Path, name: str, metrics: dict[str, Any] | None = None, be
         name: the name that users pass to `from_pretrained`: a name on the Hub, or the folder's path.
         metrics: the content of a metrics.json; if None, of the folder's. Unknown keys are ignored.
         beside: files of the same repository that are not in the folder, such as another variant's weights.
+        license: the Hub's name of a licence. If None, a model of the built-in digits is under this package's licence,
+            and the card of any other model names none: the data are not ours.
 
     Raises:
         ValueError: for weights or a metrics.json that cannot be read.
@@ -49,18 +58,27 @@ def fill_card(folder: Path, name: str, metrics: dict[str, Any] | None = None, be
         metrics = read_json(folder / METRICS) if (folder / METRICS).is_file() else {}
     figures = understood(metrics)
     has_samples = SAMPLES in beside or (folder / SAMPLES).is_file()
-    facts = {**_facts(folder, beside), "metrics": figures, "name": name, "has_samples": has_samples}
-    card = ModelCard.from_template(_metadata(name, figures), template_str=TEMPLATE.read_text("utf-8"), **facts)
+    title = folder.resolve().name if Path(name).resolve() == folder.resolve() else name
+    facts = {**_facts(folder, beside), "metrics": figures, "name": name, "title": title, "has_samples": has_samples}
+    license = license or ("apache-2.0" if figures.get("data") == DIGITS else None)
+    metadata = _metadata(name, figures, license)
+    card = ModelCard.from_template(metadata, template_str=TEMPLATE.read_text("utf-8"), **facts)
     card.text = _SECTION.sub(lambda section: _stamped(section[1], section[3]), card.text)
     return str(card)
 
 
-def merge_cards(existing: str, filled: str, are_figures_gone: bool = False) -> str:
+def check_license(name: str | None, argument: str = "license") -> None:
+    """Raise ValueError, naming the argument, for what cannot be the Hub's name of a licence; None is allowed."""
+    if name is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", name):
+        raise ValueError(f"`{argument}` must be one of the names at {LICENSES}, such as cc-by-4.0, but is {name!r}.")
+
+
+def merge_cards(existing: str, filled: str, are_figures_gone: bool = False, license: str | None = None) -> str:
     """The existing card with its sections replaced by those of `filled`; everything written by hand is kept.
 
     Text outside of sections stays, edited sections stay as they are, and removed sections stay removed. Metadata are
     only added. In `model-index`, results of the same metric on the same data are replaced; `are_figures_gone` removes
-    the results of our own measures.
+    the results of our own measures. `license` replaces the existing card's licence.
 
     Raises:
         ValueError: if the existing card's metadata cannot be read.
@@ -75,6 +93,8 @@ def merge_cards(existing: str, filled: str, are_figures_gone: bool = False) -> s
         old.data["model-index"] = _without_measures(old.data["model-index"])
     for key, value in new.data.to_dict().items():
         old.data[key] = _merged_metadata(key, old.data.get(key), value)
+    if license is not None:
+        old.data["license"] = license
     return str(old)
 
 
@@ -107,7 +127,7 @@ def _parse(card: str) -> RepoCard:
         raise ValueError(f"the metadata of the model card cannot be read: {problem}") from error
 
 
-def _metadata(name: str, metrics: Metrics) -> ModelCardData:
+def _metadata(name: str, metrics: Metrics, license: str | None) -> ModelCardData:
     data = metrics.get("data", "unknown")
     results = [
         EvalResult(
@@ -123,7 +143,7 @@ def _metadata(name: str, metrics: Metrics) -> ModelCardData:
         for measure, value in measured(metrics)
     ]
     return ModelCardData(
-        license="apache-2.0",
+        license=license,
         library_name="diffusers",
         pipeline_tag="unconditional-image-generation",
         tags=["ddpm_hf", "ddpm", "diffusion"],

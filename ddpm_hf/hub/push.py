@@ -16,7 +16,7 @@ from huggingface_hub.hf_api import ModelInfo
 
 from ..hub_errors import HubError, hub_errors
 from ..results import METRICS
-from .model_card import CARD, SAMPLES, count_parameters, fill_card, merge_cards, read_json, weights_of
+from .model_card import CARD, SAMPLES, check_license, count_parameters, fill_card, merge_cards, read_json, weights_of
 
 
 INDEX = "model_index.json"
@@ -39,6 +39,7 @@ def push_folder(
     commit_message: str | None = None,
     create_pr: bool = False,
     path_in_repo: str = "",
+    license: str | None = None,
 ) -> CommitInfo:
     """Push a saved pipeline to the Hub: its weights and configurations, model card, sample grid and figures.
 
@@ -54,12 +55,15 @@ def push_folder(
         token: a token with write permission; None takes that of `hf auth login` or HF_TOKEN.
         create_pr: open a pull request instead of committing to the main branch.
         path_in_repo: a folder in the repository.
+        license: the Hub's name of the model's licence, which the card then names; None keeps what the cards in the
+            folder and on the Hub name, and fills a new card as `fill_card` does.
 
     Raises:
-        ValueError: if `folder` holds no complete pipeline, or no safetensors.
+        ValueError: if `folder` holds no complete pipeline, or no safetensors, or for a malformed `license`.
         HubError: if the Hub refuses or cannot be reached; it says what to do next.
     """
     folder = Path(folder)
+    check_license(license)
     files = model_files(folder)
     _check_for_token([*files, folder / CARD], token or get_token())
     api = HfApi(token=token)
@@ -68,7 +72,8 @@ def push_folder(
         try:
             with hub_errors(repo_id, doing="push to"):
                 repo = _claim_repository(api, repo_id, private)
-                return _commit(api, repo, folder, files, path_in_repo, commit_message or "Upload model", create_pr)
+                message = commit_message or "Upload model"
+                return _commit(api, repo, folder, files, path_in_repo, message, create_pr, license)
         except HubError as error:
             wait = next(waits, None)
             if wait is None or not _may_help_to_retry(error):
@@ -137,7 +142,14 @@ def _claim_repository(api: HfApi, repo_id: str, private: bool | None) -> ModelIn
 
 
 def _commit(
-    api: HfApi, repo: ModelInfo, folder: Path, files: list[Path], prefix: str, message: str, create_pr: bool
+    api: HfApi,
+    repo: ModelInfo,
+    folder: Path,
+    files: list[Path],
+    prefix: str,
+    message: str,
+    create_pr: bool,
+    license: str | None,
 ) -> CommitInfo:
     """Push everything in one commit on top of the one whose card was merged."""
     prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
@@ -148,9 +160,8 @@ def _commit(
     are_others = _are_other_weights(api, repo, added, there, gone)
     if are_others:  # the existing figures and samples belong to the old weights
         gone |= {prefix + SAMPLES, prefix + METRICS} & (there - paths)
-    card = _card(
-        api, repo, folder, prefix, there - gone, are_figures_gone=are_others and prefix + METRICS not in paths
-    )
+    are_figures_gone = are_others and prefix + METRICS not in paths
+    card = _card(api, repo, folder, prefix, there - gone, are_figures_gone, license)
     operations = [*added, CommitOperationAdd(prefix + CARD, card.encode())]
     operations += [CommitOperationDelete(path) for path in sorted(gone)]
     parent = None if create_pr else repo.sha
@@ -166,7 +177,15 @@ def _content(file: Path) -> str | bytes:
     return str(file)
 
 
-def _card(api: HfApi, repo: ModelInfo, folder: Path, prefix: str, staying: set[str], are_figures_gone: bool) -> str:
+def _card(
+    api: HfApi,
+    repo: ModelInfo,
+    folder: Path,
+    prefix: str,
+    staying: set[str],
+    are_figures_gone: bool,
+    license: str | None,
+) -> str:
     """The card, filled from the folder and the files that stay on the Hub; text written by hand is kept."""
 
     def there(name: str) -> Path | None:
@@ -177,10 +196,10 @@ def _card(api: HfApi, repo: ModelInfo, folder: Path, prefix: str, staying: set[s
 
     metrics = None if (folder / METRICS).is_file() else there(METRICS)
     beside = {path.removeprefix(prefix) for path in staying if path.startswith(prefix)}
-    card = fill_card(folder, repo.id, read_json(metrics) if metrics else None, beside)
+    card = fill_card(folder, repo.id, read_json(metrics) if metrics else None, beside, license)
     for written in (folder / CARD, there(CARD)):
         if written is not None and written.is_file():
-            card = merge_cards(written.read_text(encoding="utf-8"), card, are_figures_gone)
+            card = merge_cards(written.read_text(encoding="utf-8"), card, are_figures_gone, license)
     return card
 
 

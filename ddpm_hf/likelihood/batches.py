@@ -107,7 +107,7 @@ def _advice(x_0: Tensor) -> str:
     """Advice for values that are not levels."""
     low, high = x_0.min().item(), x_0.max().item()
     if low >= 0 and high <= 1:
-        return "they lie in [0, 1]: scale them by 2x - 1"
+        return "they lie in [0, 1]: scale them with 2 * x - 1"
     if low >= 0 and high <= 255:
-        return "they lie in [0, 255]: scale them by x / 127.5 - 1"
+        return "they lie in [0, 255]: scale them with x / 127.5 - 1"
     return "set `num_levels` to the number of levels of the data, or to None for continuous data"

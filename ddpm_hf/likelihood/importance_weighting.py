@@ -78,7 +78,7 @@ def log_path_weights(
     diffusion = diffusion_of(scheduler)
     diffusion.require_determined()
     data, finite = to_float64(x_0), []
-    x_t, log_w = _noisy_end(diffusion, data, generator)  # nats per dimension until the return
+    x_t, log_w = _sample_x_T(diffusion, data, generator)  # nats per dimension until the return
     for k in range(len(diffusion.times) - 1, -1, -1):
         output = diffusion.model_output(denoise, cast_back(x_t, x_0.dtype), diffusion.times[k], conditioning)
         p = diffusion.p_mean_variance(to_float64(output), x_t, k)
@@ -92,7 +92,7 @@ def log_path_weights(
     return data[0].numel() * log_w
 
 
-def _noisy_end(diffusion: GaussianDiffusion, x_0: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+def _sample_x_T(diffusion: GaussianDiffusion, x_0: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """x_T ~ q(x_T | x_0), and log N(x_T; 0, I)/q(x_T | x_0), nats/dim, `[B]`."""
     T, noise = diffusion.times[-1], randn_like(x_0, generator)
     x_T = diffusion.q_sample(x_0, noise, T)

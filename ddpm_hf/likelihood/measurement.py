@@ -70,10 +70,10 @@ def measure_denoising_errors(
     require_no_dropout(denoise)
     check_generator(generator)
     require_count(num_noise_levels=num_noise_levels, num_evaluations=num_evaluations)
-    diffusion = _along_all_times(diffusion_of(scheduler))
+    diffusion = _visiting_all_times(diffusion_of(scheduler))
     times = _times_to_measure_at(diffusion.schedule, num_noise_levels)
     count, seen = len(times), 0
-    seen_by_level = [_Seen(per_element, diffusion.num_levels) for _ in range(count)]
+    seen_by_level = [_LevelStatistics(per_element, diffusion.num_levels) for _ in range(count)]
     for x_0, conditioning in checked_batches(batches, diffusion.num_levels):
         known = x_0.cpu()
         for turn in range(num_evaluations):
@@ -107,7 +107,7 @@ def _times_to_measure_at(schedule: NoiseSchedule, count: int) -> Tensor:
     return times[schedule.log_snr[times].isfinite()]
 
 
-def _along_all_times(diffusion: GaussianDiffusion) -> GaussianDiffusion:
+def _visiting_all_times(diffusion: GaussianDiffusion) -> GaussianDiffusion:
     """The same diffusion over all times, with a variance type that needs no errors: the variance has no effect."""
     variance_type = diffusion.variance_type if diffusion.learns_variance else "fixed_small"
     return dataclasses.replace(
@@ -115,7 +115,7 @@ def _along_all_times(diffusion: GaussianDiffusion) -> GaussianDiffusion:
     )
 
 
-class _Seen:
+class _LevelStatistics:
     """The data of one noise level: sums of squared errors, and elements of x_0 and x̂_0 to fit the decoder on."""
 
     def __init__(self, per_element: bool, num_levels: int | None):
@@ -132,7 +132,7 @@ class _Seen:
         if self.num_levels is None or self._kept >= ELEMENTS_FOR_A_DECODER:
             return
         # A few elements of many examples are more informative than all elements of a few.
-        chosen = _some(x_0[0].numel(), ELEMENTS_OF_AN_EXAMPLE)
+        chosen = _fixed_subset(x_0[0].numel(), ELEMENTS_OF_AN_EXAMPLE)
         known, found = (x.reshape(len(x), -1)[:, chosen].flatten() for x in (x_0, predicted))
         self._pairs.append((known, found))
         self._kept += known.numel()
@@ -140,7 +140,7 @@ class _Seen:
     def summary(self, log_snr: float) -> tuple[Any, ...]:
         """The error; for discrete data also the decoder's best variance and its cost, nats per dimension."""
         mean = self._sum / self.count
-        error = _drawn_to_the_mean(mean, self.count) if self.per_element else mean.mean()
+        error = _shrunk_to_the_mean(mean, self.count) if self.per_element else mean.mean()
         # A model without any error would get a variance of 0; the smallest positive number replaces it.
         error = error.clamp(min=1e-300)
         if self.num_levels is None:
@@ -149,13 +149,13 @@ class _Seen:
         return error.tolist(), *_best_decoder(x_0, predicted, log_snr, self.num_levels)
 
 
-def _drawn_to_the_mean(of_elements: Tensor, count: int) -> Tensor:
+def _shrunk_to_the_mean(of_elements: Tensor, count: int) -> Tensor:
     """Means over `count` examples, shrunk as if `EXAMPLES_OF_THE_MEAN` more had shown the mean over all elements."""
     prior = EXAMPLES_OF_THE_MEAN
     return (count * of_elements + prior * of_elements.mean()) / (count + prior)
 
 
-def _some(count: int, most: int) -> Tensor:
+def _fixed_subset(count: int, most: int) -> Tensor:
     """Up to `most` of `count` indices, the same ones at every call."""
     if count <= most:
         return torch.arange(count, device="cpu")
@@ -177,7 +177,7 @@ def _best_decoder(x_0: Tensor, predicted: Tensor, log_snr: float, num_levels: in
     low = ((to_float64(x_0) - predicted) ** 2).mean().clamp(min=1e-3 / (num_levels - 1) ** 2).log().item()
     high = max(low, min(-log_snr, LOG_SPAN))
     candidates = torch.linspace(low - MARGIN, high + MARGIN, CANDIDATES, dtype=torch.float64, device="cpu")
-    some = _some(len(x_0), ELEMENTS_FOR_V)
+    some = _fixed_subset(len(x_0), ELEMENTS_FOR_V)
     costs = torch.stack([cost(candidate, some) for candidate in candidates])
     best = int(costs[1:-1].argmin()) + 1
     left, least, right = costs[best - 1 : best + 2]

@@ -38,7 +38,7 @@ class BitsPerDim(Summary):
             spread of the examples, of the noise and, in an estimate from few model calls, of the drawn times. It
             treats the times of different examples as independent. Since a batch covers them evenly, the true error is
             smaller.
-        estimation_error: standard error of `total` as an estimate of the bound of these very examples, due to the
+        estimation_error: standard error of `total` as an estimate of the bound of these examples, due to the
             drawn noise and times. It is an overestimate: the variance of each stratum's term over a batch includes the
             differences between the examples. For a batch of one example it compares neighbouring strata, and includes
             their differences.
@@ -67,7 +67,7 @@ class BitsPerDim(Summary):
         return (
             f"{self.first_line}\n"
             f"= prior {self.prior:.4f} + rate {self.rate:.4f} + decoder {self.decoder:.4f}\n"
-            f"{self.last_line}; for these very examples noise and times leave ± {self.estimation_error:.4f}"
+            f"{self.last_line}; standard error from noise and timesteps alone: {self.estimation_error:.4f}"
         )
 
     @property

@@ -89,7 +89,7 @@ class Guidance:
             null = unconditional or conditioners.unconditional
             guided = classifier_free_guidance(denoise, null, **self._settings)
         else:
-            weaker = _with_its_own(call(self.guidance_model), conditioners_of(self.guidance_model))
+            weaker = _with_used_conditioning(call(self.guidance_model), conditioners_of(self.guidance_model))
             guided = autoguidance(denoise, weaker, **self._settings)
         return ConditionalDenoiser(guided, conditioners)
 
@@ -102,13 +102,13 @@ def _nothing(x_t: Tensor, timesteps: Tensor, **conditioning: Tensor) -> Tensor:
     return x_t
 
 
-def _with_its_own(denoise: Denoiser, conditioners: Conditioners) -> Denoiser:
+def _with_used_conditioning(denoise: Denoiser, conditioners: Conditioners) -> Denoiser:
     """A denoiser that ignores conditioning that it does not use: a weaker model may be unconditional."""
 
-    def denoise_with_its_own(x_t: Tensor, timesteps: Tensor, **conditioning: Tensor) -> Tensor:
+    def denoise_with_used_conditioning(x_t: Tensor, timesteps: Tensor, **conditioning: Tensor) -> Tensor:
         return denoise(x_t, timesteps, **{name: conditioning[name] for name in conditioners.arguments})
 
-    return denoise_with_its_own
+    return denoise_with_used_conditioning
 
 
 def _unguided(conditioners: Conditioners) -> str:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -55,14 +54,14 @@ class DDPMPaperPipeline(SamplingPipeline):
     # --- loading and saving ---
 
     @classmethod
-    def _load(cls, name: str | os.PathLike, **kwargs: Any) -> Self:
+    def _load(cls, name: str, **kwargs: Any) -> Self:
         """Also load the flat layout of early models, with weights and configurations in one folder."""
         try:
             return super()._load(name, **kwargs)
         except (OSError, EntryNotFoundError) as error:
             if not lacks_index(error):
                 raise
-        return cls._from_flat(str(name), **kwargs)
+        return cls._from_flat(name, **kwargs)
 
     @classmethod
     def _from_flat(cls, name: str, **kwargs: Any) -> Self:

@@ -81,11 +81,12 @@ class SamplingPipeline(DiffusionPipeline):
             HubError: an OSError, if there is no such model, or it cannot be reached or must not be read; it says what
                 to do next.
         """
-        with hub_errors(str(pretrained_model_name_or_path), kwargs.get("revision")):
-            return cls._load(pretrained_model_name_or_path, **kwargs)
+        name = str(pretrained_model_name_or_path)
+        with hub_errors(name, kwargs.get("revision")):
+            return cls._load(name, **kwargs)
 
     @classmethod
-    def _load(cls, name: str | os.PathLike, **kwargs: Any) -> Self:
+    def _load(cls, name: str, **kwargs: Any) -> Self:
         return super().from_pretrained(name, **kwargs)
 
     def save_pretrained(

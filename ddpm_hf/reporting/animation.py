@@ -33,13 +33,13 @@ def images_shown(count: int, shape: tuple[int, ...]) -> int:
 
 
 def save_animation(frames: Tensor, timesteps: list[int], path: Path) -> None:
-    """x_t beside the predicted x_0 at some timesteps, and in the end, which is held, the samples.
+    """x_t beside the predicted x_0 at some timesteps, then the samples alone, which stay for a longer time.
 
     Args:
         frames: `[N, F, 2, C, H, W]` in [0, 1].
         timesteps: of the first F − 1 frames.
     """
-    titles = [(f"x_t at timestep {t}", "predicted x_0") for t in timesteps] + [("samples", "samples")]
+    titles = [(f"x_t at timestep {t}", "predicted x_0") for t in timesteps] + [("samples",)]
     *moving, last = [_frame(frames[:, k], title) for k, title in enumerate(titles)]
     pictures = [*(_in_colours(picture, COLOURS) for picture in moving), _in_colours(last, 256)]
     durations = [FRAME_MS] * len(timesteps) + [LAST_FRAME_MS]
@@ -50,14 +50,15 @@ def save_animation(frames: Tensor, timesteps: list[int], path: Path) -> None:
     write_file(path, write)
 
 
-def _frame(pair: Tensor, titles: tuple[str, str]) -> Image.Image:
-    """The two grids of `[N, 2, C, H, W]` side by side under their titles."""
-    grids = [_opaque(grid_picture(pair[:, side], smallest_cell=SMALLEST_CELL)) for side in range(2)]
+def _frame(pair: Tensor, titles: tuple[str, ...]) -> Image.Image:
+    """The grids of `[N, 2, C, H, W]` side by side under their titles; with one title the first, in the middle."""
+    grids = [_opaque(grid_picture(pair[:, side], smallest_cell=SMALLEST_CELL)) for side in range(len(titles))]
     width, height = grids[0].size
     picture = Image.new(grids[0].mode, (2 * width + GAP, height + TITLE_HEIGHT), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(TITLE_SIZE)
+    margin = (2 - len(grids)) * (width + GAP) // 2
     for side, (grid, title) in enumerate(zip(grids, titles, strict=True)):
-        left = side * (width + GAP)
+        left = margin + side * (width + GAP)
         picture.paste(grid, (left, TITLE_HEIGHT))
         draw.text((left + 4, 4), title, fill="black", font=font)
     return picture

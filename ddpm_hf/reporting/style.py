@@ -33,7 +33,7 @@ def line_styles() -> Iterator[dict[str, Any]]:
 
 
 def ticks_at(axis: Axis, values: list[int]) -> None:
-    """Ticks at these very numbers, and nowhere else."""
+    """Ticks at exactly these numbers."""
     axis.set_major_locator(FixedLocator(values))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())

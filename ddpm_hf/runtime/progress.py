@@ -88,13 +88,13 @@ class Shown(NamedTuple):
     @property
     def time(self) -> str:
         """What is left of the run."""
-        return "time left not known yet" if self.left is None else f"{duration(self.left)} left in all"
+        return "time left not known yet" if self.left is None else f"{duration(self.left)} left"
 
     @property
     def line(self) -> str:
         """All of it, for a log file."""
         parts = (f"{self.phase}: {self.counted}", self.note)
-        run = () if self.run is None else (f"{100 * self.run:.0f} % of the run",)
+        run = () if self.run is None else (f"run {100 * self.run:.0f} % done",)
         return f"{', '.join(filter(None, parts))}; {', '.join((*run, self.time))}"
 
 

@@ -14,7 +14,20 @@ import torch
 
 
 def use_all_cores(device: torch.device) -> None:
-    """Divide the cores among the processes on this machine; launchers would give each process a single one."""
+    """Use as many threads as the user asks for by OMP_NUM_THREADS, or else this process's share of the cores."""
     if device.type == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        torch.set_num_threads(_threads_asked_for(processes) or max(1, cores // processes))
+
+
+def _threads_asked_for(processes: int) -> int | None:
+    """The user's OMP_NUM_THREADS; None if there is none, or if a launcher may have set the value.
+
+    `accelerate launch` always sets the variable, also where the user has not. torchrun sets it to 1 for several
+    processes on a machine, unless the user has set it.
+    """
+    value = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # "4,2" is for nested parallel regions
+    threads = int(value) if value.isdecimal() else 0
+    is_launchers = "ACCELERATE_DYNAMO_BACKEND" in os.environ or (threads == 1 and processes > 1)
+    return None if threads == 0 or is_launchers else threads

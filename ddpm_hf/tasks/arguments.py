@@ -23,8 +23,9 @@ class ModelArguments:
     preset: str = field(
         default="auto",
         metadata=help_text(
-            f"{', '.join(PRESETS)}: a network and settings for images of this side, in the arguments of model and"
-            " training; those given win over it. auto: by the size of the images, unless a network is given below."
+            f"{', '.join(PRESETS)}: a network and settings for images of this side. They replace every default that"
+            ' is followed by "or the preset\'s", and no flag that is given. auto: the preset for the size of the'
+            " images, unless one of the flags below gives a network."
         ),
     )
     model_config_name_or_path: str | None = field(
@@ -62,7 +63,8 @@ class DiffusionArguments:
     recipe: str = field(
         default="default",
         metadata=help_text(
-            "default, ddpm or improved: what a paper did, in the arguments below; those given win over it."
+            'default, ddpm or improved: the settings of a paper. They replace every default that is followed by "or'
+            " the recipe's\", and no flag that is given."
         ),
     )
     prediction_type: str = field(default="v_prediction", metadata=help_text("epsilon, sample, v_prediction or mean."))

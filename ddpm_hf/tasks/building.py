@@ -36,7 +36,7 @@ def build_unet(model: ModelArguments, diffusion: DiffusionArguments, images: Lev
     if diffusion.conditioning_dropout_prob > 0 and number_of_classes(config) is not None:
         config |= with_null_class(number_of_classes(config))
     _check_size(config, *images.shape[1:])
-    head, least = config.get("attention_head_dim"), _least_attending(config)
+    head, least = config.get("attention_head_dim"), _fewest_channels_with_attention(config)
     if head is not None and not 1 <= head <= least:
         raise ValueError(f"`attention_head_dim` must be in 1 ... {least}, the channels of a block, but is {head}.")
     return UNet2DModel.from_config(config)
@@ -145,7 +145,7 @@ def _check_size(config: dict[str, Any], height: int, width: int) -> None:
         )
 
 
-def _least_attending(config: dict[str, Any]) -> int:
+def _fewest_channels_with_attention(config: dict[str, Any]) -> int:
     """The fewest channels of a block with attention. The middle block has attention and the last block's channels."""
     down, channels = config["down_block_types"], config["block_out_channels"]
     up = reversed(config["up_block_types"])

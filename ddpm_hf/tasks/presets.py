@@ -48,7 +48,7 @@ def _text_network(resolution: int, *channels: int, groups: int) -> dict[str, Any
     }
 
 
-def _course(batch_size: int, steps: int, warmup: int, rate: float, average: float, dropout: float) -> dict[str, Any]:
+def _fit(batch_size: int, steps: int, warmup: int, rate: float, average: float, dropout: float) -> dict[str, Any]:
     return {
         "train_batch_size": batch_size,
         "max_train_steps": steps,
@@ -60,7 +60,7 @@ def _course(batch_size: int, steps: int, warmup: int, rate: float, average: floa
     }
 
 
-def _end(num_quality_samples: int, eval_batch_size: int, **others: int) -> dict[str, Any]:
+def _score(num_quality_samples: int, eval_batch_size: int, **others: int) -> dict[str, Any]:
     """Samples and scores that cost no more than a short training: model calls grow with the square of the side."""
     return {"num_quality_samples": num_quality_samples, "eval_batch_size": eval_batch_size, **others}
 
@@ -68,29 +68,29 @@ def _end(num_quality_samples: int, eval_batch_size: int, **others: int) -> dict[
 # Arguments of train.py by the side of the images; what is not named keeps its default.
 PRESETS: dict[str, Preset] = {
     "8": {},  # the digits': all defaults
-    "16": _network(16, 32, 64, 128, groups=8, head=16) | _course(64, 5_000, 50, 2e-3, 0.995, 0.1) | _end(200, 36),
-    "32": _network(32, 48, 96, 144, groups=16, head=48) | _course(64, 10_000, 50, 1e-3, 0.999, 0.1) | _end(100, 36),
+    "16": _network(16, 32, 64, 128, groups=8, head=16) | _fit(64, 5_000, 50, 2e-3, 0.995, 0.1) | _score(200, 36),
+    "32": _network(32, 48, 96, 144, groups=16, head=48) | _fit(64, 10_000, 50, 1e-3, 0.999, 0.1) | _score(100, 36),
     "64": _network(64, 64, 64, 128, 256, groups=32, head=32)
-    | _course(32, 50_000, 100, 5e-4, 0.9995, 0.1)
-    | _end(36, 36, num_paths=0),
+    | _fit(32, 50_000, 100, 5e-4, 0.9995, 0.1)
+    | _score(36, 36, num_paths=0),
     "128": _network(128, 64, 64, 128, 128, 256, groups=32, head=32)
-    | _course(16, 100_000, 250, 2e-4, 0.9999, 0.0)
-    | _end(0, 16, num_paths=0),
+    | _fit(16, 100_000, 250, 2e-4, 0.9999, 0.0)
+    | _score(0, 16, num_paths=0),
     "256": _network(256, 64, 64, 128, 128, 256, 256, groups=32, head=32)
-    | _course(8, 200_000, 250, 1e-4, 0.9999, 0.0)
-    | _end(0, 9, num_paths=0),
+    | _fit(8, 200_000, 250, 1e-4, 0.9999, 0.0)
+    | _score(0, 9, num_paths=0),
 }
 
 
 # The same for models of text to image. The smallest is for OpenMoji in minutes on two CPU cores.
 TEXT_PRESETS: dict[str, Preset] = {
     "16": _text_network(16, 32, 64, 128, groups=16)
-    | _course(48, 2_000, 50, 2e-3, 0.995, 0.1)
-    | _end(144, 36, num_paths=0, num_evaluations=20),
-    "32": _text_network(32, 64, 128, 192, groups=32) | _course(32, 20_000, 100, 5e-4, 0.999, 0.1) | _end(100, 36),
+    | _fit(48, 2_000, 50, 2e-3, 0.995, 0.1)
+    | _score(144, 36, num_paths=0, num_evaluations=20),
+    "32": _text_network(32, 64, 128, 192, groups=32) | _fit(32, 20_000, 100, 5e-4, 0.999, 0.1) | _score(100, 36),
     "64": _text_network(64, 96, 192, 288, 384, groups=32)
-    | _course(32, 100_000, 500, 2e-4, 0.9999, 0.1)
-    | _end(36, 36, num_paths=0),
+    | _fit(32, 100_000, 500, 2e-4, 0.9999, 0.1)
+    | _score(36, 36, num_paths=0),
 }
 
 

@@ -1,2 +1,2 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The training loop, and what keeps a run safe."""
+"""Training: the loop, checkpoints, progress, trackers, and the scores at the end."""

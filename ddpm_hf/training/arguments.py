@@ -35,7 +35,9 @@ class TrainingArguments:
     seed: int = 0
     local_rank: int = field(default=-1, metadata=help_text("Set by old launchers; new ones set LOCAL_RANK."))
     num_epochs: int = field(default=56, metadata=help_text("Passes over the data."))
-    max_train_steps: int | None = field(default=None, metadata=help_text("Optimisation steps; overrides num_epochs."))
+    max_train_steps: int | None = field(
+        default=None, metadata=help_text("Optimisation steps, in place of num_epochs.")
+    )
     train_batch_size: int = field(default=64, metadata=help_text("Per process."))
     eval_batch_size: int = field(default=36, metadata=help_text("Images in a sample grid."))
     gradient_accumulation_steps: int = 1

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The contents of a checkpoint: writing them and restoring a run from them. checkpoints.py lists the files."""
+"""Writes the contents of a checkpoint, and restores a run from them. checkpoints.py lists the files."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def write_state(state: TrainState, folder: Path) -> None:
 
 
 def preset_of(checkpoint: Path) -> str | None:
-    """The preset that a checkpoint's run has its network from. There was one network before there were presets."""
+    """The preset of a checkpoint's network. Checkpoints from before there were presets have the digits' network."""
     return read_checkpoint(checkpoint, lambda: read_json(checkpoint / STATE)).get("preset", "8")
 
 
@@ -85,14 +85,14 @@ def restore(state: TrainState, checkpoint: Path) -> None:
     """Restore a run from a checkpoint, and open its batches at the step of the checkpoint.
 
     Raises:
-        ValueError: if the checkpoint cannot be read, was written with other settings, or holds the position in a
-            stream that was divided among other processes or workers.
+        ValueError: if the checkpoint cannot be read or was written with other settings, or if its stream was divided
+            among another number of processes or workers.
     """
 
     def read() -> None:
         read_checkpoint(checkpoint, lambda: _restore(state, checkpoint))
 
-    if state.is_divided:  # its parts are read together anyway
+    if state.is_divided:  # the processes read the parts of the model together, and fail together
         read()
     else:
         on_all(read, ValueError)
@@ -106,7 +106,7 @@ def _restore(state: TrainState, checkpoint: Path) -> None:
         raise ValueError(f"it is after step {record['step']}, and the run would end after {state.steps}.")
     state.accelerator.load_state(str(checkpoint))
     _follow_the_schedule(state)
-    # Windows, which may be others than in the checkpoint.
+    # Accelerate counts batches; the number of batches in a step may have changed.
     state.accelerator.step = record["step"] * state.shard.accumulation
     for i, average in enumerate(state.averages):
         average.load_state_dict(load_file(checkpoint / AVERAGE.format(i)), record["step"])
@@ -132,7 +132,7 @@ def _position(state: TrainState, checkpoint: Path, processes: int) -> dict[str, 
 
 
 def _follow_the_schedule(state: TrainState) -> None:
-    """Set the learning rate by this run's schedule, which may be longer than when the checkpoint was written."""
+    """Set the learning rate by this run's schedule, which may be longer than the one in the checkpoint."""
     schedule = getattr(state.lr_scheduler, "scheduler", state.lr_scheduler)
     for group, factor, rate in zip(state.optimizer.param_groups, schedule.lr_lambdas, schedule.base_lrs, strict=True):
         group["lr"] = rate * factor(schedule.last_epoch)
@@ -145,7 +145,7 @@ def open_batches(state: TrainState, position: dict[str, Any] | None = None) -> N
         position: this process's position in a stream, from a checkpoint.
 
     Raises:
-        ValueError: if the stream was divided among other workers.
+        ValueError: if the stream was divided among another number of workers.
     """
     steps, device = (state.step, state.steps), state.accelerator.device
     state.batches = state.task.open_batches(state.data, state.shard, steps, state.training.seed, device, position)
@@ -160,6 +160,6 @@ def is_finite(state: TrainState) -> bool:
     parts = [
         tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors if torch.is_tensor(tensor)
     ]
-    device = state.accelerator.device  # where they are put together, so that they are waited for once
+    device = state.accelerator.device  # the results are collected here, so that the host waits only once
     found = torch.stack([part.isfinite().all().to(device, non_blocking=True) for part in parts])
     return all(gather_object([bool(found.all())]))

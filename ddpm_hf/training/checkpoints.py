@@ -1,11 +1,11 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Checkpoints: everything that a run needs to be resumed exactly. A checkpoint is complete, or it is not there.
+"""Checkpoints: everything that a run needs to be resumed exactly. A checkpoint is complete or does not exist.
 
     checkpoint-500/
         unet/                     the weights, as diffusers saves them
         optimizer.bin scheduler.bin random_states_<rank>.pkl (scaler.pt)     as Accelerate saves them
         ema-<i>.safetensors       the averaged weights of the i-th decay
-        importance.safetensors    the second moments of the loss, where times are drawn by it
+        importance.safetensors    the second moments of the loss, if timesteps are drawn by importance
         data_<rank>.json          the position in a stream of images
         training.json             the step, and the settings that determine the result of the run
     checksums.json            the SHA-256 of every other file
@@ -42,7 +42,7 @@ from .tracking import tell
 
 Read = TypeVar("Read")
 NAME = re.compile(r"checkpoint-(\d+)")
-LEFT = ("samples", "unet", "scheduler", INDEX, CARD, SAMPLES, METRICS)  # by a run, besides checkpoints and averages
+LEFT = ("samples", "unet", "scheduler", INDEX, CARD, SAMPLES, METRICS)  # what a run writes besides checkpoints
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -54,12 +54,12 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def step_of(checkpoint: Path) -> int:
-    """The number of optimisation steps that were made before it."""
+    """The number of optimisation steps before a checkpoint."""
     return int(NAME.fullmatch(checkpoint.name)[1])
 
 
 def agreed_checkpoint(accelerator: Accelerator, folder: Path, name: str) -> Path | None:
-    """What `find_checkpoint` finds on the main process, on all of them, with its errors."""
+    """The result of `find_checkpoint` on the main process, sent to all processes; all raise its errors."""
     found: list[Path | None] = [None]
 
     def find() -> None:
@@ -71,12 +71,12 @@ def agreed_checkpoint(accelerator: Accelerator, folder: Path, name: str) -> Path
 
 
 def find_checkpoint(folder: Path, name: str) -> Path | None:
-    """The checkpoint to resume from: a path, a name in the run's folder, or the latest that is not damaged.
+    """The checkpoint to resume from: a path, a name in the run's folder, or the latest undamaged checkpoint.
 
-    None if there is no checkpoint at all, and the latest is asked for.
+    Returns None if the latest is requested and the folder has no checkpoints.
 
     Raises:
-        ValueError: if there is none of this name, or it is damaged, or all are.
+        ValueError: if there is no checkpoint of this name, if it is damaged, or if all checkpoints are damaged.
     """
     if name == LATEST:
         return _latest(folder)
@@ -91,7 +91,7 @@ def find_checkpoint(folder: Path, name: str) -> Path | None:
 
 
 def _latest(folder: Path) -> Path | None:
-    """The latest checkpoint that is not damaged; those that are are told of."""
+    """The latest undamaged checkpoint; prints a line for each damaged one that is skipped."""
     there = checkpoints(folder)
     for path in reversed(there):
         damage = damage_of(path)
@@ -127,13 +127,14 @@ def save_checkpoint(
 ) -> Path:
     """Let every process write its part of a checkpoint, and then remove checkpoints beyond the limit.
 
-    The oldest ones are removed, and those of later steps: the run was resumed from before them.
+    The oldest checkpoints are removed, and those of later steps, which remain if a run is resumed at an earlier step.
 
     Args:
-        folder: the run's, which all processes see.
-        write: called on every process with the folder to write into.
-        limit: checkpoints to keep, the new one included; None or a negative one for all.
-        is_together: whether processes wait for each other while they write, as where an engine divides the model.
+        folder: the run's folder, which all processes can access.
+        write: writes into the folder that it is given; called on every process.
+        limit: number of checkpoints to keep, including the new one; None or a negative number keeps all.
+        is_together: whether processes wait for each other while they write, as they do if an engine divides the
+            model.
 
     Raises:
         RunStopped: if a process could not write. All processes raise it, except where they write together. Earlier
@@ -154,10 +155,10 @@ def save_checkpoint(
         if accelerator.is_main_process:
             write_checksums(partial)
 
-    def secure() -> None:  # when nobody writes any more: files come and go while they are written
+    def flush_all() -> None:  # after all processes have written, since files come and go until then
         flush(partial)
 
-    def stand() -> None:
+    def publish() -> None:
         if accelerator.is_main_process:
             put(partial, target)
 
@@ -167,9 +168,9 @@ def save_checkpoint(
 
     try:
         _on_all(make)
-        # Where it is waited for in the midst of writing, a process that cannot goes on to nobody.
+        # If the processes wait for each other while they write, one that fails must not wait in `on_all` as well.
         disk_errors()(fill)() if is_together else _on_all(fill)
-        for part in (seal, secure, stand):
+        for part in (seal, flush_all, publish):
             _on_all(part)
     except OSError as error:
         if accelerator.is_main_process:
@@ -181,7 +182,7 @@ def save_checkpoint(
 
 
 def _remove_beyond(folder: Path, step: int, limit: int | None) -> None:
-    """Remove checkpoints of later steps, and the oldest ones beyond the limit."""
+    """Remove checkpoints of later steps, and the oldest checkpoints beyond the limit."""
     until = [checkpoint for checkpoint in checkpoints(folder) if step_of(checkpoint) <= step]
     kept = until[-limit:] if limit is not None and limit > 0 else until
     for other in set(checkpoints(folder)).difference(kept):
@@ -225,7 +226,7 @@ def _on_all(part: Callable[[], None]) -> None:
 
 
 def read_checkpoint(checkpoint: Path, read: Callable[[], Read]) -> Read:
-    """What `read` reads of a checkpoint, or restores a run from.
+    """Call `read`, which reads from a checkpoint, and return its result.
 
     Raises:
         ValueError: if the checkpoint cannot be read, or belongs to another run.

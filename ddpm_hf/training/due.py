@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What is due between two training steps: validation, checkpoints, sample grids, saved models, pushes."""
+"""The work between two training steps: validation, checkpoints, sample grids, saved models, pushes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def is_anything_due(state: TrainState) -> bool:
 
 
 def what_is_due(state: TrainState, caught: signal.Signals | None) -> None:
-    """Do what is due after the step. After the last step, leave to `finish` what it does anyway.
+    """Do what is due after the step. After the last step, `finish` draws, saves and pushes instead.
 
     Raises:
         Interrupted: if a signal was caught, after saving.
@@ -46,7 +46,7 @@ def what_is_due(state: TrainState, caught: signal.Signals | None) -> None:
 
 
 def at_the_end_of_an_epoch(state: TrainState) -> None:
-    """Sample grids, the model and pushes, if they are due after the step."""
+    """Draw sample grids, save the model and push it, if these are due after the step."""
     training = state.training
     if state.ends_epoch(training.save_images_epochs):
         draw_grid(state)
@@ -60,7 +60,7 @@ def at_the_end_of_an_epoch(state: TrainState) -> None:
 def saved_before_stopping(state: TrainState) -> str:
     """Save a run that cannot take its next step, if that is possible; returns a sentence on how to resume it.
 
-    Of several processes one alone cannot save, since a checkpoint takes all of them.
+    One of several processes cannot save on its own, since every process writes a part of the checkpoint.
     """
     is_alone = state.accelerator.num_processes == 1
     if is_alone and 0 < state.step > last_step(state.folder) and is_finite(state):
@@ -69,7 +69,7 @@ def saved_before_stopping(state: TrainState) -> str:
 
 
 def save(state: TrainState) -> None:
-    """A checkpoint of the run as it is now."""
+    """Save a checkpoint of the current state."""
     gather_bad_images(state)
     limit = state.training.checkpoints_total_limit
     write = functools.partial(write_state, state)

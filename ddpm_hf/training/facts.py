@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What metrics.json says of a run."""
+"""The content of metrics.json."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .state import TrainState
 
 
 def training_facts(state: TrainState) -> RunFacts:
-    """The facts of a run that are known before it is scored."""
+    """The part of metrics.json that is known before the model is scored."""
     scheduler = state.scheduler
     return {
         "data": state.data.name,
@@ -36,7 +36,7 @@ def training_facts(state: TrainState) -> RunFacts:
 
 
 def metrics(state: TrainState, result: BitsPerDim | None, more: Metrics) -> Metrics:
-    """The figures of a run, for metrics.json; without a result if there are no test images."""
+    """All of metrics.json; `result` is None if there are no test images."""
     return {
         **({} if result is None else _score_report(result)),
         **more,

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The settings of a run: those that determine its result, and those that may be published."""
+"""The settings of a run: those that determine its result, and those that are published with the model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..data.image_streams import ImageStream
 from .state import TrainState
 
 
-# Arguments that do not change the result of a run: where files lie, what is written, how the work is divided.
+# Arguments that do not change the result of a run: paths, what is written, how the work is divided.
 INDIFFERENT = {
     *("train_data_dir", "cache_dir", "dataloader_num_workers", "enable_xformers_memory_efficient_attention"),
     *("output_dir", "overwrite_output_dir", "local_rank", "num_epochs", "max_train_steps", "eval_batch_size"),
@@ -19,7 +19,7 @@ INDIFFERENT = {
     *("num_validation_evaluations", "checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint"),
     *("num_evaluations", "num_paths", "num_quality_samples", "max_measured_images", "ddpm_num_inference_steps"),
     "skip_bad_images",
-    *("dataset_name", "mixed_precision"),  # told apart by what they come to
+    *("dataset_name", "mixed_precision"),  # the fingerprint has the images and the precision that result from them
 }
 # Arguments that older checkpoints do not know, and the values that they were written with.
 NAMES, SIZES = "names of the images", "sizes of the images"
@@ -51,12 +51,12 @@ def fingerprint_of(state: TrainState) -> dict[str, Any]:
 
 
 def check_fingerprint(recorded: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise ValueError if a run with these settings cannot resume the recorded one.
+    """Raise ValueError if a run with the settings `now` cannot resume the recorded one.
 
-    Settings that no longer count, in records of earlier versions, are ignored.
+    Settings that earlier versions recorded and that no longer count are ignored.
     """
     counted = (recorded.keys() | now.keys()) - INDIFFERENT
-    # Older checkpoints do not know these, and where images may break their sizes do not count.
+    # Older checkpoints lack these, and the sizes are None if bad images may be skipped.
     counted -= {name for name in (NAMES, SIZES) if recorded.get(name) is None or now.get(name) is None}
     names = sorted(name for name in counted if recorded.get(name) != now.get(name))
     if names and {NAMES, SIZES}.issuperset(names):
@@ -67,8 +67,8 @@ def check_fingerprint(recorded: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 def settings(state: TrainState) -> dict[str, Any]:
-    """The arguments as the model card shows them, without anything about the user's machine."""
-    # Places; the data are named, without theirs, in the card.
+    """The arguments that the model card shows, without paths on the user's machine."""
+    # These may be paths. The card names the data without their path.
     private = ("_dir", "_path", "dataset_name", "resume_from_checkpoint")
     given = state.task.model_settings(state.model)
     given |= _given(state.task.data_arguments, state.diffusion, state.training)

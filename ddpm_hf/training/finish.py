@@ -1,7 +1,7 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Sample grids, validation, saved models and pushes along the way, and the scores and the model card at the end.
+"""Sample grids, validation, saved models and pushes during training, and the scores and the model card at the end.
 
-All processes sample and score together; the main one writes.
+All processes sample and score together; the main process writes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ STEPS_OF_A_PATH = 50  # at most: more paths tighten the bound more than longer o
 
 @contextlib.contextmanager
 def evaluated(state: TrainState, average: WeightAverage | None) -> Iterator[None]:
-    """Inside, the model has these averaged weights, or its own if None, and is in evaluation mode."""
+    """A context in which the model is in evaluation mode, with the averaged weights, or its own if None."""
     with averaged(average, state.model):
         state.model.eval()
         try:
@@ -61,7 +61,7 @@ def evaluated(state: TrainState, average: WeightAverage | None) -> Iterator[None
 def draw(state: TrainState, count: int) -> Tensor:
     """Samples in [0, 1], from the same noise every time."""
     pipeline = state.pipeline()
-    pipeline.set_progress_bar_config(disable=True)  # the run's own has sampling in it
+    pipeline.set_progress_bar_config(disable=True)  # the run's progress includes sampling
     batch_size = state.training.scoring_batch_size
     turns = state.conditioners.variety()
     return draw_images(
@@ -70,7 +70,7 @@ def draw(state: TrainState, count: int) -> Tensor:
 
 
 def draw_grid(state: TrainState) -> None:
-    """A sample grid of the weights as they are now."""
+    """Draw and save a sample grid with the current weights."""
     with state.clock.phase(SAMPLING), evaluated(state, state.average):
         samples = draw(state, state.training.eval_batch_size)
     if state.accelerator.is_main_process:
@@ -84,7 +84,7 @@ def grid_of(step: int) -> str:
 
 
 def validate(state: TrainState) -> None:
-    """Bits/dim of validation images, if there are any, with the weights as they are now."""
+    """Compute the bits/dim of the validation images, if there are any, with the current weights."""
     if not len(state.data.validation):
         return
     with state.clock.phase(SCORING), evaluated(state, state.average):
@@ -106,7 +106,7 @@ def _score(state: TrainState, images: LevelImages, num_evaluations: int | None =
 
 
 def _score_by_paths(state: TrainState) -> Metrics:
-    """The importance-weighted bound of a short chain, at optimal timesteps where the denoising errors are known."""
+    """The importance-weighted bound of a short chain, at optimal timesteps if the denoising errors are known."""
     count = number_of_paths(state)
     if not count:
         return {}
@@ -121,21 +121,21 @@ def _score_by_paths(state: TrainState) -> Metrics:
 
 
 def number_of_paths(state: TrainState) -> int:
-    """Weighted paths of a test image at the end; 0 for none."""
+    """The number of weighted paths per test image for the final score; 0 for no such score."""
     if state.training.num_paths is not None:
         return state.training.num_paths
-    visits_all = state.scheduler.process.learns_of_neighbours  # and would take long
+    visits_all = state.scheduler.process.learns_of_neighbours  # paths through all timesteps would take long
     return 0 if visits_all or len(state.data.test) > IMAGES_ON_PATHS else PATHS
 
 
 def steps_of_a_path(state: TrainState) -> int:
-    """Model calls for each of them, at most."""
+    """The number of model calls per path, at most."""
     visits_all = state.scheduler.process.learns_of_neighbours
     return len(state.scheduler) if visits_all else min(STEPS_OF_A_PATH, state.inference_steps)
 
 
 def save_model(state: TrainState) -> None:
-    """The pipeline with the averaged weights as they are now, in the run's folder."""
+    """Save the pipeline with the current averaged weights in the run's folder."""
     with averaged(state.average, state.model):
         _save_pipeline(state)
 
@@ -149,7 +149,7 @@ def _save_pipeline(state: TrainState) -> None:
 
 
 def _whole(state: TrainState, average: WeightAverage | None) -> ModelMixin:
-    """The model with these averaged weights, undivided; only the main process has them."""
+    """The whole model with these averaged weights, gathered from all processes; only the main process gets them."""
     if not state.is_divided:
         return state.model
     weights = state.accelerator.get_state_dict(state.prepared) if average is None else average.state_dict()
@@ -160,9 +160,9 @@ def _whole(state: TrainState, average: WeightAverage | None) -> ModelMixin:
 
 
 def push_snapshot(state: TrainState) -> None:
-    """Push the model as it is now, in the background; training waits only while its weights are copied.
+    """Push the current model in the background; training waits only while the weights are copied.
 
-    All processes call it together. Nothing happens while the last push is still running.
+    All processes call this together. It does nothing while the last push is still running.
     """
     is_main = state.accelerator.is_main_process
     is_free = broadcast_object_list([is_main and not state.pusher.is_busy])[0]
@@ -198,12 +198,12 @@ def training_images(state: TrainState, limit: int) -> Iterator[tuple[Tensor, Col
 
 
 def finish(state: TrainState) -> None:
-    """Sample, score on the test images, and save: all with the averaged weights."""
+    """Sample, score on the test images, and save the model, all with the averaged weights."""
     training, clock = state.training, state.clock
     gather_bad_images(state)
     others = _scores_of_other_averages(state)
     with evaluated(state, state.average):
-        _save_pipeline(state)  # what comes now may fail, and without checkpoints this is all there is
+        _save_pipeline(state)  # before scoring, which may fail: without checkpoints nothing else would be left
         with clock.phase(MEASURING, is_last=True):
             state.scheduler = _with_what_is_measured(state)
         with clock.phase(SAMPLING, is_last=True):
@@ -212,14 +212,14 @@ def finish(state: TrainState) -> None:
             report = checked(_scored(state, samples) | others)  # on all processes, before any of them writes
         if state.accelerator.is_main_process:
             report = _write(state, report, samples[: training.eval_batch_size])
-        _save_pipeline(state)  # with what was measured
+        _save_pipeline(state)  # again, with the measured variance
     clock.close()
     if state.accelerator.is_main_process:
         _tell(state, report)
 
 
 def _scored(state: TrainState, samples: Tensor) -> Metrics:
-    """The figures of the run; of the samples, the main process alone has some."""
+    """All figures of the run; only the main process computes those of the samples."""
     result, weighted, quality = None, {}, {}
     if len(state.data.test):
         result = _score(state, state.data.test, state.training.num_evaluations)
@@ -242,7 +242,7 @@ def _some_training_images(state: TrainState) -> LevelImages:
 
 
 def _write(state: TrainState, report: Metrics, samples: Tensor) -> Metrics:
-    """Write what tells of the run into its folder, and the samples to the trackers; the figures with the times."""
+    """Write samples and metrics to the run's folder and the trackers; returns the figures and the times of phases."""
     with state.clock.phase(SAVING):
         picture = save_grid(samples, state.folder / SAMPLES)
         state.trackers.log_picture("samples", picture, state.step)
@@ -253,10 +253,12 @@ def _write(state: TrainState, report: Metrics, samples: Tensor) -> Metrics:
 
 
 def _tell(state: TrainState, report: Metrics) -> None:
-    """Write the card, push the run if that is asked for, and say how it ended."""
+    """Write the card, print the results, and push the run if that was requested."""
     name = str(state.folder) if state.pusher is None else state.pusher.repo_id
-    write_file(state.folder / CARD, lambda partial: partial.write_text(fill_card(state.folder, name), "utf-8"))
+    card = fill_card(state.folder, name, license=state.license)
+    write_file(state.folder / CARD, lambda partial: partial.write_text(card, "utf-8"))
     print(describe(report))
+    print(f"the model is in {state.folder}, with {CARD}, {SAMPLES} and {METRICS}")
     if state.pusher is not None:
         state.pusher.push_run()
 
@@ -264,7 +266,7 @@ def _tell(state: TrainState, report: Metrics) -> None:
 def _with_what_is_measured(state: TrainState) -> DDPMPaperScheduler:
     """The scheduler with denoising errors measured on training images, and the variance that follows from them.
 
-    All processes take the main one's measurement.
+    All processes use the measurement of the main process.
     """
     scheduler, seed = state.scheduler, state.training.seed
     most = state.training.max_measured_images
@@ -300,7 +302,7 @@ def _figures(report: Metrics) -> dict[str, float]:
 
 
 def _scores_of_other_averages(state: TrainState) -> Metrics:
-    """Validation bits/dim of each decay if there are several; the weights of all but the first are saved apart."""
+    """Validation bits/dim for each decay, if there are several; saves the weights of all but the first separately."""
     if len(state.averages) < 2:
         return {}
     scores = {}
@@ -315,7 +317,7 @@ def _scores_of_other_averages(state: TrainState) -> Metrics:
 
 
 def _save_other(state: TrainState, average: WeightAverage) -> None:
-    """The weights of an average that is not the model's, which is in the model now."""
+    """Save the weights of a further average, which the model has at present."""
     with state.clock.phase(SAVING):
         other = _whole(state, average)
         if state.accelerator.is_main_process:

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""A model's weights as views of one tensor, so that the optimiser and the averages take one pass over memory."""
+"""A model's weights as views of one tensor, so that the optimiser and the averages pass over memory once."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import torch
 from torch import Tensor, nn
 
 
-ALIGNMENT = 16  # numbers: every weight begins where an allocation of its own could, as fast kernels want it
+ALIGNMENT = 16  # elements: fast kernels need weights that begin at aligned addresses, as separate tensors do
 
 
 class FlatWeights:
-    """One parameter that holds all of a model's. The model's own become views of it, with unchanged names and values.
+    """One parameter that holds all parameters of a model. The model's parameters become views of it.
 
-    Clipping, the optimiser and the averages are elementwise or a norm, so they take `parameter` in the place of
-    hundreds of small tensors. The padding between weights is 0 and stays 0.
+    Their names and values do not change. Clipping takes a norm, and the optimiser and the averages work elementwise,
+    so they can use `parameter` instead of hundreds of small tensors. The padding between weights is 0 and stays 0.
 
     Args:
-        model: wrapped and on its device already, with parameters of one floating dtype. Moving it undoes the views.
+        model: a model that is already wrapped and on its device, whose parameters have one floating-point type. Moving
+            the model later would separate its parameters from `parameter`.
     """
 
     def __init__(self, model: nn.Module):
@@ -31,7 +32,7 @@ class FlatWeights:
             self._parameters[name].data = view
 
     def views(self, whole: Tensor) -> dict[str, Tensor]:
-        """A tensor like `parameter`, split into one view for each of the model's parameters, by name."""
+        """Views of a tensor of `parameter`'s shape: one for each of the model's parameters, by name."""
         rooms = whole.split([_room(parameter) for parameter in self._parameters.values()])
         return {
             name: room[: parameter.numel()].view(parameter.shape)
@@ -40,7 +41,7 @@ class FlatWeights:
 
     @torch.no_grad()
     def take_gradients(self) -> None:
-        """Move the gradients of the model's parameters to that of `parameter`; a missing gradient is 0."""
+        """Move the gradients of the model's parameters into the gradient of `parameter`; a missing one counts as 0."""
         parameters = self._parameters.values()
         pairs = [(p.grad, view) for p, view in zip(parameters, self._gradients.values(), strict=True)]
         if any(gradient is None for gradient, _ in pairs):

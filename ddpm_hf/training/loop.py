@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The training loop: steps, and after each of them what is due."""
+"""The training loop: steps, and the work that is due after each of them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ STEPS_BETWEEN_REPORTS = 10  # reading the loss waits for the device
 
 
 def train(state: TrainState, signals: Signals, training_step: TrainingStep = training_step) -> None:
-    """Train until the last step or a signal, and do what is due along the way.
+    """Train until the last step or a signal, with validation, checkpoints and samples when they are due.
 
     Args:
         training_step: takes one step; Algorithm 1 if not given.
     """
     progress = Progress(len(state.scheduler), state.accelerator.device)
     if state.is_resumed and state.step < state.steps:
-        at_the_end_of_an_epoch(state)  # which may have been due when the run was stopped
+        at_the_end_of_an_epoch(state)  # the run may have been stopped before it did this
     clock, reported, work, note = state.clock, state.seconds, step_work(state), ""
     with clock.phase(TRAINING, is_last=True), contextlib.closing(iter(state.batches)) as batches:
         state.prepared.train()

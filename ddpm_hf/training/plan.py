@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The work of a run that is to come: model calls by phase, and the time that they are expected to take."""
+"""The remaining work of a run: model calls by phase, and the time that they are expected to take."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from .state import TrainState
 from .worth import RETRIEVED, calls_of_worth
 
 
-FORWARD_AND_BACKWARD, RECOMPUTED = 3, 4  # the latter if activations are computed again
+FORWARD_AND_BACKWARD, RECOMPUTED = 3, 4  # in forward passes; the latter with gradient checkpointing
 BYTES_PER_SECOND, SECONDS_OF_A_FILE = 150e6, 0.1  # of saving with checksums, roughly
-LONG_ENOUGH = 0.5  # seconds of a forward pass that tell its speed
+LONG_ENOUGH = 0.5  # seconds of a forward pass from which its speed can be measured
 REPETITIONS = 3
 
 
 class Work(NamedTuple):
-    """Model calls, and images that go through the model in them; of saving, files and bytes."""
+    """Numbers of model calls and of images that go through the model in them; for saving, files and bytes."""
 
     calls: float = 0
     images: float = 0
@@ -40,7 +40,7 @@ class Work(NamedTuple):
 
 
 class Speed(NamedTuple):
-    """Seconds of a model call: of any, and of each of its images."""
+    """Seconds of a model call: a constant part, and a part for each image."""
 
     call: float
     image: float
@@ -50,7 +50,7 @@ class Speed(NamedTuple):
 
 
 def expected_phases(state: TrainState) -> dict[str, Phase]:
-    """The work from the run's step on, with the time expected for it where the model can be timed before."""
+    """The work after the current step, with its expected time if the model can be timed beforehand."""
     speed = None if state.is_divided or state.is_compiled else forward_speed(state)
     works = work_to_come(state)
     works[TRAINING] = works[TRAINING].times(_cost_of_a_gradient(state))
@@ -60,12 +60,12 @@ def expected_phases(state: TrainState) -> dict[str, Phase]:
 
 
 def step_work(state: TrainState) -> float:
-    """The work of a training step in this process, in forward passes of one image."""
+    """The work of a training step in this process, in units of a forward pass of one image."""
     return _cost_of_a_gradient(state) * state.shard.batch_size * state.shard.accumulation
 
 
 def _cost_of_a_gradient(state: TrainState) -> int:
-    """Forward passes that take as long as one with its gradient."""
+    """The cost of a forward and a backward pass, in forward passes."""
     return RECOMPUTED if state.training.gradient_checkpointing else FORWARD_AND_BACKWARD
 
 
@@ -73,7 +73,7 @@ def _cost_of_a_gradient(state: TrainState) -> int:
 
 
 def work_to_come(state: TrainState) -> dict[str, Work]:
-    """The model calls of this process from the run's step on, by phase, without that of saving."""
+    """The model calls of this process after the current step, by phase; saving makes none."""
     shard = state.shard
     of_step = Work(shard.accumulation, shard.batch_size * shard.accumulation)
     return {
@@ -85,22 +85,22 @@ def work_to_come(state: TrainState) -> dict[str, Work]:
 
 
 def saves_to_come(state: TrainState) -> Work:
-    """The files of weights that the main process still writes, and their bytes."""
+    """The files of weights that the main process has yet to write, and their bytes."""
     training, weights = state.training, state.bytes_of_weights
     every = training.checkpointing_steps
-    checkpoints = _due(state, every) + bool(every and state.step < state.steps and state.steps % every)
+    checkpoints = _times_due(state, every) + bool(every and state.step < state.steps and state.steps % every)
     models = 2 + len(state.averages[1:]) + ends_of_epochs(state, training.save_model_epochs)
     of_checkpoint = Work(3 + len(state.averages), checkpoint_bytes(state))
     return of_checkpoint.times(checkpoints).plus(Work(models, models * weights))
 
 
 def checkpoint_bytes(state: TrainState) -> int:
-    """Of the weights, the two moments of the optimiser, and the averages."""
+    """Bytes of a checkpoint: the weights, the two moments of the optimiser, and the averages."""
     return (3 + len(state.averages)) * state.bytes_of_weights
 
 
 def _measuring(state: TrainState) -> Work:
-    """Every process measures for itself."""
+    """The work of measuring, which every process does on its own."""
     most, size = state.training.max_measured_images, state.training.train_batch_size
     known = state.images_per_epoch
     images = most if known is None else min(most, len(state.data.train) if _is_in_order(state) else known)
@@ -124,7 +124,7 @@ def _scoring(state: TrainState) -> Work:
     training, validation, test = state.training, len(state.data.validation), len(state.data.test)
     calls = _evaluations(state, training.num_validation_evaluations)
     along_the_way = _batches(state, min(validation, training.max_validation_images)).times(
-        calls * _due(state, training.validation_steps)
+        calls * _times_due(state, training.validation_steps)
     )
     averages = len(state.averages) if len(state.averages) > 1 else 0
     of_averages = _batches(state, validation).times(calls * averages)
@@ -137,25 +137,28 @@ def _scoring(state: TrainState) -> Work:
 
 
 def _evaluations(state: TrainState, asked: int) -> int:
-    """Model calls for an image of the bound."""
+    """Model calls per image for the bound."""
     every = len(state.scheduler.timesteps)
     return asked if 0 < asked < every else every
 
 
 def _batches(state: TrainState, images: int) -> Work:
-    """The batches of so many images that this process samples or scores, where all of them share the work."""
+    """This process's share of the work of sampling or scoring this many images."""
     size = state.training.scoring_batch_size
     numbers = numbers_of(state.accelerator, -(-images // size))
     return Work(len(numbers), sum(min(size, images - number * size) for number in numbers))
 
 
-def _due(state: TrainState, interval: int) -> int:
-    """How often something that is done every so many steps, never if 0, still comes."""
+def _times_due(state: TrainState, interval: int) -> int:
+    """How many more times something happens that is done every `interval` steps; 0 for an interval of 0."""
     return state.steps // interval - state.step // interval if interval else 0
 
 
 def ends_of_epochs(state: TrainState, interval: int) -> int:
-    """How often something that is done every so many epochs, never if 0, still comes before the last step."""
+    """How many more times something happens that is done every `interval` epochs; 0 for an interval of 0.
+
+    The last step is left out, since `finish` follows it.
+    """
     if not interval:
         return 0
     first = state.step if state.is_resumed and 0 < state.step < state.steps else state.step + 1
@@ -168,7 +171,7 @@ def ends_of_epochs(state: TrainState, interval: int) -> int:
 
 @torch.no_grad()
 def forward_speed(state: TrainState) -> Speed:
-    """The speed of the model in evaluation mode, from a few calls with noise; no random state is touched."""
+    """The speed of the model in evaluation mode, measured in a few calls; random states do not change."""
     was_training = state.model.training
     state.model.eval()
     try:
@@ -184,18 +187,18 @@ def forward_speed(state: TrainState) -> Speed:
 
 
 def _seconds(state: TrainState, size: int) -> float:
-    """Seconds of a call with a batch of this size."""
+    """Seconds of a call with a batch of `size` images."""
     denoise, device = state.task.denoiser(state.model), state.accelerator.device
     noise = torch.randn(size, *state.data.train.shape, generator=torch.Generator().manual_seed(0)).to(device)
     t = torch.arange(size, device=device) % len(state.scheduler)
     variety = state.conditioners.variety()
     columns = chosen(variety, [i % count_of(variety) for i in range(size)]) if variety else {}
     conditioning = state.conditioners.make({**columns, **state.conditioners.completed(noise, {})}, device)
-    return _least(lambda: denoise(noise, t, **conditioning), device)
+    return _shortest(lambda: denoise(noise, t, **conditioning), device)
 
 
-def _least(call: Callable[[], Any], device: torch.device) -> float:
-    """The least seconds of a few calls, after one that is not counted: what else the machine does only slows calls."""
+def _shortest(call: Callable[[], Any], device: torch.device) -> float:
+    """The shortest of a few calls, in seconds, after one warm-up call. Other load on the machine only slows calls."""
     taken = []
     for _ in range(1 + REPETITIONS):
         start = time.perf_counter()

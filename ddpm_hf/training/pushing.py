@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Pushing a run to the Hub: at its end, and in the background while it trains. A failed push never stops it."""
+"""Pushes a run to the Hub: at its end, and in the background during training. A failed push never stops the run."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ..runtime.output_folder import replace_folder
 from .tracking import tell
 
 
-SNAPSHOT = "snapshot"  # the folder, within the run's, of what was pushed last while it trains
-LONGEST_SILENCE = 120.0  # seconds; the client by itself would wait for an answer for ever
+SNAPSHOT = "snapshot"  # the folder, in the run's folder, with the last snapshot that was pushed
+LONGEST_SILENCE = 120.0  # seconds; without a limit the client would wait for an answer for ever
 
 
 class Pusher:
@@ -30,7 +30,7 @@ class Pusher:
 
     Args:
         folder: the run's output folder.
-        hub: where to.
+        hub: the arguments that name the repository.
 
     Raises:
         HubError: if the Hub refuses. If it cannot be reached now, a warning is printed and training starts anyway.
@@ -38,8 +38,9 @@ class Pusher:
 
     def __init__(self, folder: Path, hub: HubArguments):
         limit_silence()
-        disable_progress_bars()  # those of uploads, in the middle of the training's
+        disable_progress_bars()  # bars of uploads would break into the bar of the training
         self.folder, self.token, self.private = folder, hub.hub_token, hub.hub_private_repo or None
+        self.license = hub.hub_license
         self.repo_id = hub.hub_model_id or folder.resolve().name
         self._thread: threading.Thread | None = None
         try:
@@ -51,11 +52,11 @@ class Pusher:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a snapshot is being pushed."""
+        """Whether a snapshot is being pushed at present."""
         return self._thread is not None and self._thread.is_alive()
 
     def push_snapshot(self, step: int, write: Callable[[Path], Any]) -> None:
-        """Let `write` fill a folder and push it in the background; call it only while nothing is being pushed."""
+        """Fill a folder by `write` and push it, both in the background; call this only if `is_busy` is False."""
         self._thread = threading.Thread(target=self._push_snapshot, args=(step, write), daemon=True)
         self._thread.start()
 
@@ -72,21 +73,28 @@ class Pusher:
         """Push the finished run; returns whether that succeeded."""
         if self._thread is not None:
             self._thread.join()
-        shutil.rmtree(self.folder / SNAPSHOT, ignore_errors=True)  # the run itself stands in for it
+        shutil.rmtree(self.folder / SNAPSHOT, ignore_errors=True)  # the finished run replaces it
         return self._push(self.folder, "Upload model", "The run is whole in its folder.")
 
     def _push(self, folder: Path, message: str, consolation: str) -> bool:
         try:
-            commit = push_folder(folder, self.repo_id, private=self.private, token=self.token, commit_message=message)
-        except Exception as error:  # whatever it is, of the client or of what it uploads with: the run goes on
+            commit = push_folder(
+                folder,
+                self.repo_id,
+                private=self.private,
+                token=self.token,
+                commit_message=message,
+                license=self.license,
+            )
+        except Exception as error:  # whatever the client raises: the run continues
             told = str(error) if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {error}."
             tell(f"{told} {consolation} To push it again:\n{self.command(folder)}")
             return False
-        tell(f"{folder} is on the Hub: {commit.commit_url}")
+        tell(f"{folder} is on the Hub: {commit.repo_url}")
         return True
 
     def command(self, folder: Path) -> str:
-        """The command that pushes a folder again, without the token, since commands are kept in histories and logs."""
+        """The command that pushes a folder again; without the token, since histories and logs keep commands."""
         arguments = [
             sys.executable,
             "-m",
@@ -97,11 +105,12 @@ class Pusher:
             "--hub_model_id",
             self.repo_id,
         ]
-        return shlex.join(arguments + ["--hub_private_repo"] * bool(self.private))
+        arguments += ["--hub_private_repo"] * bool(self.private)
+        return shlex.join(arguments + ([] if self.license is None else ["--hub_license", self.license]))
 
 
 def limit_silence() -> None:
-    """Let the Hub's client give up on a connection that is silent for long."""
+    """Make the Hub's client give up if a connection is silent for `LONGEST_SILENCE`."""
     hooks = get_session().event_hooks
     set_client_factory(
         lambda: httpx.Client(event_hooks=hooks, follow_redirects=True, timeout=httpx.Timeout(LONGEST_SILENCE))

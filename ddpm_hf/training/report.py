@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Reading and reporting the losses, and stopping the run if they are not finite."""
+"""Reads and reports the losses, and stops the run if they are not finite."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .state import TrainState
 from .tracking import Progress
 
 
-TICK = 1e-3  # seconds: a coarse clock may not have moved
-MOST_SKIPPED = 50  # steps in a row, in which the scale of fp16 has been halved 50 times
+TICK = 1e-3  # seconds: the least time between reports, since a coarse clock may show none
+MOST_SKIPPED = 50  # steps in a row; by then the loss scale of fp16 has been halved 50 times
 START_ANEW = "The checkpoints before it are good, but lead to it again; start anew with a lower learning rate, say."
 
 
@@ -21,16 +21,16 @@ def report(state: TrainState, progress: Progress, since: float) -> tuple[float, 
     """Report the steps since the last report.
 
     Args:
-        since: seconds of training before them.
+        since: seconds of training before the last report.
 
     Returns:
-        Seconds of training up to now, and what to show of the steps.
+        The seconds of training so far, and a note on the steps for the progress bar.
 
     Raises:
         RunStopped: if a loss or a gradient is not finite.
     """
     count = len(progress)
-    losses, norms, levels = progress.read()  # which waits for the steps
+    losses, norms, levels = progress.read()  # waits for the device
     now = state.seconds
     _check_finite(state, losses, norms)
     speed = count * state.shard.total / max(now - since, TICK)
@@ -40,7 +40,7 @@ def report(state: TrainState, progress: Progress, since: float) -> tuple[float, 
 
 
 def _check_finite(state: TrainState, losses: list[float], norms: list[float]) -> None:
-    """Raise RunStopped at the first step that went wrong."""
+    """Raise RunStopped for the first step whose loss or gradient is not finite."""
     is_scaled = state.accelerator.scaler is not None  # for fp16, which skips steps whose gradient overflows
     first = state.step - len(losses) + 1
     for step, (loss, norm) in enumerate(zip(losses, norms, strict=True), first):

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The time of a run by phase: what each has taken, and what all of them will still take."""
+"""The time of a run by phase: the time that each phase has taken, and the time that is left."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ..runtime.progress import RunProgress, Shown
 
 
 TRAINING, MEASURING, SAMPLING, SCORING, SAVING = PHASES = ("training", "measuring", "sampling", "scoring", "saving")
-ENOUGH = 0.02  # of the work of a phase: then its own speed tells more than that of the others
+ENOUGH = 0.02  # share of a phase's work after which its own speed is a better guide than that of other phases
 ENOUGH_SECONDS = 5.0
 
 
 @dataclass
 class Phase:
-    """The work of a phase in this process, in forward passes of one image; of saving, in bytes.
+    """The work of a phase in this process, in units of a forward pass of one image; for saving, in bytes.
 
     Attributes:
-        work: all of it.
-        expected: seconds for it, by what is known before it begins; None if nothing is.
-        done: of the work.
-        spent: seconds on it.
-        first: work and seconds of its first piece, which tells little: caches fill.
+        work: all work of the phase.
+        expected: seconds that it should take, estimated before it begins; None if there is no estimate.
+        done: the part of the work that is done.
+        spent: seconds spent so far.
+        first: work and seconds of the first piece, which is slower than the rest and does not count for the speed.
     """
 
     work: float = 0.0
@@ -38,27 +38,27 @@ class Phase:
 
     @property
     def rate(self) -> float | None:
-        """Seconds for one unit of the work, as measured; None if it was not yet."""
+        """Measured seconds per unit of work; None if they have not been measured yet."""
         if self.first is None or self.done <= self.first[0]:
             return None
         return (self.spent - self.first[1]) / (self.done - self.first[0])
 
     @property
     def is_measured(self) -> bool:
-        """Whether enough was done to know the rate."""
+        """Whether enough of the work is done to rely on the measured rate."""
         return self.rate is not None and (self.done >= ENOUGH * self.work or self.spent > ENOUGH_SECONDS)
 
     @property
     def slowness(self) -> float:
-        """How many times as long as expected it takes."""
+        """Measured time divided by expected time; 1 if one of them is unknown."""
         return self.rate * self.work / self.expected if self.rate and self.expected else 1.0
 
     def left(self, slowness: float, rate: float | None) -> float | None:
-        """Seconds that the rest will take; None if nothing is known.
+        """Seconds that the rest of the phase will take; None if they cannot be estimated.
 
         Args:
-            slowness: of the training.
-            rate: of the training; None if it is not known yet.
+            slowness: the slowness of the training phase.
+            rate: the rate of the training phase; None if it is not known yet.
         """
         rest = max(0.0, self.work - self.done)
         if not rest:
@@ -72,12 +72,12 @@ class Phase:
 
 @dataclass
 class RunClock:
-    """Tells the time of a run by phase. Phases may lie inside each other; time counts for the innermost.
+    """Measures the time of a run by phase. Phases may be nested; time counts for the innermost.
 
     Attributes:
-        progress: shows it.
-        seconds: of every phase, with those before the run was resumed.
-        phases: the work in this process.
+        progress: shows how far the run is.
+        seconds: seconds of each phase, including those before the run was resumed.
+        phases: the work of each phase in this process.
     """
 
     progress: RunProgress = field(default_factory=lambda: RunProgress(is_hidden=True))
@@ -87,15 +87,15 @@ class RunClock:
     _since: float = 0.0
 
     def expect(self, phases: Mapping[str, Phase]) -> None:
-        """Take the work to come."""
+        """Set the remaining work of the phases."""
         self.phases |= phases
 
     @contextlib.contextmanager
     def phase(self, name: str, is_last: bool = False) -> Iterator[None]:
-        """Inside, time counts for this phase.
+        """A context whose time counts for this phase.
 
         Args:
-            is_last: no more of this phase comes afterwards.
+            is_last: whether the phase is finished at the end of the context.
         """
         self._count()
         self._open.append(name)
@@ -109,7 +109,7 @@ class RunClock:
 
     @contextlib.contextmanager
     def counting(self, model: nn.Module) -> Iterator[None]:
-        """Inside, calls of the model are work that is done."""
+        """A context in which each call of the model counts as work of the present phase."""
         hook = model.register_forward_hook(lambda *call: self.advance(len(call[-1][0])))
         try:
             yield
@@ -117,11 +117,11 @@ class RunClock:
             hook.remove()
 
     def advance(self, work: float, steps: tuple[int, int] | None = None, note: str = "") -> None:
-        """Count work of the present phase that is done, and show how far the run is.
+        """Count finished work of the present phase, and show how far the run is.
 
         Args:
-            steps: how many are made and to be made, if the phase is told in steps.
-            note: more to show.
+            steps: number of finished steps and of all steps, if the phase is shown in steps.
+            note: additional text to show.
         """
         self._count()
         if not self._open:
@@ -144,7 +144,7 @@ class RunClock:
 
     @property
     def left(self) -> float | None:
-        """Seconds of all phases to come; None if they are not known yet."""
+        """Seconds that the rest of the run will take; None if they are not known yet."""
         training = self.phases[TRAINING]
         each = [phase.left(training.slowness, training.rate) for phase in self.phases.values()]
         return None if None in each else sum(each)
@@ -155,12 +155,12 @@ class RunClock:
         return sum(self.seconds.values())
 
     def spent(self, name: str) -> float:
-        """Seconds of a phase up to now."""
+        """Seconds spent on a phase so far."""
         self._count()
         return self.seconds[name]
 
     def close(self) -> None:
-        """Take the bars away."""
+        """Remove the progress bars."""
         self.progress.close()
 
     def _count(self) -> None:

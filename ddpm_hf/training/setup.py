@@ -44,15 +44,15 @@ from .tracking import Trackers, check_logger, tell
 from .weight_averages import WeightAverage
 
 
-STEPS_OF_A_SAMPLE = 100  # at most, if not given; a "learned" variance is of all timesteps
-LONGEST_WAIT = datetime.timedelta(hours=2)  # for a process that reads a large data set, or draws many samples
+STEPS_OF_A_SAMPLE = 100  # at most, by default; a "learned" variance needs all timesteps
+LONGEST_WAIT = datetime.timedelta(hours=2)  # for another process, which may read much data or draw many samples
 
 
 def prepare(task: Task, diffusion: DiffusionArguments, training: TrainingArguments, hub: HubArguments) -> TrainState:
     """Check the arguments and build the run.
 
     Raises:
-        ValueError, OSError: for anything that cannot be trained, resumed or pushed as asked.
+        ValueError, OSError: if the run cannot be trained, resumed or pushed as the arguments say.
     """
     check_training_arguments(training, diffusion)
     check_hub_arguments(hub)
@@ -91,6 +91,7 @@ def prepare(task: Task, diffusion: DiffusionArguments, training: TrainingArgumen
         inference_steps=inference_steps,
         run_id=broadcast_object_list([secrets.token_hex(4)])[0],
         preset=preset,
+        license=hub.hub_license,
         bad_images=set(data.bad_images),
     )
     _place(state, hub, checkpoint)
@@ -98,7 +99,7 @@ def prepare(task: Task, diffusion: DiffusionArguments, training: TrainingArgumen
 
 
 def _place(state: TrainState, hub: HubArguments, checkpoint: Path | None) -> None:
-    """Start the run at step 0 or at the checkpoint, with its batches, pushes and trackers."""
+    """Start the run at step 0 or at the checkpoint: open its batches, repository and trackers."""
     if checkpoint is not None:
         restore(state, checkpoint)
         state.accelerator.print(f"Going on from {checkpoint}, after step {state.step} of {state.steps}.")
@@ -115,7 +116,7 @@ def _place(state: TrainState, hub: HubArguments, checkpoint: Path | None) -> Non
     if hub.push_to_hub:
         state.is_pushed, state.push_steps = True, hub.hub_push_steps
         state.pusher = Pusher(state.folder, hub) if state.accelerator.is_main_process else None
-    state.trackers = Trackers(state.accelerator, state.folder, _told(state), state.run_id, state.step)
+    state.trackers = Trackers(state.accelerator, state.folder, _tracked_settings(state), state.run_id, state.step)
 
 
 def _check_dropout(probability: float, conditioners: Conditioners) -> None:
@@ -126,10 +127,11 @@ def _check_dropout(probability: float, conditioners: Conditioners) -> None:
 
 
 def _engine(training: TrainingArguments) -> Accelerator:
-    """Accelerate, on all the processes that were started.
+    """Start Accelerate on all processes of the launcher.
 
     Raises:
-        ValueError: if they do not find each other, or divide the weights in a way that does not allow sampling.
+        ValueError: if the processes do not find each other, or divide the weights in a way that does not allow
+            sampling.
     """
     processes = processes_started()
     if training.local_rank >= 0 and processes > 1:
@@ -146,12 +148,12 @@ def _engine(training: TrainingArguments) -> Accelerator:
         gradient_accumulation_steps=training.gradient_accumulation_steps,
         log_with=None if training.logger == "none" else training.logger,
         project_config=ProjectConfiguration(str(folder), str(folder / training.logging_dir)),
-        step_scheduler_with_optimizer=False,  # one step of it for each of the optimiser's, however many processes
+        step_scheduler_with_optimizer=False,  # one step per optimiser step, whatever the number of processes
         dynamo_backend="inductor" if training.torch_compile else None,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
     )
     if allow_tf32 is not None:
-        torch.backends.cuda.matmul.allow_tf32 = allow_tf32  # Accelerate turns it on where it compiles
+        torch.backends.cuda.matmul.allow_tf32 = allow_tf32  # Accelerate turns it on if it compiles
     if accelerator.num_processes < processes:
         raise ValueError(
             f"{processes} processes were started, but only {accelerator.num_processes} found each other; start them"
@@ -176,12 +178,12 @@ def _tell_deepspeed(accelerator: Accelerator, shard: BatchShard, training: Train
 
 
 def _has_device() -> bool:
-    """Whether there is an accelerator."""
+    """Whether there is a GPU or another accelerator."""
     return torch.accelerator.is_available() if hasattr(torch, "accelerator") else torch.cuda.is_available()
 
 
 def _inference_steps(scheduler: DDPMPaperScheduler, asked: int | None) -> int:
-    """Steps of a sample; ValueError if the chain cannot have as many as asked for."""
+    """The number of steps of a sample; ValueError if the chain cannot have as many as requested."""
     T = len(scheduler)
     most = T if scheduler.process.learns_of_neighbours else STEPS_OF_A_SAMPLE
     steps = min(most, T) if asked is None else asked
@@ -199,7 +201,7 @@ def _shard(training: TrainingArguments, accelerator: Accelerator) -> BatchShard:
 
 
 def _steps(training: TrainingArguments, data: ImageData, shard: BatchShard) -> int:
-    """Optimisation steps in all."""
+    """The total number of optimisation steps."""
     if training.max_train_steps is not None:
         return training.max_train_steps
     size = data.train.epoch_size
@@ -209,13 +211,13 @@ def _steps(training: TrainingArguments, data: ImageData, shard: BatchShard) -> i
 
 
 def _checkpoint(training: TrainingArguments, accelerator: Accelerator) -> Path | None:
-    """The checkpoint to resume from, if that is asked for and there is one."""
+    """The checkpoint to resume from, if the run is to be resumed and has one."""
     resume = training.resume_from_checkpoint
     return None if resume is None else agreed_checkpoint(accelerator, Path(training.output_dir), resume)
 
 
 def _claim(training: TrainingArguments, checkpoint: Path | None, accelerator: Accelerator) -> Path:
-    """The run's folder, claimed, and without what another run left in it."""
+    """Claim the run's folder, remove the results of an earlier run if this one is new, and return its path."""
     folder, resume = Path(training.output_dir), training.resume_from_checkpoint
     is_new = resume is None or (checkpoint is not None and checkpoint.parent.resolve() != folder.resolve())
     if not is_new and checkpoint is None and (folder / METRICS).exists() and not training.overwrite_output_dir:
@@ -237,12 +239,12 @@ def _prepare_to_step(
         model.enable_gradient_checkpointing()
     save_weights_as_diffusers_does(accelerator, model)
     _tell_deepspeed(accelerator, shard, training)
-    if accelerator.distributed_type in DIVIDED:  # it wants all of them at once
+    if accelerator.distributed_type in DIVIDED:  # such an engine prepares them together
         flat = None
         prepared = accelerator.prepare(model, *_make_optimizer(model.parameters(), training, steps))
     else:
         wrapped = accelerator.prepare(model)
-        flat = FlatWeights(model)  # now that nothing moves the weights any more
+        flat = FlatWeights(model)  # after `prepare`, which may move the weights
         prepared = [wrapped, *accelerator.prepare(*_make_optimizer([flat.parameter], training, steps))]
     names = ("prepared", "optimizer", "lr_scheduler")
     averages = _averages(accelerator.unwrap_model(prepared[0], keep_torch_compile=False), training, flat)
@@ -252,7 +254,7 @@ def _prepare_to_step(
 def _make_optimizer(
     parameters: Iterable[Parameter], training: TrainingArguments, steps: int
 ) -> tuple[Optimizer, LRScheduler]:
-    """AdamW and its learning rate: warm-up, then the decay asked for."""
+    """AdamW and its learning-rate schedule: warm-up, then the chosen decay."""
     optimizer = torch.optim.AdamW(
         parameters,
         lr=training.learning_rate,
@@ -283,7 +285,7 @@ def _averages(model: ModelMixin, training: TrainingArguments, flat: FlatWeights 
     ]
 
 
-def _told(state: TrainState) -> dict[str, Any]:
-    """The settings that trackers show of a run."""
+def _tracked_settings(state: TrainState) -> dict[str, Any]:
+    """The settings of a run that trackers show."""
     facts = training_facts(state) | {"images_in_a_step": state.shard.total} | settings(state)
     return {name: value for name, value in facts.items() if value is not None and name != "settings"}

@@ -20,7 +20,7 @@ WIDTH = 11  # of a column of names
 
 
 def announce(state: TrainState) -> None:
-    """Print what is trained and the time expected. All processes call it together; the main one prints."""
+    """Print the summary of the run. All processes call this together; the main process prints."""
     state.clock.expect(expected_phases(state))
     if not state.accelerator.is_main_process:
         return
@@ -32,7 +32,7 @@ def announce(state: TrainState) -> None:
 
 
 def summary(state: TrainState) -> list[str]:
-    """The lines, in two columns; notes on the data are below the data."""
+    """The lines of the summary, in two columns; notes on the data follow the line on the data."""
     first, *notes = state.data.notes or (split_note(state.data.name, vars(state.data), None),)
     return [
         *_row("data", first, *state.task.data_lines(state.data), *notes),
@@ -56,7 +56,7 @@ def _model(state: TrainState) -> str:
 
 
 def _count(number: int) -> str:
-    """A number in short."""
+    """A rounded number of parameters in words, or with spaces between thousands."""
     return f"{number / 1e6:.1f} million" if number >= 1e6 else f"{number:,}".replace(",", " ")
 
 
@@ -101,7 +101,7 @@ def _time(phase: Phase) -> str:
 
 
 def _contents(state: TrainState) -> dict[str, str]:
-    """What each phase does."""
+    """A description of each phase, by its name."""
     training, test = state.training, len(state.data.test)
     made = f"{state.step} of them made" if state.step else ""
     samples = max(training.eval_batch_size, training.num_quality_samples)

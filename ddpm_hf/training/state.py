@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The state of a training run: everything it needs, and how far it is."""
+"""The state of a training run: everything that it needs, and its progress."""
 
 from __future__ import annotations
 
@@ -39,32 +39,33 @@ DIVIDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGA
 
 @dataclasses.dataclass
 class TrainState:
-    """Everything a run needs, made and checked before it starts.
+    """Everything that a run needs, built and checked before it starts.
 
     Attributes:
-        task: the family of the model.
-        diffusion, training: as they were given.
-        accelerator: Accelerate, on all processes.
-        folder: where the run leaves its results.
+        task: the family of models that is trained.
+        diffusion, training: the arguments.
+        accelerator: Accelerate's object for all processes.
+        folder: the output folder.
         data: the examples.
-        model: the model itself: sampled, scored, averaged and saved.
-        scheduler: the diffusion process; at the end of the run the one with the variance that was measured.
-        conditioners: make the model's conditioning.
-        prepared: the model as Accelerate wraps it: trained.
-        optimizer, lr_scheduler: as Accelerate wraps them.
+        model: the model without Accelerate's wrapper, which is sampled, scored, averaged and saved.
+        scheduler: the diffusion process; at the end of the run it has the measured variance.
+        conditioners: build the model's conditioning.
+        prepared: the model in Accelerate's wrapper, which is trained.
+        optimizer, lr_scheduler: in Accelerate's wrappers.
         flat: the weights in one tensor, unless an engine divides the model among processes.
-        averages: averaged weights, one for each decay.
-        importance: draws timesteps by their losses, if that is asked for.
+        averages: averaged weights, one set for each decay.
+        importance: draws timesteps by their losses; None if they are drawn in another way.
         shard: the part of each step's batch that this process reads.
-        steps: optimisation steps in all.
-        inference_steps: of the samples that are drawn along the way and at the end.
-        run_id: the same when the run is resumed.
-        preset: the name of the preset that the network is from, if it is from one.
+        steps: the total number of optimisation steps.
+        inference_steps: number of steps of the samples that are drawn during training and at the end.
+        run_id: an identifier that a resumed run keeps.
+        preset: the name of the network's preset; None for a network of the user's own.
+        license: of the model, as its card names it; None if the user names none.
         clock: the time of the run by phase.
-        step: optimisation steps made.
-        skipped_steps: steps in a row whose gradient was not finite.
-        bad_images: sentences on the images that were passed over.
-        validation: bits/dim along the way.
+        step: the number of finished optimisation steps.
+        skipped_steps: the number of last steps in a row whose gradient was not finite.
+        bad_images: sentences on the images that were skipped.
+        validation: bits/dim of the validation images during training.
     """
 
     task: Task
@@ -87,6 +88,7 @@ class TrainState:
     inference_steps: int
     run_id: str
     preset: str | None = None
+    license: str | None = None
     is_pushed: bool = False
     push_steps: int = 0
     pusher: Pusher | None = None  # of the main process, if the run is pushed
@@ -113,20 +115,20 @@ class TrainState:
 
     @functools.cached_property
     def parameters(self) -> list[nn.Parameter]:
-        """The parameters that the optimiser steps: the one of `flat`, or those of the prepared model."""
+        """The parameters that the optimiser updates: that of `flat`, or those of the prepared model."""
         return list(self.prepared.parameters()) if self.flat is None else [self.flat.parameter]
 
     def draw_dropped(self) -> Tensor | None:
-        """Which examples of the step lose their conditioning, booleans, those of all processes; None for none."""
+        """Which examples of the step lose their conditioning: booleans for all processes together; None for none."""
         probability, device = self.diffusion.conditioning_dropout_prob, self.accelerator.device
         return draw_dropped(probability, self.shard.total, self.training.seed, self.step, device)
 
     def seed_dropout(self, window: int) -> None:
-        """Let the model's own dropout depend on the seed, the step and the place in its batch alone."""
+        """Seed the model's dropout, so that it depends only on the seed, the step and the place in the batch."""
         seed_dropout(self.accelerator.device, self.training.seed, self.step, window, self.shard.rank)
 
     def clip_gradients(self) -> Tensor | None:
-        """Scale the gradients of all processes down to `max_grad_norm`; returns the norm that they had."""
+        """Scale the gradients of all processes down to `max_grad_norm`; returns their norm before that."""
         if self.flat is not None:
             self.flat.take_gradients()
         return self.accelerator.clip_grad_norm_(self.parameters, self.training.max_grad_norm)
@@ -135,37 +137,37 @@ class TrainState:
 
     @property
     def average(self) -> WeightAverage | None:
-        """The averaged weights that are sampled and scored, if there are any."""
+        """The averaged weights that are used for samples and scores, if there are any."""
         return self.averages[0] if self.averages else None
 
     @property
     def denoiser(self) -> ConditionalDenoiser:
-        """The model itself, as it is scored."""
+        """The model without its wrapper, with its conditioning, as it is scored."""
         return ConditionalDenoiser(self.task.denoiser(self.model), self.conditioners)
 
     def pipeline(self, model: ModelMixin | None = None) -> DiffusionPipeline:
-        """The pipeline of the model, or of another in its place, with a scheduler of its own."""
+        """A pipeline of the model, or of another one, with a scheduler of its own."""
         scheduler = DDPMPaperScheduler.from_config(self.scheduler.config)
         return self.task.pipeline(self.model if model is None else model, scheduler)
 
     @property
     def is_divided(self) -> bool:
-        """Whether an engine divides the model itself among the processes."""
+        """Whether an engine such as FSDP divides the model among the processes."""
         return self.accelerator.distributed_type in DIVIDED
 
     @property
     def is_compiled(self) -> bool:
-        """Whether the model that is trained is compiled."""
+        """Whether the trained model is compiled."""
         return self.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
 
     @property
     def bytes_of_weights(self) -> int:
-        """Of one copy of them."""
+        """The size of the weights in bytes."""
         return sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters())
 
     @property
     def seconds(self) -> float:
-        """Spent training."""
+        """Seconds spent on training."""
         return self.clock.spent(TRAINING)
 
     # --- when something is due ---
@@ -176,21 +178,21 @@ class TrainState:
         return self.data.train.size
 
     def epochs_made(self, step: int) -> int:
-        """Whole passes over the data after so many steps; 0 if the number of images is not known."""
+        """The number of complete passes over the data after `step` steps; 0 if the number of images is not known."""
         size = self.data.train.epoch_size
         return step * self.shard.total // size if size else 0
 
     def ends_epoch(self, interval: int) -> bool:
-        """Whether the last step ended an epoch after which something done every `interval` epochs is due."""
+        """Whether something that is done every `interval` epochs is due after the last step; never for 0."""
         if interval == 0:
             return False
         return self.epochs_made(self.step) // interval > self.epochs_made(self.step - 1) // interval
 
     def is_due(self, interval: int) -> bool:
-        """Whether something done every `interval` steps, never if 0, is due after the last step."""
+        """Whether something that is done every `interval` steps is due after the last step; never for 0."""
         return interval > 0 and self.step % interval == 0
 
 
 def gather_bad_images(state: TrainState) -> None:
-    """Let every process know of the images that any of them passed over."""
+    """Collect the bad images that any process has skipped, on all processes."""
     state.bad_images = set(gather_object(sorted(state.bad_images)))

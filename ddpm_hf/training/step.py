@@ -1,7 +1,7 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
 """Algorithm 1 of Ho et al. (2020): one optimisation step.
 
-examples/train.py has a copy of these functions, which users change; a test holds the two equal.
+examples/train.py has a copy of these functions for users to change; a test checks that the two are equal.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from .state import TrainState
 
 
 class StepResult(NamedTuple):
-    """What a training step tells of itself; B examples are those of all processes and accumulation windows.
+    """The result of a training step on B examples: those of all processes and accumulation windows.
 
     Attributes:
         timesteps: int64 `[B]`.
-        losses: of each example, `[B]`, before they are weighed.
-        sampling_weights: `[B]` or a number, 1/p(t), which makes up for how the timesteps were drawn.
-        objective_weights: `[B]` or a number, of each example in the objective.
-        gradient_norm: before it was clipped; None if it is not known.
+        losses: the unweighted loss of each example, `[B]`.
+        sampling_weights: `[B]` or a number: 1/(T p(t)), which corrects for the distribution of the timesteps.
+        objective_weights: `[B]` or a number: the weight of each example in the objective.
+        gradient_norm: the norm of the gradient before clipping; None if it is not known.
     """
 
     timesteps: Tensor
@@ -38,7 +38,7 @@ class StepResult(NamedTuple):
 
 
 TrainingStep = Callable[[TrainState, Iterator[Batch]], StepResult]
-"""training_step(state, batches): takes a step with the next `state.shard.accumulation` batches."""
+"""A function of (state, batches) that takes a step with the next `state.shard.accumulation` batches."""
 
 
 def training_step(state: TrainState, batches: Iterator[Batch]) -> StepResult:
@@ -50,7 +50,7 @@ def training_step(state: TrainState, batches: Iterator[Batch]) -> StepResult:
     losses, norm = [], None
     for window in range(shard.accumulation):
         batch, first = next(batches), shard.first(window)
-        mine = slice(first, first + shard.batch_size)  # of the step's examples
+        mine = slice(first, first + shard.batch_size)  # this process's part of the step's examples
         state.seed_dropout(window)
         with accelerator.accumulate(state.prepared):
             loss = losses_of(state, batch, t[mine], first, None if dropped is None else dropped[mine])
@@ -84,8 +84,8 @@ def losses_of(state: TrainState, batch: Batch, t: Tensor, first: int, dropped: T
 
     Args:
         t: timesteps `[B]`.
-        first: place of the first example in the step's batch, from which its noise follows.
-        dropped: which examples lose their conditioning, booleans `[B]`; None for none.
+        first: the index of the first example in the step's batch, which determines the noise.
+        dropped: booleans `[B]`, True for examples that lose their conditioning; None for none.
     """
     x_0 = batch.x_0
     noise = noise_like(x_0, first, state.training.seed, state.step)

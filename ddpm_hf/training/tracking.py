@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What a run tells of itself while it trains: on the screen, and through Accelerate to tensorboard, wandb, trackio."""
+"""Figures of a run during training: on the screen, and through Accelerate in tensorboard, wandb or trackio."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from tqdm.auto import tqdm
 
 
 PROJECT = "ddpm_hf"
-NOISE_LEVELS = 10  # equal parts of the timesteps, whose losses are told apart
-RESULTS = ("test/bits_per_dim", "test/frechet_distance_pixels")  # by which tensorboard compares runs
+NOISE_LEVELS = 10  # equal parts of the timesteps; the mean loss of each is logged
+RESULTS = ("test/bits_per_dim", "test/frechet_distance_pixels")  # tensorboard compares runs by these
 
 
 def tell(text: str) -> None:
-    """A line for the user, above a progress bar if there is one."""
+    """Print a line for the user, above a progress bar if there is one."""
     tqdm.write(text, file=sys.stderr)
 
 
 def tell_passed_over(count: int, sentence: str) -> None:
-    """A line on an image that cannot be read, the `count`th."""
+    """Print a line on the `count`th image that cannot be read."""
     tell(f"Passed over, {count} so far: {sentence}")
 
 
@@ -45,20 +45,20 @@ def check_logger(name: str) -> None:
 
 
 class Trackers:
-    """Those that the user asked for; the main process tells them what there is to tell.
+    """The trackers that the user chose; only the main process logs to them.
 
-    A run that goes on from a checkpoint comes by steps again that were told before it was stopped. Each is shown once:
-    tensorboard is told again, the others keep what they have.
+    A resumed run repeats the steps after its checkpoint, which may have been logged before it was stopped. Each step
+    is shown once: tensorboard replaces the old figures, and the other trackers keep them.
 
     Args:
-        accelerator: made with the names of the trackers.
-        folder: of the run, which is named after it.
-        settings: told at the start.
-        run_id: the same when the run goes on.
-        step: that it goes on from.
+        accelerator: Accelerate's object, made with the names of the trackers.
+        folder: the run's folder; its name is the name of the run.
+        settings: settings of the run, logged at the start.
+        run_id: an identifier that a resumed run keeps.
+        step: the step that the run starts from.
 
     Raises:
-        ValueError: if one of them does not start.
+        ValueError: if a tracker does not start.
     """
 
     def __init__(self, accelerator: Accelerator, folder: Path, settings: dict[str, Any], run_id: str, step: int):
@@ -83,7 +83,7 @@ class Trackers:
                 shutil.rmtree(logs, ignore_errors=True)
             raise ValueError(f"`logger` {', '.join(names)} does not start: {error}") from error
         self._all = accelerator.trackers
-        self._first = {tracker.name: _first_unknown(tracker) for tracker in self._all} if step else {}
+        self._first = {tracker.name: _first_unlogged(tracker) for tracker in self._all} if step else {}
         self._tell_settings(settings, step + 1)
 
     def _tell_settings(self, settings: dict[str, Any], step: int) -> None:
@@ -94,7 +94,7 @@ class Trackers:
             if tracker.name != "tensorboard":
                 tracker.store_init_configuration(plain)
                 continue
-            # Accelerate would make another run of them at every start, in which there is nothing else.
+            # Accelerate would write them as another run at every start, without any figures.
             from torch.utils.tensorboard.summary import hparams
 
             for summary in hparams(plain, dict.fromkeys(RESULTS)):
@@ -106,13 +106,13 @@ class Trackers:
         return [tracker for tracker in self._all if step >= self._first.get(tracker.name, 0)]
 
     def log(self, figures: dict[str, float], step: int) -> None:
-        """Tell numbers, those that are finite."""
+        """Log the finite numbers among `figures`."""
         figures = {name: value for name, value in figures.items() if math.isfinite(value)}
         for tracker in self._listening(step):
             tracker.log(figures, step)
 
     def log_picture(self, name: str, picture: Image.Image, step: int) -> None:
-        """Show a picture."""
+        """Log a picture."""
         for tracker in self._listening(step):
             if tracker.name == "tensorboard":
                 pixels = np.asarray(picture)
@@ -126,27 +126,27 @@ class Trackers:
                 tracker.log({name: trackio.Image(picture)}, step)
 
     def close(self) -> None:
-        """Let them write what they still hold."""
+        """Let the trackers write everything, and close them."""
         for tracker in self._all:
             try:
                 tracker.finish()
-            except Exception as error:  # whatever a library raises: the run itself is over, and whole
+            except Exception as error:  # whatever a library raises: the run is finished and complete
                 tell(f"`logger` {tracker.name} may lack the end of the run: {error}")
 
 
-def _first_unknown(tracker: GeneralTracker) -> int:
-    """The first step that a tracker has heard nothing of."""
+def _first_unlogged(tracker: GeneralTracker) -> int:
+    """The first step that a tracker has no figures of."""
     if tracker.name == "wandb":
         return tracker.run.step
     return getattr(tracker.run, "_next_step", 0) if tracker.name == "trackio" else 0
 
 
 class Progress:
-    """Losses and gradient norms of the last steps, kept on the device until they are read, once for all of them.
+    """Losses and gradient norms of the last steps, kept on the device until all of them are read at once.
 
     Args:
-        num_timesteps: of the chain.
-        device: of the losses.
+        num_timesteps: number of timesteps of the chain, T.
+        device: the device of the losses.
     """
 
     def __init__(self, num_timesteps: int, device: torch.device):
@@ -156,12 +156,12 @@ class Progress:
     def _start(self) -> None:
         self.losses: list[Tensor] = []
         self.norms: list[Tensor] = []
-        self.levels = torch.zeros(2, NOISE_LEVELS, device=self.device)  # sums of losses, and how many
+        self.levels = torch.zeros(2, NOISE_LEVELS, device=self.device)  # sums and numbers of losses
 
     def add(self, t: Tensor, losses: Tensor, weights: Tensor | float, norm: Tensor | float | None) -> None:
-        """Take in a step: its timesteps, its losses of all processes `[B]`, their weights and the gradient's norm."""
+        """Add a step: timesteps, losses and weights of all processes `[B]`, and the norm of the gradient."""
         self.losses.append((weights * losses).mean())
-        if hasattr(norm, "full_tensor"):  # of a model that is divided among processes
+        if hasattr(norm, "full_tensor"):  # the model is divided among processes
             norm = norm.full_tensor()
         self.norms.append(torch.as_tensor(0.0 if norm is None else norm, device=self.device).float())
         level = t * NOISE_LEVELS // self.num_timesteps
@@ -171,7 +171,7 @@ class Progress:
         return len(self.losses)
 
     def read(self) -> tuple[list[float], list[float], dict[str, float]]:
-        """The losses and the norms since the last reading, step by step, and the mean loss of every noise level."""
+        """Losses and norms of each step since the last call, and the mean loss of every noise level."""
         count = len(self.losses)
         numbers = torch.cat([torch.stack(self.losses), torch.stack(self.norms), self.levels.flatten()]).tolist()
         sums, counts = numbers[2 * count : 2 * count + NOISE_LEVELS], numbers[2 * count + NOISE_LEVELS :]

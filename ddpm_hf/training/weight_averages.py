@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""An exponential moving average of a model's weights, which samples and scores better than the last weights."""
+"""An exponential moving average of a model's weights, which gives better samples and scores than the last weights."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from .flat_weights import FlatWeights
 
 
 class WeightAverage:
-    """Averages in float32, one fused call per step; the decay warms up as 1 − (1 + step/inv_gamma)^(−power).
+    """An average in float32, updated by one fused call per step.
 
-    The step counts from 0: the first average is the weights themselves, as in diffusers' `EMAModel`.
+    The decay is min(max_decay, 1 − (1 + step/inv_gamma)^(−power)). Steps count from 0, so the first average is the
+    weights themselves, as in diffusers' `EMAModel`.
 
     Args:
-        model: its parameters and floating buffers are averaged on their devices, sharded ones included.
-        flat: its parameters in one tensor, which are then averaged in one pass.
-        inv_gamma, power, max_decay: of the decay at each step.
+        model: the model; its parameters and floating-point buffers are averaged on their devices, sharded or not.
+        flat: the model's parameters in one tensor, which are then averaged in one pass.
+        inv_gamma, power, max_decay: constants of the decay.
     """
 
     def __init__(
@@ -28,7 +29,7 @@ class WeightAverage:
     ):
         self.inv_gamma, self.power, self.max_decay = inv_gamma, power, max_decay
         self.step = 0
-        tensors = floating_tensors(model)  # found once: the search takes as long as the average
+        tensors = floating_tensors(model)  # listed once, since that takes as long as an update
         self.names = list(tensors)
         whole = {} if flat is None else {flat.parameter: flat.parameter.detach().float().clone()}
         views = {} if flat is None else flat.views(whole[flat.parameter])
@@ -50,7 +51,7 @@ class WeightAverage:
         torch._foreach_lerp_(self._averages, current, 1 - decay)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averages by name, undivided; processes that share a model call this together."""
+        """The averages by name, gathered from all processes; processes that share a model call this together."""
         return {name: _whole(tensor) for name, tensor in zip(self.names, self.averages, strict=True)}
 
     @torch.no_grad()
@@ -70,7 +71,7 @@ class WeightAverage:
 
 @contextlib.contextmanager
 def averaged(average: WeightAverage | None, model: nn.Module) -> Iterator[None]:
-    """Inside, the model has the averaged weights, if there are any."""
+    """A context in which the model has the averaged weights, if there are any."""
     if average is None:
         yield
         return

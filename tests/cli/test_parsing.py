@@ -11,9 +11,11 @@ import pytest
 
 from ddpm_hf.cli.parsing import parse
 from ddpm_hf.cli.train import run_arguments
-from ddpm_hf.evaluation.arguments import ModelPathArguments, SampleArguments
+from ddpm_hf.evaluation.arguments import EvaluationArguments, ModelPathArguments, SampleArguments
 from ddpm_hf.reporting.figures import check_picture
 from ddpm_hf.runtime.output_folder import claim_file
+from ddpm_hf.tasks.arguments import RECIPES
+from ddpm_hf.tasks.presets import PRESETS
 
 
 def refusal(capsys: pytest.CaptureFixture, *argv: object) -> str:
@@ -104,7 +106,22 @@ def test_help_shows_every_argument_once_in_groups_with_its_default(capsys: pytes
             default = field.default if field.default_factory is MISSING else field.default_factory()
             section = " ".join(next(each for each in sections if each.split()[0] == name).split())
             values = default if isinstance(default, list) else [default]
-            assert default is None or f"Default: {' '.join(map(str, values))}." in section, section
+            shown_default = f"Default: {' '.join(map(str, values))}"
+            assert default is None or f"{shown_default}." in section or f"{shown_default}, or the " in section, section
+
+
+def test_help_tells_which_defaults_a_preset_or_a_recipe_replaces(capsys: pytest.CaptureFixture) -> None:
+    sections = re.split(r"^  --", shown(capsys), flags=re.MULTILINE)[1:]
+    for flag, rows in (("preset", PRESETS), ("recipe", RECIPES)):
+        told = {each.split()[0] for each in sections if re.search(rf"or\s+the\s+{flag}'s\.|The\s+{flag}\s+may", each)}
+        assert told == {name for row in rows.values() for name in row}
+
+
+def test_help_of_a_command_without_presets_names_none(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        parse("evaluate.py", ModelPathArguments, EvaluationArguments, argv=["--help"])
+    text = capsys.readouterr().out
+    assert "--num_paths" in text and "preset" not in text
 
 
 # --- pictures -------------------------------------------------------------------------------------------------------

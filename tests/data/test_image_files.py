@@ -17,6 +17,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from image_folders import load
 from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 from training_runs import LATEST, TINY, last_line, refused, train
@@ -420,3 +421,33 @@ def test_a_file_without_a_header_stops_the_run_before_it_starts_or_is_passed_ove
     output = train(tmp_path / "skipped", *common, "--skip_bad_images")
     assert output.count(f"{folder / '05.png'} is not an image") == 1, output
     assert passed_over(tmp_path / "skipped") == 1
+
+
+# --- notes ----------------------------------------------------------------------------------------------------------
+
+
+def cropping_note(folder: Path, sizes: list[tuple[int, int]], **arguments: object) -> list[str]:
+    """What is said of images of these sizes that are not square."""
+    folder.mkdir()
+    for i, size in enumerate(sizes):
+        Image.new("L", size, i).save(folder / f"{i}.png")
+    notes = load(folder, test_fraction=0, **arguments).notes
+    return [note for note in notes if "unequal sides" in note]
+
+
+def test_images_that_are_cropped_are_told(tmp_path: Path) -> None:
+    mixed = [(8, 8), (12, 8), (8, 20)]
+    assert cropping_note(tmp_path / "random", mixed, resolution=8) == [
+        "2 of 3 training images have unequal sides. They are cropped to squares at random places in training;"
+        " --center_crop takes the middle."
+    ]
+    assert cropping_note(tmp_path / "middle", mixed, resolution=8, center_crop=True) == [
+        "2 of 3 training images have unequal sides. They are cropped to squares in the middle."
+    ]
+    assert cropping_note(tmp_path / "whole", [(12, 8)] * 2) == []  # the model is oblong too
+    assert cropping_note(tmp_path / "squares", [(8, 8), (12, 12)], resolution=8) == []
+
+
+def test_a_stream_tells_of_its_first_image_that_is_cropped(tmp_path: Path) -> None:
+    (note,) = cropping_note(tmp_path / "data", [(12, 8)] * 4, resolution=8, streaming=True)
+    assert note.startswith("The first image has unequal sides. Such images are cropped to squares at random places")

@@ -1,9 +1,9 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The state of a folder that a kill would leave, for every moment at which a process changes it.
+"""The states that a kill could leave a folder in, one for every moment at which a process changes the folder.
 
-A kill leaves the files as they are and runs no more code. So no process has to be killed: the folder is read at every
-flush, renaming, creation and removal, which gives the state after a kill at that moment. A kill in the middle of
-writing leaves part of a file: half of each file that was created or changed in between is one more state.
+A kill stops the code and leaves the files as they are, so no process has to be killed: the folder is read at every
+flush, renaming, creation and removal, which gives its state after a kill at that moment. A kill while a file is
+written leaves a part of it: for each file that was created or changed, there is one more state with half of that file.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _watching: list[Watch] = []
 
 
 class Watch:
-    """The states that a folder goes through.
+    """Records the states of a folder.
 
     Attributes:
-        states: all that were seen, each once, in their order.
+        states: all recorded states, each once, in order.
     """
 
     def __init__(self, folder: Path):
@@ -38,7 +38,7 @@ class Watch:
         self._is_looking = False
 
     def look(self) -> None:
-        """Note the folder as it is now, and with each new file half written."""
+        """Record the current state of the folder, and the states with one of the new files half written."""
         if self._is_looking:
             return
         self._is_looking = True
@@ -50,13 +50,13 @@ class Watch:
 
 
 def tree_of(folder: Path) -> Tree:
-    """All in a folder but its lock, which a process holds only while it lives."""
+    """The content of a folder, without its lock, which a killed process does not hold."""
     paths = sorted(path for path in folder.rglob("*") if path.name != LOCK)
     return tuple((str(path.relative_to(folder)), None if path.is_dir() else path.read_bytes()) for path in paths)
 
 
 def make_tree(tree: Tree, folder: Path) -> None:
-    """A folder with all of this in it."""
+    """Create a folder with this content."""
     folder.mkdir()
     for name, content in tree:
         if content is None:
@@ -66,7 +66,7 @@ def make_tree(tree: Tree, folder: Path) -> None:
 
 
 def half_written(before: Tree, after: Tree) -> Iterator[Tree]:
-    """The states in which one of the files that came, or changed, was written to its middle."""
+    """The states in which one of the new or changed files is half written."""
     known = dict(before)
     moved = set(known.values())  # as a whole, by a renaming
     for name, content in after:
@@ -89,7 +89,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 @contextlib.contextmanager
 def watched(folder: Path) -> Iterator[Watch]:
-    """Inside, every state of the folder is noted."""
+    """A context in which every state of the folder is recorded."""
     _install()
     watch, fsync = Watch(folder), os.fsync
 

@@ -39,14 +39,14 @@ _INSTALLED: list[AbstractContextManager] = []
 
 
 def install(*hooks: AbstractContextManager) -> None:
-    """Enter hooks for as long as the process lives."""
+    """Enter hooks, and leave them only when the process ends."""
     for hook in hooks:
         hook.__enter__()
     _INSTALLED.extend(hooks)  # a generator that nobody keeps is closed, and leaves its hook
 
 
 class Killed(BaseException):
-    """The run ends here, as if it had been killed: nothing of it goes on, as long as it is not writing."""
+    """Ends a run as a kill would: nothing of it continues. Do not raise it while the run is writing."""
 
 
 def is_rank(ranks: Iterable[int]) -> bool:
@@ -54,7 +54,7 @@ def is_rank(ranks: Iterable[int]) -> bool:
 
 
 def to_itself(name: str) -> None:
-    """Send this process a signal, which is handled before this returns."""
+    """Send this process a signal; it is handled before this returns."""
     signal.raise_signal(getattr(signal, name))
 
 
@@ -64,7 +64,7 @@ def twice(name: str) -> None:
 
 
 def kill_worker() -> None:
-    """Kill a process that reads images, and wait for its end."""
+    """Kill a worker that reads images, and wait until it has ended."""
     worker = multiprocessing.active_children()[0]
     os.kill(worker.pid, signal.SIGKILL)
     os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
@@ -72,7 +72,7 @@ def kill_worker() -> None:
 
 @contextlib.contextmanager
 def nothing_freed() -> Iterator[None]:
-    """Inside, shared memory that workers have filled with batches is not freed: what is full stays full."""
+    """A context in which the shared memory of batches is not freed, so that full memory stays full."""
     read, kept = WatchedLoader.__iter__, []
 
     def keep(loader: WatchedLoader) -> Iterator[Any]:
@@ -86,19 +86,19 @@ def nothing_freed() -> Iterator[None]:
 
 
 def fill_shared_memory() -> None:
-    """Leave no room in /dev/shm, which should be a small one of this process's own."""
+    """Fill /dev/shm completely; mount a small one for this process first."""
     with contextlib.suppress(OSError), open("/dev/shm/full", "wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
 
 
 def to_all_of_it(name: str) -> None:
-    """Send a signal to this process and to its workers, as a cluster or a terminal does; not from a test's own."""
+    """Send a signal to this process and its workers, as a terminal does; not in a process of the tests."""
     os.killpg(0, getattr(signal, name))
 
 
 def at_batch(change: Callable[[int, Batch], Batch]) -> AbstractContextManager:
-    """`change(k, batch)` stands for the k-th training batch that a run reads, from 1."""
+    """Replace the k-th training batch that a run reads, counted from 1, by `change(k, batch)`."""
     read = TrainingBatches.__iter__
 
     def changed(self: TrainingBatches) -> Iterator[Batch]:
@@ -109,7 +109,7 @@ def at_batch(change: Callable[[int, Batch], Batch]) -> AbstractContextManager:
 
 
 def few_digits(train: int = 150, test: int = 24) -> AbstractContextManager:
-    """Without data of its own a run gets so few of the digits, evenly spread over them."""
+    """A run without data of its own gets this number of digits, spread evenly over all of them."""
     load = ImageTask.load_data
 
     def loaded(task: ImageTask) -> ImageData:
@@ -123,7 +123,7 @@ def few_digits(train: int = 150, test: int = 24) -> AbstractContextManager:
 
 
 def at(batch: int, action: Callable[[], None], ranks: Iterable[int] = (0, 1)) -> AbstractContextManager:
-    """The process does this when it has read so many training batches."""
+    """Call `action` when the process has read this number of training batches."""
 
     def change(k: int, read: Batch) -> Batch:
         if k == batch and is_rank(ranks):
@@ -136,12 +136,12 @@ def at(batch: int, action: Callable[[], None], ranks: Iterable[int] = (0, 1)) ->
 def signal_at(
     batch: int, name: str, ranks: Iterable[int] = (0, 1), send: Callable[[str], None] = to_itself
 ) -> AbstractContextManager:
-    """The process gets the signal when it has read so many training batches."""
+    """Send the signal to the process when it has read this number of training batches."""
     return at(batch, functools.partial(send, name), ranks)
 
 
 def killed_at(batch: int) -> AbstractContextManager:
-    """The run is no more when it has read so many training batches, and raises `Killed`."""
+    """Raise `Killed` when the run has read this number of training batches."""
 
     def change(k: int, read: Batch) -> Batch:
         if k == batch:
@@ -152,7 +152,7 @@ def killed_at(batch: int) -> AbstractContextManager:
 
 
 def nan_at(batch: int, rank: int = 0) -> AbstractContextManager:
-    """The images of this batch, on one process, are no numbers."""
+    """Make all pixels of this batch NaN, on one process."""
 
     def change(k: int, read: Batch) -> Batch:
         return read._replace(x_0=read.x_0 * float("nan")) if k == batch and is_rank([rank]) else read
@@ -162,7 +162,7 @@ def nan_at(batch: int, rank: int = 0) -> AbstractContextManager:
 
 @contextlib.contextmanager
 def stuck_after(batch: int, seconds: float = 0.5) -> Iterator[None]:
-    """Whoever reads the images never gives the batch after this one; the run gets SIGTERM when it waits for it."""
+    """Block the batch after this one for ever, and send SIGTERM to the run while it waits for the batch."""
     read, places = EndlessImages.__getitems__, Places.__iter__
 
     def read_or_not(self: EndlessImages, given: range) -> Any:
@@ -188,9 +188,9 @@ def stuck_after(batch: int, seconds: float = 0.5) -> Iterator[None]:
 def done_in(
     function: str, action: Callable[[], Any], call: int = 1, ranks: Iterable[int] = (0, 1)
 ) -> Iterator[list[int]]:
-    """The process does this first when it calls `module.function`, as that module knows it, for this time.
+    """Call `action` before the `call`-th call of `module.function`, under the name that it has in the module.
 
-    Yields a list of the calls that were made.
+    Yields the list of calls so far.
     """
     module, _, name = function.rpartition(".")
     made, calls = itertools.count(1), []
@@ -208,12 +208,12 @@ def done_in(
 
 
 def signal_in(function: str, name: str, call: int = 1, ranks: Iterable[int] = (0, 1)) -> AbstractContextManager:
-    """The process gets the signal when it calls `module.function` for this time."""
+    """Send the signal to the process before the `call`-th call of `module.function`."""
     return done_in(function, functools.partial(to_itself, name), call, ranks)
 
 
 def limit_files(size: int) -> None:
-    """No file of the process may grow beyond this size any more; not in a test's own process."""
+    """Limit the size of the files that the process writes; not in a process of the tests."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
@@ -223,7 +223,7 @@ def raise_error(error: Exception) -> None:
 
 @contextlib.contextmanager
 def losses_of() -> Iterator[list[float]]:
-    """Yields a list that gets the loss of every step, of all processes."""
+    """Yield a list, to which every step appends its loss over all processes."""
     losses, add = [], Progress.add
 
     def recorded(self: Progress, *step: Any) -> None:
@@ -236,7 +236,7 @@ def losses_of() -> Iterator[list[float]]:
 
 @contextlib.contextmanager
 def losses_to(file: Path | str) -> Iterator[None]:
-    """The main process writes the loss of every step into a file."""
+    """Make the main process write the loss of every step into a file."""
     add = Progress.add
 
     def recorded(self: Progress, *step: Any) -> None:
@@ -250,13 +250,13 @@ def losses_to(file: Path | str) -> Iterator[None]:
 
 
 def early_importance(steps: int = 5) -> AbstractContextManager:
-    """Times are drawn by importance after so few steps, in place of fifty."""
+    """Draw timesteps by importance after this number of steps instead of fifty."""
     return mock.patch.object(setup, "ImportanceTimesteps", functools.partial(setup.ImportanceTimesteps, warmup=steps))
 
 
 @contextlib.contextmanager
 def overflowing(finite: Iterable[int]) -> Iterator[None]:
-    """Gradients overflow as on a GPU in fp16, which leaves such steps out, but for those of these numbers, from 0."""
+    """Make gradients overflow as in fp16 on a GPU, which skips such steps, except in these steps, counted from 0."""
     made, add, steps = setup.Accelerator, Progress.add, itertools.count()
 
     def scaled(*arguments: Any, **options: Any) -> Any:

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Reloads the settings of the Hub's client, which it reads when it is imported."""
+"""Reloads the settings that the Hub's client read when it was imported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ READ_AGAIN = ("HF_ENDPOINT", "HF_HOME", "HF_HUB_", "HF_TOKEN")
 
 
 def read_hub_settings() -> None:
-    """Have the client, and whoever took a setting from it, follow the environment as it is now."""
+    """Set the client's settings, and the copies in other modules, to those of the current environment."""
     import huggingface_hub
     from huggingface_hub import constants, hf_api
 

@@ -17,7 +17,7 @@ from ddpm_hf.tasks.images import load_labelled_images
 
 
 def save(folder: Path, names: Sequence[str], **options: object) -> Path:
-    """A grey image of 4x4 pixels for each name, of its number's level; other files for names that are of no image."""
+    """Save a grey 4x4 image for each name, whose level is its number; names of other kinds become text files."""
     for number, name in enumerate(names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,12 +33,12 @@ def load(folder: Path, **arguments: object) -> ImageData:
 
 
 def numbers(images: LevelImages) -> list[int]:
-    """The number of each image."""
+    """The numbers of the images, read from their pixels."""
     return [round((float(images[i][0, 0, 0]) + 1) * 127.5) for i in range(len(images))]
 
 
 def streamed(data: ImageData, count: int) -> set[int]:
-    """The numbers of the training images in an epoch of a stream of `count`."""
+    """The numbers of the training images in one epoch of a stream of `count` images."""
     found = set()
     with closing(iter(TrainingBatches(data.train, BatchShard(1), 0, 0, seed=0))) as batches:
         for _ in range(count):

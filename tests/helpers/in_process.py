@@ -52,7 +52,7 @@ def run(script: str, *arguments: object, env: dict[str, str] | None = None) -> D
 
 @contextlib.contextmanager
 def a_process() -> Iterator[None]:
-    """Inside, Accelerate is as it was imported; in the end signals have their handlers and torch its one thread."""
+    """A context that begins with Accelerate's initial state, and restores signal handlers and torch's one thread."""
     numbers = (signal.SIGTERM, signal.SIGINT)
     handlers = [signal.getsignal(number) for number in numbers]
     forget_processes()
@@ -66,14 +66,14 @@ def a_process() -> Iterator[None]:
 
 
 def forget_processes() -> None:
-    """Have the next Accelerator find out anew what it runs on."""
+    """Reset Accelerate, so that the next Accelerator detects its devices and processes again."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
 
 
 @contextlib.contextmanager
 def printed(output: io.StringIO) -> Iterator[None]:
-    """Inside, all that is printed, logged and warned of goes to `output`."""
+    """A context in which everything that is printed or logged, and every warning, goes to `output`."""
     handler = logging.StreamHandler(output)
     handler.setLevel(logging.WARNING)
     loggers = [logging.getLogger(name) for name in LIBRARIES]

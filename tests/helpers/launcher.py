@@ -12,7 +12,7 @@ CONFIGS = EXAMPLES / "configs" / "accelerate"
 
 
 def launched(name: str, *flags: str) -> tuple[object, dict[str, str]]:
-    """What `accelerate launch` makes of a file: its arguments, and the environment that it gives the processes."""
+    """The arguments of `accelerate launch` with a settings file, and the environment that it gives to processes."""
     command = ["--config_file", str(CONFIGS / f"{name}.yaml"), "--main_process_port", "0", *flags, "train.py"]
     args, defaults, _ = _validate_launch_command(launch_command_parser().parse_args(command))
     if args.use_deepspeed:

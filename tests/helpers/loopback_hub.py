@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""A small Hugging Face Hub on loopback, which fails on command.
+"""A small Hugging Face Hub on loopback, which fails when a test asks it to.
 
 The unmodified client (huggingface_hub 2.4, without Xet) pushes and pulls models through it: repositories with commits,
 branches, tags and pull requests; LFS objects at signed addresses of another origin; tokens, private repositories, and
@@ -12,7 +12,7 @@ the real Hub's error headers. Everything lives in memory, in threads of this pro
         assert fault.count == 1
         assert hub.repos["owner/model"].files("main")
 
-Paths, in `hub.requests` as in the patterns of `hub.fail`, are as sent: quoted, without the query.
+Paths in `hub.requests` and in the patterns of `hub.fail` are those of the request: quoted, without the query.
 """
 
 import base64
@@ -116,7 +116,7 @@ class Repo:
         return sha
 
     def commit(self, files: Mapping[str, bytes], message: str = "update", lfs: Iterable[str] = LFS_PATTERNS) -> str:
-        """Adds or replaces files of main without any HTTP."""
+        """Add or replace files on the main branch directly, without HTTP."""
         patterns = tuple(lfs)
         blobs = {path: Blob(data, any(fnmatch(path, p) for p in patterns)) for path, data in files.items()}
         with self._lock:
@@ -142,7 +142,7 @@ class Request:
 
 @dataclass(eq=False)
 class Fault:
-    """What `LoopbackHub.fail` arranged; exactly one kind is set."""
+    """A fault that `LoopbackHub.fail` has arranged; exactly one kind is set."""
 
     method: str
     pattern: str
@@ -188,7 +188,7 @@ class Refusal(Exception):
 
 
 class _Cut(Exception):
-    """End the connection without (the rest of) an answer."""
+    """Raised to end the connection without an answer, or in the middle of one."""
 
 
 def _json(status: int, value: Any, headers: Mapping[str, str] | None = None) -> Answer:
@@ -200,7 +200,7 @@ def _git_oid(data: bytes) -> str:
 
 
 def _mismatches(value: Any, shape: Any, where: str) -> list[str]:
-    """What in the metadata is not of the documented shape."""
+    """Messages for metadata that do not have the documented form."""
     if isinstance(shape, list):
         if not isinstance(value, list):
             return [f'"{where}" must be an array']
@@ -217,7 +217,7 @@ def _mismatches(value: Any, shape: Any, where: str) -> list[str]:
 
 
 def check_card(content: str) -> tuple[list[str], list[str]]:
-    """The errors and warnings the Hub has for a README.md."""
+    """The errors and warnings of the Hub for a README.md."""
     block = re.match(r"\s*---[\r\n]+(.*?)[\r\n]*^---\s*?$", content, re.DOTALL | re.MULTILINE)
     if block is None or not block[1].strip():
         return [], ["empty or missing yaml metadata in repo card"]
@@ -234,7 +234,7 @@ def check_card(content: str) -> tuple[list[str], list[str]]:
 
 
 def _apply(repo: Repo, files: dict[str, Blob], key: str, change: Mapping[str, Any]) -> None:
-    """One line of a commit."""
+    """Apply one operation of a commit."""
     path = change["path"]
     if {"", ".", "..", ".git"} & set(path.rstrip("/").split("/")):
         raise Refusal(400, f"Invalid path: {path}")
@@ -337,7 +337,7 @@ class _Handler(BaseHTTPRequestHandler):
         return data
 
     def _reset(self) -> _Cut:
-        """Makes closing send RST, so that the client cannot take the end for an orderly one."""
+        """Make closing send RST, so that the client does not take the end for a regular one."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         return _Cut()
 
@@ -664,7 +664,7 @@ class LoopbackHub:
             raise RuntimeError("the loopback hub itself failed") from self.crashes[0]
 
     def stop(self) -> None:
-        """Ends held requests and all connections; from here on clients find nobody."""
+        """End held requests and all connections; afterwards no client can connect."""
         if not self.stopping.is_set():
             self.stopping.set()
             for server in self._servers:
@@ -678,7 +678,7 @@ class LoopbackHub:
             return self.repos.setdefault(repo_id, Repo(repo_id, private, self.lock))
 
     def fail(self, method: str, pattern: str, times: int | None = 1, **kind: Any) -> Fault:
-        """Arranges a fault for requests whose path the pattern is found in; the earliest one that matches strikes."""
+        """Arrange a fault for requests whose path contains the pattern; the earliest fault that matches counts."""
         fault = Fault(method, pattern, times, **kind)
         with self.lock:
             self.faults.append(fault)
@@ -693,6 +693,6 @@ class LoopbackHub:
             return fault
 
     def sign(self, method: str, repo_id: str, oid: str, size: int | str) -> str:
-        """The address at which this, and only this, may be done with an object."""
+        """A signed address for one kind of access to one object."""
         signature = hmac.new(self._key, f"{method} {repo_id} {oid} {size}".encode(), "sha256").hexdigest()
         return f"{self.storage}/store/{quote(repo_id)}/{oid}?size={size}&signature={signature}"

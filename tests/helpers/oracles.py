@@ -32,7 +32,7 @@ def double(values: Iterable[float] | float) -> Tensor:
 
 
 class Grid(NamedTuple):
-    """Quadrature nodes of q(x_t) at several times, with what the optimal denoiser knows there; all `[N]`."""
+    """Quadrature nodes of q(x_t) at several times, with the posterior of x_0 at each node; all `[N]`."""
 
     index: Tensor  # which of the times
     log_abar: Tensor  # its log ᾱ
@@ -149,14 +149,14 @@ def optimal_log_variance(log_abar: Tensor, mmse: Tensor) -> Tensor:
 
 
 def fixed_log_variances(log_abar: Tensor) -> tuple[Tensor, Tensor]:
-    """log β̃ and log β of those pairs, `[K]`; β̃ of the first is 0, and takes the second's."""
+    """log β̃ and log β of those pairs, `[K]`; β̃ of the first pair is 0 and is replaced by that of the second."""
     beta, noise_s, noise_t = (-torch.expm1(v) for v in (log_abar.diff(), log_abar[:-1], log_abar[1:]))
     small = beta * noise_s / noise_t
     return torch.cat([small[1:2], small[1:]]).log(), beta.log()
 
 
 def model_output(kind: str, x_0: Tensor, x_t: Tensor, log_abar: Tensor) -> Tensor:
-    """What a model of that prediction type says where it means x_0; for all but "mean", which needs two times."""
+    """The output of a model of that prediction type for a predicted x_0; not for "mean", which needs two times."""
     alpha, sigma = (0.5 * log_abar).exp(), (-torch.expm1(log_abar)).sqrt()
     noise = (x_t - alpha * x_0) / sigma
     outputs = {"sample": x_0, "epsilon": noise, "v_prediction": alpha * noise - sigma * x_0, "score": -noise / sigma}

@@ -27,7 +27,7 @@ def package_bound(
 
     Args:
         log_variance: `[K]`, for a process that learns it; the optimal one if not given.
-        grid: `data.grid` of the visited times, where it is at hand.
+        grid: `data.grid` of the visited times; computed if not given.
     """
     log_abar = log_abar_of(process)
     grid = data.grid(log_abar[1:]) if grid is None else grid

@@ -1,10 +1,11 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Runs the scripts in examples/ as processes that do not wait for imports: a server that has imported everything
-that they need forks one process for each run.
+"""Runs the scripts in examples/ as processes that need not import anything.
 
-The processes are real: signals end them, and their exit codes are those of `python script.py`. They share the
-libraries' settings that the server read while importing, so `env` cannot change these (`READ_BY_IMPORTS`), except
-those of the Hub's client, which are read again.
+A server that has imported everything forks one process for each run.
+
+The processes are real: signals end them, and their exit codes are those of `python script.py`. `env` cannot change
+settings that libraries read when they are imported (`READ_BY_IMPORTS`), since the server has imported them already.
+The settings of the Hub's client are an exception: they are read again.
 
 The server reads one request per line from stdin, and answers each with one line:
 
@@ -55,9 +56,9 @@ POLL_SECONDS = 0.01
 
 
 def import_everything() -> None:
-    """What the scripts and the hooks of tests import.
+    """Import everything that the scripts and the hooks of tests need.
 
-    Nothing is computed: a pool of threads would be lost to the forked processes, which then wait for it forever.
+    This computes nothing: forked processes lack the server's threads, and would wait for a thread pool for ever.
     """
     names = [
         "ddpm_hf.runtime.threads",
@@ -87,7 +88,7 @@ def import_everything() -> None:
 
 
 def fresh_signals() -> None:
-    """The handlers of a Python that has just started, whatever the server's parent or a library set."""
+    """Set the signal handlers of a new Python process, whatever the server's parent or a library has set."""
     ignored = {signal.SIGPIPE, signal.SIGXFSZ}
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         with contextlib.suppress(OSError):  # the C library keeps some for itself
@@ -97,7 +98,7 @@ def fresh_signals() -> None:
 
 
 def serve() -> str | None:
-    """Answer requests; returns the script in each process that is to run one, and None in the server at its end."""
+    """Answer requests; returns the script in a forked process that is to run it, and None in the server at its end."""
     # The protocol moves off the standard streams, which any library may print to.
     requests, answers = os.fdopen(os.dup(0), "r"), os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -128,7 +129,7 @@ def serve() -> str | None:
 
 
 def become(request: dict[str, Any]) -> None:
-    """Make this process, just forked, the one that `python script.py` would be."""
+    """Give this forked process the arguments, environment and output of `python script.py`."""
     import numpy as np
 
     os.setsid()
@@ -154,7 +155,7 @@ def become(request: dict[str, Any]) -> None:
 
 
 def run_as_main(script: str) -> NoReturn:
-    """Run the script and end as the interpreter does, but for the third of a second in which it tidies its memory."""
+    """Run the script and end as the interpreter does, without the third of a second that freeing memory takes."""
     code, interrupted = 0, False
     try:
         runpy.run_path(script, run_name="__main__")
@@ -182,7 +183,7 @@ def run_as_main(script: str) -> NoReturn:
 
 
 def kill_group(pid: int) -> None:
-    """End a run and the workers that it started."""
+    """Kill a run and the workers that it started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError):  # forked, but not yet the leader of its group
@@ -193,7 +194,7 @@ def kill_group(pid: int) -> None:
 
 
 class Script:
-    """A script that runs, or has run."""
+    """A script that is running or has ended."""
 
     def __init__(self, ask: Callable[[dict[str, Any]], dict[str, Any]], pid: int, name: str, file: Path):
         self.pid, self.name = pid, name
@@ -211,11 +212,11 @@ class Script:
 
     @property
     def output(self) -> str:
-        """What it has printed so far, to stdout and stderr alike."""
+        """Everything that the script has printed so far, to stdout or stderr."""
         return self._file.read_text("utf-8", errors="replace")
 
     def wait(self, seconds: float = 120) -> int:
-        """The exit code, when it has ended."""
+        """Wait for the end of the script; returns its exit code."""
         end = time.monotonic() + seconds
         while (code := self.code) is None:
             if time.monotonic() > end:
@@ -224,7 +225,7 @@ class Script:
         return code
 
     def wait_for(self, text: str, seconds: float = 60) -> None:
-        """Until it has printed the text."""
+        """Wait until the script has printed the text."""
         end = time.monotonic() + seconds
         while True:
             code = self.code  # before the output: what it printed last counts too
@@ -237,7 +238,7 @@ class Script:
             time.sleep(POLL_SECONDS)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send a signal, as os.kill does; nothing if it has ended."""
+        """Send a signal as os.kill does; does nothing if the script has ended."""
         with self._lock:  # nobody may learn of its end between: its number could then be another process's
             if self._code is None:
                 self._code = self._ask({"poll": self.pid})["code"]
@@ -252,7 +253,7 @@ class Script:
 
 
 class ScriptServer:
-    """Runs scripts; as a context manager, ends with all that still run."""
+    """Runs scripts; as a context manager, it kills the running scripts at its end."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -302,10 +303,10 @@ class ScriptServer:
         env: dict[str, str] | None = None,
         limits: dict[str, int] | None = None,
     ) -> Script:
-        """Start a script of examples/, or another with its full path, in the folder that the tests are in.
+        """Start a script of examples/, or another one by its full path, in the current folder of the tests.
 
-        `env` is added to the server's environment. `limits` are soft ones, as `{"RLIMIT_FSIZE": bytes}`; the output is
-        a file that they hold for too.
+        `env` is added to the server's environment. `limits` are soft limits, such as `{"RLIMIT_FSIZE": bytes}`;
+        they also apply to the file with the output.
         """
         path = EXAMPLES / script
         if not path.is_file():
@@ -323,7 +324,7 @@ class ScriptServer:
     def start_together(
         self, processes: int, script: str | Path, *arguments: object, env: dict[str, str] | None = None
     ) -> list[Script]:
-        """Start processes that compute together on the CPU, as torchrun would; none is killed when another fails."""
+        """Start processes that compute together on the CPU, as torchrun does; none is killed if another one fails."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]

@@ -1,11 +1,11 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
 """Trainings on disks or with shared memory too small for them, in a process with its own mounts.
 
-`small_disks.py cases.json` takes a list of `{"disk": folder, "size": bytes, "copy": folder, "arguments": [...]}`. It
-mounts a disk of this size for each, trains, copies the final content of the disk, and prints `[[code, output], ...]`.
+`small_disks.py cases.json` takes a list of `{"disk": folder, "size": bytes, "copy": folder, "arguments": [...]}`. For
+each it mounts a disk of this size, trains, copies the final content of the disk, and prints `[[code, output], ...]`.
 
-With `{"shared_memory": bytes, "full_at": batch, "arguments": [...]}` instead of the list it mounts so much shared
-memory, which is full from this batch on, trains, and prints `[code, output]`.
+With `{"shared_memory": bytes, "full_at": batch, "arguments": [...]}` instead of the list it mounts shared memory
+of this size, trains, fills the memory at this batch, and prints `[code, output]`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def call(name: str, *arguments: object) -> None:
 
 
 def own_mounts() -> None:
-    """Have mounts that only this process sees; as root of a user namespace, unless it is root."""
+    """Give this process mounts of its own; in a user namespace unless the process is root."""
     user, group = os.getuid(), os.getgid()
     call("unshare", NEW_MOUNTS | (NEW_USER if user else 0))
     if user:

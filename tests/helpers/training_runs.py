@@ -63,9 +63,9 @@ def train(
     during: tuple[AbstractContextManager, ...] = (),
     digits: AbstractContextManager | None = None,
 ) -> str:
-    """Train into the folder, with hooks, to an end with this code; what it printed.
+    """Train into the folder, with hooks; asserts the exit code and returns the output.
 
-    Unless there are other data, on `digits`: few of them.
+    Trains on a few digits unless the arguments name other data.
     """
     with contextlib.ExitStack() as stack:
         for hook in (digits or few_digits(), *during):
@@ -76,7 +76,7 @@ def train(
 
 
 def refused(folder: Path, *arguments: object) -> str:
-    """The sentence with which a training is refused."""
+    """The sentence with which a training refuses its arguments."""
     sentence = last_line(train(folder, *arguments, code=2))
     assert sentence.startswith("train.py: error: "), sentence
     return sentence
@@ -86,14 +86,14 @@ def refused(folder: Path, *arguments: object) -> str:
 
 
 def start(scripts: ScriptServer, folder: Path, *arguments: object, hooks: str = "", **options: Any) -> Script:
-    """A training into the folder, with one process; on few digits, if there are no other data."""
+    """Start a training into the folder with one process, on a few digits unless the arguments name other data."""
     return scripts.start(_hooked(folder, hooks), *arguments, "--output_dir", folder, **options)
 
 
 def start_together(
     scripts: ScriptServer, processes: int, folder: Path, *arguments: object, hooks: str = ""
 ) -> list[Script]:
-    """A training into the folder, with several processes."""
+    """Start a training into the folder with several processes."""
     return scripts.start_together(processes, _hooked(folder, hooks), *arguments, "--output_dir", folder)
 
 
@@ -102,7 +102,7 @@ def _hooked(folder: Path, hooks: str) -> Path:
 
 
 def after(folder: Path, prelude: str, script: str | Path = "train.py") -> Path:
-    """A script that does what one of the examples does, after the prelude, which may import the helpers of tests."""
+    """A script that runs one of the examples after a prelude, which may import the helpers of tests."""
     path = folder / f"after-{next(_numbers)}.py"
     first = f"import os, runpy, signal, sys\nsys.path.append({str(Path(__file__).parent)!r})\n"
     last = f"\nsys.argv[0] = {str(EXAMPLES / script)!r}\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
@@ -111,7 +111,7 @@ def after(folder: Path, prelude: str, script: str | Path = "train.py") -> Path:
 
 
 def ended(run: Script, code: int = 0) -> str:
-    """What a run printed, when it has ended with this code and without a traceback."""
+    """Wait for the end of a run; asserts its exit code and that there is no traceback, and returns its output."""
     assert run.wait() == code, run.output
     assert "Traceback" not in run.output, run.output
     return run.output
@@ -125,9 +125,9 @@ def last_line(output: str) -> str:
 
 
 def left(folder: Path) -> dict[str, Any]:
-    """What a run left: JSON without times and names by chance, all else byte by byte.
+    """The files of a run: JSON without times and random names, all other files as bytes.
 
-    Not the card, which is made of the rest, nor what was told to trackers.
+    It leaves out the card, which follows from the rest, and the logs of trackers.
     """
     files = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {
@@ -138,7 +138,7 @@ def left(folder: Path) -> dict[str, Any]:
 
 
 def names_in(folder: Path) -> list[str]:
-    """What lies in a run's folder, but for its lock, sorted."""
+    """The sorted names in a run's folder, without the lock."""
     return sorted(path.name for path in folder.iterdir() if path.name != LOCK)
 
 
@@ -148,7 +148,7 @@ def json_without_times(path: Path) -> Any:
 
 
 def assert_same(folder: Path, other: Path) -> None:
-    """Assert that two runs, or checkpoints, left the same."""
+    """Assert that two runs or two checkpoints have the same files."""
     one, two = left(folder), left(other)
     assert sorted(one) == sorted(two), sorted(one.keys() ^ two.keys())
     others = [name for name in one if one[name] != two[name]]

@@ -1334,7 +1334,7 @@ def run_the_script(scenario: Scenario) -> None:
 def test_the_script_pushes_a_run_and_prints_where_it_is(scenario: Scenario) -> None:
     repo, (code, output) = scenario["owner/model"], scenario.noted["pushed"]
     assert code == 0
-    assert output.strip().endswith(f"is on the Hub: {scenario.hub.endpoint}/owner/model/commit/{repo.refs['main']}")
+    assert output.strip().endswith(f"is on the Hub: {scenario.hub.endpoint}/owner/model")
     assert len(repo.commits) == 2 and repo.files().keys() == PUSHED | {WEIGHTS, "samples.png", "metrics.json"}
 
 

@@ -16,7 +16,11 @@ from loopback_hub import check_card
 from tiny_models import tiny_unet
 
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, NoiseSchedule
+from ddpm_hf.data.arguments import DataArguments
+from ddpm_hf.data.loading import load_images
+from ddpm_hf.hub.arguments import HubArguments, check_hub_arguments
 from ddpm_hf.hub.model_card import fill_card, in_stock, merge_cards
+from ddpm_hf.hub.push import push_folder
 
 
 METRICS = {
@@ -77,7 +81,7 @@ def test_the_figures_stand_in_the_table_and_in_the_metadata(folder: Path) -> Non
     for result in measured.values():
         assert (result.dataset_type, result.dataset_split) == ("uoft-cs/cifar10", "test")
         assert result.task_type == card.data.pipeline_tag == "unconditional-image-generation"
-    assert (card.data.license, card.data.library_name, card.data.model_name) == ("apache-2.0", "diffusers", "digits")
+    assert (card.data.library_name, card.data.model_name) == ("diffusers", "digits")
     assert card.data.datasets == ["uoft-cs/cifar10"]
     assert {"ddpm_hf", "ddpm", "diffusion"} <= set(card.data.tags)
 
@@ -94,7 +98,41 @@ def test_the_data_and_settings_of_the_training_are_told(folder: Path) -> None:
     assert "| learning_rate | 0.004 |" in card
     weights = sum(parameter.numel() for parameter in tiny_unet().parameters())
     assert f"{weights:,} parameters" in card and "17 levels" in card and "4×4 pixels" in card
-    assert "inproceedings{ho2020denoising" in card and "license: apache-2.0" in card
+    assert "inproceedings{ho2020denoising" in card
+
+
+def test_only_the_digits_bring_a_licence_with_them(tmp_path: Path) -> None:
+    own = saved(tmp_path / "own", {**METRICS, "data": "my photographs", "dataset_name": None})
+    digits = saved(tmp_path / "digits", {**METRICS, "data": load_images(DataArguments()).name, "dataset_name": None})
+    for folder, license in ((own, None), (digits, "apache-2.0"), (saved(tmp_path / "bare"), None)):
+        assert ModelCard(fill_card(folder, "me/model")).data.license == license
+    for folder in (own, digits):
+        assert ModelCard(fill_card(folder, "me/model", license="cc-by-4.0")).data.license == "cc-by-4.0"
+
+
+def test_a_licence_that_is_asked_for_replaces_the_one_of_an_existing_card(folder: Path) -> None:
+    old = fill_card(folder, "me/digits", license="mit")
+    kept = ModelCard(merge_cards(old, fill_card(folder, "me/digits")))
+    replaced = ModelCard(merge_cards(old, fill_card(folder, "me/digits"), license="cc-by-4.0"))
+    assert (kept.data.license, replaced.data.license) == ("mit", "cc-by-4.0")
+
+
+@pytest.mark.parametrize("license", ["MIT", "cc by", "", "mit\n", "-"])
+def test_a_malformed_licence_is_refused_before_anything_is_pushed(folder: Path, license: str) -> None:
+    with pytest.raises(ValueError, match=f"`license` .* such as cc-by-4.0, but is {re.escape(repr(license))}"):
+        push_folder(folder, "me/digits", license=license)
+    with pytest.raises(ValueError, match="`hub_license` must be one of"):
+        check_hub_arguments(HubArguments(hub_license=license))
+
+
+def test_the_title_is_the_name_of_the_repository_or_of_the_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    for name, title in (("me/digits", "me/digits"), (str(folder), "run"), ("run", "run"), ("./run/", "run")):
+        card = fill_card(Path(folder), name)
+        assert re.findall("^# (.*)$", card, re.MULTILINE) == [title]
+        assert f'from_pretrained("{name}")' in card
 
 
 def test_both_ways_to_use_it_run_as_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,7 +364,7 @@ def test_somebodys_own_card_is_kept_whole_and_gets_the_sections_after_it(folder:
 
 def test_a_card_without_metadata_gets_them(folder: Path) -> None:
     merged = ModelCard(merge_cards("Just words.\n", fill_card(folder, "me/digits")))
-    assert merged.text.startswith("Just words.") and merged.data.license == "apache-2.0"
+    assert merged.text.startswith("Just words.") and merged.data.license is None
 
 
 def test_results_of_others_stay_and_ours_are_replaced(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,15 @@ from training_runs import LATEST, TINY_MODEL, refused, train
 
 from ddpm_hf.cli.parsing import parse
 from ddpm_hf.cli.train import run_arguments
+from ddpm_hf.conditioning.text import TextSettings
 from ddpm_hf.data.level_images import ImageData, LevelImages
+from ddpm_hf.hub.arguments import HubArguments
 from ddpm_hf.runtime.checksums import write_checksums
 from ddpm_hf.tasks.arguments import ModelArguments
+from ddpm_hf.tasks.building import build_text_unet
 from ddpm_hf.tasks.images import ImageTask
 from ddpm_hf.tasks.presets import PRESETS
+from ddpm_hf.tasks.text_to_image import TextToImageTask
 from ddpm_hf.training.arguments import TrainingArguments
 
 
@@ -108,7 +113,11 @@ def test_arguments_made_in_python_are_given_if_they_differ() -> None:
     assert own.settle(_images(32, 32), TrainingArguments())[1] is None
 
 
-@pytest.mark.parametrize("config", sorted((EXAMPLES / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+CONFIGS = sorted((EXAMPLES / "configs").glob("*.yaml"))
+OF_TEXT = [path for path in CONFIGS if "text_encoder" in path.read_text()]
+
+
+@pytest.mark.parametrize("config", [path for path in CONFIGS if path not in OF_TEXT], ids=lambda path: path.stem)
 def test_the_configurations_are_what_they_say(config: Path) -> None:
     said = yaml.safe_load(config.read_text())
     side = int(said.get("preset", said.get("resolution", 32)))
@@ -120,6 +129,20 @@ def test_the_configurations_are_what_they_say(config: Path) -> None:
             value, wanted = getattr(arguments, field.name), said.get(field.name, getattr(usual, field.name))
             listed = [wanted] if isinstance(value, list) and not isinstance(wanted, list) else wanted
             assert value == listed, field.name
+
+
+@pytest.mark.parametrize(("config", "side", "width", "parameters"), [("text64", 64, 1024, 430_277_574)])
+def test_the_configurations_of_text_have_the_sizes_that_they_say(
+    config: str, side: int, width: int, parameters: int
+) -> None:
+    classes = (*TextToImageTask.arguments, TrainingArguments, HubArguments)
+    model, data, diffusion, *_ = parse("text.py", *classes, argv=[str(EXAMPLES / "configs" / f"{config}.yaml")])
+    assert data.resolution == side
+    images = LevelImages.in_memory(torch.zeros((1, 3, side, side), dtype=torch.uint8), num_levels=256)
+    with torch.device("meta"):
+        unet = build_text_unet(model, diffusion, images, width, TextSettings(model.tokenizer_max_length))
+    assert sum(parameter.numel() for parameter in unet.parameters()) == parameters
+    assert f"{parameters / 1e6:.1f} M" in (EXAMPLES / "configs" / f"{config}.yaml").read_text()
 
 
 def test_a_recipe_and_a_preset_go_together() -> None:
@@ -195,3 +218,21 @@ def test_a_run_from_before_there_were_presets_goes_on_with_its_network(tmp_path:
     assert list(unet["block_out_channels"]) == [32, 64] and unet["sample_size"] == 16
     sentence = refused(tmp_path / "run", *arguments, *LATEST, "--preset", 16)
     assert re.search(r"its settings are others: .*block_out_channels was \[32, 64\] and is \[32, 64, 128\]", sentence)
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", ["docs/training.md", "benchmarks/results/presets.md"])
+@pytest.mark.parametrize("name", PRESETS)
+def test_tables_have_the_settings_of_the_presets(table: str, name: str) -> None:
+    _, model, training = settled(int(name), int(name), "--preset", name)
+    text = (EXAMPLES.parent / table).read_text(encoding="utf-8")
+    lines = [re.search(rf"^\| `?(?:--)?{first}`? \|.*$", text, re.MULTILINE)[0] for first in ("preset", name)]
+    cells = dict(zip(*([cell.strip() for cell in line.split("|")] for line in lines), strict=True))
+    digits = 1500  # training images, which the steps of the preset without `max_train_steps` follow from
+    steps = training.max_train_steps or math.ceil(training.num_epochs * digits / training.train_batch_size)
+    assert cells["steps"] == f"{steps:,}".replace(",", " ")
+    channels = cells.get("channels of the blocks") or cells["block_out_channels"]
+    assert channels == " ".join(map(str, model.block_out_channels))
+    assert (cells.get("batch") or cells["images in a step"]) == str(training.train_batch_size)

@@ -54,9 +54,11 @@ def train_and_push(
 def test_a_finished_run_is_on_the_hub_private_and_whole(hub: LoopbackHub, tmp_path: Path) -> None:
     folder = tmp_path / "digits"
     arguments = ["--max_train_steps", 3, "--hub_private_repo", "--hub_token", "hf_owner"]  # the name is the folder's
+    arguments += ["--hub_license", "cc-by-4.0"]
     output = train_and_push(hub, folder, *arguments, token=None)
     repo = hub.repos["owner/digits"]
     assert repo.private and "Could not" not in output
+    assert output.rstrip().endswith(f"is on the Hub: {hub.endpoint}/owner/digits")
     pushed = repo.files()
     names = {"model_index.json", "unet/config.json", WEIGHTS, "scheduler/scheduler_config.json"}
     assert set(pushed) == names | {"README.md", "samples.png", "metrics.json", ".gitattributes"}
@@ -65,6 +67,7 @@ def test_a_finished_run_is_on_the_hub_private_and_whole(hub: LoopbackHub, tmp_pa
         assert pushed[name] == (folder / name).read_bytes(), name
     card = ModelCard(pushed["README.md"].decode())
     assert check_card(str(card)) == ([], [])
+    assert card.data.license == "cc-by-4.0"
     report = json.loads(pushed["metrics.json"])
     assert {result.metric_value for result in card.data.eval_results} == {
         round(report["bits_per_dim"], 4),

@@ -17,7 +17,7 @@ import image_folders
 import pytest
 import torch
 from diffusers import UNet2DModel
-from training_runs import EVERYTHING, LATEST, SCORED, TINY, last_line, train
+from training_runs import EVERYTHING, LATEST, SCORED, TINY, train
 
 from ddpm_hf.cli import train as command
 from ddpm_hf.runtime.progress import duration
@@ -117,7 +117,8 @@ def test_times_of_all_phases_are_told_and_kept(tmp_path: Path) -> None:
     seconds = report["seconds_by_phase"]
     assert tuple(seconds) == PHASES and min(seconds.values()) > 0
     assert seconds[TRAINING] == report["train_seconds"]
-    told = last_line(output)
+    *_, told, place = output.strip().splitlines()
+    assert place == f"the model is in {tmp_path / 'run'}, with README.md, samples.png and metrics.json"
     assert told.startswith(f"trained 20 steps in {report['train_seconds']:.0f} s; measuring ")
     assert told.endswith(f": {sum(seconds.values()):.0f} s in all")
 

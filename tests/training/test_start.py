@@ -125,7 +125,7 @@ def test_a_terminal_gets_a_bar_of_the_run_and_one_of_its_phase(
     drawn = re.split(r"[\r\n]|\x1b\[A", train(tmp_path / "run", *EVERYTHING))
     bars = {name: [line for line in drawn if re.match(rf"{name}: +\d+%\|", line)] for name in ("run", *PHASES)}
     assert all(bars.values())
-    assert all(line.rstrip().endswith("left in all") for line in bars["run"])
+    assert all(line.rstrip().endswith("left") for line in bars["run"])
     assert any("20/20 steps, loss " in line and line.startswith("training: 100%") for line in bars["training"])
     shares = [int(re.search(r"(\d+)%", line)[1]) for line in bars["run"]]
     assert shares[0] == 0 and shares[-1] > 90
@@ -134,12 +134,12 @@ def test_a_terminal_gets_a_bar_of_the_run_and_one_of_its_phase(
 def test_a_log_file_gets_lines_of_every_phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ddpm_hf.runtime.progress.SECONDS", 0)
     output = train(tmp_path / "run", *EVERYTHING)
-    lines = [line for line in output.splitlines() if line.endswith(" left in all")]
-    assert "\r" not in output and lines[0].startswith("training: 0/20 steps; 0 % of the run, ")
-    pattern = r"(\w+): (\d+/20 steps|\d+ %)(, loss \S+, \S+ images/s)?; \d+ % of the run, .* left in all"
+    lines = [line for line in output.splitlines() if line.endswith(" left")]
+    assert "\r" not in output and lines[0].startswith("training: 0/20 steps; run 0 % done, ")
+    pattern = r"(\w+): (\d+/20 steps|\d+ %)(, loss \S+, \S+ images/s)?; run \d+ % done, .* left"
     found = [re.fullmatch(pattern, line) for line in lines]
     assert all(found), [line for line, match in zip(lines, found, strict=True) if not match]
     assert {match[1] for match in found} == set(PHASES)
     assert any(line.startswith("training: 20/20 steps, loss ") for line in lines)
-    shares = [int(re.search(r"(\d+) % of the run", line)[1]) for line in lines]
+    shares = [int(re.search(r"run (\d+) % done", line)[1]) for line in lines]
     assert shares[-1] > 90
