@@ -14,7 +14,7 @@ from ..conditioning.denoiser import ConditionalDenoiser
 from ..data.arguments import CaptionedDataArguments
 from ..data.level_images import LevelImages
 from ..evaluation.arguments import EvaluationArguments, GuidanceArguments, ModelPathArguments, check_scoring
-from ..evaluation.cascades import at_noise_level
+from ..evaluation.cascades import with_noise_asked
 from ..evaluation.conditioning_worth import Worth, guided_report, worth_of
 from ..evaluation.few_steps import score_few_steps
 from ..evaluation.guiding import guidance_report, load_guidance
@@ -58,7 +58,8 @@ def evaluate(
         check_evaluation(evaluation)
         pipeline = load_pipeline(model, accelerator.device)
         loaded = load_as_they_are(data, pipeline)
-        images = noised_images(split_of(loaded, evaluation.split).spread(evaluation.max_images), pipeline, evaluation)
+        images = split_of(loaded, evaluation.split).spread(evaluation.max_images)
+        images = with_noise_asked(images, pipeline, evaluation)
         subject = choose_subject(pipeline, images, evaluation, guiding, accelerator)
         train = split_of(loaded, "train") if evaluation.num_quality_samples else None
         folder = claim_folder(evaluation.output_dir, evaluation.overwrite_output_dir, accelerator)
@@ -172,21 +173,6 @@ def write_evaluation(result: BitsPerDim, subject: Subject, folder: Path, model: 
         f"{result.total:.4f} ± {result.standard_error:.4f} bits/dim on {result.num_examples} images"
         f" = prior {result.prior:.4f} + rate {result.rate:.4f} + decoder {result.decoder:.4f}; see {folder}"
     )
-
-
-def noised_images(images: LevelImages, pipeline: SamplingPipeline, evaluation: EvaluationArguments) -> LevelImages:
-    """The images, whose low-resolution versions have the noise level asked for, for a model that enlarges images.
-
-    Raises:
-        ValueError: for a noise level of another model.
-    """
-    if not evaluation.noise_level:
-        return images
-    if "noise_level" not in pipeline.conditioners.columns:
-        raise ValueError(
-            f"`noise_level` must be 0 for a model that does not enlarge images, but is {evaluation.noise_level}."
-        )
-    return at_noise_level(images, evaluation.noise_level)
 
 
 def check_evaluation(evaluation: EvaluationArguments) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ..diffusion.denoiser import Denoiser
 from ..runtime.randomness import BatchAddress, Use, generator_of, noise_like
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
+from .box_means import box_mean
 from .classes import LABELS, OWN_CONFIG_KEY
 from .columns import Columns
 from .conditioner import Conditioner
@@ -78,21 +79,6 @@ def enlarges_images(unet_config: Mapping[str, Any]) -> bool:
 
 
 # --- images ----------------------------------------------------------------------------------------------------------
-
-
-def box_mean(levels: Tensor, factor: int) -> Tensor:
-    """The mean over boxes of `factor` x `factor` pixels, rounded to whole levels, halves up.
-
-    Args:
-        levels: integers `[..., H, W]` at least 0; H and W are multiples of the factor.
-
-    Returns:
-        Integers of the same type, `[..., H/factor, W/factor]`.
-    """
-    *others, height, width = levels.shape
-    boxes = levels.long().reshape(*others, height // factor, factor, width // factor, factor)
-    sums, count = boxes.sum(dim=(-3, -1)), factor**2
-    return torch.div(2 * sums + count, 2 * count, rounding_mode="floor").to(levels.dtype)
 
 
 def low_resolution_of(x_0: Tensor, factor: int, num_levels: int) -> Tensor:

@@ -7,8 +7,8 @@ import datasets
 import sklearn.datasets
 import torch
 
+from ..conditioning.box_means import box_mean
 from ..conditioning.columns import chosen
-from ..conditioning.low_resolution import box_mean
 from ..results import DIGITS
 from .arguments import DataArguments
 from .data_columns import FindColumns, usable

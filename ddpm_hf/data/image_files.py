@@ -22,7 +22,7 @@ from huggingface_hub.utils import httpx
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ..conditioning.low_resolution import box_mean
+from ..conditioning.box_means import box_mean
 from .arguments import DataArguments
 from .colours import Colour, colour_of, in_srgb, is_transparent, on_background, with_alpha
 from .orientation import is_on_its_side, upright

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..conditioning.box_means import box_mean
 from ..conditioning.columns import Columns, Derive, chosen, joined, with_first
 from ..conditioning.conditioner import Conditioners
-from ..conditioning.low_resolution import box_mean
 from .identity import Identity
 from .image_files import BadImage
 from .image_streams import ImageStream

@@ -84,6 +84,21 @@ def at_noise_level(images: LevelImages, level: int) -> LevelImages:
     return images.with_columns({**images.columns, NOISE_LEVEL: torch.full((len(images),), level)})
 
 
+def with_noise_asked(images: LevelImages, pipeline: SamplingPipeline, evaluation: EvaluationArguments) -> LevelImages:
+    """The images, whose low-resolution versions have the noise level asked for, for a model that enlarges images.
+
+    Raises:
+        ValueError: for a noise level of another model.
+    """
+    if not evaluation.noise_level:
+        return images
+    if NOISE_LEVEL not in pipeline.conditioners.columns:
+        raise ValueError(
+            f"`noise_level` must be 0 for a model that does not enlarge images, but is {evaluation.noise_level}."
+        )
+    return at_noise_level(images, evaluation.noise_level)
+
+
 def images_of_stages(images: LevelImages, stages: Stages) -> list[LevelImages]:
     """Each stage's own images, from those of the last stage: each is the low resolution of the next.
 

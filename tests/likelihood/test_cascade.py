@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ddpm_hf import DDPMPaperScheduler, NoiseSchedule, bits_per_dim, cascade_bits_per_dim
-from ddpm_hf.conditioning.low_resolution import box_mean, noised, standard_noising
+from ddpm_hf.conditioning.box_means import box_mean
+from ddpm_hf.conditioning.low_resolution import noised, standard_noising
 from ddpm_hf.likelihood.variational import BitsPerDim
 
 

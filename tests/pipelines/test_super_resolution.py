@@ -15,9 +15,9 @@ from tiny_pipelines import SIZE, TEXT_WIDTH, conditional_unet, deepfloyd_super_r
 from torch import Tensor
 
 from ddpm_hf import DDPMPaperScheduler
+from ddpm_hf.conditioning.box_means import box_mean
 from ddpm_hf.conditioning.low_resolution import (
     LowResolutionSettings,
-    box_mean,
     enlarged,
     low_resolution_of,
     noised,

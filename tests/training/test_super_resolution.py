@@ -24,10 +24,10 @@ from torch import Tensor
 from ddpm_hf.cli.parsing import parse
 from ddpm_hf.cli.super_resolution import SuperResolutionTrainingArguments
 from ddpm_hf.cli.train import prepare_run, run_arguments
+from ddpm_hf.conditioning.box_means import box_mean
 from ddpm_hf.conditioning.low_resolution import (
     LowResolutionConditioner,
     LowResolutionSettings,
-    box_mean,
     enlarged,
     low_resolution_of,
     noised,
