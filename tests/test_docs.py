@@ -63,6 +63,7 @@ CORE = (
     "diffusion.gaussian_diffusion",
     "likelihood.batches",
     "likelihood.variational",
+    "likelihood.cascade",
     "likelihood.ode",
 )
 MATHEMATICS_ROOMS = ("diffusion", "likelihood", "schedulers")

@@ -161,9 +161,10 @@ class LowResolutionConditioner(Conditioner):
         derived: dict[str, Any] = {}
         if IMAGE not in columns:
             derived[IMAGE] = low_resolution_of(x_0, self._factor, self.settings.num_levels)
-        if NOISE_LEVEL not in columns:
+        levels = columns.get(NOISE_LEVEL)
+        if not isinstance(levels, Tensor):
             derived[NOISE_LEVEL] = torch.zeros(len(x_0), dtype=torch.int64, device="cpu")
-        elif NOISE not in columns and bool((columns[NOISE_LEVEL] > 0).any()):
+        elif NOISE not in columns and bool((levels > 0).any()):
             derived[NOISE] = torch.randn(x_0.shape, generator=generator, device="cpu")
         return derived
 
@@ -179,16 +180,16 @@ class LowResolutionConditioner(Conditioner):
 
     def make(self, columns: Columns, device: torch.device) -> dict[str, Tensor]:
         self.check(columns)
-        images, levels, noise = (columns.get(name) for name in self.columns)
-        if not isinstance(images, Tensor) or not isinstance(levels, Tensor):
+        images, known, noise = (columns.get(name) for name in self.columns)
+        if not isinstance(images, Tensor) or not isinstance(known, Tensor):
             raise ValueError("The model enlarges images: the columns `image` and `noise_level` must be given.")
         factor, (height, width) = self._factor, images.shape[-2:]
-        large, levels = enlarged(images.to(device), factor * height, factor * width), levels.to(device)
-        if noise is None:
-            if columns[NOISE_LEVEL].device.type == "cpu" and bool((columns[NOISE_LEVEL] > 0).any()):
-                raise ValueError("A `noise_level` above 0 needs the column `noise`.")
-            return {JOINED: large, LABELS: levels}
-        return {JOINED: noised(large, noise.to(device), levels, self.noising), LABELS: levels}
+        large, levels = enlarged(images.to(device), factor * height, factor * width), known.to(device)
+        if isinstance(noise, Tensor):
+            large = noised(large, noise.to(device), levels, self.noising)
+        elif known.device.type == "cpu" and bool((known > 0).any()):
+            raise ValueError("A `noise_level` above 0 needs the column `noise`.")
+        return {JOINED: large, LABELS: levels}
 
     def null(self, count: int, device: torch.device) -> dict[str, Tensor]:
         raise ValueError("The model enlarges images: it makes none without a low-resolution one.")

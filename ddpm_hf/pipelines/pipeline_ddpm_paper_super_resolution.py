@@ -277,11 +277,11 @@ class DDPMPaperSuperResolutionPipeline(TextPipeline):
             image, prompt: as in a call, one for all or one per image.
             noise_level, noise: as in a call; a level above 0 needs the noise with which the images were drawn.
         """
-        size = tuple(images.shape[2:]) if isinstance(images, Tensor) and images.ndim == 4 else None
+        is_batch = isinstance(images, Tensor) and images.ndim == 4
+        size = (images.shape[2], images.shape[3]) if is_batch else self.example_shape[1:]
         count = self._check_images_to_encode(images, size)
-        low = self._low_resolution(
-            batch_of_images("image", image, self.num_channels), *size, noise_level, noise, count
-        )
+        given = batch_of_images("image", image, self.num_channels)
+        low = self._low_resolution(given, *size, noise_level, noise, count)
         if noise is None and bool((low.levels > 0).any()):
             raise ValueError("`noise` must be given with a `noise_level` above 0: the latents depend on it.")
         text = TextInput([prompt] * count if isinstance(prompt, str) else prompt)

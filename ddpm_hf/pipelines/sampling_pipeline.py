@@ -165,7 +165,7 @@ class SamplingPipeline(DiffusionPipeline):
         return self.unet.config.in_channels
 
     @property
-    def example_shape(self) -> tuple[int, ...]:
+    def example_shape(self) -> tuple[int, int, int]:
         """The shape of one image: (channels, height, width)."""
         size = self.unet.config.sample_size
         if size is None:
