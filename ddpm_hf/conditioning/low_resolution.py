@@ -73,11 +73,6 @@ class LowResolutionSettings:
         return {OWN_CONFIG_KEY: {JOINED: asdict(self)}}
 
 
-def enlarges_images(unet_config: Mapping[str, Any]) -> bool:
-    """Whether a model with this configuration is one of super-resolution that ddpm_hf trained."""
-    return JOINED in (unet_config.get(OWN_CONFIG_KEY) or {})
-
-
 # --- images ----------------------------------------------------------------------------------------------------------
 
 
