@@ -226,7 +226,10 @@ def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
     """The figures as Markdown, one table each, with the standard deviation over sets of samples."""
     steps = sorted({K for by_calls in results.values() for K in by_calls}, key=int)
     lines = []
+    measured = {name for by_calls in results.values() for figures in by_calls.values() for name in figures}
     for name, title in FIGURES.items():
+        if name not in measured:
+            continue
         lines += ["", f"| {title} | {' | '.join(steps)} |", f"| --- |{' --- |' * len(steps)}"]
         for method, by_calls in results.items():
             if any(name in figures for figures in by_calls.values()):

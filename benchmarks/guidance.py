@@ -44,7 +44,8 @@ from ddpm_hf.data.level_images import ImageData, LevelImages
 from ddpm_hf.diffusion.numerics import standard_error
 from ddpm_hf.evaluation.arguments import EvaluationArguments, ModelPathArguments
 from ddpm_hf.evaluation.classification import support_vector_classifier
-from ddpm_hf.evaluation.frechet_distance import compared_pixels, frechet_distance, pixels_of
+from ddpm_hf.evaluation.features import PIXELS
+from ddpm_hf.evaluation.frechet_distance import frechet_distance
 from ddpm_hf.evaluation.sampling import draw_images
 from ddpm_hf.evaluation.scoring import check_fit, follow, load_pipeline
 from ddpm_hf.evaluation.subject import Subject
@@ -96,7 +97,7 @@ class Trial:
         drawn = draw_images(
             self.pipeline, count, BATCH, self.steps, self.seed + number, machine, turns, guidance=guidance
         )
-        return compared_pixels(drawn * 2 - 1), asked
+        return PIXELS.of(drawn * 2 - 1), asked
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Judge:
 
     @classmethod
     def of(cls, train: LevelImages) -> Judge:
-        pixels = pixels_of(train)
+        pixels = PIXELS.of_data_set(train)
         return cls(pixels, support_vector_classifier(pixels, classes_of(train.columns)))
 
     def figures(self, pixels: Tensor, classes: Tensor) -> dict[str, float]:
@@ -240,7 +241,7 @@ def main() -> None:
     Guidance(2.0).check(pipeline.unet, pipeline.conditioners_of)
     trial = Trial(pipeline, data, arguments.evaluations, arguments.steps, arguments.seed)
     judge = Judge.of(data.train)
-    test = judge.figures(pixels_of(data.test), classes_of(data.test.columns))
+    test = judge.figures(PIXELS.of_data_set(data.test), classes_of(data.test.columns))
     references = {"own_class": test["own_class"]}  # 297 images have another Fréchet distance than 500 would
     facts = {
         "model": str(path),

@@ -47,8 +47,16 @@ class WeightedBound(TypedDict, total=False):
     images: int
 
 
+# What the Fréchet distance is called in words, by the name of the features.
+FRECHET_DISTANCES = {
+    "pixels": "Fréchet distance of pixels",
+    "efficientnet_lite0": "Fréchet distance of EfficientNet-Lite0 features",
+    "inception": "FID (Fréchet distance of Inception features)",
+}
+
+
 class EqualNumbers(TypedDict, total=False):
-    """Fréchet distances of pixels of equally many images of each kind, all from the same other training images.
+    """Fréchet distances of equally many images of each kind, all from the same other training images.
 
     The distance of two samples of one distribution is not 0, and falls with their sizes: only those of equal sizes can
     be compared.
@@ -62,13 +70,20 @@ class EqualNumbers(TypedDict, total=False):
 
 
 class QualityFigures(TypedDict, total=False):
-    """How close the samples are to the training images."""
+    """How close the samples are to the training images, by the features in `FRECHET_DISTANCES` that were chosen."""
 
     frechet_distance_pixels: float
     frechet_distance_pixels_of_test_images: float | None  # of all of them; None for fewer than two
     frechet_distance_pixels_at_equal_numbers: EqualNumbers
-    quality_resolution: str | None  # "16×16" if larger images were averaged down
+    frechet_distance_efficientnet_lite0: float
+    frechet_distance_efficientnet_lite0_of_test_images: float | None
+    frechet_distance_efficientnet_lite0_at_equal_numbers: EqualNumbers
+    frechet_distance_inception: float
+    frechet_distance_inception_of_test_images: float | None
+    frechet_distance_inception_at_equal_numbers: EqualNumbers
+    quality_resolution: str | None  # of the pixels: "16×16" if larger images were averaged down
     quality_samples: int
+    quality_training_images: int
     quality_inference_steps: int
 
 
@@ -151,7 +166,10 @@ MEASURES = (
         "bits/dim (importance-weighted bound)",
     ),
     Measure("caption_information_bits", "caption_information_bits", "bits per image that a caption is worth"),
-    Measure("frechet_distance_pixels", "frechet_distance_pixels", "Fréchet distance of pixels to the training images"),
+    *(
+        Measure(f"frechet_distance_{name}", f"frechet_distance_{name}", f"{words} to the training images")
+        for name, words in FRECHET_DISTANCES.items()
+    ),
 )
 
 

@@ -36,7 +36,13 @@ ROOMS = [  # each may import itself and those before it
 ]
 GROUND = {"_lazy", "_moved", "_renamed", "hub_errors", "results", "version"}  # modules that every room may import
 MATHEMATICS = ("diffusion", "likelihood")
-EXTRAS = {"emoji", "torchdiffeq", "trackio"}  # imported by the functions that need it, since not everyone has it
+EXTRAS = {
+    "efficientnet_lite_pytorch",
+    "emoji",
+    "torchdiffeq",
+    "torchmetrics",
+    "trackio",
+}  # imported by the functions that need it, since not everyone has it
 INSTALLED = {"torch", "diffusers", "huggingface_hub", "numpy", "PIL", "safetensors", "typing_extensions", "yaml"}
 TRAINING = {"accelerate", "datasets", "matplotlib", "sklearn", "tqdm", "transformers", "fsspec", "pyarrow", "filelock"}
 ALWAYS_INSTALLED = (

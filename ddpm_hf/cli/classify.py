@@ -20,7 +20,7 @@ from ..data.level_images import LevelImages
 from ..evaluation.arguments import ClassificationArguments, ModelPathArguments, check_scoring
 from ..evaluation.classification import bayes, bits_by_class, bits_without_the_class, support_vector_classifier
 from ..evaluation.conditioning_worth import retrieval_accuracy
-from ..evaluation.frechet_distance import IMAGES_OF_A_DATA_SET, pixels_of
+from ..evaluation.features import IMAGES_OF_A_DATA_SET, PIXELS
 from ..evaluation.scoring import check_fit, follow, load_as_they_are, load_pipeline, score, score_by_paths, split_of
 from ..pipelines.sampling_pipeline import SamplingPipeline
 from ..runtime.errors import user_errors
@@ -165,8 +165,8 @@ def report_on(
 def baseline(train: LevelImages, test: LevelImages) -> float:
     """The accuracy of a support vector classifier on pixels."""
     some = train.spread(IMAGES_OF_A_DATA_SET)  # a support vector machine takes time quadratic in their number
-    classifier = support_vector_classifier(pixels_of(some), classes_of(some.columns))
-    return (classifier(pixels_of(test)) == classes_of(test.columns)).double().mean().item()
+    classifier = support_vector_classifier(PIXELS.of_data_set(some), classes_of(some.columns))
+    return (classifier(PIXELS.of_data_set(test)) == classes_of(test.columns)).double().mean().item()
 
 
 def describe(report: dict[str, Any], folder: Path) -> str:

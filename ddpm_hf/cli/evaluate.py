@@ -18,6 +18,7 @@ from ..evaluation.cascades import with_noise_asked
 from ..evaluation.conditioning_worth import Worth, guided_report, worth_of
 from ..evaluation.few_steps import score_few_steps
 from ..evaluation.guiding import guidance_report, load_guidance
+from ..evaluation.quality_features import check_quality_features, load_quality_features
 from ..evaluation.sample_quality import Judge
 from ..evaluation.scoring import check_fit, follow, load_as_they_are, load_pipeline, score, split_of
 from ..evaluation.subject import Subject
@@ -26,7 +27,7 @@ from ..pipelines.sampling_pipeline import SamplingPipeline
 from ..reporting.by_calls import save_few_steps
 from ..reporting.conditioning_figures import save_guided_bounds, save_worth
 from ..reporting.figures import save_evaluation
-from ..reporting.lines import evaluation_report, weighted_line
+from ..reporting.lines import evaluation_report, quality_line, weighted_line
 from ..reporting.tables import few_steps_table
 from ..runtime.errors import user_errors
 from ..runtime.output_folder import claim_folder, write_json
@@ -66,7 +67,9 @@ def evaluate(
     use_all_cores(accelerator.device)
     progress = functools.partial(progress_bar, desc="scoring", unit="batch", disable=not accelerator.is_main_process)
     result, weighted = subject.bound(progress), subject.bound_by_paths(progress)
-    judge = Judge(train, subject.images) if train is not None and accelerator.is_main_process else None
+    judge = None
+    if train is not None and accelerator.is_main_process:
+        judge = Judge(train, subject.images, load_quality_features(evaluation, accelerator.device))
     chains = score_few_steps(subject, judge)
     flow = subject.likelihood_by_ode() if evaluation.num_flow_images else None
     worth = worth_on_images(subject, result)
@@ -78,6 +81,7 @@ def evaluate(
             "importance_weighted": weighted,
             "few_steps": chains,
             "test_images_as_samples": references,
+            **({} if judge is None else numbers_of(judge, evaluation)),
             "flow": flow,
             "guidance": guided_report(guided, evaluation.guidance_scales, result, images),
             **({} if worth is None else worth.report()),
@@ -119,6 +123,11 @@ def references_of(judge: Judge, images: LevelImages, count: int) -> dict[str, An
     """The figures of up to `count` real images, and how many these are: of fewer, distances are larger."""
     figures = judge.references(images, count)
     return {**figures, "images": min(count, len(images))} if figures else {}
+
+
+def numbers_of(judge: Judge, evaluation: EvaluationArguments) -> dict[str, int]:
+    """How many samples are compared with how many training images."""
+    return {"quality_samples": evaluation.num_quality_samples, "quality_training_images": judge.images}
 
 
 def choose_subject(
@@ -165,6 +174,8 @@ def write_evaluation(result: BitsPerDim, subject: Subject, folder: Path, model: 
         references = {"bits_per_dim": result.total} | (real if is_equal else {})
         save_few_steps(more["few_steps"], references, folder / "few_steps.png")
         print(few_steps_table(more["few_steps"]))
+        if "quality_samples" in more:
+            print(quality_line(more["quality_samples"], more["quality_training_images"], real))
     if more["flow"] is not None:
         print(f"{more['flow']['flow_bits_per_dim']:.4f} bits/dim by the ODE on {more['flow']['images']} images")
     if more["importance_weighted"] is not None:
@@ -184,5 +195,6 @@ def check_evaluation(evaluation: EvaluationArguments) -> None:
         raise ValueError("`num_flow_images` must be at least 0, and `num_quality_samples` 0 or at least 2.")
     if evaluation.num_quality_samples and not evaluation.few_steps:
         raise ValueError("`num_quality_samples` are drawn by the chains of `few_steps`; pass `few_steps` too.")
+    check_quality_features(evaluation)
     if evaluation.num_flow_images and importlib.util.find_spec("torchdiffeq") is None:
         raise ValueError("`num_flow_images` needs torchdiffeq, which is not installed: `pip install torchdiffeq`.")

@@ -116,7 +116,26 @@ class ScoringArguments(ChainArguments):
 
 
 @dataclass
-class EvaluationArguments(ScoringArguments):
+class QualityArguments:
+    """How samples are compared with training images."""
+
+    num_quality_samples: int = field(
+        default=500, metadata=help_text("Samples that are compared with real images at the end; 0 for none.")
+    )
+    quality_features: list[str] = field(
+        default_factory=lambda: ["pixels"],
+        metadata=help_text(
+            "What samples are compared by, one or several: pixels, efficientnet_lite0 (features of a network) and"
+            " inception (the FID)."
+        ),
+    )
+    inception_weights: str | None = field(
+        default=None, metadata=help_text("File of the weights for inception: pt_inception-2015-12-05-6726825d.pth.")
+    )
+
+
+@dataclass
+class EvaluationArguments(ScoringArguments, QualityArguments):
     """Which scores are computed, and where they are written."""
 
     output_dir: str = field(default="evaluation", metadata=help_text("Must not hold another evaluation."))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
@@ -13,11 +14,13 @@ from torch import Tensor
 from ..conditioning.classes import classes_of
 from ..data.level_images import LevelImages
 from .classification import support_vector_classifier
-from .frechet_distance import IMAGES_OF_A_DATA_SET, compared_pixels, frechet_distance, pixels_of
+from .features import IMAGES_OF_A_DATA_SET, PIXELS, Features
+from .frechet_distance import Gaussian
 
 
-FEATURES = 64
+HIDDEN_UNITS = 64
 ROUNDS = 500  # largest number of passes over the training images
+LEARNED = "frechet_distance_features"  # of the network that classifies the training images
 
 
 class Judge:
@@ -26,45 +29,52 @@ class Judge:
     Args:
         train: images that samples are compared with; up to `IMAGES_OF_A_DATA_SET` of them are used.
         test: images on which a classifier trained on samples is tested.
+        features: the features that are compared.
     """
 
-    def __init__(self, train: LevelImages, test: LevelImages):
+    def __init__(self, train: LevelImages, test: LevelImages, features: Sequence[Features] = (PIXELS,)):
         train, test = (images.spread(IMAGES_OF_A_DATA_SET) for images in (train, test))
-        self.train, self.test = pixels_of(train), pixels_of(test)
+        self.features, self.images = tuple(features), len(train)
         classes, self.classes = classes_of(train.columns), classes_of(test.columns)
         self.has_classes = classes is not None and self.classes is not None
+        rows = {each.key: each.of_data_set(train) for each in features}
         if self.has_classes:
-            self.classify = support_vector_classifier(self.train, classes)
-            self.network = MLPClassifier((FEATURES,), max_iter=ROUNDS, random_state=0)
+            pixels, self.test = PIXELS.of_data_set(train), PIXELS.of_data_set(test)
+            self.classify = support_vector_classifier(pixels, classes)
+            self.network = MLPClassifier((HIDDEN_UNITS,), max_iter=ROUNDS, random_state=0)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)  # features need no convergence
-                self.network.fit(self.train.numpy(), classes.numpy())
-            self.features = self._features(self.train)
+                self.network.fit(pixels.numpy(), classes.numpy())
+            rows[LEARNED] = self._learned(pixels)
+        self.reference = {key: Gaussian.of(of_train) for key, of_train in rows.items()}
 
     def figures(self, samples: Tensor) -> dict[str, float]:
         """The figures of samples `[N, C, H, W]` in [0, 1], N ≥ 2; {} if a sampler diverged and they are not finite.
 
         Returns:
-            The Fréchet distances from the training images, of pixels and of the features of a classifying network; and
-            the agreement: a support vector classifier trained on the training images labels the samples, another one
-            is trained on the labelled samples, and the agreement is its accuracy on test images. The last two figures
-            need classes.
+            The Fréchet distances from the training images, of the features and of those of a network that classifies
+            the training images; and the agreement: a support vector classifier trained on the training images labels
+            the samples, another one is trained on the labelled samples, and the agreement is its accuracy on test
+            images. The last two figures need classes.
         """
-        return self._figures(compared_pixels(samples * 2 - 1)) if bool(samples.isfinite().all()) else {}
+        return self._figures(samples * 2 - 1) if bool(samples.isfinite().all()) else {}
 
     def references(self, images: LevelImages, count: int) -> dict[str, float]:
         """The same figures of up to `count` real images."""
-        pixels = pixels_of(images, count)
-        return self._figures(pixels) if len(pixels) > 1 else {}
+        real, _ = images.spread(count).batch(0, count)
+        return self._figures(real) if len(real) > 1 else {}
 
-    def _figures(self, pixels: Tensor) -> dict[str, float]:
-        figures = {"frechet_distance_pixels": frechet_distance(pixels, self.train)}
+    def _figures(self, images: Tensor) -> dict[str, float]:
+        rows, pixels = {each.key: each.of(images) for each in self.features}, PIXELS.of(images)
         if self.has_classes:
-            figures["frechet_distance_features"] = frechet_distance(self._features(pixels), self.features)
-            learned = support_vector_classifier(pixels, self.classify(pixels))
-            figures["agreement"] = (learned(self.test) == self.classes).double().mean().item()
+            rows[LEARNED] = self._learned(pixels)
+        figures = {key: Gaussian.of(features).distance(self.reference[key]) for key, features in rows.items()}
+        if self.has_classes:
+            again = support_vector_classifier(pixels, self.classify(pixels))
+            figures["agreement"] = (again(self.test) == self.classes).double().mean().item()
         return figures
 
-    def _features(self, pixels: Tensor) -> Tensor:
+    def _learned(self, pixels: Tensor) -> Tensor:
+        """The features that the network has learned to tell the classes apart by, `[N, 64]`."""
         weight, bias = self.network.coefs_[0], self.network.intercepts_[0]
         return torch.from_numpy(pixels.double().numpy() @ weight + bias).clamp(min=0)

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,22 @@ from huggingface_hub.repocard_data import eval_results_to_model_index, model_ind
 from safetensors import SafetensorError, safe_open
 
 from ..conditioning.classes import embeds_classes, number_of_classes
-from ..results import DIGITS, MEASURES, METRICS, Metrics, measured, understood
+from ..results import DIGITS, FRECHET_DISTANCES, MEASURES, METRICS, Metrics, measured, understood
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
 CARD, SAMPLES = "README.md", "samples.png"
+NOTES = {  # on the features of each network
+    "efficientnet_lite0": (
+        "The features are the 1280 by which EfficientNet-Lite0 classifies photographs. This is not the FID of the"
+        "\nliterature, which compares features of another network."
+    ),
+    "inception": (
+        "The features are the 2048 of Inception, as for the FID of the literature. That is usually the FID of 50,000"
+        "\nsamples; with fewer it is larger."
+    ),
+}
 LICENSES = "https://huggingface.co/docs/hub/repositories-licenses"
 
 _SECTION = re.compile(r"<!-- ddpm_hf: (\w+)(?: (\w+))? -->\n(.*?)\n?<!-- /ddpm_hf: \1 -->", re.DOTALL)
@@ -60,6 +70,7 @@ def fill_card(
     has_samples = SAMPLES in beside or (folder / SAMPLES).is_file()
     title = folder.resolve().name if Path(name).resolve() == folder.resolve() else name
     facts = {**_facts(folder, beside), "metrics": figures, "name": name, "title": title, "has_samples": has_samples}
+    facts["network_distances"] = _network_distances(figures)
     license = license or ("apache-2.0" if figures.get("data") == DIGITS else None)
     metadata = _metadata(name, figures, license)
     card = ModelCard.from_template(metadata, template_str=TEMPLATE.read_text("utf-8"), **facts)
@@ -190,6 +201,17 @@ def _results(index: list[dict[str, Any]]) -> tuple[str, list[EvalResult]]:
 
 
 # --- facts ---
+
+
+def _network_distances(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The Fréchet distances of features of networks, with what the card says of each."""
+    distances = []
+    for name, note in NOTES.items():
+        key = f"frechet_distance_{name}"
+        if key in metrics:
+            words, equal = FRECHET_DISTANCES[name], metrics.get(f"{key}_at_equal_numbers", {})
+            distances.append({"words": words, "note": note, "value": metrics[key], "equal": equal})
+    return distances
 
 
 def _facts(folder: Path, beside: Collection[str]) -> dict[str, Any]:

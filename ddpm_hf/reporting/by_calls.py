@@ -10,6 +10,7 @@ from typing import Any
 
 from matplotlib import pyplot as plt
 
+from ..results import FRECHET_DISTANCES
 from ..runtime.output_folder import write_file
 from .style import line_styles, plain_log_ticks, ticks_at
 
@@ -19,6 +20,8 @@ TILDE = ("β\u0303", r"$\tilde{\beta}$")  # as text, the tilde falls onto the le
 FIGURES = {
     "bits_per_dim": "bits/dim",
     "frechet_distance_pixels": "Fréchet distance, pixels",
+    "frechet_distance_efficientnet_lite0": FRECHET_DISTANCES["efficientnet_lite0"],
+    "frechet_distance_inception": "FID",
     "frechet_distance_features": "Fréchet distance, features",
     "agreement": "agreement",
 }

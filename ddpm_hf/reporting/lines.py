@@ -4,21 +4,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..likelihood.variational import BitsPerDim
-from ..results import Metrics, WeightedBound
+from ..results import FRECHET_DISTANCES, EqualNumbers, Metrics, WeightedBound
 
 
 def describe(report: Metrics) -> str:
     """The last lines that a run prints."""
     weighted = f"{weighted_line(report['importance_weighted'])}\n" if "importance_weighted" in report else ""
-    quality = ""
-    if "frechet_distance_pixels" in report:
-        quality = (
-            f"{report['frechet_distance_pixels']:.4f} Fréchet distance of pixels between the training images and"
-            f" {report['quality_samples']} samples of {report['quality_inference_steps']} steps\n"
-        )
+    quality = "".join(_distance_lines(report))
     score = "there were no test images to score\n"
     if "bits_per_dim" in report:
         score = (
@@ -28,6 +24,27 @@ def describe(report: Metrics) -> str:
             f" + decoder {report['bits_per_dim_decoder']:.4f}\n"
         )
     return f"{score}{_caption_lines(report)}{weighted}{quality}{_time_line(report)}"
+
+
+def _distance_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """The Fréchet distances of samples; for features of networks, which have more dimensions, at equal numbers too."""
+    for name, words in FRECHET_DISTANCES.items():
+        key = f"frechet_distance_{name}"
+        if key in report:
+            yield (
+                f"{report[key]:.4f} {words} between the training images and {report['quality_samples']} samples of"
+                f" {report['quality_inference_steps']} steps\n"
+            )
+        equal: EqualNumbers | None = report.get(f"{key}_at_equal_numbers")
+        if equal is not None and name != "pixels":
+            kinds = {"samples": equal["samples"], "training images": equal["training_images"]}
+            if equal["test_images"] is not None:
+                kinds["test images"] = equal["test_images"]
+            told = ", ".join(f"{distance:.4f} of {kind}" for kind, distance in kinds.items())
+            yield (
+                f"  of {equal['images']} images of each kind from the other {equal['reference_images']} training"
+                f" images: {told}\n"
+            )
 
 
 def _caption_lines(report: Metrics) -> str:
@@ -55,6 +72,19 @@ def _time_line(report: Metrics) -> str:
     phases = report.get("seconds_by_phase", {})
     others = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in phases.items() if name != "training")
     return f"{trained}; {others}: {sum(phases.values()):.0f} s in all" if others else trained
+
+
+def quality_line(samples: int, training_images: int, real: Mapping[str, float]) -> str:
+    """A line for the screen that says between how many images Fréchet distances are, and those of real images.
+
+    Args:
+        samples, training_images: numbers of images.
+        real: the distances of real images from the training images, and the number of these `images`, if known.
+    """
+    line = f"Fréchet distances are of {samples} samples from {training_images} training images"
+    keys = {f"frechet_distance_{name}": words for name, words in FRECHET_DISTANCES.items()}
+    distances = [f"{real[key]:.4f} {words}" for key, words in keys.items() if key in real]
+    return f"{line}; of {real['images']} real images: {', '.join(distances)}" if distances else line
 
 
 def weighted_line(figures: WeightedBound) -> str:

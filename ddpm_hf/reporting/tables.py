@@ -5,12 +5,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..results import FRECHET_DISTANCES
+
 
 COLUMNS = {
     "bits_per_dim": "bits/dim",
     "by paths": "by paths",
     "flow_bits_per_dim": "by the ODE",
     "frechet_distance_pixels": "Fréchet distance: pixels",
+    "frechet_distance_efficientnet_lite0": FRECHET_DISTANCES["efficientnet_lite0"],
+    "frechet_distance_inception": "FID",
     "frechet_distance_features": "features",
     "agreement": "agreement",
 }

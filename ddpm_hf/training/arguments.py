@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from diffusers.optimization import SchedulerType
 
-from ..evaluation.arguments import MEASURED_IMAGES, check_num_evaluations, check_num_paths
+from ..evaluation.arguments import MEASURED_IMAGES, QualityArguments, check_num_evaluations, check_num_paths
+from ..evaluation.quality_features import check_quality_features
 from ..runtime.arguments import help_text
 from ..tasks.arguments import (
     OBJECTIVES,
@@ -25,7 +26,7 @@ LATEST = "latest"
 
 
 @dataclass
-class TrainingArguments:
+class TrainingArguments(QualityArguments):
     """The optimisation, and where results are written."""
 
     _argument_group_name = "training"
@@ -95,9 +96,6 @@ class TrainingArguments:
             " unset, 4 for at most 512 test images and a variance that is not `learned`, else 0."
         ),
     )
-    num_quality_samples: int = field(
-        default=500, metadata=help_text("Samples whose pixels are compared with real ones at the end; 0 for none.")
-    )
     max_measured_images: int = field(
         default=MEASURED_IMAGES,
         metadata=help_text("Training images that the errors, and with them the variance, are measured on."),
@@ -145,6 +143,7 @@ def check_training_arguments(training: TrainingArguments, diffusion: DiffusionAr
     check_num_paths(training.num_paths or 0)
     if training.num_quality_samples < 0 or training.num_quality_samples == 1:  # one has no covariance
         raise ValueError(f"`num_quality_samples` must be 0, or at least 2, but is {training.num_quality_samples}.")
+    check_quality_features(training)
 
 
 def _check_ranges(training: TrainingArguments) -> None:

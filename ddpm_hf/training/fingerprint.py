@@ -18,7 +18,7 @@ INDIFFERENT = {
     *("save_images_epochs", "save_model_epochs", "validation_steps", "max_validation_images"),
     *("num_validation_evaluations", "checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint"),
     *("num_evaluations", "num_paths", "num_quality_samples", "max_measured_images", "ddpm_num_inference_steps"),
-    "skip_bad_images",
+    *("skip_bad_images", "quality_features", "inception_weights"),
     *("dataset_name", "mixed_precision"),  # the fingerprint has the images and the precision that result from them
 }
 # Arguments that older checkpoints do not know, and the values that they were written with.
@@ -69,7 +69,7 @@ def check_fingerprint(recorded: dict[str, Any], now: dict[str, Any]) -> None:
 def settings(state: TrainState) -> dict[str, Any]:
     """The arguments that the model card shows, without paths on the user's machine."""
     # These may be paths. The card names the data without their path.
-    private = ("_dir", "_path", "dataset_name", "resume_from_checkpoint")
+    private = ("_dir", "_path", "dataset_name", "resume_from_checkpoint", "inception_weights")
     given = state.task.model_settings(state.model)
     given |= _given(state.task.data_arguments, state.diffusion, state.training)
     return {name: value for name, value in given.items() if not (value is None or name.endswith(private))}

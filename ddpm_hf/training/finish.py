@@ -23,8 +23,10 @@ from ..conditioning.columns import Columns, chosen, joined
 from ..data.batches import BatchShard, TrainingBatches
 from ..data.image_streams import ImageStream
 from ..data.level_images import LevelImages
-from ..evaluation.frechet_distance import IMAGES_OF_A_DATA_SET, quality_of
+from ..evaluation.features import IMAGES_OF_A_DATA_SET
+from ..evaluation.frechet_distance import quality_of
 from ..evaluation.measuring import measured_errors, with_errors
+from ..evaluation.quality_features import load_quality_features
 from ..evaluation.sampling import draw_images
 from ..evaluation.scoring import paths_report, score, score_by_paths
 from ..hub.model_card import CARD, SAMPLES, fill_card
@@ -32,7 +34,7 @@ from ..hub.push import INDEX
 from ..likelihood.variational import BitsPerDim
 from ..reporting.figures import save_grid
 from ..reporting.lines import describe
-from ..results import METRICS, Metrics, QualityFigures, Validation, checked
+from ..results import FRECHET_DISTANCES, METRICS, Metrics, QualityFigures, Validation, checked
 from ..runtime.output_folder import replace_folder, write_file, write_folder, write_json
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .facts import metrics, training_facts
@@ -287,11 +289,13 @@ def _quality(state: TrainState, samples: Tensor) -> QualityFigures:
     if len(train) < 2:
         return {}  # one image has no covariance
     test, _ = state.data.test.spread(IMAGES_OF_A_DATA_SET).batch(0, IMAGES_OF_A_DATA_SET)
-    return quality_of(samples, state.inference_steps, train, test)
+    features = load_quality_features(state.training, state.accelerator.device)
+    return quality_of(samples, state.inference_steps, train, test, features)
 
 
 def _figures(report: Metrics) -> dict[str, float]:
-    names = ["frechet_distance_pixels", "bits_per_dim", "bits_per_dim_standard_error"]
+    names = [f"frechet_distance_{name}" for name in FRECHET_DISTANCES]
+    names += ["bits_per_dim", "bits_per_dim_standard_error"]
     names += [f"bits_per_dim_{part}" for part in ("prior", "rate", "decoder")]
     figures = {name: report[name] for name in names if report.get(name) is not None}
     for decay, bits in report.get("validation_bits_per_dim_by_ema_decay", {}).items():

@@ -78,7 +78,7 @@ def test_the_report_the_table_and_the_plot(benchmark: Any, monkeypatch: Any, mod
 def test_the_classifier_knows_the_classes_that_were_asked_for(benchmark: Any, model: Path) -> None:
     data = benchmark.load_labelled_images(benchmark.DataArguments())
     judge = benchmark.Judge.of(data.train)
-    pixels, classes = benchmark.pixels_of(data.train), benchmark.classes_of(data.train.columns)
+    pixels, classes = benchmark.PIXELS.of_data_set(data.train), benchmark.classes_of(data.train.columns)
     assert judge.figures(pixels, classes)["own_class"] > 0.99
     assert judge.figures(pixels, (classes + 1) % 10)["own_class"] < 0.01
     assert judge.figures(pixels, classes)["frechet_distance_pixels"] == pytest.approx(0, abs=1e-6)

@@ -15,9 +15,11 @@ from typing_extensions import get_type_hints
 
 import ddpm_hf
 from ddpm_hf import ImportanceWeightedBits
+from ddpm_hf.evaluation.features import PIXELS, Features
 from ddpm_hf.evaluation.frechet_distance import quality_of
 from ddpm_hf.evaluation.scoring import paths_report
 from ddpm_hf.results import (
+    FRECHET_DISTANCES,
     MEASURES,
     InvalidResult,
     Metrics,
@@ -136,7 +138,8 @@ def test_reports_have_the_keys_of_the_schema() -> None:
     weighted = paths_report(ImportanceWeightedBits({1: 1.5, 2: 1.25}, [1.0, 1.5], 40))
     assert weighted.keys() == get_type_hints(WeightedBound).keys()
     images = torch.rand(3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-    quality = quality_of(images, 10, images.repeat(4, 1, 1, 1), images)
+    features = [PIXELS, *(Features(name, PIXELS.of) for name in FRECHET_DISTANCES if name != "pixels")]
+    quality = quality_of(images, 10, images.repeat(4, 1, 1, 1), images, features)
     assert quality.keys() == get_type_hints(QualityFigures).keys()
     checked({"importance_weighted": weighted, **quality})
 

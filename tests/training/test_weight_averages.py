@@ -24,7 +24,8 @@ from ddpm_hf.cli.parsing import parse
 from ddpm_hf.conditioning.classes import of_classes
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.level_images import LevelImages
-from ddpm_hf.evaluation.frechet_distance import at_equal_numbers, frechet_distance, pixel_frechet_distance
+from ddpm_hf.evaluation.features import PIXELS
+from ddpm_hf.evaluation.frechet_distance import at_equal_numbers, frechet_distance
 from ddpm_hf.evaluation.sample_quality import Judge
 from ddpm_hf.evaluation.sampling import draw_images
 from ddpm_hf.reporting.figures import save_grid
@@ -181,6 +182,10 @@ def test_the_frechet_distance_of_gaussians_is_its_closed_form() -> None:
     assert frechet_distance(moved, a) == pytest.approx(shift + 4 * np.trace(sigma_a), rel=1e-9)
 
 
+def pixel_frechet_distance(images: torch.Tensor, others: torch.Tensor) -> float:
+    return frechet_distance(PIXELS.of(images), PIXELS.of(others))
+
+
 def test_the_distance_of_pixels_needs_no_more_images_than_pixels() -> None:
     train, test = (torch.from_numpy(load_digits().images)[:, None].float() / 8 - 1).split([1500, 297])
     distance = pixel_frechet_distance(test, train)
@@ -202,16 +207,17 @@ def test_real_images_and_samples_are_compared_in_equal_numbers() -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(1000, 1, 4, 4, generator=generator) * 2 - 1
     train, test, samples = images[:500], images[500:600], images[600:]
-    equal = at_equal_numbers(samples, train, test)["frechet_distance_pixels_at_equal_numbers"]
+    of_samples, of_train, of_test = map(PIXELS.of, (samples, train, test))
+    equal = at_equal_numbers(of_samples, of_train, of_test)
     assert (equal["images"], equal["reference_images"]) == (100, 400)
     of_each = [equal[kind] for kind in ("samples", "training_images", "test_images")]
     assert max(of_each) < 1.5 * min(of_each)
     assert pixel_frechet_distance(samples, train) < 0.6 * min(of_each)
     held_back, others = train[::5], train[torch.arange(500) % 5 != 0]
     assert equal["training_images"] == pytest.approx(pixel_frechet_distance(held_back, others))
-    alone = at_equal_numbers(samples, train, test[:0])["frechet_distance_pixels_at_equal_numbers"]
+    alone = at_equal_numbers(of_samples, of_train, of_test[:0])
     assert (alone["images"], alone["test_images"]) == (125, None)
-    assert at_equal_numbers(samples, train[:7], test) == {}
+    assert at_equal_numbers(of_samples, of_train[:7], of_test) is None
 
 
 def test_a_judge_knows_real_images_from_noise() -> None:
