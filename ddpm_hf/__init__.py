@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # the same names once more; `as` marks them as exported
     from .diffusion.probability_flow import ode_sample as ode_sample
     from .hub.push import push_folder as push_folder
     from .hub_errors import HubError as HubError
+    from .likelihood.cascade import CascadeBitsPerDim as CascadeBitsPerDim
+    from .likelihood.cascade import cascade_bits_per_dim as cascade_bits_per_dim
     from .likelihood.importance_weighting import ImportanceWeightedBits as ImportanceWeightedBits
     from .likelihood.importance_weighting import importance_weighted_bits_per_dim as importance_weighted_bits_per_dim
     from .likelihood.importance_weighting import log_path_weights as log_path_weights
@@ -33,6 +35,9 @@ if TYPE_CHECKING:  # the same names once more; `as` marks them as exported
     from .likelihood.variational import BitsPerDim as BitsPerDim
     from .likelihood.variational import bits_per_dim as bits_per_dim
     from .pipelines.pipeline_ddpm_paper import DDPMPaperPipeline as DDPMPaperPipeline
+    from .pipelines.pipeline_ddpm_paper_super_resolution import (
+        DDPMPaperSuperResolutionPipeline as DDPMPaperSuperResolutionPipeline,
+    )
     from .pipelines.pipeline_ddpm_paper_text_to_image import (
         DDPMPaperTextToImagePipeline as DDPMPaperTextToImagePipeline,
     )
@@ -50,6 +55,7 @@ else:
             "diffusion.probability_flow": ("ode_encode", "ode_sample"),
             "hub.push": ("push_folder",),
             "hub_errors": ("HubError",),
+            "likelihood.cascade": ("CascadeBitsPerDim", "cascade_bits_per_dim"),
             "likelihood.importance_weighting": (
                 "ImportanceWeightedBits",
                 "importance_weighted_bits_per_dim",
@@ -60,6 +66,7 @@ else:
             "likelihood.ode": ("ode_bits_per_dim", "ode_log_likelihood"),
             "likelihood.variational": ("BitsPerDim", "bits_per_dim"),
             "pipelines.pipeline_ddpm_paper": ("DDPMPaperPipeline",),
+            "pipelines.pipeline_ddpm_paper_super_resolution": ("DDPMPaperSuperResolutionPipeline",),
             "pipelines.pipeline_ddpm_paper_text_to_image": ("DDPMPaperTextToImagePipeline",),
             "schedulers.scheduling_ddpm_paper": ("DDPMPaperScheduler",),
         },

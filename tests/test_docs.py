@@ -69,6 +69,7 @@ CORE = (
     "likelihood.batches",
     "likelihood.variational",
     "likelihood.information",
+    "likelihood.cascade",
     "likelihood.ode",
 )
 MATHEMATICS_ROOMS = ("diffusion", "likelihood", "schedulers")

@@ -13,6 +13,7 @@ import sys
 VERBS = {
     "train": "train a model, draw samples, score it and save it",
     "text_to_image": "the same for a model of images with captions",
+    "super_resolution": "train a model that enlarges images, for a cascade",
     "sample": "draw images from a saved model",
     "evaluate": "score a saved model in bits/dim",
     "measure": "measure a model's denoising errors, and save the optimal variance and timesteps",
@@ -23,7 +24,7 @@ VERBS = {
 
 def usage() -> str:
     """The text of `ddpm-hf --help`."""
-    verbs = "\n".join(f"  {verb:15}{text}" for verb, text in VERBS.items())
+    verbs = "\n".join(f"  {verb:18}{text}" for verb, text in VERBS.items())
     return f"usage: ddpm-hf VERB [settings.yaml] [--flag value ...]\n\n{verbs}\n\nddpm-hf VERB --help lists its flags."
 
 

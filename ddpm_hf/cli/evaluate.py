@@ -14,6 +14,7 @@ from ..conditioning.denoiser import ConditionalDenoiser
 from ..data.arguments import CaptionedDataArguments
 from ..data.level_images import LevelImages
 from ..evaluation.arguments import EvaluationArguments, GuidanceArguments, ModelPathArguments, check_scoring
+from ..evaluation.cascades import with_noise_asked
 from ..evaluation.conditioning_worth import Worth, guided_report, worth_of
 from ..evaluation.few_steps import score_few_steps
 from ..evaluation.guiding import guidance_report, load_guidance
@@ -33,6 +34,7 @@ from ..runtime.output_folder import claim_folder, write_json
 from ..runtime.progress import progress_bar
 from ..runtime.threads import use_all_cores
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
+from .cascades import evaluate_cascade
 from .running import run_script
 
 
@@ -48,12 +50,17 @@ def evaluate(
     guiding: GuidanceArguments,
 ) -> None:
     """Score the images on all processes; the main process writes the results."""
+    if evaluation.cascade:
+        with user_errors(script):
+            check_evaluation(evaluation)
+        return evaluate_cascade(script, model, data, evaluation, guiding)
     with user_errors(script):
         accelerator = Accelerator()
         check_evaluation(evaluation)
         pipeline = load_pipeline(model, accelerator.device)
         loaded = load_as_they_are(data, pipeline)
         images = split_of(loaded, evaluation.split).spread(evaluation.max_images)
+        images = with_noise_asked(images, pipeline, evaluation)
         subject = choose_subject(pipeline, images, evaluation, guiding, accelerator)
         train = split_of(loaded, "train") if evaluation.num_quality_samples else None
         folder = claim_folder(evaluation.output_dir, evaluation.overwrite_output_dir, accelerator)

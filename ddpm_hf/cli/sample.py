@@ -10,11 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ..conditioning.captions import PROMPT
-from ..conditioning.classes import number_of_classes, of_classes
 from ..conditioning.columns import Columns, chosen
-from ..diffusion.gaussian_process import check_eta
-from ..diffusion.multistep import check_solver_order
 from ..evaluation.arguments import GuidanceArguments, ModelPathArguments, SampleArguments
 from ..evaluation.filming import Film, draw_film
 from ..evaluation.guiding import load_guidance
@@ -28,7 +24,9 @@ from ..runtime.errors import user_errors
 from ..runtime.output_folder import claim_file
 from ..runtime.progress import shows_bars
 from ..runtime.threads import use_all_cores
+from .cascades import sample_cascade
 from .running import run_script
+from .sample_requests import asked_by_turns, captions_of, check_sampling
 
 
 def main() -> None:
@@ -37,12 +35,19 @@ def main() -> None:
 
 def sample(script: str, model: ModelPathArguments, sampling: SampleArguments, guiding: GuidanceArguments) -> None:
     """Draw images on all processes; the main process writes the grid."""
+    if sampling.cascade:
+        return sample_cascade(script, model, sampling, guiding)
     with user_errors(script):
         check_sampling(sampling)
         output = claim_file(sampling.output)
         animation = None if sampling.gif is None else claim_animation(sampling.gif, output)
         accelerator = Accelerator()
         pipeline = load_pipeline(model, accelerator.device)
+        if pipeline.conditioners.derives:
+            raise ValueError(
+                f"`model_name_or_path` {model.model_name_or_path} enlarges images; name it in --cascade after the"
+                " model that draws them."
+            )
         steps = len(pipeline.scheduler) if sampling.num_inference_steps is None else sampling.num_inference_steps
         pipeline.scheduler.set_timesteps(steps, timestep_spacing=sampling.timestep_spacing)
         pipeline.set_progress_bar_config(disable=not (accelerator.is_main_process and shows_bars()))
@@ -102,22 +107,6 @@ def check_call(
     pipeline.iterate(batch_size=1, num_inference_steps=steps, **one, **chain_of(sampling), **guidance.options)
 
 
-def captions_of(sampling: SampleArguments) -> list[str] | None:
-    """The prompt of each image; None without prompts."""
-    prompts = sampling.prompt
-    return prompts and [prompts[k % len(prompts)] for k in range(sampling.num_images)]
-
-
-def check_sampling(sampling: SampleArguments) -> None:
-    """Raise ValueError, naming the argument, for arguments out of range."""
-    for name in ("num_images", "batch_size"):
-        if getattr(sampling, name) < 1:
-            raise ValueError(f"`{name}` must be at least 1, but is {getattr(sampling, name)}.")
-    if sampling.eta is not None:
-        check_eta(sampling.eta)
-    check_solver_order(sampling.solver_order, sampling.eta)
-
-
 def claim_animation(path: str, output: Path) -> Path:
     """The path of the animation, which does not exist yet; ValueError for a name that it cannot have."""
     check_animation(Path(path))
@@ -125,24 +114,3 @@ def claim_animation(path: str, output: Path) -> Path:
     if animation.resolve() == output.resolve():
         raise ValueError(f"`gif` {path} must be another file than `output`.")
     return animation
-
-
-def asked_by_turns(pipeline: SamplingPipeline, sampling: SampleArguments) -> Columns | None:
-    """The column of the requested classes or prompts; None if none are requested.
-
-    Raises:
-        ValueError: for prompts of a model without text, or classes that the model does not know.
-    """
-    is_told_of_text = PROMPT in pipeline.conditioners.columns
-    for name in ("prompt", "negative_prompt"):
-        if getattr(sampling, name) is not None and not is_told_of_text:
-            raise ValueError(f"`{name}` is {getattr(sampling, name)!r}, but the model is not conditional on text.")
-    if sampling.prompt is not None:
-        return {PROMPT: sampling.prompt}
-    asked, known = sampling.class_labels, None if is_told_of_text else number_of_classes(pipeline.unet.config)
-    if asked is None:
-        return None
-    if not (known and asked and all(0 <= label < known for label in asked)):
-        what = f"knows the classes 0 ... {known - 1}" if known else "is not class-conditional"
-        raise ValueError(f"`class_labels` are {asked}, but the model {what}.")
-    return of_classes(asked)

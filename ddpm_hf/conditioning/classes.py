@@ -24,6 +24,7 @@ from .conditioner import Conditioner, Conditioners
 
 LABELS = "class_labels"  # the column, the argument of a pipeline, and that of UNet2DModel
 OWN_CONFIG_KEY = "_ddpm_hf"
+OF_OTHER_FAMILIES = {"text", "low_resolution"}  # what their models record under this key
 
 ClassLabels = int | Sequence[int] | Tensor | None
 
@@ -55,7 +56,7 @@ def null_class(unet_config: Mapping[str, Any]) -> int | None:
         ValueError: if the configuration names another label.
     """
     stored = unet_config.get(OWN_CONFIG_KEY)
-    if stored is None or (isinstance(stored, Mapping) and "text" in stored):  # another family's
+    if stored is None or (isinstance(stored, Mapping) and not OF_OTHER_FAMILIES.isdisjoint(stored)):
         return None
     embeddings = unet_config.get("num_class_embeds")
     if not isinstance(embeddings, int) or embeddings < 2 or stored != {"null_class": embeddings - 1}:

@@ -3,17 +3,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..runtime.randomness import BatchAddress
 
 
 Values = Tensor | list[Any]
 """A tensor `[N, …]`, or a list of N."""
 
 Columns = Mapping[str, Values]
+
+Derive = Callable[[Tensor, BatchAddress], Columns]
+"""derive(x_0, address) -> columns of the examples of a training batch, from the examples `[B, …]` themselves."""
 
 
 class Alternatives(tuple[Any, ...]):

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..runtime.randomness import BatchAddress
 from .columns import Columns, chosen, count_of, with_first
 
 
@@ -23,10 +24,15 @@ class Conditioner(ABC):
             columns of data can be passed to a pipeline unchanged.
         arguments: names of the denoiser's arguments that it makes. There may be several: text needs embeddings and an
             attention mask, super-resolution an image that the denoiser concatenates to x_t and its noise level.
+        is_kept: whether it is always given: it has no null value, no training drops it, and the unconditional
+            prediction of guidance has it too, such as the image of super-resolution.
+        derives: whether it has columns that follow from the examples themselves; see `derive`.
     """
 
     columns: ClassVar[tuple[str, ...]]
     arguments: ClassVar[tuple[str, ...]]
+    is_kept: ClassVar[bool] = False
+    derives: ClassVar[bool] = False
 
     @property
     def worth_name(self) -> str | None:
@@ -51,7 +57,8 @@ class Conditioner(ABC):
     def check(self, columns: Columns) -> None:
         """Raise ValueError with a one-sentence message unless `make` can use the columns.
 
-        Only values on the CPU are checked, since reading others would synchronise.
+        Columns that `derive` makes may be missing. Only values on the CPU are checked, since reading others would
+        synchronise.
         """
 
     def prepare(self, columns: Columns) -> tuple[str, ...]:
@@ -61,12 +68,26 @@ class Conditioner(ABC):
         """
         return ()
 
+    def derive(self, x_0: Tensor, columns: Columns, generator: torch.Generator | None = None) -> Columns:
+        """Those of its columns that follow from the examples themselves, for scores. By default there are none.
+
+        Args:
+            x_0: the B examples `[B, …]`, levels in [−1, 1].
+            columns: their columns that are known; a derived column that is among them is left as it is.
+            generator: for columns that are drawn at random, on the CPU.
+        """
+        return {}
+
+    def derive_for_training(self, x_0: Tensor, address: BatchAddress) -> Columns:
+        """The same for a batch of a training step: random numbers depend on the places in the step's batch alone."""
+        return self.derive(x_0, {})
+
     @abstractmethod
     def make(self, columns: Columns, device: torch.device) -> dict[str, Tensor]:
         """The denoiser's arguments for the B examples of the columns, each `[B, …]`, on the device.
 
         Raises:
-            ValueError: as `check`.
+            ValueError: as `check`, and if a column that follows from the examples is missing.
         """
 
     @abstractmethod
@@ -120,6 +141,9 @@ class Absent(Conditioner):
     def check(self, columns: Columns) -> None:
         self.of.check(columns)
 
+    def derive(self, x_0: Tensor, columns: Columns, generator: torch.Generator | None = None) -> Columns:
+        return self.of.derive(x_0, columns, generator)
+
     def make(self, columns: Columns, device: torch.device) -> dict[str, Tensor]:
         return self.null(count_of({name: columns[name] for name in self.columns}), device)
 
@@ -151,9 +175,14 @@ class Conditioners:
         return tuple(itertools.chain.from_iterable(each.arguments for each in self.members))
 
     @property
+    def droppable(self) -> tuple[Conditioner, ...]:
+        """The conditioners that are not always given."""
+        return tuple(each for each in self.members if not each.is_kept)
+
+    @property
     def has_null(self) -> bool:
-        """Whether there is conditioning, and the model was also trained without it."""
-        return bool(self.members) and all(each.has_null for each in self.members)
+        """Whether there is conditioning that is not always given, and the model was also trained without it."""
+        return bool(self.droppable) and all(each.has_null for each in self.droppable)
 
     def read(self, columns: Columns) -> Columns:
         """Those of the given columns that they read."""
@@ -176,6 +205,19 @@ class Conditioners:
         """Compute ahead what `make` needs for a data set's columns; sentences that the user should know of them."""
         return tuple(itertools.chain.from_iterable(each.prepare(columns) for each in self.members))
 
+    @property
+    def derives(self) -> bool:
+        """Whether there are columns that follow from the examples themselves."""
+        return any(each.derives for each in self.members)
+
+    def completed(self, x_0: Tensor, columns: Columns, generator: torch.Generator | None = None) -> Columns:
+        """The columns of examples together with those that follow from the examples; arguments as `derive`."""
+        return _merged([columns, *(each.derive(x_0, columns, generator) for each in self.members)])
+
+    def derive_for_training(self, x_0: Tensor, address: BatchAddress) -> Columns:
+        """The columns that follow from the examples of a training step."""
+        return _merged(each.derive_for_training(x_0, address) for each in self.members)
+
     def make(self, columns: Columns, device: torch.device) -> dict[str, Tensor]:
         """The denoiser's arguments for the B examples of the columns, each `[B, …]`, on the device.
 
@@ -193,17 +235,17 @@ class Conditioners:
         return _merged(each.null(count, device) for each in self.members)
 
     def drop(self, conditioning: Mapping[str, Tensor], dropped: Tensor | None) -> dict[str, Tensor]:
-        """The result of `make`, with the null value in place of some examples, in all arguments at once.
+        """The result of `make`, with the null value in place of some examples, in all arguments but those kept.
 
         Args:
             dropped: booleans `[B]`, on the device of `conditioning`; None drops nothing.
         """
         if dropped is None:
             return dict(conditioning)
-        return _merged(each.drop(conditioning, dropped) for each in self.members)
+        return _merged([conditioning, *(each.drop(conditioning, dropped) for each in self.droppable)])
 
     def unconditional(self, conditioning: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The result of `make`, with the null value in place of every example."""
+        """The result of `make`, with the null value in place of every example, but for what is kept."""
         some = conditioning[self.arguments[0]]
         return self.drop(conditioning, torch.ones(len(some), dtype=torch.bool, device=some.device))
 
@@ -213,8 +255,8 @@ class Conditioners:
         return next((each.worth_name for each in self.members if each.worth_name), None) if self.has_null else None
 
     def without(self) -> Conditioners:
-        """Conditioners of the same columns and arguments that make the null value alone."""
-        return Conditioners(tuple(map(Absent, self.members)))
+        """Conditioners of the same columns and arguments that make the null value alone, but for what is kept."""
+        return Conditioners(tuple(each if each.is_kept else Absent(each) for each in self.members))
 
     def variety(self) -> Columns:
         """Columns of the examples that a sample grid shows by turns if the user names none; {} if there are none.

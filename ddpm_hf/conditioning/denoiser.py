@@ -28,10 +28,15 @@ class ConditionalDenoiser:
     def __call__(self, x_t: Tensor, timesteps: Tensor, **conditioning: Tensor) -> Tensor:
         return self.denoise(x_t, timesteps, **conditioning)
 
-    def batch(self, x_0: Tensor, columns: Columns, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
+    def batch(
+        self, x_0: Tensor, columns: Columns, device: torch.device, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Examples `[B, …]` and their conditioning, on the device: a batch as `bits_per_dim` takes it.
+
+        Args:
+            generator: for conditioning that is drawn at random, on the CPU.
 
         Raises:
             ValueError: if a column is missing, or has values that the model does not know.
         """
-        return x_0.to(device), self.conditioners.make(columns, device)
+        return x_0.to(device), self.conditioners.make(self.conditioners.completed(x_0, columns, generator), device)

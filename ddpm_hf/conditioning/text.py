@@ -75,6 +75,12 @@ class TextSettings:
         return {OWN_CONFIG_KEY: {TEXT: {name: value for name, value in asdict(self).items() if value is not None}}}
 
 
+def is_told_of_text(unet_config: Mapping[str, Any]) -> bool:
+    """Whether a `UNet2DConditionModel` with this configuration is told of text, as all of stock diffusers are."""
+    own = unet_config.get(OWN_CONFIG_KEY) or {}
+    return TEXT in own or not own
+
+
 def width_of_text(unet_config: Mapping[str, Any]) -> int | None:
     """The width of the embeddings that a `UNet2DConditionModel` takes; None if it has several."""
     if unet_config.get("encoder_hid_dim_type") is not None:

@@ -21,6 +21,13 @@ class DataArguments:
     resolution: int | None = field(
         default=None, metadata=help_text("Side to resize the images to, as squares; their own size if unset.")
     )
+    low_resolution_of: int | None = field(
+        default=None,
+        metadata=help_text(
+            "For a lower stage of a cascade: resize to this side, a multiple of --resolution, and average down to"
+            " --resolution as the next stage does."
+        ),
+    )
     interpolation: str = field(
         default="lanczos",
         metadata=help_text("Method of resizing: lanczos, bicubic, bilinear (as diffusers' script) or box."),
@@ -81,3 +88,18 @@ class CaptionedDataArguments(DataArguments):
         default=None,
         metadata=help_text("The column of captions; if unset, one called text, caption, captions, prompt or txt."),
     )
+
+
+@dataclass
+class SuperResolutionDataArguments(CaptionedDataArguments):
+    """The images, at the resolution that they are enlarged to; by default OpenMoji's emoji (32x32 unless resized)."""
+
+    crop_size: int | None = field(
+        default=None,
+        metadata=help_text("Side of random squares of the images to train on; the whole images if unset."),
+    )
+
+    @property
+    def names_data(self) -> bool:
+        """Whether the data are named, and not the default ones."""
+        return self.dataset_name is not None or self.train_data_dir is not None

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..conditioning.columns import Columns, chosen, joined, on_device, with_one_each
 from ..runtime.errors import DataUnreadable
-from ..runtime.randomness import Use, generator_of
+from ..runtime.randomness import BatchAddress, Use, generator_of
 from .image_files import BadImage
 from .image_streams import ImageStream
 from .level_images import LevelImages, scaled
@@ -182,9 +182,18 @@ class TrainingBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches from the current position on; closing the iterator releases files and workers."""
-        for levels, columns, bad in self._of_stream() if self._is_stream else self._of_images():
+        batches = self._of_stream() if self._is_stream else self._of_images()
+        for number, (levels, columns, bad) in enumerate(batches):
             x_0 = scaled(levels.to(self.device, non_blocking=True), self.images.num_levels)
-            yield Batch(x_0, on_device(columns, self.device), bad)
+            yield Batch(x_0, {**on_device(columns, self.device), **self._derived(x_0, number)}, bad)
+
+    def _derived(self, x_0: Tensor, number: int) -> Columns:
+        """The columns that follow from the images of this batch, counted from that of the first step."""
+        if self.images.derive is None:
+            return {}
+        step, window = divmod(number, self.shard.accumulation)
+        address = BatchAddress(self.seed, self.steps[0] + step, self.shard.first(window), self.shard.total)
+        return self.images.derive(x_0, address)
 
     def place(self) -> tuple[Any, ...]:
         """The position of the next batch, for `rewind`."""

@@ -7,6 +7,7 @@ import datasets
 import sklearn.datasets
 import torch
 
+from ..conditioning.box_means import box_mean
 from ..conditioning.columns import chosen
 from ..results import DIGITS
 from .arguments import DataArguments
@@ -22,10 +23,13 @@ def load_digits(arguments: DataArguments, find_columns: FindColumns) -> ImageDat
     """
     if arguments.streaming:
         raise ValueError("`streaming` is for data sets that do not fit in memory; the digits are always in memory.")
-    if (arguments.resolution or 8, arguments.channels or 1, arguments.num_levels or 17) != (8, 1, 17):
+    side = arguments.low_resolution_of or arguments.resolution or 8
+    if (side, arguments.channels or 1, arguments.num_levels or 17) != (8, 1, 17):
         raise ValueError("`resolution`, `channels` and `num_levels` of the digits are 8, 1 and 17; name other data.")
     digits = sklearn.datasets.load_digits()
     levels = torch.from_numpy(digits.images).to(torch.uint8).unsqueeze(1)  # [1797, 1, 8, 8]
+    if arguments.low_resolution_of is not None:
+        levels = box_mean(levels, side // arguments.resolution)
     columns = find_columns({"label": datasets.ClassLabel(10)}, DIGITS)
     values = usable(columns, {"label": digits.target.tolist()})
     held_out = round(1500 * arguments.validation_fraction)

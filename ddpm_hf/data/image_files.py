@@ -22,6 +22,7 @@ from huggingface_hub.utils import httpx
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from ..conditioning.box_means import box_mean
 from .arguments import DataArguments
 from .colours import Colour, colour_of, in_srgb, is_transparent, on_background, with_alpha
 from .orientation import is_on_its_side, upright
@@ -145,12 +146,13 @@ class ImageShape:
         channels: 1, 3 or 4.
         kept: whether the channels are those of the files, so that no conversion is needed.
         size: width and height of all images; None if they are resized.
-        resolution: side of the square that they are resized to.
+        resolution: side of the square that they are resized to, before `reduced_by`.
         center_crop: whether training images are also cropped in the middle.
         num_levels: number of levels of the result.
         source_levels: number of levels of the files: 2, 256, or 65536.
         interpolation: the method of resizing.
         background: the colour behind transparent pixels, unless there are 4 channels.
+        reduced_by: the side of the boxes of pixels whose mean is a pixel of the result; see `box_mean`.
     """
 
     channels: int
@@ -162,6 +164,7 @@ class ImageShape:
     source_levels: int
     interpolation: str = "lanczos"
     background: Colour = (255, 255, 255)
+    reduced_by: int = 1
 
     @classmethod
     def of(cls, headers: Iterable[Header], arguments: DataArguments) -> ImageShape:
@@ -171,6 +174,7 @@ class ImageShape:
             ValueError: for unsupported modes, and for different modes or sizes without an argument to convert them.
         """
         modes, sizes, firsts = Counter(), Counter(), {}
+        resolution = arguments.low_resolution_of or arguments.resolution
         for header in headers:
             modes[header.mode] += 1
             sizes[header.size] += 1
@@ -187,26 +191,27 @@ class ImageShape:
         if arguments.resolution is None and len(sizes) > 1:
             raise ValueError(f"The images have {len(sizes)} different sizes; pass --resolution to resize them.")
         size = next(iter(sizes)) if len(sizes) == 1 else None
-        resize = arguments.resolution is not None and size != (arguments.resolution, arguments.resolution)
+        resize = resolution is not None and size != (resolution, resolution)
         is_deep = arguments.preserve_input_precision and any(mode in DEEP for mode in modes)
         source_levels = DEEP_LEVELS if is_deep else 2 if set(modes) == {"1"} and not resize else 256
         return cls(
             channels=arguments.channels or channels.pop(),
             kept=arguments.channels is None,
             size=None if resize else size,
-            resolution=arguments.resolution,
+            resolution=resolution,
             center_crop=arguments.center_crop,
             num_levels=min(arguments.num_levels or source_levels, source_levels),
             source_levels=source_levels,
             interpolation=arguments.interpolation,
             background=colour_of(arguments.background),
+            reduced_by=1 if arguments.low_resolution_of is None else resolution // arguments.resolution,
         )
 
     @property
     def of_tensor(self) -> tuple[int, int, int]:
         """C, H, W."""
         width, height = self.size or (self.resolution, self.resolution)
-        return self.channels, height, width
+        return self.channels, height // self.reduced_by, width // self.reduced_by
 
     @property
     def is_random(self) -> bool:
@@ -236,7 +241,8 @@ class ImageShape:
         if self.num_levels < self.source_levels:
             values = values.astype(np.int64) * self.num_levels // self.source_levels
         dtype = np.uint8 if self.num_levels <= 256 else np.int32
-        return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1), dtype=dtype))
+        levels = torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1), dtype=dtype))
+        return levels if self.reduced_by == 1 else box_mean(levels, self.reduced_by)
 
     def _check(self, image: Image.Image, mode: str, name: str) -> None:
         """Raise BadImage for an image unlike those that the shape was made from."""

@@ -22,7 +22,7 @@ import datasets
 import torch
 from torch import Tensor
 
-from ..conditioning.columns import Alternatives, Values
+from ..conditioning.columns import Alternatives, Derive, Values
 from ..conditioning.conditioner import Conditioners
 from .arguments import DataArguments
 from .data_columns import Column, usable
@@ -47,6 +47,7 @@ class ImageStream:
         is_listing: whether the entries are paths of files, which are read one by one.
         size: number of images, or None if it is unknown.
         read: the columns that batches carry.
+        derive: makes the columns that follow from the images themselves; None if there are none.
     """
 
     data: datasets.IterableDataset
@@ -58,6 +59,7 @@ class ImageStream:
     is_listing: bool
     size: int | None
     read: tuple[Column, ...] = ()
+    derive: Derive | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -90,8 +92,8 @@ class ImageStream:
             if column.name in conditioners.columns
         )
         if len(read) < len(conditioners.columns):
-            conditioners.check({})
-        return dataclasses.replace(self, read=read)
+            conditioners.check({column.name: [] for column in read})
+        return dataclasses.replace(self, read=read, derive=conditioners.derive_for_training)
 
     def num_workers(self, asked: int, processes: int) -> int:
         """The number of usable workers: at most `asked`, and at most the number of parts unless entries are paths."""

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..conditioning.columns import Columns, chosen, joined, with_first
+from ..conditioning.box_means import box_mean
+from ..conditioning.columns import Columns, Derive, chosen, joined, with_first
 from ..conditioning.conditioner import Conditioners
 from .identity import Identity
 from .image_files import BadImage
@@ -29,6 +30,7 @@ class LevelImages:
         pixels: all results of `read`, `[size, C, H, W]`, if they do not depend on the crop and fit in memory.
         row: the images of a training epoch, int64, where the next good image replaces a bad one, so that a resumed run
             keeps its order when an image has become bad; None for every image once.
+        derive: makes the columns of training batches that follow from the images themselves; None if there are none.
     """
 
     def __init__(
@@ -40,9 +42,10 @@ class LevelImages:
         columns: Columns | None = None,
         pixels: Tensor | None = None,
         row: Tensor | None = None,
+        derive: Derive | None = None,
     ):
         self.size, self.read, self.num_levels, self.shape = size, read, num_levels, shape
-        self.columns, self.pixels, self.row = columns or {}, pixels, row
+        self.columns, self.pixels, self.row, self.derive = columns or {}, pixels, row, derive
 
     @classmethod
     def none_like(cls, images: LevelImages | ImageStream) -> LevelImages:
@@ -116,18 +119,41 @@ class LevelImages:
         return LevelImages(len(index), read, self.num_levels, self.shape, chosen(self.columns, index), pixels)
 
     def reading(self, conditioners: Conditioners) -> LevelImages:
-        """The images themselves, after a check of their columns.
+        """The images, whose training batches carry all that the conditioning needs, after a check of their columns.
 
         Raises:
             ValueError: if there are images and their conditioning cannot be made from their columns.
         """
         if self.size:
             conditioners.check(self.columns)
-        return self
+        derive = conditioners.derive_for_training
+        return LevelImages(
+            self.size, self.read, self.num_levels, self.shape, self.columns, self.pixels, self.row, derive
+        )
 
     def with_columns(self, columns: Columns) -> LevelImages:
         """The same images with other columns."""
         return LevelImages(self.size, self.read, self.num_levels, self.shape, columns, self.pixels)
+
+    def read_for(self, conditioners: Conditioners) -> Columns:
+        """The columns of all images that the conditioners read, with those that follow from the images."""
+        columns = dict(conditioners.read(self.columns))
+        if not conditioners.derives:
+            return columns
+        parts = [conditioners.completed(x_0, some) for x_0, some in self.batches_with_columns(64)]
+        return conditioners.read(joined(parts)) if parts else columns
+
+    def reduced(self, factor: int) -> LevelImages:
+        """The images in low resolution: the mean over boxes of pixels, rounded; see `box_mean`."""
+        channels, height, width = self.shape
+        shape = (channels, height // factor, width // factor)
+        pixels = None if self.pixels is None else box_mean(self.pixels, factor)
+        return LevelImages(self.size, Reduced(self, factor), self.num_levels, shape, self.columns, pixels, self.row)
+
+    def cropped(self, side: int) -> LevelImages:
+        """Squares of the images, in training at random places."""
+        shape = (self.shape[0], side, side)
+        return LevelImages(self.size, Cropped(self, side), self.num_levels, shape, self.columns, row=self.row)
 
 
 @dataclass(frozen=True)
@@ -139,6 +165,31 @@ class Chosen:
 
     def __call__(self, i: int, crop: tuple[float, float] | None = None) -> Tensor:
         return self.read(int(self.index[i]), crop)
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """Reads images in low resolution; see `box_mean`."""
+
+    images: LevelImages
+    factor: int
+
+    def __call__(self, i: int, crop: tuple[float, float] | None = None) -> Tensor:
+        return box_mean(self.images.levels(i, crop), self.factor)
+
+
+@dataclass(frozen=True)
+class Cropped:
+    """Reads squares of images; the place of a square is `crop`, the middle if None."""
+
+    images: LevelImages
+    side: int
+
+    def __call__(self, i: int, crop: tuple[float, float] | None = None) -> Tensor:
+        levels = self.images.levels(i, crop)
+        spare = [length - self.side for length in reversed(levels.shape[1:])]
+        left, up = (s // 2 if crop is None else int(c * (s + 1)) for s, c in zip(spare, crop or spare, strict=True))
+        return levels[:, up : up + self.side, left : left + self.side]
 
 
 def scaled(levels: Tensor, num_levels: int) -> Tensor:
@@ -179,7 +230,9 @@ class ImageData:
             ValueError: if a column is missing, or has values that the model does not know. A stream checks its values
                 while it is read.
         """
-        parts = {name: getattr(self, name).reading(conditioners) for name in ("train", "test", "validation")}
+        given = {name: getattr(self, name) for name in ("train", "test", "validation")}
+        made = {id(part): part.reading(conditioners) for part in given.values()}
+        parts = {name: made[id(part)] for name, part in given.items()}
         known = {id(part): part for part in parts.values() if isinstance(part, LevelImages) and len(part)}
         columns = [conditioners.read(part.columns) for part in known.values()]
         notes = conditioners.prepare(joined(columns)) if columns else ()

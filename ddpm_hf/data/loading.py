@@ -88,8 +88,15 @@ def _check(arguments: DataArguments) -> None:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise ValueError(f"`{name}` must be at least 1, but is {value}.")
+    _check_low_resolution(arguments)
     if arguments.dataloader_num_workers < 0:
         raise ValueError(f"`dataloader_num_workers` must be at least 0, but is {arguments.dataloader_num_workers}.")
+
+
+def _check_low_resolution(arguments: DataArguments) -> None:
+    larger, side = arguments.low_resolution_of, arguments.resolution
+    if larger is not None and (side is None or larger <= side or larger % side):
+        raise ValueError(f"`low_resolution_of` must be a multiple of `resolution`, {side}, but is {larger}.")
 
 
 # --- data sets that `datasets` reads --------------------------------------------------------------------------------

@@ -54,10 +54,11 @@ def load_openmoji(arguments: DataArguments, find_columns: FindColumns) -> ImageD
     """
     if arguments.streaming:
         raise ValueError("`streaming` is for data sets that do not fit in memory; OpenMoji is always in memory.")
-    side = arguments.resolution or DEFAULT_RESOLUTION
+    side = arguments.low_resolution_of or arguments.resolution or DEFAULT_RESOLUTION
     if side > LARGEST_RESOLUTION:
+        name = "resolution" if arguments.low_resolution_of is None else "low_resolution_of"
         raise ValueError(
-            f"`resolution` of OpenMoji, which is kept in memory, must be in 1 ... {LARGEST_RESOLUTION}, but is {side}."
+            f"`{name}` of OpenMoji, which is kept in memory, must be in 1 ... {LARGEST_RESOLUTION}, but is {side}."
         )
     columns = find_columns({name: datasets.Value("string") for name in (CAPTION, GROUP)}, OPENMOJI)
     names, path = _names(), _font_file()
@@ -67,7 +68,8 @@ def load_openmoji(arguments: DataArguments, find_columns: FindColumns) -> ImageD
     drawn = standard.different(sorted(names, key=lambda each: (len(each), len(names[each]), each)))
     emoji = sorted(drawn, key=lambda each: (base_of(each), each))
     pictures = (drawn[each] if pen == standard else pen.draw(each) for each in emoji)
-    form = ImageShape.of([Header(MODE, (pen.side, pen.side))], dataclasses.replace(arguments, resolution=side))
+    arguments = dataclasses.replace(arguments, resolution=arguments.resolution or DEFAULT_RESOLUTION)
+    form = ImageShape.of([Header(MODE, (pen.side, pen.side))], arguments)
     groups, captions = list(map(base_of, emoji)), [caption_of(each, names[each]) for each in emoji]
     images = LevelImages.in_memory(
         torch.stack([form.levels_of(picture, MODE, each) for each, picture in zip(emoji, pictures, strict=True)]),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ..runtime.arguments import help_text
 
 
+CASCADE = "Several models in the place of one: the first of small images, each other one enlarging those before it."
 MEASURED_IMAGES = 2048  # training images that errors are measured on by default
 
 
@@ -85,6 +86,10 @@ class SampleArguments(ChainArguments):
     negative_prompt: str | None = field(
         default=None, metadata=help_text("What guidance leads away from; the empty prompt if unset.")
     )
+    cascade: list[str] = field(default_factory=list, metadata=help_text(CASCADE))
+    noise_level: int = field(
+        default=0, metadata=help_text("Noise in the images that a cascade enlarges, from 0 (none) on.")
+    )
     seed: int = 0
     output: str = field(default="samples.png", metadata=help_text("File for the grid; must not exist."))
     gif: str | None = field(
@@ -136,6 +141,11 @@ class EvaluationArguments(ScoringArguments, QualityArguments):
     output_dir: str = field(default="evaluation", metadata=help_text("Must not hold another evaluation."))
     overwrite_output_dir: bool = False
     split: str = field(default="test", metadata=help_text("test or train."))
+    cascade: list[str] = field(default_factory=list, metadata=help_text(CASCADE))
+    noise_level: int = field(
+        default=0,
+        metadata=help_text("Of a model that enlarges images: noise in the images that it is given, from 0 (none) on."),
+    )
     guidance_scales: list[float] = field(
         default_factory=list,
         metadata=help_text("Also score the chains guided by these scales, from the same noise, and draw their bound."),

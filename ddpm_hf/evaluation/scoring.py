@@ -24,7 +24,7 @@ from ..results import WeightedBound
 from ..runtime.distributed import is_main_process, shared
 from ..runtime.randomness import Use, generator_of
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
-from ..tasks.captioned_images import load_captioned_images
+from ..tasks.captioned_images import load_captioned_images, load_plain_images
 from ..tasks.images import load_labelled_images
 from .arguments import ChainArguments, ModelPathArguments
 
@@ -121,7 +121,8 @@ def by_batches(
     """part([batch], generator) for every batch and its conditioning; batches are divided among the processes."""
 
     def of_batch(k: int) -> Part:
-        batch = denoiser.batch(*images.batch(k * batch_size, (k + 1) * batch_size), accelerator.device)
+        examples = images.batch(k * batch_size, (k + 1) * batch_size)
+        batch = denoiser.batch(*examples, accelerator.device, generator_of(Use.CONDITIONING_NOISE, seed, k))
         return part([batch], generator_of(Use.SCORING, seed, k))
 
     return shared(accelerator, -(-len(images) // batch_size), of_batch, progress)
@@ -134,8 +135,12 @@ def load_as_they_are(data: CaptionedDataArguments, pipeline: SamplingPipeline) -
     """
     if data.random_flip:
         raise ValueError("`random_flip` is for training; scores are computed on the original images.")
-    conditioners = pipeline.conditioners
-    loaded = (load_captioned_images if PROMPT in conditioners.columns else load_labelled_images)(data)
+    load = load_labelled_images
+    if PROMPT in pipeline.conditioners.columns:
+        load = load_captioned_images
+    elif pipeline.conditioners.derives:
+        load = load_plain_images
+    loaded = load(data)
     if is_main_process():
         print(*loaded.notes, sep="\n", end="\n" if loaded.notes else "", file=sys.stderr)
     return loaded

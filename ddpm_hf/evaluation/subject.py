@@ -120,4 +120,4 @@ class Subject:
     def _turns(self) -> Columns:
         """The conditioning that samples take in turn: the model's variety, or if it has none that of the images."""
         conditioners = self.pipeline.conditioners
-        return conditioners.variety() or conditioners.read(self.images.columns)
+        return conditioners.variety() or self.images.read_for(conditioners)

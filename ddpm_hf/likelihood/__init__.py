@@ -15,6 +15,9 @@ if TYPE_CHECKING:  # the same names once more; `as` marks them as exported
     from .batches import Batches as Batches
     from .batches import check_levels as check_levels
     from .batches import checked_batches as checked_batches
+    from .cascade import CascadeBitsPerDim as CascadeBitsPerDim
+    from .cascade import StageBits as StageBits
+    from .cascade import cascade_bits_per_dim as cascade_bits_per_dim
     from .importance_weighting import ImportanceWeightedBits as ImportanceWeightedBits
     from .importance_weighting import importance_weighted_bits_per_dim as importance_weighted_bits_per_dim
     from .importance_weighting import log_path_weights as log_path_weights
@@ -32,6 +35,7 @@ else:
         __name__,
         {
             "batches": ("Batches", "check_levels", "checked_batches"),
+            "cascade": ("CascadeBitsPerDim", "StageBits", "cascade_bits_per_dim"),
             "importance_weighting": ("ImportanceWeightedBits", "importance_weighted_bits_per_dim", "log_path_weights"),
             "information": ("Information", "information_of"),
             "measurement": ("measure_denoising_errors",),

@@ -113,7 +113,7 @@ def _with_used_conditioning(denoise: Denoiser, conditioners: Conditioners) -> De
 
 def _unguided(conditioners: Conditioners) -> str:
     """Why a model without an unconditional prediction cannot be guided."""
-    if not conditioners.members:
+    if not conditioners.droppable:
         return "the model has no conditioning, which guidance needs"
     return "the model has no unconditional prediction; train it with --conditioning_dropout_prob 0.1"
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -15,7 +17,8 @@ from ..diffusion.numerics import require_samples
 
 
 OUTPUT_TYPES = ("pil", "np", "pt")
-PIL_CHANNELS = (1, 3, 4)  # modes "L", "RGB" and "RGBA"
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+PIL_CHANNELS = tuple(MODES)
 
 
 def check_output_type(output_type: Any, channels: int) -> None:
@@ -32,6 +35,45 @@ def check_images(name: str, images: Any, shape: tuple[int, ...]) -> None:
     require_finite(**{name: images})
     if tuple(images.shape) != shape:
         raise ValueError(f"`{name}` must be of shape {list(shape)}, but is {list(images.shape)}.")
+
+
+def batch_of_images(name: str, given: Any, channels: int) -> Tensor:
+    """Images that a user gives as a float32 batch `[B, C, H, W]`, in [−1, 1].
+
+    Args:
+        name: the argument, for messages.
+        given: a PIL image, or a list of them, of any mode; an array `[H, W, C]` or `[B, H, W, C]`, a tensor
+            `[C, H, W]` or `[B, C, H, W]`, or a list of these, all in [−1, 1] as in diffusers.
+        channels: the number of channels, to which PIL images are converted.
+
+    Raises:
+        ValueError: for anything else, and for images of different sizes.
+    """
+    each = given if isinstance(given, (list, tuple)) else [given]
+    parts = [_as_batch(name, image, channels) for image in each]
+    sizes = sorted({tuple(part.shape[2:]) for part in parts})
+    if len(sizes) != 1:
+        raise ValueError(f"`{name}` must be at least one image, all of one size, but the sizes are {sizes}.")
+    batch = torch.cat(parts)
+    check_images(name, batch, (max(1, len(batch)), channels, *sizes[0]))
+    return batch
+
+
+def _as_batch(name: str, image: Any, channels: int) -> Tensor:
+    """One image, or several in a tensor or an array, as `[B, C, H, W]`."""
+    if isinstance(image, Image.Image):
+        if channels not in PIL_CHANNELS:
+            raise ValueError(f"`{name}` must be a tensor for a model of {channels} channels.")
+        image = np.asarray(image.convert(MODES[channels]), dtype=np.float32) / 127.5 - 1
+        image = image.reshape(*image.shape[:2], channels)
+    if isinstance(image, np.ndarray) and image.ndim in (3, 4):
+        image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, -3)))
+    if not isinstance(image, Tensor) or image.ndim not in (3, 4) or not image.is_floating_point():
+        raise ValueError(
+            f"`{name}` must be PIL images, or floating tensors [B, C, H, W] or arrays [B, H, W, C] in [-1, 1], but is"
+            f" {type(image).__name__}."
+        )
+    return (image if image.ndim == 4 else image[None]).float()
 
 
 def to_output(sample: Tensor, output_type: str) -> Tensor | Any:

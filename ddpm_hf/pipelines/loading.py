@@ -3,21 +3,28 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 from typing import Any
 
-from diffusers import DiffusionPipeline
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.utils import httpx
 
-from ..hub.push import lacks_index
+from ..hub.push import INDEX, lacks_index
 from ..hub_errors import hub_errors
 from .pipeline_ddpm_paper import DDPMPaperPipeline
+from .pipeline_ddpm_paper_super_resolution import DDPMPaperSuperResolutionPipeline
 from .pipeline_ddpm_paper_text_to_image import DDPMPaperTextToImagePipeline
 from .sampling_pipeline import SamplingPipeline
 
 
 # By the class that the index names, which is a stock one.
-FAMILIES: dict[str, type[SamplingPipeline]] = {"IFPipeline": DDPMPaperTextToImagePipeline}
+FAMILIES: dict[str, type[SamplingPipeline]] = {
+    "IFPipeline": DDPMPaperTextToImagePipeline,
+    "IFSuperResolutionPipeline": DDPMPaperSuperResolutionPipeline,
+}
 
 
 def load_pipeline(name: str | os.PathLike, **kwargs: Any) -> SamplingPipeline:
@@ -33,9 +40,21 @@ def pipeline_class(name: str | os.PathLike, revision: str | None = None) -> type
     """
     with hub_errors(str(name), revision):
         try:
-            config = DiffusionPipeline.load_config(name, revision=revision)
+            path = Path(name, INDEX) if Path(name).is_dir() else _downloaded(str(name), revision)
+            named = json.loads(path.read_text("utf-8")).get("_class_name")
         except (OSError, EntryNotFoundError) as error:
-            if not lacks_index(error):
+            if not (isinstance(error, FileNotFoundError) or lacks_index(error)):
                 raise
-            config = {}
-    return FAMILIES.get(config.get("_class_name", ""), DDPMPaperPipeline)
+            named = None
+        except (ValueError, AttributeError):  # a damaged index, of which `from_pretrained` tells
+            named = None
+    return FAMILIES.get(named, DDPMPaperPipeline)
+
+
+def _downloaded(name: str, revision: str | None) -> Path:
+    """The index of a repository, or that in the cache if the Hub cannot be reached."""
+    try:
+        HfApi().model_info(name, revision=revision)  # tells at once, without further tries
+    except (httpx.ConnectError, OfflineModeIsEnabled):
+        return Path(hf_hub_download(name, INDEX, revision=revision, local_files_only=True))
+    return Path(hf_hub_download(name, INDEX, revision=revision))

@@ -3,33 +3,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput, UNet2DConditionModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
-from typing_extensions import Self
 
 from ..conditioning.conditioner import Conditioners
-from ..conditioning.text import MASK, STATES, TextConditioner, TextEncoder, TextSettings
-from ..conditioning.text_encoders import load_text_encoder
-from ..diffusion.numerics import require_count
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .denoising_step import DenoisingStep
 from .guidance import Guidance
-from .images import check_output_type, require_finite_images, to_output
-from .sampling_pipeline import Chain, Generators, SamplingPipeline
-from .text import Prompts, TextInput, check_embeddings, check_width, text_arguments
+from .images import check_output_type
+from .sampling_pipeline import Chain, Generators
+from .text import Prompts, TextInput, check_width
+from .text_pipeline import Callback, TextPipeline
 
 
-Callback = Callable[[int, int, Tensor], None]
-"""callback(step, timestep, x_s), as in `IFPipeline`."""
-
-
-class DDPMPaperTextToImagePipeline(SamplingPipeline):
+class DDPMPaperTextToImagePipeline(TextPipeline):
     """Images from prompts, in pixels, by a frozen text encoder and guidance (GLIDE, Nichol et al. 2022; Imagen,
     Saharia et al. 2022).
 
@@ -48,9 +40,6 @@ class DDPMPaperTextToImagePipeline(SamplingPipeline):
         ValueError: if the encoder's width does not fit the model, or the scheduler has another process.
     """
 
-    model_cpu_offload_seq = "text_encoder->unet"
-    _optional_components = ["tokenizer", "text_encoder"]
-
     def __init__(self, tokenizer: Any, text_encoder: Any, unet: UNet2DConditionModel, scheduler: SchedulerMixin):
         super().__init__()
         if text_encoder is not None:
@@ -60,20 +49,6 @@ class DDPMPaperTextToImagePipeline(SamplingPipeline):
         self.register_modules(tokenizer=tokenizer, text_encoder=text_encoder, unet=unet, scheduler=scheduler)
 
     # --- loading and saving ---
-
-    @classmethod
-    def _load(cls, name: str, **kwargs: Any) -> Self:
-        pipeline = super()._load(name, **kwargs)
-        settings = TextSettings.of(pipeline.unet.config)
-        if settings.encoder is None or "text_encoder" in kwargs:
-            return pipeline
-        encoder = load_text_encoder(settings.encoder, settings.max_length, settings.encoder_revision)
-        model = encoder.model.to(pipeline.unet.dtype)
-        return pipeline._with({"tokenizer": encoder.tokenizer, "text_encoder": model})
-
-    @property
-    def _named_parts(self) -> tuple[str, ...]:
-        return ("tokenizer", "text_encoder") if TextSettings.of(self.unet.config).encoder else ()
 
     def to_stock(self) -> DiffusionPipeline:
         """The `IFPipeline` with the same parts, which passes no attention mask to the model."""
@@ -88,13 +63,6 @@ class DDPMPaperTextToImagePipeline(SamplingPipeline):
     def conditioners_of(self, unet: UNet2DConditionModel) -> Conditioners:
         """The conditioners of the pipeline's model, or of another model in its place."""
         return Conditioners((self._text_of(unet),))
-
-    def _text_of(self, unet: UNet2DConditionModel, embeddings: Tensor | None = None) -> TextConditioner:
-        """What tells a model of text, in as many tokens as the embeddings have, if they are given."""
-        settings = TextSettings.of(unet.config)
-        if embeddings is not None:
-            settings = replace(settings, max_length=embeddings.shape[1])
-        return TextConditioner(TextEncoder(self.tokenizer, self.text_encoder, settings.max_length), settings)
 
     # --- sampling ---
 
@@ -147,8 +115,7 @@ class DDPMPaperTextToImagePipeline(SamplingPipeline):
         Raises:
             ValueError: for arguments out of range, before any image is drawn; and for images that are not finite.
         """
-        check_output_type(output_type, self.unet.config.in_channels)
-        require_count(callback_steps=callback_steps)
+        check_output_type(output_type, self.num_channels)
         steps = self.iterate(
             prompt,
             num_inference_steps,
@@ -170,12 +137,7 @@ class DDPMPaperTextToImagePipeline(SamplingPipeline):
             prompt_attention_mask=prompt_attention_mask,
             negative_prompt_attention_mask=negative_prompt_attention_mask,
         )
-        for number, step in enumerate(steps):
-            if callback is not None and number % callback_steps == 0:
-                callback(number, step.timestep, step.prev_sample)
-        require_finite_images(step.prev_sample, step.sample, step.timestep, self.unet.config)
-        images = to_output(step.prev_sample, output_type)
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
+        return self._result(steps, output_type, return_dict, callback, callback_steps)
 
     def iterate(
         self,
@@ -204,7 +166,7 @@ class DDPMPaperTextToImagePipeline(SamplingPipeline):
         chain = Chain(num_inference_steps, timesteps, timestep_spacing, eta, solver_order)
         chain.check()
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
-        conditioning, unconditional = self._conditioning(text, count, guidance)
+        conditioning, unconditional = self._text_conditioning(text, count, guidance)
         return self._sample(count, generator, chain, latents, conditioning, guidance, unconditional)
 
     @torch.no_grad()
@@ -232,52 +194,5 @@ class DDPMPaperTextToImagePipeline(SamplingPipeline):
         if not text.is_empty and (prompts := text.count(None)) != count:
             raise ValueError(f"`prompt` must be one for all images, or one for each of {count}, but are {prompts}.")
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
-        conditioning, _ = self._conditioning(text, count, guidance)
+        conditioning, _ = self._text_conditioning(text, count, guidance)
         return self._encode(images, Chain(num_inference_steps, timesteps, timestep_spacing), conditioning, guidance)
-
-    @torch.no_grad()
-    def encode_prompt(self, prompt: str | Sequence[str]) -> tuple[Tensor, Tensor | None]:
-        """The embeddings of prompts `[B, L, width]`, and their mask `[B, L]`, or None if the model takes none."""
-        text = TextInput(prompt)
-        made = text_arguments(self._text_of(self.unet), text, text.count(None), self._execution_device)
-        return made[STATES], made.get(MASK)
-
-    def _conditioning(
-        self, text: TextInput, count: int, guidance: Guidance
-    ) -> tuple[dict[str, Tensor], Callable[..., dict[str, Tensor]] | None]:
-        """The model's further arguments, and what replaces them in the unconditional prediction.
-
-        Raises:
-            ValueError: if prompts or guidance do not fit the model.
-        """
-        guidance.check(self.unet, self.conditioners_of)
-        conditioner, device = self._text_of(self.unet, text.prompt_embeds), self._execution_device
-        check_embeddings(text, self.unet, conditioner.settings.attention_mask)
-        if text.is_empty and not conditioner.has_null:
-            raise ValueError("`prompt` must be given: the model was not trained without text.")
-        if text.is_empty and guidance.is_classifier_free:
-            raise ValueError(f"`guidance_scale` must be 1 without a `prompt`, but is {guidance.guidance_scale}.")
-        has_negative = text.negative_prompt is not None or text.negative_prompt_embeds is not None
-        if has_negative and not guidance.is_classifier_free:
-            raise ValueError("`negative_prompt` needs a `guidance_scale` other than 1, and no `guidance_model`.")
-        if self.text_encoder is None and (text.prompt_embeds is None or guidance.is_classifier_free > has_negative):
-            raise ValueError(
-                "`prompt_embeds`, and with guidance `negative_prompt_embeds`, must be given: the pipeline has no text"
-                " encoder."
-            )
-
-        def made(is_negative: bool) -> dict[str, Tensor]:
-            arguments = text_arguments(conditioner, text, count, device, is_negative)
-            dtype = self.unet.dtype
-            return {name: value.to(dtype) if value.is_floating_point() else value for name, value in arguments.items()}
-
-        if not guidance.is_classifier_free:
-            return made(False), None
-        positive, negative = made(False), made(True)
-        lengths = [each[STATES].shape[1] for each in (positive, negative)]
-        if lengths[0] != lengths[1]:
-            raise ValueError(
-                f"`negative_prompt_embeds` must have as many tokens as the prompts, {lengths[0]}, but have"
-                f" {lengths[1]}."
-            )
-        return positive, lambda conditioning: negative

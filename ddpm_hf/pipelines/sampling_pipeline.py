@@ -20,7 +20,7 @@ from typing_extensions import Self
 
 from ..conditioning.conditioner import Conditioners
 from ..conditioning.denoiser import ConditionalDenoiser
-from ..diffusion.denoiser import Denoiser
+from ..diffusion.denoiser import Denoiser, denoiser_of
 from ..diffusion.gaussian_process import check_eta
 from ..diffusion.multistep import check_solver_order
 from ..diffusion.numerics import require_count
@@ -177,7 +177,12 @@ class SamplingPipeline(DiffusionPipeline):
         return self.conditioners_of(self.unet)
 
     @property
-    def example_shape(self) -> tuple[int, ...]:
+    def num_channels(self) -> int:
+        """The number of channels of an image."""
+        return self.unet.config.in_channels
+
+    @property
+    def example_shape(self) -> tuple[int, int, int]:
         """The shape of one image: (channels, height, width)."""
         size = self.unet.config.sample_size
         if size is None:
@@ -185,7 +190,7 @@ class SamplingPipeline(DiffusionPipeline):
                 "The model's `sample_size` is not set; it must be the size of the images, [height, width]."
             )
         height, width = (size, size) if isinstance(size, int) else size
-        return self.unet.config.in_channels, height, width
+        return self.num_channels, height, width
 
     def denoiser(self, guidance: Guidance | None = None) -> ConditionalDenoiser:
         """The model, guided or not, as a denoiser for `bits_per_dim`: it runs in its own dtype and returns float32.
@@ -193,7 +198,13 @@ class SamplingPipeline(DiffusionPipeline):
         Raises:
             ValueError: for guidance that does not fit the model.
         """
-        return (guidance or Guidance()).denoiser(self.unet, self.conditioners_of)
+        return (guidance or Guidance()).denoiser(
+            self.unet, self.conditioners_of, lambda unet: self._taking_conditioning(denoiser_of(unet))
+        )
+
+    def _taking_conditioning(self, denoise: Denoiser) -> Denoiser:
+        """The model's call as a denoiser that takes the arguments of the conditioners; override it if they differ."""
+        return denoise
 
     # --- sampling ---
 
@@ -222,13 +233,15 @@ class SamplingPipeline(DiffusionPipeline):
         conditioning: Mapping[str, Tensor],
         guidance: Guidance,
         unconditional: Callable[..., Mapping[str, Tensor]] | None = None,
+        size: tuple[int, int] | None = None,
     ) -> Iterator[DenoisingStep]:
         """The steps of a chain, all arguments checked.
 
         Args:
             unconditional: the conditioning of the unconditional prediction; the null value if not given.
+            size: height and width of the images; the model's if not given.
         """
-        shape = (batch_size, *self.example_shape)
+        shape = (batch_size, *self.example_shape) if size is None else (batch_size, self.num_channels, *size)
         if latents is not None:
             check_images("latents", latents, shape)
         self._set_timesteps(chain)
@@ -264,12 +277,13 @@ class SamplingPipeline(DiffusionPipeline):
         require_finite_latents(x, int(visited[0]), self.unet.config)
         return x
 
-    def _check_images_to_encode(self, images: Any) -> int:
-        """The number of images; ValueError unless they are a batch of the model's images."""
+    def _check_images_to_encode(self, images: Any, size: tuple[int, int] | None = None) -> int:
+        """The number of images; ValueError unless they are a batch of the model's images, or of this size."""
         if not isinstance(images, Tensor) or images.ndim == 0 or len(images) == 0:
             raise ValueError(f"`images` must be a tensor of at least one image, but are {type(images).__name__}.")
         self._check_batch(len(images), None)
-        check_images("images", images, (len(images), *self.example_shape))
+        shape = self.example_shape if size is None else (self.num_channels, *size)
+        check_images("images", images, (len(images), *shape))
         return len(images)
 
     def _set_timesteps(self, chain: Chain) -> None:
@@ -293,6 +307,8 @@ class SamplingPipeline(DiffusionPipeline):
         on_device = dict(zip(timesteps.tolist(), timesteps.to(device), strict=True))
 
         def call(unet: ModelMixin) -> Denoiser:
-            return lambda x_t, t, **conditioning: unet(x_t, on_device[t], **conditioning, return_dict=False)[0]
+            return self._taking_conditioning(
+                lambda x_t, t, **conditioning: unet(x_t, on_device[t], **conditioning, return_dict=False)[0]
+            )
 
         return guidance.denoiser(self.unet, self.conditioners_of, call, unconditional)

@@ -136,7 +136,8 @@ def save_evaluation(
     forward = [x_0] + [pipeline.scheduler.add_noise(x_0, noise, t) for t in shown]
     generators = [generator_of(Use.SAMPLING, seed, k) for k in range(rows)]  # the first ones of `draw_images`
     states = {}
-    asked = chosen(pipeline.conditioners.read(columns), slice(rows)) | (guidance or Guidance()).options
+    known = pipeline.conditioners.completed(x_0, chosen(columns, slice(rows)))
+    asked = dict(pipeline.conditioners.read(known)) | (guidance or Guidance()).options
     for step in pipeline.iterate(batch_size=rows, generator=generators, timesteps=timesteps[::-1], **asked):
         if step.timestep in shown:
             states[step.timestep] = step.sample

@@ -8,6 +8,7 @@ of 128, two with 64 each, or one that accumulates two batches of 64 train on the
 from __future__ import annotations
 
 import enum
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +32,24 @@ class Use(enum.IntEnum):
     CONDITIONING = 8
     ALTERNATIVES = 9
     SHUFFLING = 10
+    NOISE_LEVELS = 11
+    CONDITIONING_NOISE = 12
+
+
+class BatchAddress(NamedTuple):
+    """Where the examples of a batch are in a training.
+
+    Attributes:
+        seed: the training's.
+        step: the optimisation step.
+        first: the place of the batch's first example in the step's batch.
+        total: the number of examples in the step's batch.
+    """
+
+    seed: int
+    step: int
+    first: int
+    total: int
 
 
 def seed_of(use: Use, *address: int) -> int:
@@ -45,13 +64,13 @@ def generator_of(use: Use, *address: int, device: torch.device | str = "cpu") ->
     return torch.Generator(device).manual_seed(seed_of(use, *address))
 
 
-def noise_like(x_0: Tensor, first: int, seed: int, step: int) -> Tensor:
+def noise_like(x_0: Tensor, first: int, seed: int, step: int, use: Use = Use.NOISE) -> Tensor:
     """Standard normal float32 noise for examples `[B, …]` at the places first … first + B − 1 of the step's batch."""
     blocks = range(first // BLOCK, -(-(first + len(x_0)) // BLOCK))
     drawn = [
         torch.randn(
             (BLOCK, *x_0.shape[1:]),
-            generator=generator_of(Use.NOISE, seed, step, block, device=x_0.device),
+            generator=generator_of(use, seed, step, block, device=x_0.device),
             device=x_0.device,
         )
         for block in blocks

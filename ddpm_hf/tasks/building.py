@@ -11,6 +11,7 @@ from typing import Any
 from diffusers import UNet2DConditionModel, UNet2DModel
 
 from ..conditioning.classes import OWN_CONFIG_KEY, number_of_classes, with_null_class
+from ..conditioning.low_resolution import LowResolutionSettings
 from ..conditioning.text import TextSettings
 from ..data.level_images import LevelImages
 from ..diffusion.noise_schedule import NoiseSchedule
@@ -49,14 +50,65 @@ def build_text_unet(
     Raises:
         ValueError: for a configuration that is invalid or does not fit the images.
     """
-    if model.model_config_name_or_path is None:
-        known = inspect.signature(UNet2DConditionModel.__init__).parameters
-        config = {name: value for name, value in dataclasses.asdict(model).items() if name in known}
-    else:
-        config = dict(UNet2DConditionModel.load_config(model.model_config_name_or_path))
-    config |= _of_images(images, diffusion) | {"encoder_hid_dim": width, "encoder_hid_dim_type": "text_proj"}
+    config = _text_config(model) | _of_images(images, diffusion)
     _check_size(config, *images.shape[1:])
-    return UNet2DConditionModel.from_config(config | settings.to_config())
+    return UNet2DConditionModel.from_config(config | _of_text(width) | settings.to_config())
+
+
+def build_super_resolution_unet(
+    model: TextModelArguments,
+    diffusion: DiffusionArguments,
+    images: LevelImages,
+    low: LowResolutionSettings,
+    text: tuple[int, TextSettings] | None,
+    crop_size: int | None = None,
+) -> UNet2DConditionModel:
+    """A UNet2DConditionModel for images and their low-resolution versions, which is told the noise level.
+
+    Args:
+        text: the width of the embeddings of text, and how the model is told of it; None for a model without text,
+            whose blocks attend within the picture alone.
+        crop_size: the side of the squares that it is trained on; None for whole images.
+
+    Raises:
+        ValueError: for a configuration that is invalid or does not fit the images.
+    """
+    config = _text_config(model) | _of_images(images, diffusion)
+    config |= {"in_channels": 2 * config["in_channels"], "class_embed_type": "timestep"}
+    for height, width in (images.shape[1:], *([] if crop_size is None else [(crop_size, crop_size)])):
+        _check_size(config, height, width)
+    if text is None:
+        return UNet2DConditionModel.from_config(config | _without_text(config) | low.to_config())
+    width, settings = text
+    own = {OWN_CONFIG_KEY: low.to_config()[OWN_CONFIG_KEY] | settings.to_config()[OWN_CONFIG_KEY]}
+    return UNet2DConditionModel.from_config(config | _of_text(width) | own)
+
+
+def _text_config(model: TextModelArguments) -> dict[str, Any]:
+    """The part of a UNet2DConditionModel's configuration that the arguments determine."""
+    if model.model_config_name_or_path is not None:
+        return dict(UNet2DConditionModel.load_config(model.model_config_name_or_path))
+    known = inspect.signature(UNet2DConditionModel.__init__).parameters
+    return {name: value for name, value in dataclasses.asdict(model).items() if name in known}
+
+
+def _of_text(width: int) -> dict[str, Any]:
+    return {"encoder_hid_dim": width, "encoder_hid_dim_type": "text_proj"}
+
+
+def _without_text(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of the configuration that makes a model without text of one with it."""
+    heads = config["attention_head_dim"]  # their number in blocks with cross-attention, and their width in others
+    widths = heads if isinstance(heads, list) else [channels // heads for channels in config["block_out_channels"]]
+    return {
+        "down_block_types": [kind.replace("CrossAttn", "Attn") for kind in config["down_block_types"]],
+        "mid_block_type": "UNetMidBlock2D",
+        "up_block_types": [kind.replace("CrossAttn", "Attn") for kind in config["up_block_types"]],
+        "attention_head_dim": widths,
+        "addition_embed_type": None,
+        "encoder_hid_dim": None,
+        "encoder_hid_dim_type": None,
+    }
 
 
 def _of_images(images: LevelImages, diffusion: DiffusionArguments) -> dict[str, Any]:

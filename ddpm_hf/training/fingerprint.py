@@ -23,7 +23,7 @@ INDIFFERENT = {
 }
 # Arguments that older checkpoints do not know, and the values that they were written with.
 NAMES, SIZES = "names of the images", "sizes of the images"
-ADDED = {"conditioning_dropout_prob": 0.0, "image_column": None, "background": "white"}
+ADDED = {"conditioning_dropout_prob": 0.0, "image_column": None, "background": "white", "low_resolution_of": None}
 
 
 def fingerprint_of(state: TrainState) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import itertools
 import shutil
@@ -200,7 +201,7 @@ def training_images(state: TrainState, limit: int) -> Iterator[tuple[Tensor, Col
         yield from train.batches_with_columns(size, limit, state.task.skip_bad_examples)
         return
     count = -(-min(limit, state.images_per_epoch or limit) // size)
-    stream = TrainingBatches(train, BatchShard(size), 0, count, state.training.seed)
+    stream = TrainingBatches(dataclasses.replace(train, derive=None), BatchShard(size), 0, count, state.training.seed)
     with contextlib.closing(iter(stream)) as batches:
         for batch in itertools.islice(batches, count):
             yield batch.x_0, batch.columns

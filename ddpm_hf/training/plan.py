@@ -193,7 +193,7 @@ def _seconds(state: TrainState, size: int) -> float:
     t = torch.arange(size, device=device) % len(state.scheduler)
     variety = state.conditioners.variety()
     columns = chosen(variety, [i % count_of(variety) for i in range(size)]) if variety else {}
-    conditioning = state.conditioners.make(columns, device)
+    conditioning = state.conditioners.make({**columns, **state.conditioners.completed(noise, {})}, device)
     return _shortest(lambda: denoise(noise, t, **conditioning), device)
 
 

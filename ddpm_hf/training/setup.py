@@ -62,6 +62,7 @@ def prepare(task: Task, diffusion: DiffusionArguments, training: TrainingArgumen
     set_seed(training.seed)
     data, checkpoint = task.load_data(), _checkpoint(training, accelerator)
     training, preset = task.settle(data, training, None if checkpoint is None else preset_of(checkpoint))
+    diffusion = task.diffusion  # completed for the data
     check_training_arguments(training, diffusion)
     scheduler = task.build_scheduler(data)
     inference_steps = _inference_steps(scheduler, diffusion.ddpm_num_inference_steps)

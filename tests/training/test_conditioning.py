@@ -401,16 +401,19 @@ def test_the_settings_of_a_run_name_the_classes_and_not_the_embeddings(made: Any
 
 PACKAGE = Path(ddpm_hf.__file__).parent
 NAMES_A_KIND = {  # what a user calls by its name, and what answers to it
+    "cli/cascades.py",
     "cli/classify.py",
-    "cli/sample.py",
+    "cli/sample_requests.py",
     "data/arguments.py",
     "data/class_names.py",
     "evaluation/arguments.py",
+    "evaluation/cascades.py",
     "evaluation/classification.py",
     "evaluation/sample_quality.py",
     "hub/model_card.py",
     "pipelines/guidance.py",
     "pipelines/pipeline_ddpm_paper.py",
+    "pipelines/pipeline_ddpm_paper_super_resolution.py",
 }
 
 
@@ -424,6 +427,7 @@ def words(path: Path) -> set[str]:
 
 def test_no_other_code_names_a_kind_of_conditioning() -> None:
     kinds = {LABELS, "num_class_embeds", "null_class", "label_column", "conditioning.classes"}
+    kinds |= {"low_resolution", "noise_level", "max_noise_level", "conditioning.low_resolution"}
     rooms = ("data", "evaluation", "training", "cli", "pipelines", "reporting", "hub", "runtime")
     paths = [path for room in rooms for path in (PACKAGE / room).glob("*.py")]
     found = {str(path.relative_to(PACKAGE)) for path in paths if words(path) & kinds}

@@ -1,0 +1,141 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""`ddpm-hf sample --cascade` and `ddpm-hf evaluate --cascade`: several models, each of which enlarges images."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import Tensor
+
+from ..data.arguments import CaptionedDataArguments
+from ..evaluation.arguments import EvaluationArguments, GuidanceArguments, ModelPathArguments, SampleArguments
+from ..evaluation.cascades import (
+    Stages,
+    check_noise_level,
+    draw_cascade,
+    guidances_of,
+    load_cascade,
+    prepare_to_score,
+    score_cascade,
+    told_of_most,
+)
+from ..evaluation.guiding import guidance_report
+from ..evaluation.sampling import draw_images
+from ..evaluation.scoring import load_as_they_are, split_of
+from ..likelihood.cascade import CascadeBitsPerDim
+from ..pipelines.guidance import Guidance
+from ..pipelines.sampling_pipeline import SamplingPipeline
+from ..reporting.figures import check_picture, save_grid
+from ..runtime.arguments import given_in
+from ..runtime.errors import user_errors
+from ..runtime.output_folder import claim_file, claim_folder, write_json
+from ..runtime.progress import progress_bar, shows_bars
+from ..runtime.threads import use_all_cores
+from .sample_requests import asked_by_turns, captions_of, check_sampling
+
+
+OF_ONE_MODEL = ("num_paths", "guidance_scales", "few_steps", "num_quality_samples", "num_flow_images", "gif")
+
+
+def check_for_cascade(model: ModelPathArguments, arguments: EvaluationArguments | SampleArguments) -> None:
+    """Raise ValueError for arguments that are for one model."""
+    one = [name for name in OF_ONE_MODEL if getattr(arguments, name, None)] + sorted(given_in(model))
+    if one:
+        raise ValueError(f"`{one[0]}` is for one model; leave it out with `cascade`.")
+
+
+def evaluate_cascade(
+    script: str,
+    model: ModelPathArguments,
+    data: CaptionedDataArguments,
+    evaluation: EvaluationArguments,
+    guiding: GuidanceArguments,
+) -> None:
+    """Score the images by all stages, on all processes; the main process writes the results."""
+    with user_errors(script):
+        check_for_cascade(model, evaluation)
+        accelerator = Accelerator()
+        stages = load_cascade(evaluation.cascade, accelerator.device)
+        loaded = load_as_they_are(data, told_of_most(stages))
+        images = split_of(loaded, evaluation.split).spread(evaluation.max_images)
+        prepare_to_score(stages, images, evaluation)
+        guidances = guidances_of(stages, guiding)
+        folder = claim_folder(evaluation.output_dir, evaluation.overwrite_output_dir, accelerator)
+    use_all_cores(accelerator.device)
+    progress = functools.partial(progress_bar, desc="scoring", unit="batch", disable=not accelerator.is_main_process)
+    result = score_cascade(stages, guidances, images, evaluation, accelerator, progress)
+    if accelerator.is_main_process:
+        settings = {"split": evaluation.split, "num_levels": images.num_levels, **guidance_report(guiding)}
+        write_json(folder / "evaluation.json", settings | cascade_report(result, stages, evaluation))
+        print(f"{result}; see {folder}")
+
+
+def cascade_report(result: CascadeBitsPerDim, stages: Stages, evaluation: EvaluationArguments) -> dict[str, Any]:
+    """The figures of a cascade, under their names in evaluation.json."""
+    return {
+        "bits_per_dim_cascade": result.total,
+        "bits_per_dim_cascade_standard_error": result.standard_error,
+        "bits_per_dim_cascade_estimation_error": result.estimation_error,
+        "noise_level": evaluation.noise_level,
+        "stages": [
+            {
+                "model": name,
+                "image_shape": list(stage.example_shape),
+                "steps": len(stage.scheduler.timesteps),
+                "bits_per_dim": bits.own,
+                "bits_per_dim_of_the_cascade": bits.total,
+                "bits_per_dim_of_the_cascade_standard_error": bits.standard_error,
+            }
+            for name, stage, bits in zip(evaluation.cascade, stages, result.stages, strict=True)
+        ],
+        "num_examples": result.num_examples,
+        "num_model_evaluations": result.num_model_evaluations,
+        "per_example": result.per_example,
+    }
+
+
+def sample_cascade(
+    script: str, model: ModelPathArguments, sampling: SampleArguments, guiding: GuidanceArguments
+) -> None:
+    """Draw images stage after stage, on all processes; the main process writes the grid of the last."""
+    with user_errors(script):
+        check_sampling(sampling)
+        check_for_cascade(model, sampling)
+        output = claim_file(sampling.output)
+        accelerator = Accelerator()
+        stages = load_cascade(sampling.cascade, accelerator.device)
+        for stage in stages:
+            stage.scheduler.set_timesteps(
+                sampling.num_inference_steps or len(stage.scheduler), timestep_spacing=sampling.timestep_spacing
+            )
+            stage.set_progress_bar_config(disable=not (accelerator.is_main_process and shows_bars()))
+        check_noise_level(stages, sampling.noise_level)
+        check_picture(output, stages[-1].example_shape[0])
+        guidances = guidances_of(stages, guiding)
+        turns = asked_by_turns(told_of_most(stages), sampling)
+    use_all_cores(accelerator.device)
+    draw = functools.partial(_draw_stage, sampling, accelerator)
+    how = (sampling.num_images, sampling.seed, turns, sampling.noise_level)
+    images = draw_cascade(stages, guidances, *how, draw)
+    if accelerator.is_main_process:
+        save_grid(images, Path(output), captions=captions_of(sampling))
+        print(f"{sampling.num_images} samples in {output}")
+
+
+def _draw_stage(
+    sampling: SampleArguments,
+    accelerator: Accelerator,
+    stage: SamplingPipeline,
+    guidance: Guidance,
+    seed: int,
+    turns: dict[str, Any],
+) -> Tensor:
+    steps = sampling.num_inference_steps
+    negative = sampling.negative_prompt if guidance.is_classifier_free else None
+    chain = (turns, sampling.timestep_spacing, sampling.eta, guidance, sampling.solver_order)
+    return draw_images(
+        stage, sampling.num_images, sampling.batch_size, steps, seed, accelerator, *chain, negative_prompt=negative
+    )

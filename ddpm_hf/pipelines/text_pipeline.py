@@ -1,0 +1,126 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""What the pipelines share that may be told of text by a frozen encoder: prompts, and the images of a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from diffusers import ImagePipelineOutput, UNet2DConditionModel
+from torch import Tensor
+from typing_extensions import Self
+
+from ..conditioning.text import MASK, STATES, TextConditioner, TextEncoder, TextSettings
+from ..conditioning.text_encoders import load_text_encoder
+from ..diffusion.numerics import require_count
+from .denoising_step import DenoisingStep
+from .guidance import Guidance
+from .images import require_finite_images, to_output
+from .sampling_pipeline import SamplingPipeline
+from .text import TextInput, check_embeddings, text_arguments
+
+
+Callback = Callable[[int, int, Tensor], None]
+"""callback(step, timestep, x_s), as in `IFPipeline`."""
+
+
+class TextPipeline(SamplingPipeline):
+    """A pipeline of a `tokenizer`, a `text_encoder`, both of which may be None, a model `unet` and a scheduler."""
+
+    model_cpu_offload_seq = "text_encoder->unet"
+    _optional_components = ["tokenizer", "text_encoder"]
+
+    # --- loading and saving ---
+
+    @classmethod
+    def _load(cls, name: str, **kwargs: Any) -> Self:
+        pipeline = super()._load(name, **kwargs)
+        settings = TextSettings.of(pipeline.unet.config)
+        if settings.encoder is None or "text_encoder" in kwargs:
+            return pipeline
+        encoder = load_text_encoder(settings.encoder, settings.max_length, settings.encoder_revision)
+        model = encoder.model.to(pipeline.unet.dtype)
+        return pipeline._with({"tokenizer": encoder.tokenizer, "text_encoder": model})
+
+    @property
+    def _named_parts(self) -> tuple[str, ...]:
+        return ("tokenizer", "text_encoder") if TextSettings.of(self.unet.config).encoder else ()
+
+    # --- text ---
+
+    def _text_of(self, unet: UNet2DConditionModel, embeddings: Tensor | None = None) -> TextConditioner:
+        """What tells a model of text, in as many tokens as the embeddings have, if they are given."""
+        settings = TextSettings.of(unet.config)
+        if embeddings is not None:
+            settings = replace(settings, max_length=embeddings.shape[1])
+        return TextConditioner(TextEncoder(self.tokenizer, self.text_encoder, settings.max_length), settings)
+
+    @torch.no_grad()
+    def encode_prompt(self, prompt: str | Sequence[str]) -> tuple[Tensor, Tensor | None]:
+        """The embeddings of prompts `[B, L, width]`, and their mask `[B, L]`, or None if the model takes none."""
+        text = TextInput(prompt)
+        made = text_arguments(self._text_of(self.unet), text, text.count(None), self._execution_device)
+        return made[STATES], made.get(MASK)
+
+    def _text_conditioning(
+        self, text: TextInput, count: int, guidance: Guidance
+    ) -> tuple[dict[str, Tensor], Callable[..., dict[str, Tensor]] | None]:
+        """The model's further arguments, and what replaces them in the unconditional prediction.
+
+        Raises:
+            ValueError: if prompts or guidance do not fit the model.
+        """
+        guidance.check(self.unet, self.conditioners_of)
+        conditioner, device = self._text_of(self.unet, text.prompt_embeds), self._execution_device
+        check_embeddings(text, self.unet, conditioner.settings.attention_mask)
+        if text.is_empty and not conditioner.has_null:
+            raise ValueError("`prompt` must be given: the model was not trained without text.")
+        if text.is_empty and guidance.is_classifier_free:
+            raise ValueError(f"`guidance_scale` must be 1 without a `prompt`, but is {guidance.guidance_scale}.")
+        has_negative = text.negative_prompt is not None or text.negative_prompt_embeds is not None
+        if has_negative and not guidance.is_classifier_free:
+            raise ValueError("`negative_prompt` needs a `guidance_scale` other than 1, and no `guidance_model`.")
+        if self.text_encoder is None and (text.prompt_embeds is None or guidance.is_classifier_free > has_negative):
+            raise ValueError(
+                "`prompt_embeds`, and with guidance `negative_prompt_embeds`, must be given: the pipeline has no text"
+                " encoder."
+            )
+
+        def made(is_negative: bool) -> dict[str, Tensor]:
+            arguments = text_arguments(conditioner, text, count, device, is_negative)
+            dtype = self.unet.dtype
+            return {name: value.to(dtype) if value.is_floating_point() else value for name, value in arguments.items()}
+
+        if not guidance.is_classifier_free:
+            return made(False), None
+        positive, negative = made(False), made(True)
+        lengths = [each[STATES].shape[1] for each in (positive, negative)]
+        if lengths[0] != lengths[1]:
+            raise ValueError(
+                f"`negative_prompt_embeds` must have as many tokens as the prompts, {lengths[0]}, but have"
+                f" {lengths[1]}."
+            )
+        return positive, lambda conditioning: {**conditioning, **negative}
+
+    def _result(
+        self,
+        steps: Iterator[DenoisingStep],
+        output_type: str,
+        return_dict: bool,
+        callback: Callback | None,
+        callback_steps: int,
+    ) -> ImagePipelineOutput | tuple:
+        """The images at the end of the steps, as a call returns them.
+
+        Raises:
+            ValueError: for `callback_steps` below 1, before any image is drawn; and for images that are not finite.
+        """
+        require_count(callback_steps=callback_steps)
+        for number, step in enumerate(steps):
+            if callback is not None and number % callback_steps == 0:
+                callback(number, step.timestep, step.prev_sample)
+        require_finite_images(step.prev_sample, step.sample, step.timestep, self.unet.config)
+        images = to_output(step.prev_sample, output_type)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
