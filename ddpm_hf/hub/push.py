@@ -21,6 +21,9 @@ from .model_card import CARD, SAMPLES, check_license, count_parameters, fill_car
 
 INDEX = "model_index.json"
 
+# Files of a tokenizer that are not JSON.
+VOCABULARIES = {"vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"}
+
 RETRY_WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before another try
 LONGEST_WAIT = 60.0  # seconds, even if the Hub's rate limit asks for more
 
@@ -120,14 +123,13 @@ def _component_files(folder: Path, component: str) -> list[Path]:
     """Configurations and weights of one component of a pipeline."""
     if Path(component).name != component:
         raise ValueError(f"{folder / INDEX} names a component {component!r} outside of the folder.")
-    kinds = ("json", "safetensors", "txt", "model")  # the last two are a tokenizer's
-    settings, weights, *tokens = (sorted((folder / component).glob(f"*.{end}")) for end in kinds)
+    settings, weights = (sorted((folder / component).glob(f"*.{end}")) for end in ("json", "safetensors"))
     shards = {name for file in settings for name in read_json(file).get("weight_map", {}).values()}
     missing = sorted(shards - {file.name for file in weights})
     if not settings or missing:
         lacking = missing[0] if missing else "configuration"
         raise ValueError(f"{folder} is not a complete pipeline: its {component} lacks its {lacking}.")
-    return settings + weights + [file for files in tokens for file in files]
+    return settings + weights + [file for file in sorted((folder / component).iterdir()) if file.name in VOCABULARIES]
 
 
 def _claim_repository(api: HfApi, repo_id: str, private: bool | None) -> ModelInfo:
