@@ -55,7 +55,7 @@ def null_class(unet_config: Mapping[str, Any]) -> int | None:
         ValueError: if the configuration names another label.
     """
     stored = unet_config.get(OWN_CONFIG_KEY)
-    if stored is None or "text" in stored:  # another family's
+    if stored is None or (isinstance(stored, Mapping) and "text" in stored):  # another family's
         return None
     embeddings = unet_config.get("num_class_embeds")
     if not isinstance(embeddings, int) or embeddings < 2 or stored != {"null_class": embeddings - 1}:

@@ -57,10 +57,13 @@ class Conditioner(ABC):
     def prepare(self, columns: Columns) -> tuple[str, ...]:
         """Compute ahead what `make` needs for a data set's columns; sentences that the user should know of them.
 
+        Args:
+            columns: as `check` takes them, but with all alternatives of an example.
+
         Raises:
             ValueError: as `check`.
         """
-        self.check(columns)
+        self.check(with_first(columns))
         return ()
 
     @abstractmethod

@@ -110,10 +110,9 @@ class SamplingPipeline(DiffusionPipeline):
         """
         names = ("repo_id", "private", "token", "commit_message", "create_pr")
         hub = {"repo_id": Path(save_directory).resolve().name, **{k: kwargs.pop(k) for k in names if k in kwargs}}
-        whole = self._with(dict.fromkeys(self._named_parts))
-        new = whole._with(dict.fromkeys(parts_there))
-        new.to_stock().save_pretrained(save_directory, safe_serialization, variant, max_shard_size, **kwargs)
-        whole.to_stock().save_config(save_directory)  # the index, with the parts that are there
+        new = self._stock_without((*self._named_parts, *parts_there))
+        new.save_pretrained(save_directory, safe_serialization, variant, max_shard_size, **kwargs)
+        self._stock_without(self._named_parts).save_config(save_directory)  # the index, with the parts that are there
         if push_to_hub:
             push_folder(save_directory, **hub)
 
@@ -154,6 +153,11 @@ class SamplingPipeline(DiffusionPipeline):
         """The scheduler as stock saves it; the user may have replaced ours."""
         is_ours = isinstance(self.scheduler, DDPMPaperScheduler)
         return self.scheduler.to_stock() if is_ours else self.scheduler
+
+    def _stock_without(self, parts: Collection[str]) -> DiffusionPipeline:
+        stock = self.to_stock()
+        stock.register_modules(**dict.fromkeys(parts))
+        return stock
 
     @property
     def _named_parts(self) -> tuple[str, ...]:
