@@ -64,8 +64,13 @@ class Conditioner(ABC):
     def prepare(self, columns: Columns) -> tuple[str, ...]:
         """Compute ahead what `make` needs for a data set's columns; sentences that the user should know of them.
 
-        The columns were checked, and may have several alternatives for an example.
+        Args:
+            columns: as `check` takes them, but with all alternatives of an example.
+
+        Raises:
+            ValueError: as `check`.
         """
+        self.check(with_first(columns))
         return ()
 
     def derive(self, x_0: Tensor, columns: Columns, generator: torch.Generator | None = None) -> Columns:

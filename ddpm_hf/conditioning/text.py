@@ -61,7 +61,8 @@ class TextSettings:
         Raises:
             ValueError: for settings that this version does not know.
         """
-        stored = (unet_config.get(OWN_CONFIG_KEY) or {}).get(TEXT, {})
+        stored = unet_config.get(OWN_CONFIG_KEY) or {}
+        stored = stored.get(TEXT, {}) if isinstance(stored, Mapping) else stored
         try:
             return cls(**stored)
         except TypeError:

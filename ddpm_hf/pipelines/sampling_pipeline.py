@@ -111,7 +111,7 @@ class SamplingPipeline(DiffusionPipeline):
         """
         names = ("repo_id", "private", "token", "commit_message", "create_pr")
         hub = {"repo_id": Path(save_directory).resolve().name, **{k: kwargs.pop(k) for k in names if k in kwargs}}
-        new = self._stock_without({*self._named_parts, *parts_there})
+        new = self._stock_without((*self._named_parts, *parts_there))
         new.save_pretrained(save_directory, safe_serialization, variant, max_shard_size, **kwargs)
         self._stock_without(self._named_parts).save_config(save_directory)  # the index, with the parts that are there
         if push_to_hub:

@@ -153,6 +153,8 @@ def test_settings_of_a_later_version_are_refused() -> None:
         ValueError, match=r"has the settings \{'layers': 3\} for text, which this version does not know"
     ):
         TextSettings.of({"_ddpm_hf": {"text": {"layers": 3}}})
+    with pytest.raises(ValueError, match="has the settings 3 for text, which this version does not know"):
+        TextSettings.of({"_ddpm_hf": 3})
 
 
 def test_the_width_of_text_is_that_of_the_embeddings() -> None:

@@ -25,4 +25,6 @@ def read_hub_settings() -> None:
                 if vars(module)[name] == before[name]:
                     setattr(module, name, changed[name])
     hf_api.api.endpoint = constants.ENDPOINT
+    if "transformers.utils.hub" in sys.modules:
+        sys.modules["transformers.utils.hub"]._hf_api = None  # made at its first use, for the Hub of that time
     huggingface_hub.close_session()

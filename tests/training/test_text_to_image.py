@@ -169,6 +169,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(run: Path, assets: Path
     assert_same(tmp_path / "run", run)
 
 
+@pytest.mark.slow
 def test_embeddings_that_are_not_stored_train_the_same(run: Path, assets: Path, tmp_path: Path) -> None:
     with losses_of() as stored:
         train(assets, tmp_path / "stored", *UNSCORED)
@@ -339,6 +340,7 @@ def test_the_encoder_is_written_once(assets: Path, tmp_path: Path) -> None:
     assert all(torch.equal(saved[0][name], saved[1][name]) for name in saved[0])
 
 
+@pytest.mark.slow
 def test_an_encoder_that_an_earlier_try_left_is_written_over(assets: Path, tmp_path: Path) -> None:
     """A run that was killed before its first checkpoint, and begins again with another encoder."""
     folder = tmp_path / "run"
