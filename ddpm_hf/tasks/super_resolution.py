@@ -140,7 +140,7 @@ class SuperResolutionTask(TextToImageTask):
         return {**(super().fingerprint() if model.with_text else {}), **given}
 
     def denoiser(self, model: nn.Module) -> Denoiser:
-        return joining(super().denoiser(model) if self.model_arguments.with_text else denoiser_of(model))
+        return joining(denoiser_of(model))
 
     def pipeline(self, model: UNet2DConditionModel, scheduler: DDPMPaperScheduler) -> DDPMPaperSuperResolutionPipeline:
         encoder = self.encoder if self.model_arguments.with_text else None

@@ -38,10 +38,6 @@ class TextModelArguments:
         default=True,
         metadata=help_text("Ignore padding. Stock IFPipeline does not, and draws other images with such a model."),
     )
-    text_dropout: float = field(
-        default=0.3,
-        metadata=help_text("Probability that training hides a token of a caption, so that none is learned by heart."),
-    )
     pre_compute_text_embeddings: bool = field(
         default=True, metadata=help_text("Compute the captions' embeddings once, and keep them in the cache folder.")
     )

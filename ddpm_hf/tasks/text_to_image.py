@@ -10,17 +10,14 @@ from typing import Any
 
 from accelerate import PartialState
 from diffusers import UNet2DConditionModel
-from torch import Tensor, nn
-from torch.nn.functional import dropout1d
 
 from ..conditioning.captions import PROMPT
 from ..conditioning.conditioner import Conditioners
-from ..conditioning.text import STATES, Encoder, TextConditioner, TextEncoder, TextSettings
+from ..conditioning.text import Encoder, TextConditioner, TextEncoder, TextSettings
 from ..conditioning.text_encoders import is_on_the_hub, load_text_encoder
 from ..data.arguments import CaptionedDataArguments
 from ..data.level_images import ImageData, LevelImages
 from ..data.text_embeddings import StoredEmbeddings, cache_folder
-from ..diffusion.denoiser import Denoiser, denoiser_of
 from ..pipelines.pipeline_ddpm_paper_text_to_image import DDPMPaperTextToImagePipeline
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .building import build_text_unet
@@ -95,17 +92,6 @@ class TextToImageTask(ImageTask):
     def fingerprint(self) -> dict[str, Any]:
         settings = dataclasses.replace(self._settings, encoder=None, encoder_revision=None)  # wherever it is from
         return {"text encoder": self.encoder.fingerprint, "text": dataclasses.asdict(settings)}
-
-    def denoiser(self, model: nn.Module) -> Denoiser:
-        """The model as a denoiser; while it is trained, it misses some tokens of each caption."""
-        denoise, probability = denoiser_of(model), self.model_arguments.text_dropout
-
-        def denoise_with_dropout(x_t: Tensor, timesteps: Tensor, **conditioning: Tensor) -> Tensor:
-            if model.training and probability:
-                conditioning[STATES] = dropout1d(conditioning[STATES], probability)  # [B, L, width]: of whole tokens
-            return denoise(x_t, timesteps, **conditioning)
-
-        return denoise_with_dropout
 
     def pipeline(self, model: UNet2DConditionModel, scheduler: DDPMPaperScheduler) -> DDPMPaperTextToImagePipeline:
         return DDPMPaperTextToImagePipeline(self.encoder.tokenizer, self.encoder.model, model, scheduler)

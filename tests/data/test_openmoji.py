@@ -181,12 +181,12 @@ def test_variants_by_their_unicode_names_have_one_base() -> None:
 def test_there_are_thousands_of_images_of_more_than_a_thousand_emoji(whole: ImageData) -> None:
     assert whole.train.shape == (3, 16, 16) and whole.train.num_levels == 256
     captions = [caption for columns in parts(whole) for caption in columns[PROMPT]]
-    assert 3500 < len(captions) < len(ALL) and len(set(captions)) == len(captions)
+    assert 2800 < len(captions) < len(ALL) and len(set(captions)) == len(captions)
     known = {caption_of(emoji, name): base_of(emoji) for emoji, name in ALL.items()}
     for columns in parts(whole):
         assert [known[caption] for caption in columns[PROMPT]] == columns["group"]
     tones = sum("skin tone" in caption for caption in captions)
-    assert tones > 1500
+    assert tones > 1200
 
 
 def test_no_variant_of_a_training_image_is_tested(whole: ImageData) -> None:
@@ -195,9 +195,12 @@ def test_no_variant_of_a_training_image_is_tested(whole: ImageData) -> None:
     count = len(train | validation | test)
     assert len(test) == math.ceil(0.1 * count) and len(validation) == math.ceil(0.1 * (count - len(test)))
     assert whole.notes[1] == (
-        f"Emoji, each in one part with all its variants: {len(train)} to train on, {len(validation)} to validate with,"
+        f"Emoji, no variant of which is in two parts: {len(train)} to train on, {len(validation)} to validate with,"
         f" {len(test)} to test with."
     )
+    for images in (whole.validation, whole.test):
+        assert len(images.columns["group"]) == len(set(images.columns["group"]))  # one variant of each
+        assert sum("skin tone" in caption for caption in images.columns[PROMPT]) < 0.02 * len(images)
     assert f"Images of OpenMoji: {len(whole.train)} to train on, {len(whole.validation)} to" in whole.notes[0]
 
 

@@ -160,7 +160,7 @@ def test_what_is_drawn_depends_on_the_place_in_the_step_alone(made: Any) -> None
 
 
 def test_training_drops_the_text_and_keeps_the_image(made: Any) -> None:
-    state = made("--with_text", "--conditioning_dropout_prob", 0.5, "--text_dropout", 0)
+    state = made("--with_text", "--conditioning_dropout_prob", 0.5)
     conditioners, calls = state.conditioners, watched(state)
     assert conditioners.has_null and [each.is_kept for each in conditioners.members] == [True, False]
     dropped = state.draw_dropped()
