@@ -46,9 +46,9 @@ EXAMPLE = "😀"  # as wide as every other picture; a glyph that is missing has 
 def load_openmoji(arguments: DataArguments, find_columns: FindColumns) -> ImageData:
     """OpenMoji's pictures with their names, `resolution` pixels wide (16 if unset), of 256 levels unless fewer.
 
-    `test_fraction` and `validation_fraction` are of the base emoji. All variants of the others are trained on; of those
-    that are held out only the plainest is kept: test images are then independent, and an emoji with many variants counts
-    no more than another. Every image also has a column `group`, its base emoji.
+    `test_fraction` and `validation_fraction` are of the base emoji. All variants of the other bases are trained on; of
+    each base that is held out only the plainest variant is kept. Test images are then independent, and an emoji with
+    many variants counts no more than another. Every image also has a column `group`, its base emoji.
 
     Raises:
         ValueError: if a package is missing, or for arguments that do not fit these images.
