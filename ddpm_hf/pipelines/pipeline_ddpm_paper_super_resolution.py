@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import DiffusionPipeline, IFSuperResolutionPipeline, ImagePipelineOutput, UNet2DConditionModel
+from diffusers import DiffusionPipeline, ImagePipelineOutput, UNet2DConditionModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
@@ -101,6 +101,8 @@ class DDPMPaperSuperResolutionPipeline(TextPipeline):
 
     def to_stock(self) -> DiffusionPipeline:
         """The `IFSuperResolutionPipeline` with the same parts, which passes no attention mask to the model."""
+        from diffusers import IFSuperResolutionPipeline  # which loads much, and warns where torchvision is missing
+
         parts = {"tokenizer": self.tokenizer, "text_encoder": self.text_encoder, "unet": self.unet}
         unused = dict.fromkeys(("safety_checker", "feature_extractor", "watermarker"))
         return IFSuperResolutionPipeline(

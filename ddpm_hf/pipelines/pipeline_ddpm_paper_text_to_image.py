@@ -52,10 +52,10 @@ class DDPMPaperTextToImagePipeline(TextPipeline):
 
     def to_stock(self) -> DiffusionPipeline:
         """The `IFPipeline` with the same parts, which passes no attention mask to the model."""
-        parts = {"tokenizer": self.tokenizer, "text_encoder": self.text_encoder, "unet": self.unet}
-        unused = dict.fromkeys(("safety_checker", "feature_extractor", "watermarker"))
         from diffusers import IFPipeline  # which loads much, and warns where torchvision is missing
 
+        parts = {"tokenizer": self.tokenizer, "text_encoder": self.text_encoder, "unet": self.unet}
+        unused = dict.fromkeys(("safety_checker", "feature_extractor", "watermarker"))
         return IFPipeline(**parts, scheduler=self._stock_scheduler, **unused, requires_safety_checker=False)
 
     # --- the model ---

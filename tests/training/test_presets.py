@@ -20,14 +20,15 @@ from training_runs import LATEST, TINY_MODEL, refused, train
 
 from ddpm_hf.cli.parsing import parse
 from ddpm_hf.cli.train import run_arguments
+from ddpm_hf.conditioning.low_resolution import LowResolutionSettings
 from ddpm_hf.conditioning.text import TextSettings
 from ddpm_hf.data.level_images import ImageData, LevelImages
-from ddpm_hf.hub.arguments import HubArguments
 from ddpm_hf.runtime.checksums import write_checksums
 from ddpm_hf.tasks.arguments import ModelArguments
-from ddpm_hf.tasks.building import build_text_unet
+from ddpm_hf.tasks.building import build_super_resolution_unet, build_text_unet
 from ddpm_hf.tasks.images import ImageTask
 from ddpm_hf.tasks.presets import PRESETS
+from ddpm_hf.tasks.super_resolution import SuperResolutionTask
 from ddpm_hf.tasks.text_to_image import TextToImageTask
 from ddpm_hf.training.arguments import TrainingArguments
 
@@ -131,18 +132,29 @@ def test_the_configurations_are_what_they_say(config: Path) -> None:
             assert value == listed, field.name
 
 
-@pytest.mark.parametrize(("config", "side", "width", "parameters"), [("text64", 64, 1024, 430_277_574)])
+WIDTH_OF_T5_LARGE = 1024
+
+
+@pytest.mark.parametrize(
+    ("config", "task", "side", "parameters"),
+    [("text64", TextToImageTask, 64, 430_277_574), ("text256", SuperResolutionTask, 256, 182_716_678)],
+)
 def test_the_configurations_of_text_have_the_sizes_that_they_say(
-    config: str, side: int, width: int, parameters: int
+    config: str, task: type[TextToImageTask], side: int, parameters: int
 ) -> None:
-    classes = (*TextToImageTask.arguments, TrainingArguments, HubArguments)
-    model, data, diffusion, *_ = parse("text.py", *classes, argv=[str(EXAMPLES / "configs" / f"{config}.yaml")])
-    assert data.resolution == side
+    path = EXAMPLES / "configs" / f"{config}.yaml"
+    model, data, diffusion, *_ = parse("text.py", *run_arguments(task), argv=[str(path)])
+    assert data.resolution == side and model.text_encoder == "google/t5-v1_1-large"
     images = LevelImages.in_memory(torch.zeros((1, 3, side, side), dtype=torch.uint8), num_levels=256)
+    text = (WIDTH_OF_T5_LARGE, TextSettings(model.tokenizer_max_length))
     with torch.device("meta"):
-        unet = build_text_unet(model, diffusion, images, width, TextSettings(model.tokenizer_max_length))
+        if task is TextToImageTask:
+            unet = build_text_unet(model, diffusion, images, *text)
+        else:
+            low = LowResolutionSettings(model.factor, 256, model.max_noise_level)
+            unet = build_super_resolution_unet(model, diffusion, images, low, text, data.crop_size)
     assert sum(parameter.numel() for parameter in unet.parameters()) == parameters
-    assert f"{parameters / 1e6:.1f} M" in (EXAMPLES / "configs" / f"{config}.yaml").read_text()
+    assert f"{parameters / 1e6:.1f} M" in path.read_text()
 
 
 def test_a_recipe_and_a_preset_go_together() -> None:
