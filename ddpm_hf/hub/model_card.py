@@ -22,8 +22,9 @@ from huggingface_hub.repocard import RepoCard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from safetensors import SafetensorError, safe_open
 
-from ..conditioning.classes import embeds_classes, number_of_classes
-from ..conditioning.text import TextSettings
+from ..conditioning.classes import OWN_CONFIG_KEY, embeds_classes, number_of_classes
+from ..conditioning.low_resolution import JOINED, LowResolutionSettings
+from ..conditioning.text import TextSettings, is_told_of_text
 from ..results import DIGITS, FRECHET_DISTANCES, MEASURES, METRICS, Metrics, measured, understood
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 
@@ -45,6 +46,7 @@ LICENSES = "https://huggingface.co/docs/hub/repositories-licenses"
 # The Hub's names of the tasks.
 UNCONDITIONAL = ("unconditional-image-generation", "Unconditional Image Generation")
 TEXT_TO_IMAGE = ("text-to-image", "Text-to-Image")
+ENLARGING = ("image-to-image", "Image-to-Image")
 
 _SECTION = re.compile(r"<!-- ddpm_hf: (\w+)(?: (\w+))? -->\n(.*?)\n?<!-- /ddpm_hf: \1 -->", re.DOTALL)
 
@@ -78,7 +80,7 @@ def fill_card(
     facts["network_distances"] = _network_distances(figures)
     facts["prompt"] = json.dumps(_prompt(figures), ensure_ascii=False)
     license = license or ("apache-2.0" if figures.get("data") == DIGITS else None)
-    task = UNCONDITIONAL if facts["text"] is None else TEXT_TO_IMAGE
+    task = ENLARGING if facts["low"] else TEXT_TO_IMAGE if facts["text"] else UNCONDITIONAL
     metadata = _metadata(name, figures, license, task)
     card = ModelCard.from_template(metadata, template_str=TEMPLATE.read_text("utf-8"), **facts)
     card.text = _SECTION.sub(lambda section: _stamped(section[1], section[3]), card.text)
@@ -229,15 +231,18 @@ def _facts(folder: Path, beside: Collection[str]) -> dict[str, Any]:
     weights = sorted((folder / "unet").glob("*.safetensors"))
     variants = _variants(path.name for path in weights)
     loadable = variants | _variants(path for path in beside if re.fullmatch(r"unet/.*\.safetensors", path))
+    low = LowResolutionSettings.of(unet) if JOINED in (unet.get(OWN_CONFIG_KEY) or {}) else None
     return {
-        "channels": unet["in_channels"],
+        "low": low,
+        "channels": unet["in_channels"] // (1 if low is None else 2),
         "size": [size, size] if isinstance(size, int) else size,
         "parameters": sum(map(count_parameters, weights)) // max(1, len(variants)),
         "variant": min(loadable, default=""),  # "" sorts first: these weights load without naming a variant
         "scheduler": scheduler,
         "schedule": _describe_schedule(scheduler),
-        "num_classes": number_of_classes(unet),
-        "embeds_classes": embeds_classes(unet),
+        "kind": unet.get("_class_name", "UNet2DModel"),
+        "num_classes": None if low else number_of_classes(unet),
+        "embeds_classes": low is None and embeds_classes(unet),
         "text": (text := _text_facts(folder, unet)),
         "in_stock": in_stock(scheduler) + ([] if text is None else text_in_stock(text["settings"])),
     }
@@ -251,7 +256,7 @@ def _prompt(metrics: Metrics) -> str:
 
 def _text_facts(folder: Path, unet: dict[str, Any]) -> dict[str, Any] | None:
     """How a model is told of text; None if it is not."""
-    if unet.get("_class_name") != "UNet2DConditionModel":
+    if unet.get("_class_name") != "UNet2DConditionModel" or not is_told_of_text(unet):
         return None
     config = folder / "text_encoder" / "config.json"
     kinds = read_json(config).get("architectures") if config.is_file() else None

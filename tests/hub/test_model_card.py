@@ -13,10 +13,13 @@ import torch
 from diffusers import UNet2DModel
 from huggingface_hub import ModelCard
 from loopback_hub import check_card
+from PIL import Image
 from tiny_models import tiny_unet
+from tiny_pipelines import conditional_unet
 from tiny_text import bert, ours, stock, text_unet
 
-from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, NoiseSchedule
+from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, DDPMPaperSuperResolutionPipeline, NoiseSchedule
+from ddpm_hf.conditioning.low_resolution import LowResolutionSettings, standard_noising
 from ddpm_hf.conditioning.text import TextSettings
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.loading import load_images
@@ -513,3 +516,27 @@ def test_the_card_names_an_encoder_on_the_hub(tmp_path: Path) -> None:
 def test_the_card_of_a_model_that_stock_saved(tmp_path: Path) -> None:
     stock(*bert(), text_unet()).save_pretrained(tmp_path)
     assert "a `BertModel`, in up to 77 tokens." in " ".join(fill_card(tmp_path, "me/run").split())
+
+
+@pytest.mark.parametrize("with_text", [True, False])
+def test_the_card_of_a_model_that_enlarges_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_text: bool
+) -> None:
+    settings = [LowResolutionSettings(2), *([TextSettings(16)] if with_text else [])]
+    own = {name: value for each in settings for name, value in each.to_config()["_ddpm_hf"].items()}
+    unet = conditional_unet(6, 6, 8, class_embed_type="timestep")
+    unet.register_to_config(_ddpm_hf=own)
+    chain = DDPMPaperScheduler(num_train_timesteps=4, variance_type="learned_range")
+    parts = bert() if with_text else (None, None)
+    DDPMPaperSuperResolutionPipeline(*parts, unet, chain, standard_noising()).save_pretrained(tmp_path / "run")
+    text = fill_card(tmp_path / "run", str(tmp_path / "run"))
+    plain = " ".join(text.split())
+    assert check_card(text) == ([], []) and ModelCard(text).data.pipeline_tag == "image-to-image"
+    assert "it enlarges images by a factor of 2, for example to images with 8×8 pixels, 3 channels" in plain
+    assert "from ddpm_hf import DDPMPaperSuperResolutionPipeline" in text
+    assert ("It is told of a prompt" in plain) == with_text
+    assert ("`IFSuperResolutionPipeline` of diffusers loads this model, but cannot sample" in plain) != with_text
+    if with_text:
+        monkeypatch.chdir(tmp_path)
+        Image.new("RGB", (4, 4), "red").save("small.png")
+        run_snippets(text, tmp_path, monkeypatch)
