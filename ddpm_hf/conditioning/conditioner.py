@@ -117,6 +117,11 @@ class Conditioner(ABC):
         nulls = self.null(len(dropped), dropped.device)
         return {name: _replaced(conditioning[name], nulls[name], dropped) for name in self.arguments}
 
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """What is written below the samples of `variety`, in the same order; () for nothing."""
+        return ()
+
     @abstractmethod
     def variety(self) -> Columns:
         """Columns of the examples that a sample grid shows by turns if the user names none; {} if there are none."""
@@ -262,6 +267,11 @@ class Conditioners:
     def without(self) -> Conditioners:
         """Conditioners of the same columns and arguments that make the null value alone, but for what is kept."""
         return Conditioners(tuple(each if each.is_kept else Absent(each) for each in self.members))
+
+    def titles(self, count: int) -> list[str] | None:
+        """What is written below `count` samples of `variety`, which take turns; None for nothing."""
+        titles = next((each.titles for each in self.members if each.titles), ())
+        return [titles[k % len(titles)] for k in range(count)] if titles else None
 
     def variety(self) -> Columns:
         """Columns of the examples that a sample grid shows by turns if the user names none; {} if there are none.

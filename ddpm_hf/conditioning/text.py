@@ -269,5 +269,9 @@ class TextConditioner(Conditioner):
         mask = mask.bool().to(device)
         return {STATES: torch.where(mask[..., None], states, 0), MASK: mask}  # no part of a model sees padding
 
+    @property
+    def titles(self) -> tuple[str, ...]:
+        return self.prompts
+
     def variety(self) -> Columns:
         return {PROMPT: list(self.prompts)} if self.prompts else {}

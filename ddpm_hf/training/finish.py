@@ -75,7 +75,8 @@ def draw_grid(state: TrainState) -> None:
     with state.clock.phase(SAMPLING), evaluated(state, state.average):
         samples = draw(state, state.training.eval_batch_size)
     if state.accelerator.is_main_process:
-        picture = save_grid(samples, state.folder / "samples" / f"{grid_of(state.step)}.png")
+        titles = state.conditioners.titles(len(samples))
+        picture = save_grid(samples, state.folder / "samples" / f"{grid_of(state.step)}.png", captions=titles)
         state.trackers.log_picture("samples", picture, state.step)
 
 
@@ -254,7 +255,7 @@ def _some_training_images(state: TrainState) -> LevelImages:
 def _write(state: TrainState, report: Metrics, samples: Tensor) -> Metrics:
     """Write samples and metrics to the run's folder and the trackers; returns the figures and the times of phases."""
     with state.clock.phase(SAVING):
-        picture = save_grid(samples, state.folder / SAMPLES)
+        picture = save_grid(samples, state.folder / SAMPLES, captions=state.conditioners.titles(len(samples)))
         state.trackers.log_picture("samples", picture, state.step)
         state.trackers.log({f"test/{name}": value for name, value in _figures(report).items()}, state.step)
     report = {**report, "seconds_by_phase": dict(state.clock.seconds)}  # without the last save, which comes next

@@ -31,6 +31,11 @@ def conditioner(parts: Any = None, prompts: tuple[str, ...] = (), **settings: An
     return TextConditioner(TextEncoder(*(parts or bert()), chosen.max_length), chosen, prompts)
 
 
+def test_prompts_are_the_titles_of_samples() -> None:
+    assert Conditioners((conditioner(prompts=("a cat", "a dog")),)).titles(3) == ["a cat", "a dog", "a cat"]
+    assert Conditioners((conditioner(),)).titles(3) is None and Conditioners().titles(3) is None
+
+
 # --- embeddings ------------------------------------------------------------------------------------------------------
 
 
