@@ -18,6 +18,8 @@ from clients import environment
 from loopback_hub import LoopbackHub
 from training_runs import TINY
 
+from ddpm_hf.cli import VERBS
+
 
 pytestmark = pytest.mark.processes(1)
 
@@ -168,11 +170,11 @@ def test_what_an_installed_wheel_pushes_stock_alone_loads(
 def test_the_command_tells_its_verbs_and_refuses_others(machine: Machine, hub: LoopbackHub) -> None:
     told = machine.start("ddpm-hf", "--help", hub=hub)
     assert told.returncode == 0 and told.stdout == machine.start("python", "-m", "ddpm_hf", "--help", hub=hub).stdout
-    for verb in ("train", "sample", "evaluate", "measure", "classify", "push"):
+    for verb in VERBS:
         assert f"  {verb} " in told.stdout
     refused = machine.start("ddpm-hf", "nonsense", hub=hub)
     assert (refused.returncode, refused.stdout) == (2, "") and len(refused.stderr.splitlines()) == 1
-    assert "'nonsense'" in refused.stderr and "train, sample, evaluate, measure, classify, push" in refused.stderr
+    assert "'nonsense'" in refused.stderr and ", ".join(VERBS) in refused.stderr
 
 
 COMMANDS = {
