@@ -4,8 +4,7 @@
     python benchmarks/file_formats.py --resolution 32
 
 writes results/file_formats.json: the mean size of a PNG, a WebP and, if pillow-jxl-plugin is installed, a JPEG XL file
-of each image, in bits per pixel and channel, with its standard error. Headers
-count: a file is what has to be stored.
+of each image, in bits per pixel and channel, with its standard error. Headers count: a file is what has to be stored.
 """
 
 from __future__ import annotations
