@@ -237,8 +237,8 @@ class TextConditioner(Conditioner):
         captions = columns.get(PROMPT)
         if captions is None:
             raise ValueError("The model is told of captions, but the data have none; name a `caption_column`.")
-        faults = filter(None, map(caption_fault, captions))
-        for fault in faults:
+        fault = next(filter(None, map(caption_fault, captions)), None)
+        if fault is not None:
             raise ValueError(f"The model is told of captions, but an image {fault}.")
 
     def prepare(self, columns: Columns) -> tuple[str, ...]:

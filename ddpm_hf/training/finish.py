@@ -30,7 +30,7 @@ from ..evaluation.frechet_distance import quality_of
 from ..evaluation.measuring import measured_errors, with_errors
 from ..evaluation.quality_features import load_quality_features
 from ..evaluation.sampling import draw_images
-from ..evaluation.scoring import paths_report, score, score_by_paths
+from ..evaluation.scoring import paths_report, score_by_paths
 from ..hub.model_card import CARD, SAMPLES, fill_card
 from ..hub.push import INDEX
 from ..likelihood.variational import BitsPerDim
@@ -43,7 +43,7 @@ from .facts import metrics, training_facts
 from .run_clock import MEASURING, SAMPLING, SAVING, SCORING
 from .state import TrainState, gather_bad_images
 from .weight_averages import WeightAverage, averaged
-from .worth import RETRIEVED, worth_figures
+from .worth import RETRIEVED, is_worth_scored, scored, worth_figures
 
 
 PATHS, IMAGES_ON_PATHS = 4, 512  # by default, of each of up to so many test images
@@ -103,8 +103,7 @@ def validate(state: TrainState) -> None:
 
 def _score(state: TrainState, images: LevelImages, num_evaluations: int | None = None) -> BitsPerDim:
     asked = state.training.num_validation_evaluations if num_evaluations is None else num_evaluations
-    chosen = (state.accelerator, state.training.scoring_batch_size, asked, state.training.seed)
-    return score(state.denoiser, state.scheduler, images, *chosen, count=state.task.bits_per_dim)
+    return scored(state, state.denoiser, images, asked)
 
 
 def _score_by_paths(state: TrainState) -> Metrics:
@@ -234,7 +233,9 @@ def _scored(state: TrainState, samples: Tensor) -> Metrics:
     result, weighted, quality = None, {}, {}
     if len(state.data.test):
         result = _score(state, state.data.test, state.training.num_evaluations)
-        weighted = _score_by_paths(state) | worth_figures(state, result, _some_training_images(state))
+        weighted = _score_by_paths(state)
+        if is_worth_scored(state):
+            weighted |= worth_figures(state, result, _some_training_images(state))
     if state.accelerator.is_main_process:
         quality = _quality(state, samples)
     return metrics(state, result, weighted | quality)

@@ -28,17 +28,15 @@ def calls_of_worth(state: TrainState) -> tuple[int, int]:
 
 
 def worth_figures(state: TrainState, given: BitsPerDim, training_images: LevelImages) -> Metrics:
-    """What the conditioning is worth; the main process draws by noise level where that is so.
+    """What the conditioning is worth, of a run in which it is scored; the main process draws it by noise level.
 
     Args:
         given: the bound of the test images.
         training_images: some training images.
     """
-    if not is_worth_scored(state):
-        return {}
     name, test = state.conditioners.worth_name, state.data.test
     worth = worth_of(
-        lambda denoiser, images: _scored(state, denoiser, images, state.training.num_evaluations),
+        lambda denoiser, images: scored(state, denoiser, images, state.training.num_evaluations),
         state.denoiser,
         test,
         given,
@@ -54,7 +52,8 @@ def worth_figures(state: TrainState, given: BitsPerDim, training_images: LevelIm
     }
 
 
-def _scored(state: TrainState, denoiser: ConditionalDenoiser, images: LevelImages, evaluations: int) -> BitsPerDim:
+def scored(state: TrainState, denoiser: ConditionalDenoiser, images: LevelImages, evaluations: int) -> BitsPerDim:
+    """The bound of images by this denoiser, with so many model calls per image, by all processes together."""
     chosen = (state.accelerator, state.training.scoring_batch_size, evaluations, state.training.seed)
     return score(denoiser, state.scheduler, images, *chosen, count=state.task.bits_per_dim)
 
@@ -62,4 +61,4 @@ def _scored(state: TrainState, denoiser: ConditionalDenoiser, images: LevelImage
 def _retrieval(state: TrainState, images: LevelImages) -> float | None:
     calls, seed = min(RETRIEVAL_EVALUATIONS, len(state.scheduler.timesteps)), state.training.seed
     some = images.spread(RETRIEVED)
-    return retrieval_accuracy(lambda images: _scored(state, state.denoiser, images, calls).per_example, some, seed)
+    return retrieval_accuracy(lambda images: scored(state, state.denoiser, images, calls).per_example, some, seed)
