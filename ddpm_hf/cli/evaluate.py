@@ -149,7 +149,10 @@ def choose_subject(
     pipeline.scheduler = follow(pipeline.scheduler, images.num_levels, evaluation)
     for steps in evaluation.few_steps:  # raises now if there are too many steps
         DDPMPaperScheduler.from_config(pipeline.scheduler.config).set_timesteps(steps)
-    return Subject(pipeline, images, evaluation, accelerator, guidance)
+    subject = Subject(pipeline, images, evaluation, accelerator, guidance)
+    for scale in evaluation.guidance_scales:  # raises now if the model cannot be guided by it
+        subject.guided_by(scale)
+    return subject
 
 
 def write_evaluation(result: BitsPerDim, subject: Subject, folder: Path, model: str, more: dict[str, Any]) -> None:

@@ -440,6 +440,13 @@ def test_sample_draws_a_grid_of_prompts(run: Path, tmp_path: Path) -> None:
     assert "`negative_prompt` needs a `guidance_scale` other than 1, and no `guidance_model`." in told
 
 
+def test_guidance_scales_are_checked_before_anything_is_scored(run: Path, assets: Path, tmp_path: Path) -> None:
+    data = ["--model_name_or_path", run, "--train_data_dir", assets / "images", "--output_dir", tmp_path / "evaluated"]
+    told = last_line(command("evaluate.py", *data, "--guidance_scales", 1, -2, code=2))
+    assert "`guidance_scale` must be a finite number >= 0, but is -2.0." in told
+    assert not (tmp_path / "evaluated").exists()
+
+
 def test_evaluate_scores_captions_and_scales(run: Path, assets: Path, tmp_path: Path) -> None:
     data = ["--train_data_dir", assets / "images", "--test_fraction", 0.4]
     scales = ["--guidance_scales", 0, 1, 3, "--num_evaluations", 2]
