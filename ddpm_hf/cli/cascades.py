@@ -37,7 +37,7 @@ from ..runtime.threads import use_all_cores
 from .sample_requests import asked_by_turns, captions_of, check_sampling
 
 
-OF_ONE_MODEL = ("num_paths", "guidance_scales", "few_steps", "num_quality_samples", "num_flow_images", "gif")
+OF_ONE_MODEL = ("num_paths", "guidance_scales", "few_steps", "num_quality_samples", "num_flow_images", "gif", "image")
 
 
 def check_for_cascade(model: ModelPathArguments, arguments: EvaluationArguments | SampleArguments) -> None:

@@ -26,7 +26,7 @@ from ..runtime.progress import shows_bars
 from ..runtime.threads import use_all_cores
 from .cascades import sample_cascade
 from .running import run_script
-from .sample_requests import asked_by_turns, captions_of, check_sampling
+from .sample_requests import asked_by_turns, captions_of, check_sampling, with_count_of_files, with_files
 
 
 def main() -> None:
@@ -38,22 +38,18 @@ def sample(script: str, model: ModelPathArguments, sampling: SampleArguments, gu
     if sampling.cascade:
         return sample_cascade(script, model, sampling, guiding)
     with user_errors(script):
+        sampling = with_count_of_files(sampling)
         check_sampling(sampling)
         output = claim_file(sampling.output)
         animation = None if sampling.gif is None else claim_animation(sampling.gif, output)
         accelerator = Accelerator()
         pipeline = load_pipeline(model, accelerator.device)
-        if pipeline.conditioners.derives:
-            raise ValueError(
-                f"`model_name_or_path` {model.model_name_or_path} enlarges images; name it in --cascade after the"
-                " model that draws them."
-            )
         steps = len(pipeline.scheduler) if sampling.num_inference_steps is None else sampling.num_inference_steps
         pipeline.scheduler.set_timesteps(steps, timestep_spacing=sampling.timestep_spacing)
         pipeline.set_progress_bar_config(disable=not (accelerator.is_main_process and shows_bars()))
         check_picture(output, pipeline.example_shape[0])
         guidance = load_guidance(guiding, pipeline)
-        turns = asked_by_turns(pipeline, sampling)
+        turns = with_files(pipeline, sampling, asked_by_turns(pipeline, sampling))
         check_call(pipeline, sampling, steps, turns, guidance)
     use_all_cores(accelerator.device)
     filmed = 0 if animation is None else images_shown(sampling.num_images, pipeline.example_shape)

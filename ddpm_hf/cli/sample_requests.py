@@ -1,15 +1,25 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What a user asks `ddpm-hf sample` for: checks, classes and prompts by turns, and captions."""
+"""What a user asks `ddpm-hf sample` for: checks, classes, prompts and files by turns, and captions."""
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
 from ..conditioning.captions import PROMPT
 from ..conditioning.classes import number_of_classes, of_classes
-from ..conditioning.columns import Columns
+from ..conditioning.columns import Columns, chosen, count_of
+from ..conditioning.low_resolution import IMAGE, NOISE_LEVEL
+from ..data.image_files import BadImage, decoded
 from ..diffusion.gaussian_process import check_eta
 from ..diffusion.multistep import check_solver_order
 from ..evaluation.arguments import SampleArguments
+from ..pipelines.images import batch_of_images
 from ..pipelines.sampling_pipeline import SamplingPipeline
+from ..runtime.arguments import given_in
 
 
 def captions_of(sampling: SampleArguments) -> list[str] | None:
@@ -47,3 +57,39 @@ def asked_by_turns(pipeline: SamplingPipeline, sampling: SampleArguments) -> Col
         what = f"knows the classes 0 ... {known - 1}" if known else "is not class-conditional"
         raise ValueError(f"`class_labels` are {asked}, but the model {what}.")
     return of_classes(asked)
+
+
+def with_count_of_files(sampling: SampleArguments) -> SampleArguments:
+    """The arguments with as many images as there are files to enlarge, unless the user says how many."""
+    if not sampling.image or "num_images" in given_in(sampling):
+        return sampling
+    return dataclasses.replace(sampling, num_images=len(sampling.image))
+
+
+def with_files(pipeline: SamplingPipeline, sampling: SampleArguments, asked: Columns | None) -> Columns | None:
+    """The columns `asked`, with the files to enlarge by turns for a model that enlarges images.
+
+    Raises:
+        ValueError: for files of a model that enlarges none, no files for one that does, or files that cannot be read
+            or differ in size.
+    """
+    if not pipeline.conditioners.derives:
+        if sampling.image:
+            raise ValueError(f"`image` is {sampling.image}, but the model does not enlarge images.")
+        return asked
+    if not sampling.image:
+        raise ValueError(
+            "The model enlarges images: name their files in --image, or name the model in --cascade after one that"
+            " draws them."
+        )
+    try:
+        pictures = [decoded(Path(name).read_bytes(), name)[0] for name in sampling.image]
+    except BadImage as error:
+        raise ValueError(f"`image`: {error}") from error
+    given: Columns = {IMAGE: batch_of_images("image", pictures, pipeline.num_channels)}
+    given = {**given, NOISE_LEVEL: torch.full((len(pictures),), sampling.noise_level, device="cpu")}
+    turns: dict[str, Any] = {}
+    for columns in (given, asked or {}):
+        count = count_of(columns)
+        turns |= chosen(columns, [k % count for k in range(sampling.num_images)]) if count else {}
+    return turns

@@ -69,7 +69,7 @@ class GuidanceArguments:
 class SampleArguments(ChainArguments):
     """How many images are sampled, and how."""
 
-    num_images: int = 36
+    num_images: int = field(default=36, metadata=help_text("With --image as many as there are files, if unset."))
     batch_size: int = 36
     eta: float | None = field(
         default=None, metadata=help_text("DDIM's eta from 0 (no noise) to 1; the model's own variance if unset.")
@@ -87,9 +87,11 @@ class SampleArguments(ChainArguments):
         default=None, metadata=help_text("What guidance leads away from; the empty prompt if unset.")
     )
     cascade: list[str] = field(default_factory=list, metadata=help_text(CASCADE))
-    noise_level: int = field(
-        default=0, metadata=help_text("Noise in the images that a cascade enlarges, from 0 (none) on.")
+    image: list[str] = field(
+        default_factory=list,
+        metadata=help_text("Image files to enlarge in turn, all of one size, for a model that enlarges images."),
     )
+    noise_level: int = field(default=0, metadata=help_text("Noise in the images that are enlarged, from 0 (none) on."))
     seed: int = 0
     output: str = field(default="samples.png", metadata=help_text("File for the grid; must not exist."))
     gif: str | None = field(

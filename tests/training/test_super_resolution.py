@@ -37,7 +37,8 @@ from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.batches import BatchShard
 from ddpm_hf.data.level_images import LevelImages, scaled
 from ddpm_hf.pipelines.loading import load_pipeline
-from ddpm_hf.runtime.randomness import BatchAddress
+from ddpm_hf.reporting.figures import save_grid
+from ddpm_hf.runtime.randomness import BatchAddress, Use, generator_of
 from ddpm_hf.tasks.images import load_labelled_images
 from ddpm_hf.tasks.super_resolution import SuperResolutionTask
 from ddpm_hf.training.loop import train
@@ -352,9 +353,41 @@ def test_models_that_make_no_cascade_are_refused(
     assert done.code == 2 and message in done.output.rstrip().splitlines()[-1], done.output
 
 
-def test_one_model_that_enlarges_images_cannot_be_sampled_alone(cascade: tuple[Path, Path], tmp_path: Path) -> None:
-    done = in_process.run("sample.py", "--model_name_or_path", cascade[1], "--output", tmp_path / "grid.png")
-    assert done.code == 2 and "enlarges images; name it in --cascade" in done.output
+def test_files_are_enlarged(cascade: tuple[Path, Path], tmp_path: Path) -> None:
+    """As the pipeline enlarges them, with prompts by turns, and in any size."""
+    generator, files, pictures = torch.Generator().manual_seed(0), [], []
+    for name in ("one.png", "two.webp"):
+        pictures.append(torch.randint(256, (6, 8, 3), generator=generator).numpy().astype(np.uint8))
+        Image.fromarray(pictures[-1]).save(tmp_path / name, lossless=True)
+        files.append(tmp_path / name)
+    asked = ["--image", *files, "--noise_level", 150, "--num_inference_steps", 3, "--prompt", "red"]
+    done = in_process.run("sample.py", "--model_name_or_path", cascade[1], *asked, "--output", tmp_path / "grid.png")
+    assert done.code == 0 and "2 samples in" in done.output, done.output
+    pipeline = load_pipeline(cascade[1])
+    images = [torch.from_numpy(picture).movedim(-1, 0) / 127.5 - 1 for picture in pictures]
+    generators = [generator_of(Use.SAMPLING, 0, k) for k in range(2)]
+    how = {"num_inference_steps": 3, "noise_level": 150, "generator": generators, "output_type": "pt"}
+    save_grid(pipeline(["red"] * 2, image=images, **how).images, tmp_path / "expected.png", captions=["red"] * 2)
+    grids = [np.asarray(Image.open(tmp_path / name)).astype(int) for name in ("grid.png", "expected.png")]
+    assert abs(grids[0] - grids[1]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("stage", "flags", "message"),
+    [
+        (1, (), "The model enlarges images: name their files in --image, or name the model in --cascade"),
+        (0, ("--image", "a.png"), "`image` is ['a.png'], but the model does not enlarge images."),
+        (1, ("--image", "none.png"), "none.png"),
+        (1, ("--image", __file__), f"`image`: {__file__} is not an image that can be read: it is of no known format."),
+    ],
+)
+def test_files_that_cannot_be_enlarged_are_refused(
+    cascade: tuple[Path, Path], tmp_path: Path, stage: int, flags: tuple[str, ...], message: str
+) -> None:
+    done = in_process.run(
+        "sample.py", "--model_name_or_path", cascade[stage], *flags, "--output", tmp_path / "grid.png"
+    )
+    assert done.code == 2 and message in done.output.rstrip().splitlines()[-1], done.output
 
 
 def test_a_noise_level_is_for_models_that_enlarge_images(
