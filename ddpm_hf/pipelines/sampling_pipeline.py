@@ -34,6 +34,9 @@ from .images import check_images, require_finite_latents
 
 Generators = torch.Generator | list[torch.Generator] | None
 
+# Arguments that say how a model is loaded from the Hub, beside its revision.
+SOURCE_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
+
 
 @dataclass(frozen=True)
 class Chain:

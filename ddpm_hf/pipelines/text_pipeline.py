@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import ImagePipelineOutput, UNet2DConditionModel
@@ -18,7 +18,8 @@ from ..diffusion.numerics import require_count
 from .denoising_step import DenoisingStep
 from .guidance import Guidance
 from .images import require_finite_images, to_output
-from .sampling_pipeline import SamplingPipeline
+from .sampling_pipeline import SOURCE_ARGUMENTS, SamplingPipeline
+from .stock import stock_class
 from .text import TextInput, check_embeddings, text_arguments
 
 
@@ -29,6 +30,7 @@ Callback = Callable[[int, int, Tensor], None]
 class TextPipeline(SamplingPipeline):
     """A pipeline of a `tokenizer`, a `text_encoder`, both of which may be None, a model `unet` and a scheduler."""
 
+    stock_name: ClassVar[str]  # the pipeline of diffusers that saves it
     model_cpu_offload_seq = "text_encoder->unet"
     _optional_components = ["tokenizer", "text_encoder"]
 
@@ -36,11 +38,13 @@ class TextPipeline(SamplingPipeline):
 
     @classmethod
     def _load(cls, name: str, **kwargs: Any) -> Self:
+        stock_class(cls.stock_name)  # diffusers looks it up, since the index names it
         pipeline = super()._load(name, **kwargs)
         settings = TextSettings.of(pipeline.unet.config)
         if settings.encoder is None or "text_encoder" in kwargs:
             return pipeline
-        encoder = load_text_encoder(settings.encoder, settings.max_length, settings.encoder_revision)
+        where = {key: kwargs[key] for key in SOURCE_ARGUMENTS if key in kwargs}  # its revision is in the settings
+        encoder = load_text_encoder(settings.encoder, settings.max_length, settings.encoder_revision, **where)
         model = encoder.model.to(pipeline.unet.dtype)
         return pipeline._with({"tokenizer": encoder.tokenizer, "text_encoder": model})
 

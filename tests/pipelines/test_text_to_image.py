@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ from ddpm_hf.conditioning.text import MASK, STATES, TextSettings
 from ddpm_hf.pipelines.loading import load_pipeline, pipeline_class
 
 
-pytestmark = pytest.mark.processes(1)
+pytestmark = pytest.mark.processes(2)
 
 PROMPTS = ["a red cat", "big"]
 NEGATIVE = ["dark", "a blue circle on the square"]
@@ -214,6 +215,16 @@ def test_stock_loads_what_ours_saved_without_ddpm_hf(tmp_path: Path) -> None:
     for kind, pipeline in pipelines.items():
         found = pipeline(PROMPTS, 5, guidance_scale=3.0, generator=seeded(), output_type="np").images
         close(found, np.load(tmp_path / kind / "drawn.npy"))
+
+
+def test_loading_warns_of_nothing(tmp_path: Path, masked: Any) -> None:
+    """Also not of torchvision, which nothing here needs."""
+    masked.save_pretrained(tmp_path / "model")
+    load = "import sys; from ddpm_hf.pipelines.loading import load_pipeline; load_pipeline(sys.argv[1])"
+    quiet = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
+    command = [sys.executable, "-c", load, str(tmp_path / "model")]
+    done = subprocess.run(command, capture_output=True, text=True, env=quiet)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_ours_saved_and_loaded_is_the_same(tmp_path: Path, parts: Any) -> None:

@@ -24,12 +24,12 @@ from loopback_hub import LoopbackHub
 from PIL import Image
 from safetensors.torch import load_file
 from script_server import ScriptServer
-from tiny_text import bert, save_encoder
+from tiny_text import bert, ours, save_encoder, text_unet
 from training_runs import LATEST, assert_same, ended, last_line
 
 from ddpm_hf import DDPMPaperTextToImagePipeline
 from ddpm_hf.cli import evaluate
-from ddpm_hf.conditioning.text import TextEncoder
+from ddpm_hf.conditioning.text import TextEncoder, TextSettings
 from ddpm_hf.conditioning.text_encoders import load_text_encoder
 from ddpm_hf.results import CaptionFigures
 from ddpm_hf.tasks.text_to_image import TextToImageTask
@@ -414,6 +414,21 @@ def test_an_encoder_of_the_hub_is_saved_by_its_name(hub: LoopbackHub, assets: Pa
     for cls in (DDPMPaperTextToImagePipeline, IFPipeline):
         loaded = cls.from_pretrained(folder, **parts)
         assert loaded.text_encoder is pipeline.text_encoder and len(loaded("a cat", num_inference_steps=2).images) == 1
+
+
+def test_a_private_encoder_is_loaded_with_the_token_given(hub: LoopbackHub, tmp_path: Path) -> None:
+    hub.create("owner/encoder", private=True)
+    on_the_hub(hub, tmp_path / "encoder")
+    settings = TextSettings(8, encoder="owner/encoder")
+    ours(*bert(), text_unet(settings=settings)).save_pretrained(tmp_path / "run")
+    with as_client(hub, tmp_path / "home", None):
+        with pytest.raises(OSError, match="owner/encoder"):
+            DDPMPaperTextToImagePipeline.from_pretrained(tmp_path / "run")
+        where = {"token": "hf_owner", "cache_dir": tmp_path / "cache"}
+        pipeline = DDPMPaperTextToImagePipeline.from_pretrained(tmp_path / "run", **where)
+    given = load_file(tmp_path / "encoder" / "model.safetensors")
+    assert all(torch.equal(pipeline.text_encoder.state_dict()[name], given[name]) for name in given)
+    assert [path.name for path in (tmp_path / "cache").glob("models--*")] == ["models--owner--encoder"]
 
 
 # --- the commands ----------------------------------------------------------------------------------------------------

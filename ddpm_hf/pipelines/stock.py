@@ -1,0 +1,24 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Pipelines of diffusers, in whose layout ours are saved."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import diffusers
+
+
+def stock_class(name: str) -> Any:
+    """A pipeline of diffusers for text. It is imported when first needed, since it loads much.
+
+    Its module imports image processors that no model here uses; transformers warns where torchvision is missing for
+    them, which says nothing to a user. The warning comes with the first import, and is left out.
+    """
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        return getattr(diffusers, name)
+    finally:
+        logging.set_verbosity(verbosity)
