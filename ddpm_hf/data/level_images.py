@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -31,6 +31,8 @@ class LevelImages:
         row: the images of a training epoch, int64, where the next good image replaces a bad one, so that a resumed run
             keeps its order when an image has become bad; None for every image once.
         derive: makes the columns of training batches that follow from the images themselves; None if there are none.
+        groups: the number of the group of every image, int64 from 0 on without gaps, such as all variants of a
+            picture; a training epoch has one image of each group, drawn anew. None for an epoch of all images.
     """
 
     def __init__(
@@ -43,9 +45,11 @@ class LevelImages:
         pixels: Tensor | None = None,
         row: Tensor | None = None,
         derive: Derive | None = None,
+        groups: Tensor | None = None,
     ):
         self.size, self.read, self.num_levels, self.shape = size, read, num_levels, shape
         self.columns, self.pixels, self.row, self.derive = columns or {}, pixels, row, derive
+        self.groups = groups
 
     @classmethod
     def none_like(cls, images: LevelImages | ImageStream) -> LevelImages:
@@ -63,7 +67,19 @@ class LevelImages:
     @property
     def epoch_size(self) -> int:
         """Number of training images in an epoch."""
+        if self.groups is not None:
+            return int(self.groups.max()) + 1
         return self.size if self.row is None else len(self.row)
+
+    def epoch(self, generator: torch.Generator) -> Tensor:
+        """The images of a training epoch in random order, int64 `[epoch_size]`."""
+        row = torch.arange(self.size) if self.row is None else self.row
+        order = row[torch.randperm(len(row), generator=generator)]
+        if self.groups is None:
+            return order
+        places = torch.full((self.epoch_size,), self.size)
+        places.scatter_reduce_(0, self.groups[order], torch.arange(self.size), "amin")  # the first of each group
+        return order[places.sort().values]
 
     def __getitem__(self, i: int) -> Tensor:
         return scaled(self.levels(i), self.num_levels)
@@ -127,9 +143,15 @@ class LevelImages:
         if self.size:
             conditioners.check(self.columns)
         derive = conditioners.derive_for_training
-        return LevelImages(
-            self.size, self.read, self.num_levels, self.shape, self.columns, self.pixels, self.row, derive
-        )
+        parts = (self.columns, self.pixels, self.row, derive, self.groups)
+        return LevelImages(self.size, self.read, self.num_levels, self.shape, *parts)
+
+    def in_groups(self, names: Sequence[Hashable]) -> LevelImages:
+        """The same images; a training epoch has one image of each of these groups, of which every image has one."""
+        number = {name: k for k, name in enumerate(dict.fromkeys(names))}
+        groups = torch.tensor([number[name] for name in names])
+        parts = (self.columns, self.pixels, None, self.derive, groups)
+        return LevelImages(self.size, self.read, self.num_levels, self.shape, *parts)
 
     def with_columns(self, columns: Columns) -> LevelImages:
         """The same images with other columns."""
@@ -148,12 +170,14 @@ class LevelImages:
         channels, height, width = self.shape
         shape = (channels, height // factor, width // factor)
         pixels = None if self.pixels is None else box_mean(self.pixels, factor)
-        return LevelImages(self.size, Reduced(self, factor), self.num_levels, shape, self.columns, pixels, self.row)
+        parts = (self.columns, pixels, self.row, None, self.groups)
+        return LevelImages(self.size, Reduced(self, factor), self.num_levels, shape, *parts)
 
     def cropped(self, side: int) -> LevelImages:
         """Squares of the images, in training at random places."""
         shape = (self.shape[0], side, side)
-        return LevelImages(self.size, Cropped(self, side), self.num_levels, shape, self.columns, row=self.row)
+        parts = (self.columns, None, self.row, None, self.groups)
+        return LevelImages(self.size, Cropped(self, side), self.num_levels, shape, *parts)
 
 
 @dataclass(frozen=True)

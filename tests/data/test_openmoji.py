@@ -196,8 +196,9 @@ def test_no_variant_of_a_training_image_is_tested(whole: ImageData) -> None:
     assert len(test) == math.ceil(0.1 * count) and len(validation) == math.ceil(0.1 * (count - len(test)))
     assert whole.notes[1] == (
         f"Emoji, no variant of which is in two parts: {len(train)} to train on, {len(validation)} to validate with,"
-        f" {len(test)} to test with."
+        f" {len(test)} to test with. An epoch has one variant of each, at random."
     )
+    assert whole.train.epoch_size == len(train) < len(whole.train)
     for images in (whole.validation, whole.test):
         assert len(images.columns["group"]) == len(set(images.columns["group"]))  # one variant of each
         assert sum("skin tone" in caption for caption in images.columns[PROMPT]) < 0.02 * len(images)
