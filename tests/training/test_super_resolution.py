@@ -18,8 +18,11 @@ import torch
 from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler, IFSuperResolutionPipeline
 from PIL import Image
+from safetensors.torch import load_file
+from script_server import ScriptServer
 from tiny_pipelines import text_parts
 from torch import Tensor
+from training_runs import ended
 
 from ddpm_hf.cli.parsing import parse
 from ddpm_hf.cli.super_resolution import SuperResolutionTrainingArguments
@@ -158,6 +161,21 @@ def test_what_is_drawn_depends_on_the_place_in_the_step_alone(made: Any) -> None
     later = state.task.open_batches(state.data, BatchShard(8), (3, 4), state.training.seed, CPU, None)
     from_start = state.task.open_batches(state.data, BatchShard(8), (0, 4), state.training.seed, CPU, None)
     assert torch.equal(next(iter(later)).columns["noise"], list(from_start)[3].columns["noise"])
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(scripts: ScriptServer, images: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    common = [*TINY, *data_of(images), "--with_text", "--dropout", 0, "--max_train_steps", 6, "--learning_rate", 1e-3]
+    ended(scripts.start("super_resolution.py", *common, "--output_dir", one))
+    divided = [*common, "--train_batch_size", 4, "--output_dir", two]
+    for each in scripts.start_together(2, "super_resolution.py", *divided):
+        ended(each)
+    weights = [load_file(folder / "unet" / "diffusion_pytorch_model.safetensors") for folder in (one, two)]
+    for name in weights[0]:
+        torch.testing.assert_close(weights[0][name], weights[1][name], rtol=0, atol=1e-3)
+    figures = [json.loads((folder / "metrics.json").read_text()) for folder in (one, two)]
+    assert figures[0]["bits_per_dim"] == pytest.approx(figures[1]["bits_per_dim"], rel=1e-2)
 
 
 def test_training_drops_the_text_and_keeps_the_image(made: Any) -> None:
