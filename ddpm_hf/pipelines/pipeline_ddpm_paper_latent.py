@@ -26,6 +26,7 @@ from ..likelihood.latents import (
 )
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .autoencoders import Autoencoder, with_scaling_factor
+from .class_labels import class_arguments, number_of_labels
 from .denoising_step import DenoisingStep
 from .guidance import Guidance
 from .images import LATENT, OUTPUT_TYPES, check_output_type
@@ -320,7 +321,7 @@ class DDPMPaperLatentPipeline(TextPipeline):
         `images_of` decodes a step's latents.
         """
         text = TextInput(prompt, negative_prompt, num_images_per_prompt, **embeddings)
-        count = text.count(_number_of(class_labels) if batch_size is None else batch_size)
+        count = text.count(number_of_labels(class_labels) if batch_size is None else batch_size)
         self._check_batch(count, generator)
         chain = Chain(num_inference_steps, timesteps, timestep_spacing, eta, solver_order)
         chain.check()
@@ -378,7 +379,8 @@ class DDPMPaperLatentPipeline(TextPipeline):
             return self._text_conditioning(text, count, guidance)
         if not text.is_empty or text.negative_prompt is not None or text.negative_prompt_embeds is not None:
             raise ValueError("`prompt` and `negative_prompt` must be None: the model is not told of text.")
-        return self._class_conditioning(class_labels, count, guidance), None
+        device = self._execution_device
+        return class_arguments(self.unet, self.conditioners_of, class_labels, count, guidance, device), None
 
     def _latent_size(self, height: int | None, width: int | None) -> tuple[int, int] | None:
         """Height and width of the latents of images of this size; None for the model's own.
@@ -401,12 +403,6 @@ class DDPMPaperLatentPipeline(TextPipeline):
             if is_fixed and side != own:
                 raise ValueError(f"`{name}` must be {own}, the only one that a DiT takes, but is {side}.")
         return sides[0] // factor, sides[1] // factor
-
-
-def _number_of(class_labels: ClassLabels) -> int | None:
-    """The number of images that a list of classes asks for; None for one class, or none."""
-    is_list = isinstance(class_labels, Sequence) or (isinstance(class_labels, Tensor) and class_labels.ndim > 0)
-    return len(class_labels) if is_list else None  # type: ignore[arg-type]  # a list or a tensor
 
 
 def _is_told_of_text(unet: ModelMixin) -> bool:

@@ -18,7 +18,6 @@ from huggingface_hub import CommitInfo
 from torch import Tensor
 from typing_extensions import Self
 
-from ..conditioning.classes import ClassLabels, requested_classes
 from ..conditioning.conditioner import Conditioners
 from ..conditioning.denoiser import ConditionalDenoiser
 from ..diffusion.denoiser import Denoiser, denoiser_of
@@ -241,21 +240,6 @@ class SamplingPipeline(DiffusionPipeline):
             raise ValueError(
                 f"`generator` must hold one generator per image: {batch_size}, but there are {len(generator)}."
             )
-
-    def _class_conditioning(self, class_labels: ClassLabels, batch_size: int, guidance: Guidance) -> dict[str, Tensor]:
-        """The model's further arguments; ValueError if labels or guidance do not fit the model."""
-        guidance.check(self.unet, self.conditioners_of)
-        columns = requested_classes(self.unet.config, class_labels, batch_size)
-        if columns is None and guidance.is_classifier_free:
-            raise ValueError(
-                f"`guidance_scale` must be 1 for images of no class, but is {guidance.guidance_scale}; pass"
-                " `class_labels`."
-            )
-        conditioners = self.conditioners
-        if not conditioners.members:
-            return {}
-        device = self._execution_device
-        return conditioners.null(batch_size, device) if columns is None else conditioners.make(columns, device)
 
     def _sample(
         self,
