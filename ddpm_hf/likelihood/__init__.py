@@ -18,11 +18,17 @@ if TYPE_CHECKING:  # the same names once more; `as` marks them as exported
     from .cascade import CascadeBitsPerDim as CascadeBitsPerDim
     from .cascade import StageBits as StageBits
     from .cascade import cascade_bits_per_dim as cascade_bits_per_dim
+    from .decoder_law import DecoderLaw as DecoderLaw
+    from .decoder_law import measured_decoder_scale as measured_decoder_scale
     from .importance_weighting import ImportanceWeightedBits as ImportanceWeightedBits
     from .importance_weighting import importance_weighted_bits_per_dim as importance_weighted_bits_per_dim
     from .importance_weighting import log_path_weights as log_path_weights
     from .information import Information as Information
     from .information import information_of as information_of
+    from .latents import LatentBitsPerDim as LatentBitsPerDim
+    from .latents import latent_bits_per_dim as latent_bits_per_dim
+    from .latents import latent_importance_weighted_bits_per_dim as latent_importance_weighted_bits_per_dim
+    from .latents import latent_log_weights as latent_log_weights
     from .measurement import measure_denoising_errors as measure_denoising_errors
     from .ode import OdeBitsPerDim as OdeBitsPerDim
     from .ode import OdeLikelihood as OdeLikelihood
@@ -36,8 +42,15 @@ else:
         {
             "batches": ("Batches", "check_levels", "checked_batches"),
             "cascade": ("CascadeBitsPerDim", "StageBits", "cascade_bits_per_dim"),
+            "decoder_law": ("DecoderLaw", "measured_decoder_scale"),
             "importance_weighting": ("ImportanceWeightedBits", "importance_weighted_bits_per_dim", "log_path_weights"),
             "information": ("Information", "information_of"),
+            "latents": (
+                "LatentBitsPerDim",
+                "latent_bits_per_dim",
+                "latent_importance_weighted_bits_per_dim",
+                "latent_log_weights",
+            ),
             "measurement": ("measure_denoising_errors",),
             "ode": ("OdeBitsPerDim", "OdeLikelihood", "ode_bits_per_dim", "ode_log_likelihood"),
             "variational": ("BitsPerDim", "bits_per_dim"),

@@ -13,10 +13,11 @@ from huggingface_hub.errors import EntryNotFoundError
 from torch import Tensor
 from typing_extensions import Self
 
-from ..conditioning.classes import ClassLabels, conditioners_of, requested_classes
+from ..conditioning.classes import ClassLabels, conditioners_of
 from ..conditioning.conditioner import Conditioners
 from ..hub.push import lacks_index
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
+from .class_labels import class_arguments
 from .denoising_step import DenoisingStep
 from .guidance import Guidance
 from .images import check_output_type, require_finite_images, to_output
@@ -200,15 +201,5 @@ class DDPMPaperPipeline(SamplingPipeline):
 
     def _conditioning(self, class_labels: ClassLabels, batch_size: int, guidance: Guidance) -> dict[str, Tensor]:
         """The model's further arguments; ValueError if labels or guidance do not fit the model."""
-        guidance.check(self.unet, self.conditioners_of)
-        columns = requested_classes(self.unet.config, class_labels, batch_size)
-        if columns is None and guidance.is_classifier_free:
-            raise ValueError(
-                f"`guidance_scale` must be 1 for images of no class, but is {guidance.guidance_scale}; pass"
-                " `class_labels`."
-            )
-        conditioners = self.conditioners
-        if not conditioners.members:
-            return {}
         device = self._execution_device
-        return conditioners.null(batch_size, device) if columns is None else conditioners.make(columns, device)
+        return class_arguments(self.unet, self.conditioners_of, class_labels, batch_size, guidance, device)

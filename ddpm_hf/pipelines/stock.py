@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import diffusers
 
 
 def stock_class(name: str) -> Any:
-    """A pipeline of diffusers for text. It is imported when first needed, since it loads much.
+    """A pipeline of diffusers. It is imported when first needed, since it may load much.
 
-    Its module imports image processors that no model here uses; transformers warns where torchvision is missing for
-    them, which says nothing to a user. The warning comes with the first import, and is left out.
+    The modules of text import image processors that no model here uses; transformers warns where torchvision is
+    missing for them, which says nothing to a user. The warning comes with the first import, and is left out.
     """
+    if importlib.util.find_spec("transformers") is None:
+        return getattr(diffusers, name)  # which needs no text, or says what to install
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
