@@ -272,7 +272,7 @@ def test_a_named_text_encoder_is_loaded_and_not_saved(tmp_path: Path) -> None:
     encoder = save_encoder(tmp_path / "encoder")
     unet = stable_diffusion(DDPMScheduler()).unet
     unet.register_to_config(**TextSettings(10, attention_mask=True, encoder=str(encoder)).to_config())
-    pipeline = DDPMPaperLatentPipeline(autoencoder(4), unet, DDPMScheduler())._with_named_encoder()
+    pipeline = DDPMPaperLatentPipeline(autoencoder(4), unet, DDPMScheduler())._with_named_encoder({})
     pipeline.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model" / "text_encoder").exists()
     again = loaded(tmp_path / "model")
