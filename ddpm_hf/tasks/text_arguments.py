@@ -79,3 +79,20 @@ class TextDiffusionArguments(DiffusionArguments):
             "Share of the training images that lose their caption, so that the model also learns to do without one."
         ),
     )
+
+
+@dataclass
+class TextToImageDiffusionArguments(TextDiffusionArguments):
+    """The forward process, and what the model learns.
+
+    What a caption says, such as a colour, is decided where noise hides the image. The bound weighs the error of x_0
+    there by an SNR near 0, and so do L_vlb and L_rate; L_simple of a v-prediction weighs it by SNR + 1.
+    """
+
+    objective: str = field(
+        default="hybrid",
+        metadata=help_text(
+            "simple (L_simple), vlb (L_vlb), rate (L_vlb but for its decoder), or hybrid (L_simple, and L_vlb"
+            " for the variance), which makes most of captions."
+        ),
+    )

@@ -24,7 +24,7 @@ from .building import build_text_unet
 from .captioned_images import load_captioned_images
 from .images import ImageTask
 from .presets import TEXT_PRESETS, check_preset
-from .text_arguments import TextDiffusionArguments, TextModelArguments
+from .text_arguments import TextModelArguments, TextToImageDiffusionArguments
 
 
 SHOWN = 144  # captions that samples take their turns of
@@ -33,7 +33,7 @@ SHOWN = 144  # captions that samples take their turns of
 class TextToImageTask(ImageTask):
     """Pixels as x_0, a `UNet2DConditionModel` that is told of captions, and a `DDPMPaperTextToImagePipeline`."""
 
-    arguments = (TextModelArguments, CaptionedDataArguments, TextDiffusionArguments)
+    arguments = (TextModelArguments, CaptionedDataArguments, TextToImageDiffusionArguments)
     presets = TEXT_PRESETS
     frozen_parts = ("tokenizer", "text_encoder")
 
