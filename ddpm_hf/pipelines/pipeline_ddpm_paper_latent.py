@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import diffusers
@@ -18,6 +17,9 @@ from typing_extensions import Self
 from ..conditioning.classes import CLASSES_OF_DIT, OWN_CONFIG_KEY, ClassLabels, conditioners_of
 from ..conditioning.conditioner import Conditioners
 from ..conditioning.text import TextConditioner, TextEncoder
+from ..diffusion.denoiser import Denoiser, randn_like
+from ..likelihood.batches import Batches
+from ..likelihood.decoder_law import measured_decoder_scale
 from ..likelihood.importance_weighting import ImportanceWeightedBits
 from ..likelihood.latents import (
     LatentBitsPerDim,
@@ -25,7 +27,7 @@ from ..likelihood.latents import (
     latent_importance_weighted_bits_per_dim,
 )
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
-from .autoencoders import Autoencoder, with_scaling_factor
+from .autoencoders import Autoencoder, decoder_law_config, with_scaling_factor
 from .class_labels import class_arguments, number_of_labels
 from .denoising_step import DenoisingStep
 from .guidance import Guidance
@@ -203,15 +205,55 @@ class DDPMPaperLatentPipeline(TextPipeline):
 
     # --- the likelihood ---
 
-    @property
-    def bits_per_dim(self) -> Callable[..., LatentBitsPerDim]:
-        """`latent_bits_per_dim` with the autoencoder: called as `bits_per_dim`, with batches of images."""
-        return partial(latent_bits_per_dim, autoencoder=self.autoencoder)
+    @torch.no_grad()
+    def examples_of(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Latents of images `[B, C, H, W]` in [−1, 1], on their device: z ~ q(z | x), if there is a posterior."""
+        if not self.autoencoder.has_posterior:
+            return self.autoencoder.encode(images)
+        q = self.autoencoder.posterior(images)
+        return q.sample(randn_like(q.mean, generator))
 
-    @property
-    def importance_weighted_bits_per_dim(self) -> Callable[..., ImportanceWeightedBits]:
-        """`latent_importance_weighted_bits_per_dim` with the autoencoder, with batches of images."""
-        return partial(latent_importance_weighted_bits_per_dim, autoencoder=self.autoencoder)
+    def levels_of_examples(self, num_levels: int) -> None:
+        """None, for latents are continuous."""
+
+    def require_likelihood(self, num_levels: int) -> None:
+        """Raise ValueError if the autoencoder has no p(x | z), or one of another number of levels."""
+        known = self.autoencoder.num_levels
+        if known != num_levels:
+            raise ValueError(
+                f"The autoencoder's p(x | z) is of images of {known} levels, but these have {num_levels}; measure it"
+                " on such images, or pass others."
+            )
+
+    def measure_likelihood(
+        self, batches: Iterable[Tensor], num_levels: int, generator: torch.Generator | None = None
+    ) -> None:
+        """Give the autoencoder the scale of p(x | z) that fits these images best, if it has not learned one.
+
+        It is recorded in the autoencoder's configuration; see `measured_decoder_scale`. An autoencoder without a
+        posterior gets none. Arguments as in the base class.
+
+        Raises:
+            ValueError: for an autoencoder with a p(x | z) of another number of levels.
+        """
+        if not self.autoencoder.has_posterior:
+            return
+        if self.autoencoder.law is None:
+            law = measured_decoder_scale(self.autoencoder, batches, num_levels=num_levels, generator=generator)
+            self.vae.register_to_config(**decoder_law_config(law))
+        self.require_likelihood(num_levels)
+
+    def bits_per_dim(
+        self, denoise: Denoiser, scheduler: DDPMPaperScheduler, batches: Batches, **options: Any
+    ) -> LatentBitsPerDim:
+        """`latent_bits_per_dim` of images, with the autoencoder."""
+        return latent_bits_per_dim(denoise, scheduler, batches, self.autoencoder, **options)
+
+    def importance_weighted_bits_per_dim(
+        self, denoise: Denoiser, scheduler: DDPMPaperScheduler, batches: Batches, **options: Any
+    ) -> ImportanceWeightedBits:
+        """`latent_importance_weighted_bits_per_dim` of images, with the autoencoder."""
+        return latent_importance_weighted_bits_per_dim(denoise, scheduler, batches, self.autoencoder, **options)
 
     # --- sampling ---
 
