@@ -17,6 +17,7 @@ from ..data.level_images import ImageData, LevelImages
 from ..hub_errors import HubError
 from ..likelihood.batches import Batches
 from ..likelihood.importance_weighting import ImportanceWeightedBits, importance_weighted_bits_per_dim
+from ..likelihood.latents import LatentBitsPerDim
 from ..likelihood.variational import BitsPerDim, bits_per_dim
 from ..pipelines.loading import load_pipeline as load_any
 from ..pipelines.sampling_pipeline import SamplingPipeline
@@ -30,6 +31,7 @@ from .arguments import ChainArguments, ModelPathArguments
 
 
 Part = TypeVar("Part")
+Bound = TypeVar("Bound", BitsPerDim, LatentBitsPerDim)
 
 
 def load_pipeline(
@@ -54,8 +56,8 @@ def load_pipeline(
     return pipeline.to(device)
 
 
-def follow(scheduler: DDPMPaperScheduler, num_levels: int, chain: ChainArguments) -> DDPMPaperScheduler:
-    """A model's scheduler for data with `num_levels` levels, set to the requested chain."""
+def follow(scheduler: DDPMPaperScheduler, num_levels: int | None, chain: ChainArguments) -> DDPMPaperScheduler:
+    """A model's scheduler for x_0 with `num_levels` levels, set to the requested chain."""
     scheduler = DDPMPaperScheduler.from_config(scheduler.config, num_levels=num_levels)
     steps = len(scheduler) if chain.num_inference_steps is None else chain.num_inference_steps
     scheduler.set_timesteps(steps, timestep_spacing=chain.timestep_spacing)
@@ -71,8 +73,8 @@ def score(
     num_evaluations: int,
     seed: int,
     progress: Callable[[Iterable[int]], Iterable[int]] | None = None,
-    count: Callable[..., BitsPerDim] = bits_per_dim,
-) -> BitsPerDim:
+    count: Callable[..., Bound] = bits_per_dim,
+) -> Bound:
     """Bits/dim over the images, scored by all processes together; the result does not depend on their number.
 
     Args:
@@ -83,11 +85,12 @@ def score(
     """
     is_estimate = 0 < num_evaluations < len(scheduler.timesteps)
 
-    def part(batches: Batches, generator: torch.Generator) -> BitsPerDim:
+    def part(batches: Batches, generator: torch.Generator) -> Bound:
         calls = num_evaluations if is_estimate else None
         return count(denoiser, scheduler, batches, num_evaluations=calls, generator=generator)
 
-    return BitsPerDim.merged(by_batches(denoiser, images, accelerator, batch_size, seed, part, progress))
+    parts = by_batches(denoiser, images, accelerator, batch_size, seed, part, progress)
+    return type(parts[0]).merged(parts)
 
 
 def score_by_paths(
@@ -162,7 +165,7 @@ def split_of(data: ImageData, split: str) -> LevelImages:
 
 def check_fit(pipeline: SamplingPipeline, images: LevelImages) -> None:
     """Raise ValueError unless the images have the model's shape and the columns that its conditioning needs."""
-    expected, found = pipeline.example_shape, tuple(images.shape)
+    expected, found = tuple(pipeline.image_shape), tuple(images.shape)
     if found != expected:
         raise ValueError(
             f"The model is for {expected[0]} channels of {expected[1]}x{expected[2]} pixels, the data have"

@@ -21,6 +21,7 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     PNDMScheduler,
+    StableDiffusionImg2ImgPipeline,
 )
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from tiny_models import tiny_unet
@@ -72,8 +73,8 @@ def differ(one: Any, other: Any) -> bool:
     return bool((torch.as_tensor(one) - torch.as_tensor(other)).abs().max() > 0.01)
 
 
-def images(count: int = 2) -> Tensor:
-    return torch.randint(256, (count, 3, SIZE, SIZE), generator=seeded()) / 127.5 - 1
+def images(count: int = 2, size: int = SIZE) -> Tensor:
+    return torch.randint(256, (count, 3, size, size), generator=seeded()) / 127.5 - 1
 
 
 @pytest.fixture(scope="module")
@@ -403,6 +404,40 @@ def test_classes_and_guidance_of_a_unet() -> None:
     assert plain.shape == guided.shape == (2, 3, SIZE, SIZE) and differ(plain, guided)
 
 
+IMAGE_WAYS = {
+    "an image for each prompt": {"image": images(), "strength": 0.6},
+    "one image": {"image": images(1), "strength": 0.9, "guidance_scale": 3.0},
+    "a larger image": {"image": images(1, 32), "strength": 0.5},
+    "a list of generators": {"image": images(), "generator": "list"},
+}
+
+
+@pytest.mark.parametrize("way", IMAGE_WAYS)
+def test_images_from_images_are_those_of_stock(way: str, folders: dict[str, Path]) -> None:
+    """By ancestral sampling from noised latents, whose draws both take from the generator in one order."""
+    pipeline = loaded(folders["StableDiffusionPipeline"])
+    original = StableDiffusionImg2ImgPipeline(**stock(folders["StableDiffusionPipeline"]).components)
+    original.scheduler = pipeline.scheduler.to_stock()
+    is_list = IMAGE_WAYS[way].get("generator") == "list"
+
+    def made(each: Any) -> np.ndarray:
+        generator = [seeded(k) for k in range(2)] if is_list else seeded()
+        options = {**IMAGE_WAYS[way], "generator": generator, "num_inference_steps": 10}
+        return drawn(quiet(each), "StableDiffusionPipeline", **options)
+
+    close(made(pipeline), made(original))
+
+
+def test_an_image_at_little_strength_stays_as_it_is(unconditional: DDPMPaperLatentPipeline) -> None:
+    with torch.no_grad():
+        z = unconditional.autoencoder.encode(images())
+    options = {"image": images(), "num_inference_steps": 20, "batch_size": 2, "output_type": "latent"}
+    near, far = (unconditional(**options, strength=s, generator=seeded()).images for s in (0.05, 1.0))
+    steps = list(unconditional.iterate(image=images(), strength=0.5, batch_size=2, num_inference_steps=20))
+    assert len(steps) == 10
+    assert (near - z).square().mean() < 0.1 * (far - z).square().mean()
+
+
 # --- bad input ------------------------------------------------------------------------------------------------------
 
 
@@ -426,6 +461,10 @@ def test_calls_that_do_not_fit(unconditional: DDPMPaperLatentPipeline, folders: 
         (unconditional, {"output_type": "jpg"}, "`output_type` must be one of 'pil', 'np', 'pt', 'latent'"),
         (unconditional, {"height": 15}, "`height` must be a multiple of 2, by which the autoencoder and the model"),
         (unconditional, {"latents": torch.zeros(1, 4, 4, 4)}, r"`latents` must be of shape \[1, 4, 8, 8\]"),
+        (unconditional, {"image": images(), "strength": 0}, r"`strength` must lie in \(0, 1\], but is 0"),
+        (unconditional, {"image": images(3), "batch_size": 2}, "`image` must be one, or one for each of 2 images"),
+        (unconditional, {"image": images(1), "height": 16}, "`latents`, `height` and `width` must be left out with"),
+        (unconditional, {"image": images(1, 15)}, "`height` must be a multiple of 2"),
         (told, {"class_labels": 1}, "`class_labels` must be None: the model is told of text"),
         (told, {"prompt": "a", "width": 18}, "`width` must be a multiple of 4, by which"),
         (loaded(folders["DiTPipeline"]), {"class_labels": 1, "height": 32}, "`height` must be 16, the only one"),
