@@ -132,7 +132,7 @@ class _LevelStatistics:
         if self.num_levels is None or self._kept >= ELEMENTS_FOR_A_DECODER:
             return
         # A few elements of many examples are more informative than all elements of a few.
-        chosen = _fixed_subset(x_0[0].numel(), ELEMENTS_OF_AN_EXAMPLE)
+        chosen = fixed_subset(x_0[0].numel(), ELEMENTS_OF_AN_EXAMPLE)
         known, found = (x.reshape(len(x), -1)[:, chosen].flatten() for x in (x_0, predicted))
         self._pairs.append((known, found))
         self._kept += known.numel()
@@ -155,7 +155,7 @@ def _shrunk_to_the_mean(of_elements: Tensor, count: int) -> Tensor:
     return (count * of_elements + prior * of_elements.mean()) / (count + prior)
 
 
-def _fixed_subset(count: int, most: int) -> Tensor:
+def fixed_subset(count: int, most: int) -> Tensor:
     """Up to `most` of `count` indices, the same ones at every call."""
     if count <= most:
         return torch.arange(count, device="cpu")
@@ -177,7 +177,7 @@ def _best_decoder(x_0: Tensor, predicted: Tensor, log_snr: float, num_levels: in
     low = ((to_float64(x_0) - predicted) ** 2).mean().clamp(min=1e-3 / (num_levels - 1) ** 2).log().item()
     high = max(low, min(-log_snr, LOG_SPAN))
     candidates = torch.linspace(low - MARGIN, high + MARGIN, CANDIDATES, dtype=torch.float64, device="cpu")
-    some = _fixed_subset(len(x_0), ELEMENTS_FOR_V)
+    some = fixed_subset(len(x_0), ELEMENTS_FOR_V)
     costs = torch.stack([cost(candidate, some) for candidate in candidates])
     best = int(costs[1:-1].argmin()) + 1
     left, least, right = costs[best - 1 : best + 2]
