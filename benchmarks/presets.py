@@ -23,7 +23,6 @@ from ddpm_hf.data.level_images import ImageData, LevelImages
 from ddpm_hf.tasks.images import ImageTask
 from ddpm_hf.tasks.presets import PRESETS
 from ddpm_hf.training.loop import take_step
-from ddpm_hf.training.step import training_step
 from ddpm_hf.training.tracking import Progress
 
 
@@ -52,7 +51,7 @@ def measured(preset: str, steps: int) -> dict[str, Any]:
         seconds = []
         for _ in range(steps):
             start = time.process_time()
-            take_step(state, batches, progress, training_step)
+            take_step(state, batches, progress)
             seconds.append(time.process_time() - start)
         of_training = _memory()
         _sample_one_step(state)

@@ -33,7 +33,6 @@ def train(state: RunState, signals: Signals, training_step: Step | None = None) 
     Args:
         training_step: takes one step; that of the run's method if not given, which is Algorithm 1 for a diffusion.
     """
-    training_step = training_step or state.method.training_step
     progress = state.method.progress(state)
     if state.is_resumed and state.step < state.steps:
         at_the_end_of_an_epoch(state)  # the run may have been stopped before it did this
@@ -63,9 +62,12 @@ def train(state: RunState, signals: Signals, training_step: Step | None = None) 
         clock.show((state.step, state.steps), note, at_once=True)
 
 
-def take_step(state: RunState, batches: Iterator[Batch], progress: StepFigures, training_step: Step) -> None:
+def take_step(
+    state: RunState, batches: Iterator[Batch], progress: StepFigures, training_step: Step | None = None
+) -> None:
     """One training step, and the updates that follow it: of what the method keeps, averages, progress."""
-    result = training_step(state, _checked(state, batches))
+    step = state.method.training_step if training_step is None else training_step
+    result = step(state, _checked(state, batches))
     for average in state.averages:
         average.update()
     state.method.note(state, result, progress)
