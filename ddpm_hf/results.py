@@ -139,7 +139,19 @@ class CaptionFigures(TypedDict, total=False):
     caption_retrieval_images: int  # at most, of each kind
 
 
-class Metrics(BoundFigures, QualityFigures, CaptionFigures, RunFacts, total=False):
+class AutoencoderFigures(TypedDict, total=False):
+    """The evidence lower bound of an autoencoder on the test images, and its latents."""
+
+    bits_per_dim_reconstruction: float
+    bits_per_dim_kl: float
+    kl_nats_by_channel: list[float]  # per image
+    decoder_scale: list[float]  # the standard deviation of p(x | z) in each channel of the images
+    latent_shape: list[int]
+    latents_mean: list[float]  # of each channel over training images, before they are shifted and scaled
+    latents_std: list[float]
+
+
+class Metrics(BoundFigures, QualityFigures, CaptionFigures, AutoencoderFigures, RunFacts, total=False):
     """All of `metrics.json`."""
 
     importance_weighted: WeightedBound

@@ -181,7 +181,7 @@ def _tell(state: RunState, report: Metrics) -> None:
 def _figures(report: Metrics) -> dict[str, float]:
     names = [f"frechet_distance_{name}" for name in FRECHET_DISTANCES]
     names += ["bits_per_dim", "bits_per_dim_standard_error"]
-    names += [f"bits_per_dim_{part}" for part in ("prior", "rate", "decoder")]
+    names += [f"bits_per_dim_{part}" for part in ("prior", "rate", "decoder", "reconstruction", "kl")]
     figures = {name: report[name] for name in names if report.get(name) is not None}
     for decay, bits in report.get("validation_bits_per_dim_by_ema_decay", {}).items():
         figures[f"validation_bits_per_dim_of_ema_decay_{decay}"] = bits
