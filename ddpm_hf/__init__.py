@@ -29,6 +29,11 @@ if TYPE_CHECKING:  # the same names once more; `as` marks them as exported
     from .likelihood.importance_weighting import log_path_weights as log_path_weights
     from .likelihood.information import Information as Information
     from .likelihood.information import information_of as information_of
+    from .likelihood.latents import LatentBitsPerDim as LatentBitsPerDim
+    from .likelihood.latents import latent_bits_per_dim as latent_bits_per_dim
+    from .likelihood.latents import (
+        latent_importance_weighted_bits_per_dim as latent_importance_weighted_bits_per_dim,
+    )
     from .likelihood.measurement import measure_denoising_errors as measure_denoising_errors
     from .likelihood.ode import ode_bits_per_dim as ode_bits_per_dim
     from .likelihood.ode import ode_log_likelihood as ode_log_likelihood
@@ -62,6 +67,11 @@ else:
                 "log_path_weights",
             ),
             "likelihood.information": ("Information", "information_of"),
+            "likelihood.latents": (
+                "LatentBitsPerDim",
+                "latent_bits_per_dim",
+                "latent_importance_weighted_bits_per_dim",
+            ),
             "likelihood.measurement": ("measure_denoising_errors",),
             "likelihood.ode": ("ode_bits_per_dim", "ode_log_likelihood"),
             "likelihood.variational": ("BitsPerDim", "bits_per_dim"),

@@ -57,6 +57,7 @@ CORE = (
     "diffusion.constraints",
     "diffusion.guidance",
     "diffusion.discretized_likelihood",
+    "diffusion.diagonal_gaussian",
     "diffusion.bound_terms",
     "diffusion.guidance",
     "diffusion.losses",
@@ -70,6 +71,8 @@ CORE = (
     "likelihood.variational",
     "likelihood.information",
     "likelihood.cascade",
+    "likelihood.latents",
+    "likelihood.decoder_law",
     "likelihood.ode",
 )
 MATHEMATICS_ROOMS = ("diffusion", "likelihood", "schedulers")

@@ -27,6 +27,10 @@ if TYPE_CHECKING:  # the same names once more; `as` marks them as exported
     from .importance_weighting import log_path_weights as log_path_weights
     from .information import Information as Information
     from .information import information_of as information_of
+    from .latents import LatentBitsPerDim as LatentBitsPerDim
+    from .latents import latent_bits_per_dim as latent_bits_per_dim
+    from .latents import latent_importance_weighted_bits_per_dim as latent_importance_weighted_bits_per_dim
+    from .latents import latent_log_weights as latent_log_weights
     from .measurement import measure_denoising_errors as measure_denoising_errors
     from .ode import OdeBitsPerDim as OdeBitsPerDim
     from .ode import OdeLikelihood as OdeLikelihood
@@ -44,6 +48,12 @@ else:
             "elbo": ("ElboBits", "elbo_bits_per_dim"),
             "importance_weighting": ("ImportanceWeightedBits", "importance_weighted_bits_per_dim", "log_path_weights"),
             "information": ("Information", "information_of"),
+            "latents": (
+                "LatentBitsPerDim",
+                "latent_bits_per_dim",
+                "latent_importance_weighted_bits_per_dim",
+                "latent_log_weights",
+            ),
             "measurement": ("measure_denoising_errors",),
             "ode": ("OdeBitsPerDim", "OdeLikelihood", "ode_bits_per_dim", "ode_log_likelihood"),
             "variational": ("BitsPerDim", "bits_per_dim"),

@@ -36,16 +36,13 @@ CANDIDATES, ROUNDS = 9, 4  # of the search for a scale; each round narrows it fo
 
 
 class Autoencoding(Protocol):
-    """What a likelihood needs of an autoencoder; `ddpm_hf.pipelines.autoencoders.Autoencoder` is one."""
+    """What encodes and decodes, such as `ddpm_hf.pipelines.autoencoders.Autoencoder`."""
 
     def posterior(self, x: Tensor) -> DiagonalGaussian:
         """q(z | x) of examples x `[B, …]`."""
 
     def decode(self, z: Tensor) -> Tensor:
         """The reconstruction x̂(z), in the shape of x."""
-
-    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
-        """log p(x | z), nats per example, `[B]`."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ with x_s − μ_θ = √β̃ z + c₁ (x_0 − x̂_0). The last step is the deco
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,11 @@ from ..diffusion.numerics import (
 from ..diffusion.reverse_coefficients import ReverseCoefficients
 from ..diffusion.reverse_process import ReverseStep
 from .batches import Batches, Progress, checked_batches, require_no_dropout
-from .summary import Summary
+from .summary import Summary, pooled_mean
+
+
+LogWeights = Callable[[Tensor, Mapping[str, Any]], Tensor]
+"""log_weights(x_0, conditioning) -> log w of one path per example, nats, `[B]`."""
 
 
 @torch.no_grad()
@@ -180,8 +184,7 @@ class ImportanceWeightedBits(Summary):
             raise ValueError("`parts` must be at least one bound, all with the same number of paths.")
         per_example = [value for part in parts for value in part.per_example]
         by_num_paths = {
-            count: math.fsum(part.num_examples * part.by_num_paths[count] for part in parts) / len(per_example)
-            for count in parts[0].by_num_paths
+            count: pooled_mean(parts, (part.by_num_paths[count] for part in parts)) for count in parts[0].by_num_paths
         }
         return cls(by_num_paths, per_example, sum(part.num_model_evaluations for part in parts))
 
@@ -215,14 +218,38 @@ def importance_weighted_bits_per_dim(
             dropout is active, or its output is not finite; the message names the timesteps.
     """
     check_generator(generator)
+    diffusion = diffusion_of(scheduler)
+
+    def log_weights(x_0: Tensor, conditioning: Mapping[str, Any]) -> Tensor:
+        return log_path_weights(denoise, diffusion, x_0, conditioning, generator=generator)
+
+    checked = checked_batches(batches, diffusion.num_levels, progress)
+    return bits_of_weights(log_weights, checked, num_paths, len(diffusion.times))
+
+
+def bits_of_weights(
+    log_weights: LogWeights,
+    batches: Iterable[tuple[Tensor, Mapping[str, Any]]],
+    num_paths: int,
+    evaluations: int,
+) -> ImportanceWeightedBits:
+    """The importance-weighted bound from a function that draws weights.
+
+    Args:
+        log_weights: draws log w of a path for each example of a batch.
+        batches: examples and their conditioning, checked.
+        num_paths: M ≥ 1, paths per example.
+        evaluations: model calls for a path.
+
+    Raises:
+        ValueError: if there are no examples, or `num_paths` is below 1.
+    """
     require_count(num_paths=num_paths)
-    diffusion, parts = diffusion_of(scheduler), []
-    for x_0, conditioning in checked_batches(batches, diffusion.num_levels, progress):
-        paths = [
-            log_path_weights(denoise, diffusion, x_0, conditioning, generator=generator) for _ in range(num_paths)
-        ]
-        evaluations = len(x_0) * num_paths * len(diffusion.times)
-        parts.append(ImportanceWeightedBits.of(torch.stack(paths).cpu(), x_0[0].numel(), evaluations))
+    parts = []
+    for x_0, conditioning in batches:
+        paths = [log_weights(x_0, conditioning).cpu() for _ in range(num_paths)]
+        calls = len(x_0) * num_paths * evaluations
+        parts.append(ImportanceWeightedBits.of(torch.stack(paths), x_0[0].numel(), calls))
     if not parts:
         raise ValueError("`batches` holds no examples.")
     return ImportanceWeightedBits.merged(parts)

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -74,6 +75,23 @@ class Summary:
         """All figures by name, as numbers, lists and dictionaries, for JSON."""
         names = dict.fromkeys((*self.HEADLINES, *(field.name for field in dataclasses.fields(self))))
         return {name: getattr(self, name) for name in names}
+
+
+def pooled_mean(parts: Sequence[Summary], values: Iterable[float]) -> float:
+    """The mean over the examples of all parts, from one mean per part."""
+    weighted = (part.num_examples * value for part, value in zip(parts, values, strict=True))
+    return math.fsum(weighted) / sum(part.num_examples for part in parts)
+
+
+def pooled_means(parts: Sequence[Summary], rows: Sequence[Sequence[float]]) -> list[float]:
+    """`pooled_mean` of each column, from one row per part."""
+    return [pooled_mean(parts, column) for column in zip(*rows, strict=True)]
+
+
+def pooled_error(parts: Sequence[Summary], errors: Iterable[float]) -> float:
+    """The standard error of the mean over the examples of all parts, from those of the independent parts."""
+    squares = ((part.num_examples * error) ** 2 for part, error in zip(parts, errors, strict=True))
+    return math.sqrt(math.fsum(squares)) / sum(part.num_examples for part in parts)
 
 
 def _rounded(value: float) -> str:

@@ -16,7 +16,7 @@ from ..diffusion.finiteness import FiniteTerms
 from ..diffusion.gaussian_diffusion import DiffusionSource, diffusion_of
 from ..diffusion.numerics import mean_flat, standard_error, to_float64
 from .batches import Batches, Progress, checked_batches, require_no_dropout
-from .summary import Summary
+from .summary import Summary, pooled_error, pooled_mean, pooled_means
 
 
 SMALL_BATCH = 16  # below it no control variate is fitted, and examples draw their places in a stratum independently
@@ -83,23 +83,18 @@ class BitsPerDim(Summary):
         """
         if not parts or any(part.timesteps != parts[0].timesteps for part in parts):
             raise ValueError("`parts` must be at least one bound, all along the same timesteps.")
-        n = sum(part.num_examples for part in parts)
-
-        def mean(values: Iterable[float]) -> float:
-            return math.fsum(part.num_examples * value for part, value in zip(parts, values, strict=True)) / n
-
         per_example = [value for part in parts for value in part.per_example]
         return cls(
-            total=mean(part.total for part in parts),
-            prior=mean(part.prior for part in parts),
-            rate=mean(part.rate for part in parts),
-            decoder=mean(part.decoder for part in parts),
+            total=pooled_mean(parts, (part.total for part in parts)),
+            prior=pooled_mean(parts, (part.prior for part in parts)),
+            rate=pooled_mean(parts, (part.rate for part in parts)),
+            decoder=pooled_mean(parts, (part.decoder for part in parts)),
             standard_error=standard_error(torch.tensor(per_example, dtype=torch.float64, device="cpu")),
-            estimation_error=math.sqrt(sum((part.num_examples * part.estimation_error) ** 2 for part in parts)) / n,
+            estimation_error=pooled_error(parts, (part.estimation_error for part in parts)),
             per_example=per_example,
-            per_timestep=[mean(values) for values in zip(*(part.per_timestep for part in parts), strict=True)],
+            per_timestep=pooled_means(parts, [part.per_timestep for part in parts]),
             timesteps=parts[0].timesteps,
-            num_examples=n,
+            num_examples=len(per_example),
             num_model_evaluations=sum(part.num_model_evaluations for part in parts),
         )
 

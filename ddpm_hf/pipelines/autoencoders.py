@@ -277,6 +277,11 @@ class Autoencoder:
             )
         return self.law
 
+    @property
+    def num_levels(self) -> int:
+        """Number of evenly spaced levels of the images that p(x | z) is about; ValueError if there is none."""
+        return self.require_likelihood().num_levels
+
     def log_likelihood(self, x: Tensor, z: Tensor, law: DecoderLaw | None = None) -> Tensor:
         """log p(x | z), nats per example, float64 `[B]`.
 

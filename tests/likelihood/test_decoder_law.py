@@ -88,9 +88,6 @@ class Doubling:
     def decode(self, z: Tensor) -> Tensor:
         return 2 * z
 
-    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
-        raise NotImplementedError
-
 
 def test_the_scale_of_an_autoencoder_is_measured_through_its_posterior() -> None:
     x = levels_of(torch.rand(64, 2, 6, 6, generator=seeded()) - 0.5, 256)
