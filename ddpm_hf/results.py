@@ -139,6 +139,17 @@ class CaptionFigures(TypedDict, total=False):
     caption_retrieval_images: int  # at most, of each kind
 
 
+class LatentFigures(TypedDict, total=False):
+    """The parts of the bound of a latent diffusion, in bits per dimension of the images; their sum is the bound.
+
+    The diffusion's prior, rate and decoder in `BoundFigures` are the parts of `bits_per_dim_latent`.
+    """
+
+    bits_per_dim_reconstruction: float
+    bits_per_dim_posterior_entropy: float  # minus the entropy of q(z | x), as it enters the sum
+    bits_per_dim_latent: float
+
+
 class AutoencoderFigures(TypedDict, total=False):
     """The evidence lower bound of an autoencoder on the test images, and its latents."""
 
@@ -151,7 +162,7 @@ class AutoencoderFigures(TypedDict, total=False):
     latents_std: list[float]
 
 
-class Metrics(BoundFigures, QualityFigures, CaptionFigures, AutoencoderFigures, RunFacts, total=False):
+class Metrics(BoundFigures, QualityFigures, CaptionFigures, LatentFigures, AutoencoderFigures, RunFacts, total=False):
     """All of `metrics.json`."""
 
     importance_weighted: WeightedBound

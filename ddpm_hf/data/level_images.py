@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -12,9 +13,11 @@ from torch import Tensor
 from ..conditioning.box_means import box_mean
 from ..conditioning.columns import Columns, Derive, chosen, joined, with_first
 from ..conditioning.conditioner import Conditioners
+from ..runtime.randomness import BatchAddress
 from .identity import Identity
 from .image_files import BadImage
 from .image_streams import ImageStream
+from .levels import scaled
 
 
 class LevelImages:
@@ -67,6 +70,18 @@ class LevelImages:
 
     def __getitem__(self, i: int) -> Tensor:
         return scaled(self.levels(i), self.num_levels)
+
+    def examples(self, levels: Tensor, address: BatchAddress) -> Tensor:
+        """x_0 of a training batch of what `read` and `pixels` give, `[B, …]`, on their device.
+
+        Args:
+            address: of the batch, for examples that are drawn at random.
+        """
+        return scaled(levels, self.num_levels)
+
+    def mirrored(self, levels: Tensor) -> Tensor:
+        """The mirror images of what `read` and `pixels` give, `[B, …]`."""
+        return levels.flip(-1)
 
     def levels(self, i: int, crop: tuple[float, float] | None = None) -> Tensor:
         """Image i as integers."""
@@ -126,10 +141,9 @@ class LevelImages:
         """
         if self.size:
             conditioners.check(self.columns)
-        derive = conditioners.derive_for_training
-        return LevelImages(
-            self.size, self.read, self.num_levels, self.shape, self.columns, self.pixels, self.row, derive
-        )
+        reading = copy.copy(self)
+        reading.derive = conditioners.derive_for_training
+        return reading
 
     def with_columns(self, columns: Columns) -> LevelImages:
         """The same images with other columns."""
@@ -163,6 +177,11 @@ class Chosen:
     read: Callable[[int, tuple[float, float] | None], Tensor]
     index: Tensor
 
+    @property
+    def fingerprint(self) -> str:
+        """What the images depend on."""
+        return repr((self.read.fingerprint, self.index.tolist()))
+
     def __call__(self, i: int, crop: tuple[float, float] | None = None) -> Tensor:
         return self.read(int(self.index[i]), crop)
 
@@ -190,11 +209,6 @@ class Cropped:
         spare = [length - self.side for length in reversed(levels.shape[1:])]
         left, up = (s // 2 if crop is None else int(c * (s + 1)) for s, c in zip(spare, crop or spare, strict=True))
         return levels[:, up : up + self.side, left : left + self.side]
-
-
-def scaled(levels: Tensor, num_levels: int) -> Tensor:
-    """Levels 0 … num_levels − 1 as float32 in [−1, 1]."""
-    return levels.float() * (2 / (num_levels - 1)) - 1
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from ..data.level_images import ImageData, LevelImages
 from ..hub_errors import HubError
 from ..likelihood.batches import Batches
 from ..likelihood.importance_weighting import ImportanceWeightedBits, importance_weighted_bits_per_dim
+from ..likelihood.latents import LatentBitsPerDim
 from ..likelihood.variational import BitsPerDim, bits_per_dim
 from ..pipelines.loading import load_pipeline as load_any
 from ..pipelines.sampling_pipeline import SamplingPipeline
@@ -30,6 +31,7 @@ from .arguments import ChainArguments, ModelPathArguments
 
 
 Part = TypeVar("Part")
+Bits = TypeVar("Bits", BitsPerDim, LatentBitsPerDim)  # of images, or of images by their latents
 
 
 def load_pipeline(
@@ -71,8 +73,8 @@ def score(
     num_evaluations: int,
     seed: int,
     progress: Callable[[Iterable[int]], Iterable[int]] | None = None,
-    count: Callable[..., BitsPerDim] = bits_per_dim,
-) -> BitsPerDim:
+    count: Callable[..., Bits] = bits_per_dim,
+) -> Bits:
     """Bits/dim over the images, scored by all processes together; the result does not depend on their number.
 
     Args:
@@ -83,11 +85,12 @@ def score(
     """
     is_estimate = 0 < num_evaluations < len(scheduler.timesteps)
 
-    def part(batches: Batches, generator: torch.Generator) -> BitsPerDim:
+    def part(batches: Batches, generator: torch.Generator) -> Bits:
         calls = num_evaluations if is_estimate else None
         return count(denoiser, scheduler, batches, num_evaluations=calls, generator=generator)
 
-    return BitsPerDim.merged(by_batches(denoiser, images, accelerator, batch_size, seed, part, progress))
+    parts = by_batches(denoiser, images, accelerator, batch_size, seed, part, progress)
+    return type(parts[0]).merged(parts)
 
 
 def score_by_paths(

@@ -20,7 +20,7 @@ from ..diffusion.denoiser import check_generator, randn_like
 from ..diffusion.diagonal_gaussian import DiagonalGaussian
 from ..diffusion.numerics import nats_to_bits, standard_error
 from .batches import Batches, Progress, checked_batches
-from .decoder_law import Autoencoding
+from .latents import LatentModel
 from .summary import Summary
 
 
@@ -121,10 +121,9 @@ def channels_of_note(kl_by_channel: Sequence[float], elements: int) -> tuple[lis
 
 @torch.no_grad()
 def elbo_bits_per_dim(
-    autoencoder: Autoencoding,
+    autoencoder: LatentModel,
     batches: Batches,
     *,
-    num_levels: int = 256,
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
 ) -> ElboBits:
@@ -135,7 +134,6 @@ def elbo_bits_per_dim(
     Args:
         autoencoder: an `Autoencoder` whose configuration has a law p(x | z).
         batches: images as for `bits_per_dim`; conditioning is ignored.
-        num_levels: number of evenly spaced levels of the images in [−1, 1].
         generator: for z ~ q(z | x); on the device of the batches, or on the CPU.
         progress: a function that wraps the iteration over batches, such as `tqdm.tqdm`.
 
@@ -145,7 +143,7 @@ def elbo_bits_per_dim(
     """
     check_generator(generator)
     parts = []
-    for x, _ in checked_batches(batches, num_levels, progress):
+    for x, _ in checked_batches(batches, autoencoder.num_levels, progress):
         q: DiagonalGaussian = autoencoder.posterior(x)
         nats = -autoencoder.log_likelihood(x, q.sample(randn_like(q.mean, generator)))
         parts.append(ElboBits.of(nats, q.kl_by_channel(), x[0].numel()))

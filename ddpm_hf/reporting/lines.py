@@ -17,6 +17,7 @@ PARTS = {
     "bits_per_dim_decoder": "decoder",
     "bits_per_dim_reconstruction": "reconstruction",
     "bits_per_dim_kl": "KL",
+    "bits_per_dim_posterior_entropy": "posterior entropy",
 }
 
 

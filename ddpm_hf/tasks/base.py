@@ -12,11 +12,14 @@ from torch import nn
 
 from ..conditioning.conditioner import Conditioners
 from ..data.batches import BatchShard, TrainingBatches
-from ..data.level_images import ImageData
+from ..data.image_streams import ImageStream
+from ..data.level_images import ImageData, LevelImages
 from ..diffusion.denoiser import Denoiser
 from ..likelihood.batches import Batches
 from ..likelihood.importance_weighting import ImportanceWeightedBits, importance_weighted_bits_per_dim
+from ..likelihood.latents import LatentBitsPerDim
 from ..likelihood.variational import BitsPerDim, bits_per_dim
+from ..results import RunFacts
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .arguments import DiffusionArguments
 
@@ -164,6 +167,14 @@ class DiffusionTask(Task):
         of its conditioners as arguments.
         """
 
+    def training_images(self, data: ImageData) -> LevelImages | ImageStream:
+        """The training images as pixels, which samples are compared with; override it if x_0 is not the image."""
+        return data.train
+
+    def facts(self, data: ImageData) -> RunFacts:
+        """Facts for metrics.json that differ from those of `data.train`, or come in addition."""
+        return {}
+
     def bits_per_dim(
         self,
         denoise: Denoiser,
@@ -172,7 +183,7 @@ class DiffusionTask(Task):
         *,
         num_evaluations: int | None,
         generator: torch.Generator,
-    ) -> BitsPerDim:
+    ) -> BitsPerDim | LatentBitsPerDim:
         """The bound of the examples in bits/dim; override it if x_0 is not the data, but for example latents."""
         return bits_per_dim(denoise, scheduler, batches, num_evaluations=num_evaluations, generator=generator)
 

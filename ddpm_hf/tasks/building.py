@@ -156,8 +156,13 @@ def _fewest_channels_with_attention(config: dict[str, Any]) -> int:
     )
 
 
-def build_scheduler(diffusion: DiffusionArguments, num_levels: int) -> DDPMPaperScheduler:
-    """The scheduler to train with; by default its noise schedule is fitted to the levels of the data."""
+def build_scheduler(diffusion: DiffusionArguments, num_levels: int | None) -> DDPMPaperScheduler:
+    """The scheduler to train with; by default its noise schedule is fitted to the levels of the data.
+
+    Args:
+        diffusion: its arguments; of continuous data they must give `log_snr_max`.
+        num_levels: number of levels of the data; None for continuous data.
+    """
     # The optimal variance is measured on the trained model; until then another variance is used.
     is_optimal = diffusion.variance_type == "optimal"
     T = diffusion.ddpm_num_steps

@@ -135,6 +135,19 @@ AUTOENCODER_PRESETS: dict[str, Preset] = {
 }
 
 
+# The same for diffusions of latents, by the side of the latents. The smallest is for OpenMoji on two CPU cores.
+LATENT_PRESETS: dict[str, Preset] = {
+    "8": _network(8, 64, 96, groups=16, head=48) | _fit(32, 1_200, 50, 2e-3, 0.995, 0.1) | _score(100, 36),
+    "16": _network(16, 96, 192, 192, groups=32, head=48) | _fit(32, 20_000, 100, 5e-4, 0.999, 0.1) | _score(100, 36),
+    "32": _network(32, 128, 256, 384, groups=32, head=64)
+    | _fit(32, 100_000, 500, 2e-4, 0.9995, 0.1)
+    | _score(36, 36, num_paths=0),
+    "64": _network(64, 128, 256, 384, 512, groups=32, head=64)
+    | _fit(16, 200_000, 1_000, 1e-4, 0.9999, 0.0)
+    | _score(0, 16, num_paths=0),
+}
+
+
 def check_preset(name: str, presets: Mapping[str, Preset]) -> None:
     """Raise ValueError for a name that is neither auto nor that of a preset."""
     if name not in (AUTO, *presets):

@@ -15,14 +15,13 @@ from ..data.batches import Batch
 from ..data.level_images import ImageData, LevelImages
 from ..diffusion.timestep_sampling import ImportanceTimesteps
 from ..hub.push import INDEX
-from ..likelihood.variational import BitsPerDim
 from ..results import Metrics
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from ..tasks.base import DiffusionTask
 from .arguments import TrainingArguments, check_training_arguments
 from .diffusion_plan import example_call, work_of
 from .diffusion_scores import all_scores, drawn, with_what_is_measured
-from .method import Method
+from .method import Method, Score
 from .run_clock import MEASURING, SAMPLING, SCORING, Work
 from .state import TrainState
 from .step import StepResult, training_step
@@ -125,7 +124,7 @@ class Diffusion(Method[TrainState, StepResult]):
     def number_of_samples(self, state: TrainState) -> int:
         return max(state.training.eval_batch_size, state.training.num_quality_samples)
 
-    def validate(self, state: TrainState, images: LevelImages) -> BitsPerDim:
+    def validate(self, state: TrainState, images: LevelImages) -> Score:
         return scored(state, state.denoiser, images, state.training.num_validation_evaluations)
 
     def measure(self, state: TrainState) -> None:
@@ -140,6 +139,7 @@ class Diffusion(Method[TrainState, StepResult]):
             "variance_type": state.scheduler.variance_type,
             "timesteps": len(state.scheduler),
             "objective": state.diffusion.objective,
+            **state.task.facts(state.data),
         }
 
 

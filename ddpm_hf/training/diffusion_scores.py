@@ -15,8 +15,9 @@ from ..evaluation.measuring import measured_errors, with_errors
 from ..evaluation.quality_features import load_quality_features
 from ..evaluation.sampling import draw_images
 from ..evaluation.scoring import paths_report, score_by_paths
+from ..likelihood.latents import LatentBitsPerDim
 from ..likelihood.variational import BitsPerDim
-from ..results import BoundFigures, Metrics, QualityFigures
+from ..results import BoundFigures, LatentFigures, Metrics, QualityFigures
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .state import TrainState
 from .training_images import training_images
@@ -80,10 +81,10 @@ def all_scores(state: TrainState, samples: Tensor) -> Metrics:
 
 def _some_training_images(state: TrainState) -> LevelImages:
     """As many training images as retrieval takes, in memory, with their columns."""
-    train = state.data.train
+    train = state.task.training_images(state.data)
     if isinstance(train, LevelImages):
         return train.spread(RETRIEVED)
-    batches = list(training_images(state, RETRIEVED))
+    batches = list(training_images(state, RETRIEVED, train))
     x_0 = torch.cat([images for images, _ in batches])[:RETRIEVED].cpu()
     levels = ((x_0 + 1) / 2 * (train.num_levels - 1)).round().to(torch.int32)
     columns = joined([columns for _, columns in batches])
@@ -110,7 +111,8 @@ def with_what_is_measured(state: TrainState) -> DDPMPaperScheduler:
 def _quality(state: TrainState, samples: Tensor) -> QualityFigures:
     if not state.training.num_quality_samples:
         return {}
-    train = torch.cat([images for images, _ in training_images(state, IMAGES_OF_A_DATA_SET)])
+    pictures = state.task.training_images(state.data)
+    train = torch.cat([images for images, _ in training_images(state, IMAGES_OF_A_DATA_SET, pictures)])
     if len(train) < 2:
         return {}  # one image has no covariance
     test, _ = state.data.test.spread(IMAGES_OF_A_DATA_SET).batch(0, IMAGES_OF_A_DATA_SET)
@@ -118,11 +120,19 @@ def _quality(state: TrainState, samples: Tensor) -> QualityFigures:
     return quality_of(samples, state.inference_steps, train, test, features)
 
 
-def _score_report(result: BitsPerDim) -> BoundFigures:
+def _score_report(result: BitsPerDim | LatentBitsPerDim) -> BoundFigures | LatentFigures:
+    of_latents: LatentFigures = {}
+    if isinstance(result, LatentBitsPerDim):
+        of_latents = {
+            "bits_per_dim_reconstruction": result.reconstruction,
+            "bits_per_dim_posterior_entropy": result.posterior_entropy,
+            "bits_per_dim_latent": result.latent,
+        }
     return {
         "bits_per_dim": result.total,
         "bits_per_dim_standard_error": result.standard_error,
         "bits_per_dim_estimation_error": result.estimation_error,
+        **of_latents,
         "bits_per_dim_prior": result.prior,
         "bits_per_dim_rate": result.rate,
         "bits_per_dim_decoder": result.decoder,

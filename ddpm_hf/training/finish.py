@@ -29,6 +29,9 @@ from .run_state import RunState, gather_bad_images
 from .weight_averages import WeightAverage, averaged
 
 
+OF_LATENTS = ("reconstruction", "kl", "posterior_entropy", "latent")  # parts of bounds
+
+
 @contextlib.contextmanager
 def evaluated(state: RunState, average: WeightAverage | None) -> Iterator[None]:
     """A context in which the model is in evaluation mode, with the averaged weights, or its own if None."""
@@ -181,7 +184,7 @@ def _tell(state: RunState, report: Metrics) -> None:
 def _figures(report: Metrics) -> dict[str, float]:
     names = [f"frechet_distance_{name}" for name in FRECHET_DISTANCES]
     names += ["bits_per_dim", "bits_per_dim_standard_error"]
-    names += [f"bits_per_dim_{part}" for part in ("prior", "rate", "decoder", "reconstruction", "kl")]
+    names += [f"bits_per_dim_{part}" for part in ("prior", "rate", "decoder", *OF_LATENTS)]
     figures = {name: report[name] for name in names if report.get(name) is not None}
     for decay, bits in report.get("validation_bits_per_dim_by_ema_decay", {}).items():
         figures[f"validation_bits_per_dim_of_ema_decay_{decay}"] = bits

@@ -13,12 +13,19 @@ from torch import Tensor
 from ..conditioning.columns import Columns
 from ..data.batches import BatchShard, TrainingBatches
 from ..data.image_streams import ImageStream
+from ..data.level_images import LevelImages
 from .run_state import RunState
 
 
-def training_images(state: RunState, limit: int) -> Iterator[tuple[Tensor, Columns]]:
-    """Up to `limit` training images with their columns, the same on every process."""
-    train, size = state.data.train, state.training.train_batch_size
+def training_images(
+    state: RunState, limit: int, train: LevelImages | ImageStream | None = None
+) -> Iterator[tuple[Tensor, Columns]]:
+    """Up to `limit` training examples with their columns, the same on every process.
+
+    Args:
+        train: other examples than those that the run trains on.
+    """
+    train, size = state.data.train if train is None else train, state.training.train_batch_size
     if not isinstance(train, ImageStream):
         yield from train.batches_with_columns(size, limit, state.task.skip_bad_examples)
         return
