@@ -1,10 +1,12 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Class labels, for a `UNet2DModel` with `num_class_embeds`.
+"""Class labels, for a `UNet2DModel` with `num_class_embeds` or a `DiTTransformer2DModel`.
 
-A model that also works without a class has K + 1 embeddings for K classes. The last one is the null class, which means
-no class. The model's configuration records it under a key that stock diffusers preserves:
+A `UNet2DModel` that also works without a class has K + 1 embeddings for K classes. The last one is the null class,
+which means no class. The model's configuration records it under a key that stock diffusers preserves:
 
     _ddpm_hf: {"null_class": K}
+
+A `DiTTransformer2DModel` always has K + 1 embeddings for its `num_embeds_ada_norm` K classes, and a null class.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from .conditioner import Conditioner, Conditioners
 
 LABELS = "class_labels"  # the column, the argument of a pipeline, and that of UNet2DModel
 OWN_CONFIG_KEY = "_ddpm_hf"
+CLASSES_OF_DIT = "num_embeds_ada_norm"  # in the configuration of a DiTTransformer2DModel
 OF_OTHER_FAMILIES = {"text", "low_resolution"}  # what their models record under this key
 
 ClassLabels = int | Sequence[int] | Tensor | None
@@ -33,16 +36,18 @@ ClassLabels = int | Sequence[int] | Tensor | None
 
 
 def embeds_classes(unet_config: Mapping[str, Any]) -> bool:
-    """Whether a `UNet2DModel` with this configuration is class-conditional, and needs `class_labels` in every call."""
+    """Whether a model with this configuration is class-conditional, and needs `class_labels` in every call."""
     kind = unet_config.get("class_embed_type")
     return kind in ("timestep", "identity") or number_of_classes(unet_config) is not None
 
 
 def number_of_classes(unet_config: Mapping[str, Any]) -> int | None:
-    """The number of classes K that a `UNet2DModel` with this configuration embeds by number, without the null class.
+    """The number of classes K that a model with this configuration embeds by number, without the null class.
 
     None if it does not embed classes by number.
     """
+    if CLASSES_OF_DIT in unet_config:
+        return unet_config[CLASSES_OF_DIT]
     if unet_config.get("class_embed_type") is not None:
         return None
     null, embeddings = null_class(unet_config), unet_config.get("num_class_embeds")
@@ -55,6 +60,8 @@ def null_class(unet_config: Mapping[str, Any]) -> int | None:
     Raises:
         ValueError: if the configuration names another label.
     """
+    if CLASSES_OF_DIT in unet_config:
+        return unet_config[CLASSES_OF_DIT]
     stored = unet_config.get(OWN_CONFIG_KEY)
     if stored is None or (isinstance(stored, Mapping) and not OF_OTHER_FAMILIES.isdisjoint(stored)):
         return None
@@ -73,7 +80,7 @@ def with_null_class(num_classes: int) -> dict[str, Any]:
 
 
 def conditioners_of(unet_config: Mapping[str, Any]) -> Conditioners:
-    """The conditioners of a `UNet2DModel` with this configuration: one for classes by number, or none."""
+    """The conditioners of a model with this configuration: one for classes by number, or none."""
     classes = number_of_classes(unet_config)
     return Conditioners(() if classes is None else (ClassConditioner(classes, null_class(unet_config)),))
 

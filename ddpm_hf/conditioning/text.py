@@ -132,11 +132,13 @@ class TextEncoder:
         model: an encoder that takes `input_ids` and `attention_mask`, and returns the hidden states `[B, L, width]`
             first.
         max_length: L, the number of tokens that captions are padded or truncated to.
+        masks_padding: whether the encoder is told which tokens are padding; Stable Diffusion's is not.
     """
 
     tokenizer: Any
     model: Any
     max_length: int = TOKENS_OF_STOCK
+    masks_padding: bool = True
 
     @property
     def width(self) -> int:
@@ -150,7 +152,7 @@ class TextEncoder:
         how = {"padding": "max_length", "max_length": self.max_length, "truncation": True, "return_tensors": "pt"}
         tokens = self._tokens(different, **how)
         ids, mask = (tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask"))
-        states = self.model(ids, attention_mask=mask)[0]
+        states = self.model(ids, attention_mask=mask if self.masks_padding else None)[0]
         if len(different) < len(captions):
             number = {caption: k for k, caption in enumerate(different)}
             index = torch.tensor([number[caption] for caption in captions], device=states.device)
@@ -181,7 +183,7 @@ class TextEncoder:
         tokenizer, config = self.tokenizer, self.model.config.to_diff_dict()
         backend = getattr(tokenizer, "backend_tokenizer", None)
         tokens = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
-        kinds = (type(tokenizer).__name__, type(self.model).__name__, self.max_length)
+        kinds = (type(tokenizer).__name__, type(self.model).__name__, self.max_length, self.masks_padding)
         for part in (kinds, _without(tokens, OF_THE_LAST_CALL), _without(config, OF_THE_FILE)):
             digest.update(json.dumps(part, sort_keys=True, default=str).encode())
         for name, weight in sorted(self.model.state_dict().items()):

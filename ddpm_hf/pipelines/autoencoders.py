@@ -16,6 +16,7 @@ preserves:
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -128,6 +129,39 @@ def decoder_law_config(law: DecoderLaw) -> dict[str, Any]:
     return {OWN_CONFIG_KEY: {AUTOENCODER: {"log_scale": law.numbers, "num_levels": law.num_levels}}}
 
 
+@torch.no_grad()
+def with_scaling_factor(model: ModelMixin) -> ModelMixin:
+    """The autoencoder with a `scaling_factor` alone, the only scale that all stock pipelines use.
+
+    The shift and the scale of each channel become part of the 1x1 convolutions between the encoder, the latents and
+    the decoder: images, and the z that a diffusion works on, stay the same.
+
+    Args:
+        model: an autoencoder; it is not changed.
+
+    Returns:
+        A copy, or the model itself if it has no other scale, or no such convolutions to take it up.
+    """
+    scale = LatentScale.of(model.config)
+    if scale.is_one_number or not (getattr(model, "quant_conv", None) and getattr(model, "post_quant_conv", None)):
+        return model
+    model = copy.deepcopy(model)
+    factor = model.config.scaling_factor
+    weight = model.post_quant_conv.weight
+    ones = torch.ones(weight.shape[1], dtype=torch.float64, device=weight.device)
+    gain = ones * torch.tensor(scale.scale, dtype=torch.float64, device=weight.device) / factor
+    shift = ones * torch.tensor(scale.shift, dtype=torch.float64, device=weight.device)
+    to_mean, to_log_variance = model.quant_conv.weight.double().chunk(2)
+    mean, log_variance = model.quant_conv.bias.double().chunk(2)
+    weights = torch.cat([to_mean * gain[:, None, None, None], to_log_variance])
+    model.quant_conv.weight.copy_(weights)
+    model.quant_conv.bias.copy_(torch.cat([(mean - shift) * gain, log_variance + 2 * gain.log()]))
+    model.post_quant_conv.bias.add_((weight.double().flatten(start_dim=1) @ shift).to(weight.dtype))
+    weight.copy_(weight.double() / gain[:, None, None])
+    model.register_to_config(latents_mean=None, latents_std=None, shift_factor=None)
+    return model
+
+
 # --- the autoencoder -------------------------------------------------------------------------------------------------
 
 
@@ -169,7 +203,7 @@ class Autoencoder:
     @property
     def latent_channels(self) -> int:
         """The number of channels of the latents."""
-        return self.config["latent_channels"]
+        return self.config.get("vq_embed_dim") or self.config["latent_channels"]
 
     @property
     def factor(self) -> int:

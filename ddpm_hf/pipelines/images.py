@@ -17,14 +17,15 @@ from ..diffusion.numerics import require_samples
 
 
 OUTPUT_TYPES = ("pil", "np", "pt")
+LATENT = "latent"  # the output type of x_0 itself, of pipelines whose x_0 are latents
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 PIL_CHANNELS = tuple(MODES)
 
 
-def check_output_type(output_type: Any, channels: int) -> None:
+def check_output_type(output_type: Any, channels: int, known: tuple[str, ...] = OUTPUT_TYPES) -> None:
     """Raise ValueError for an unknown `output_type`, or one that cannot represent this number of channels."""
-    if output_type not in OUTPUT_TYPES:
-        raise ValueError(unknown("output_type", output_type, OUTPUT_TYPES))
+    if output_type not in known:
+        raise ValueError(unknown("output_type", output_type, known))
     if output_type == "pil" and channels not in PIL_CHANNELS:
         raise ValueError(f"`output_type` 'pil' has no image mode for {channels} channels; use 'np' or 'pt'.")
 

@@ -15,6 +15,7 @@ from huggingface_hub.utils import httpx
 from ..hub.push import INDEX, lacks_index
 from ..hub_errors import hub_errors
 from .pipeline_ddpm_paper import DDPMPaperPipeline
+from .pipeline_ddpm_paper_latent import STOCK, DDPMPaperLatentPipeline
 from .pipeline_ddpm_paper_super_resolution import DDPMPaperSuperResolutionPipeline
 from .pipeline_ddpm_paper_text_to_image import DDPMPaperTextToImagePipeline
 from .sampling_pipeline import SamplingPipeline
@@ -24,6 +25,7 @@ from .sampling_pipeline import SamplingPipeline
 FAMILIES: dict[str, type[SamplingPipeline]] = {
     "IFPipeline": DDPMPaperTextToImagePipeline,
     "IFSuperResolutionPipeline": DDPMPaperSuperResolutionPipeline,
+    **dict.fromkeys(STOCK, DDPMPaperLatentPipeline),
 }
 
 

@@ -13,7 +13,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from torch import Tensor
 from typing_extensions import Self
 
-from ..conditioning.classes import ClassLabels, conditioners_of, requested_classes
+from ..conditioning.classes import ClassLabels, conditioners_of
 from ..conditioning.conditioner import Conditioners
 from ..hub.push import lacks_index
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
@@ -161,7 +161,7 @@ class DDPMPaperPipeline(SamplingPipeline):
         chain = Chain(num_inference_steps, timesteps, timestep_spacing, eta, solver_order)
         chain.check()
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
-        conditioning = self._conditioning(class_labels, batch_size, guidance)
+        conditioning = self._class_conditioning(class_labels, batch_size, guidance)
         return self._sample(batch_size, generator, chain, latents, conditioning, guidance)
 
     @torch.no_grad()
@@ -195,23 +195,8 @@ class DDPMPaperPipeline(SamplingPipeline):
         """
         batch_size = self._check_images_to_encode(images)
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
-        conditioning = self._conditioning(class_labels, batch_size, guidance)
+        conditioning = self._class_conditioning(class_labels, batch_size, guidance)
         return self._encode(images, Chain(num_inference_steps, timesteps, timestep_spacing), conditioning, guidance)
-
-    def _conditioning(self, class_labels: ClassLabels, batch_size: int, guidance: Guidance) -> dict[str, Tensor]:
-        """The model's further arguments; ValueError if labels or guidance do not fit the model."""
-        guidance.check(self.unet, self.conditioners_of)
-        columns = requested_classes(self.unet.config, class_labels, batch_size)
-        if columns is None and guidance.is_classifier_free:
-            raise ValueError(
-                f"`guidance_scale` must be 1 for images of no class, but is {guidance.guidance_scale}; pass"
-                " `class_labels`."
-            )
-        conditioners = self.conditioners
-        if not conditioners.members:
-            return {}
-        device = self._execution_device
-        return conditioners.null(batch_size, device) if columns is None else conditioners.make(columns, device)
 
 
 # Arguments that say where a model is loaded from.

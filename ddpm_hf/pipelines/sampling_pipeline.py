@@ -18,6 +18,7 @@ from huggingface_hub import CommitInfo
 from torch import Tensor
 from typing_extensions import Self
 
+from ..conditioning.classes import ClassLabels, requested_classes
 from ..conditioning.conditioner import Conditioners
 from ..conditioning.denoiser import ConditionalDenoiser
 from ..diffusion.denoiser import Denoiser, denoiser_of
@@ -183,19 +184,31 @@ class SamplingPipeline(DiffusionPipeline):
 
     @property
     def num_channels(self) -> int:
-        """The number of channels of an image."""
+        """The number of channels of x_0, the examples that the model denoises: those of an image, or of latents."""
         return self.unet.config.in_channels
 
     @property
     def example_shape(self) -> tuple[int, int, int]:
-        """The shape of one image: (channels, height, width)."""
+        """The shape of one x_0: (channels, height, width)."""
         size = self.unet.config.sample_size
         if size is None:
-            raise ValueError(
-                "The model's `sample_size` is not set; it must be the size of the images, [height, width]."
-            )
+            raise ValueError("The model's `sample_size` is not set; it must be the size of its examples.")
         height, width = (size, size) if isinstance(size, int) else size
         return self.num_channels, height, width
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of one image: (channels, height, width); that of x_0, unless x_0 are latents."""
+        return self.example_shape
+
+    @property
+    def image_channels(self) -> int:
+        """The number of channels of an image."""
+        return self.num_channels
+
+    def images_of(self, x_0: Tensor) -> Tensor:
+        """The images in [−1, 1] of samples x_0 `[B, …]`: x_0 itself, unless they are latents."""
+        return x_0
 
     def denoiser(self, guidance: Guidance | None = None) -> ConditionalDenoiser:
         """The model, guided or not, as a denoiser for `bits_per_dim`: it runs in its own dtype and returns float32.
@@ -228,6 +241,21 @@ class SamplingPipeline(DiffusionPipeline):
             raise ValueError(
                 f"`generator` must hold one generator per image: {batch_size}, but there are {len(generator)}."
             )
+
+    def _class_conditioning(self, class_labels: ClassLabels, batch_size: int, guidance: Guidance) -> dict[str, Tensor]:
+        """The model's further arguments; ValueError if labels or guidance do not fit the model."""
+        guidance.check(self.unet, self.conditioners_of)
+        columns = requested_classes(self.unet.config, class_labels, batch_size)
+        if columns is None and guidance.is_classifier_free:
+            raise ValueError(
+                f"`guidance_scale` must be 1 for images of no class, but is {guidance.guidance_scale}; pass"
+                " `class_labels`."
+            )
+        conditioners = self.conditioners
+        if not conditioners.members:
+            return {}
+        device = self._execution_device
+        return conditioners.null(batch_size, device) if columns is None else conditioners.make(columns, device)
 
     def _sample(
         self,
@@ -287,7 +315,7 @@ class SamplingPipeline(DiffusionPipeline):
         if not isinstance(images, Tensor) or images.ndim == 0 or len(images) == 0:
             raise ValueError(f"`images` must be a tensor of at least one image, but are {type(images).__name__}.")
         self._check_batch(len(images), None)
-        shape = self.example_shape if size is None else (self.num_channels, *size)
+        shape = self.image_shape if size is None else (self.image_channels, *size)
         check_images("images", images, (len(images), *shape))
         return len(images)
 
@@ -312,8 +340,9 @@ class SamplingPipeline(DiffusionPipeline):
         on_device = dict(zip(timesteps.tolist(), timesteps.to(device), strict=True))
 
         def call(unet: ModelMixin) -> Denoiser:
-            return self._taking_conditioning(
-                lambda x_t, t, **conditioning: unet(x_t, on_device[t], **conditioning, return_dict=False)[0]
-            )
+            def denoise(x_t: Tensor, t: int, **conditioning: Tensor) -> Tensor:
+                return unet(x_t, on_device[t].expand(len(x_t)), **conditioning, return_dict=False)[0]
+
+            return self._taking_conditioning(denoise)
 
         return guidance.denoiser(self.unet, self.conditioners_of, call, unconditional)

@@ -17,7 +17,7 @@ from ..conditioning.text_encoders import load_text_encoder
 from ..diffusion.numerics import require_count
 from .denoising_step import DenoisingStep
 from .guidance import Guidance
-from .images import require_finite_images, to_output
+from .images import LATENT, require_finite_images, to_output
 from .sampling_pipeline import SamplingPipeline
 from .text import TextInput, check_embeddings, text_arguments
 
@@ -37,12 +37,15 @@ class TextPipeline(SamplingPipeline):
     @classmethod
     def _load(cls, name: str, **kwargs: Any) -> Self:
         pipeline = super()._load(name, **kwargs)
-        settings = TextSettings.of(pipeline.unet.config)
-        if settings.encoder is None or "text_encoder" in kwargs:
-            return pipeline
+        return pipeline if "text_encoder" in kwargs else pipeline._with_named_encoder()
+
+    def _with_named_encoder(self) -> Self:
+        """The pipeline with the text encoder that the model's configuration names, if it names one."""
+        settings = TextSettings.of(self.unet.config)
+        if settings.encoder is None:
+            return self
         encoder = load_text_encoder(settings.encoder, settings.max_length, settings.encoder_revision)
-        model = encoder.model.to(pipeline.unet.dtype)
-        return pipeline._with({"tokenizer": encoder.tokenizer, "text_encoder": model})
+        return self._with({"tokenizer": encoder.tokenizer, "text_encoder": encoder.model.to(self.unet.dtype)})
 
     @property
     def _named_parts(self) -> tuple[str, ...]:
@@ -122,5 +125,6 @@ class TextPipeline(SamplingPipeline):
             if callback is not None and number % callback_steps == 0:
                 callback(number, step.timestep, step.prev_sample)
         require_finite_images(step.prev_sample, step.sample, step.timestep, self.unet.config)
-        images = to_output(step.prev_sample, output_type)
+        x_0 = step.prev_sample
+        images = x_0 if output_type == LATENT else to_output(self.images_of(x_0), output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)

@@ -1,0 +1,443 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""`DDPMPaperLatentPipeline`: images by a diffusion of an autoencoder's latents, with or without words or classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import Tensor
+from typing_extensions import Self
+
+from ..conditioning.classes import CLASSES_OF_DIT, OWN_CONFIG_KEY, ClassLabels, conditioners_of
+from ..conditioning.conditioner import Conditioners
+from ..conditioning.text import TextConditioner, TextEncoder
+from ..likelihood.importance_weighting import ImportanceWeightedBits
+from ..likelihood.latents import (
+    LatentBitsPerDim,
+    latent_bits_per_dim,
+    latent_importance_weighted_bits_per_dim,
+)
+from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
+from .autoencoders import Autoencoder, with_scaling_factor
+from .denoising_step import DenoisingStep
+from .guidance import Guidance
+from .images import LATENT, OUTPUT_TYPES, check_output_type
+from .sampling_pipeline import Chain, Generators
+from .text import Prompts, TextInput, check_width
+from .text_pipeline import Callback, TextPipeline
+
+
+# The stock pipelines of latents, by class: what they call our parts.
+STOCK: dict[str, dict[str, str]] = {
+    "StableDiffusionPipeline": {
+        "vae": "vae",
+        "unet": "unet",
+        "scheduler": "scheduler",
+        "tokenizer": "tokenizer",
+        "text_encoder": "text_encoder",
+    },
+    "LDMPipeline": {"vae": "vqvae", "unet": "unet", "scheduler": "scheduler"},
+    "DiTPipeline": {"vae": "vae", "unet": "transformer", "scheduler": "scheduler"},
+}
+NOT_USED = ("safety_checker", "feature_extractor", "image_encoder")  # parts of Stable Diffusion that are not loaded
+TEXT_PARTS = ("tokenizer", "text_encoder")
+
+
+class DDPMPaperLatentPipeline(TextPipeline):
+    """Images by a diffusion in the latent space of an autoencoder (Rombach et al. 2022; Peebles & Xie 2023).
+
+    It loads what `diffusers.StableDiffusionPipeline`, `diffusers.LDMPipeline` and `diffusers.DiTPipeline` saved, from
+    a folder or the Hub, and saves what they load. A safety checker and an image encoder are neither loaded nor saved.
+
+    The latents are continuous, so that the scheduler's `num_levels` becomes None. If the model's output has twice the
+    channels, the variance is learned, and it is used; `DiTPipeline` drops it. With text, the scheduler gets
+    `clip_sample=False` and `steps_offset=1`, as in `StableDiffusionPipeline`.
+
+    Args:
+        vae: an `AutoencoderKL`; or a `VQModel` or an `AutoencoderTiny`, with which it samples but has no likelihood.
+        unet: a `UNet2DModel`, class-conditional or not; a `UNet2DConditionModel`, which is told of text; or a
+            `DiTTransformer2DModel`, which is told of classes. Its channels are those of the latents.
+        scheduler (`SchedulerMixin`): a `DDPMPaperScheduler`, or any compatible one, which is converted.
+        tokenizer, text_encoder: as in `DDPMPaperTextToImagePipeline`, for a model that is told of text.
+        id2label: names of a `DiTTransformer2DModel`'s classes, as `DiTPipeline` takes them.
+
+    Raises:
+        ValueError: if the parts do not fit each other, or the scheduler has another process.
+    """
+
+    model_cpu_offload_seq = "text_encoder->unet->vae"
+
+    def __init__(
+        self,
+        vae: ModelMixin,
+        unet: ModelMixin,
+        scheduler: SchedulerMixin,
+        tokenizer: Any = None,
+        text_encoder: Any = None,
+        id2label: Mapping[int, str] | None = None,
+    ):
+        super().__init__()
+        _check_fit(Autoencoder(vae), unet, text_encoder)
+        scheduler = _of_latents(scheduler, unet)
+        parts = {"vae": vae, "unet": unet, "scheduler": scheduler}
+        self.register_modules(**parts, tokenizer=tokenizer, text_encoder=text_encoder)
+        if id2label is not None:
+            self.register_to_config(id2label=dict(id2label))
+
+    # --- loading and saving ---
+
+    @classmethod
+    def _load(cls, name: str, **kwargs: Any) -> Self:
+        sources = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision")
+        index = cls.load_config(name, **{key: kwargs[key] for key in sources if key in kwargs})
+        family = index.get("_class_name")
+        if family not in STOCK:
+            raise ValueError(
+                f"{name} holds a {family}, but a DDPMPaperLatentPipeline loads what {', '.join(STOCK)} saved."
+            )
+        names = STOCK[family]
+        given = {names.get(part, part): value for part, value in kwargs.items()}
+        if family == "StableDiffusionPipeline":
+            absent = [part for part in TEXT_PARTS if not (index.get(part) or [None])[0]]
+            given = dict.fromkeys((*NOT_USED, *absent)) | given | {"requires_safety_checker": False}
+        pipeline = cls.from_stock(getattr(diffusers, family).from_pretrained(name, **given), index.get("id2label"))
+        return pipeline if "text_encoder" in kwargs else pipeline._with_named_encoder()
+
+    @classmethod
+    def from_stock(cls, pipeline: DiffusionPipeline, id2label: Mapping[int, str] | None = None) -> Self:
+        """The pipeline with the parts of a `StableDiffusionPipeline`, an `LDMPipeline` or a `DiTPipeline`.
+
+        Args:
+            pipeline: the stock pipeline.
+            id2label: names of the classes of a `DiTPipeline`.
+
+        Raises:
+            ValueError: for a pipeline of another class.
+        """
+        names = STOCK.get(type(pipeline).__name__)
+        if names is None:
+            raise ValueError(f"`pipeline` must be a {', '.join(STOCK)}, but is a {type(pipeline).__name__}.")
+        return cls(**{ours: getattr(pipeline, theirs) for ours, theirs in names.items()}, id2label=id2label)
+
+    def to_stock(self) -> DiffusionPipeline:
+        """The stock pipeline with the same parts, by the kind of the model.
+
+        Stock uses the autoencoder's `scaling_factor` alone: other scales become part of its weights, see
+        `with_scaling_factor`. `DiTPipeline` drops a learned variance, so that its scheduler has a fixed one.
+        """
+        family = self._stock_family
+        parts = {theirs: getattr(self, ours) for ours, theirs in STOCK[family].items()}
+        parts |= {STOCK[family]["vae"]: with_scaling_factor(self.vae), "scheduler": self._stock_scheduler}
+        if family == "StableDiffusionPipeline":
+            parts |= {**dict.fromkeys(NOT_USED), "requires_safety_checker": False}
+        stock = getattr(diffusers, family)(**parts)
+        if self.config.get("id2label"):
+            stock.register_to_config(id2label=self.config["id2label"])
+        return stock
+
+    @property
+    def _stock_family(self) -> str:
+        """The stock pipeline that calls such a model."""
+        if _is_told_of_text(self.unet):
+            return "StableDiffusionPipeline"
+        return "DiTPipeline" if CLASSES_OF_DIT in self.unet.config else "LDMPipeline"
+
+    @property
+    def _stock_scheduler(self) -> Any:
+        stock = super()._stock_scheduler
+        if self._stock_family == "DiTPipeline" and stock.config.variance_type == "learned_range":
+            stock.register_to_config(variance_type="fixed_small")
+        return stock
+
+    def _with(self, parts: Mapping[str, Any]) -> Self:
+        return super()._with({"id2label": self.config.get("id2label"), **parts})
+
+    # --- the model ---
+
+    @property
+    def autoencoder(self) -> Autoencoder:
+        """The autoencoder, with shifted and scaled latents."""
+        return Autoencoder(self.vae)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of one image: (channels, height, width)."""
+        return self.autoencoder.image_shape(self.example_shape)
+
+    @property
+    def image_channels(self) -> int:
+        """The number of channels of an image."""
+        return self.autoencoder.image_channels
+
+    @torch.no_grad()
+    def images_of(self, x_0: Tensor) -> Tensor:
+        """The images about in [−1, 1] of latents `[B, C, h, w]`, by the decoder."""
+        images = self.autoencoder.decode(x_0)
+        self.maybe_free_model_hooks()
+        return images
+
+    def conditioners_of(self, unet: ModelMixin) -> Conditioners:
+        """The conditioners of the pipeline's model, or of another model in its place."""
+        return Conditioners((self._text_of(unet),)) if _is_told_of_text(unet) else conditioners_of(unet.config)
+
+    def _text_of(self, unet: ModelMixin, embeddings: Tensor | None = None) -> TextConditioner:
+        """As in other pipelines; a model of stock is told of text as `StableDiffusionPipeline` tells it.
+
+        The number of tokens is the tokenizer's, and the encoder is not told of padding unless its configuration asks.
+        """
+        conditioner = super()._text_of(unet, embeddings)
+        if OWN_CONFIG_KEY in unet.config or self.tokenizer is None or self.text_encoder is None:
+            return conditioner
+        length = self.tokenizer.model_max_length if embeddings is None else embeddings.shape[1]
+        masks = bool(getattr(self.text_encoder.config, "use_attention_mask", False))
+        encoder = TextEncoder(self.tokenizer, self.text_encoder, length, masks)
+        return TextConditioner(encoder, replace(conditioner.settings, max_length=length))
+
+    # --- the likelihood ---
+
+    @property
+    def bits_per_dim(self) -> Callable[..., LatentBitsPerDim]:
+        """`latent_bits_per_dim` with the autoencoder: called as `bits_per_dim`, with batches of images."""
+        return partial(latent_bits_per_dim, autoencoder=self.autoencoder)
+
+    @property
+    def importance_weighted_bits_per_dim(self) -> Callable[..., ImportanceWeightedBits]:
+        """`latent_importance_weighted_bits_per_dim` with the autoencoder, with batches of images."""
+        return partial(latent_importance_weighted_bits_per_dim, autoencoder=self.autoencoder)
+
+    # --- sampling ---
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: Prompts = None,
+        num_inference_steps: int | None = None,
+        timesteps: Sequence[int] | None = None,
+        guidance_scale: float = 1.0,
+        negative_prompt: Prompts = None,
+        num_images_per_prompt: int = 1,
+        generator: Generators = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        *,
+        class_labels: ClassLabels = None,
+        batch_size: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        timestep_spacing: str | None = None,
+        eta: float | None = None,
+        solver_order: int = 1,
+        latents: Tensor | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        guidance_rescale: float = 0.0,
+        guidance_model: ModelMixin | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        prompt_attention_mask: Tensor | None = None,
+        negative_prompt_attention_mask: Tensor | None = None,
+        callback: Callback | None = None,
+        callback_steps: int = 1,
+    ) -> ImagePipelineOutput | tuple:
+        """Draw images.
+
+        Args:
+            prompt, negative_prompt, num_images_per_prompt, prompt_embeds, negative_prompt_embeds,
+                prompt_attention_mask, negative_prompt_attention_mask: as in `DDPMPaperTextToImagePipeline`, for a
+                model that is told of text.
+            class_labels: as in `DDPMPaperPipeline`, for a class-conditional model.
+            batch_size: the number of images without a prompt; by default that of `class_labels`, or 1.
+            height, width: of the images, in pixels; by default the model's. A `DiTTransformer2DModel` takes no other.
+            num_inference_steps, timesteps, timestep_spacing, eta, solver_order, generator, return_dict: as in
+                `DDPMPaperPipeline`.
+            latents: x_T, `[B, c, h, w]`, such as the result of `encode`; noise if not given.
+            output_type: "pil", "np" or "pt" as in `DDPMPaperPipeline`; or "latent", the latents before decoding.
+            guidance_scale, guidance_interval, guidance_rescale, guidance_model: see `Guidance`. A scale other than 1
+                needs a prompt or `class_labels`, and a model that was also trained without them.
+            callback: called with the number of the step, the timestep and x_s after every `callback_steps` steps.
+
+        Raises:
+            ValueError: for arguments out of range, before any image is drawn; and for images that are not finite.
+        """
+        check_output_type(output_type, self.image_channels, (*OUTPUT_TYPES, LATENT))
+        steps = self.iterate(
+            prompt,
+            num_inference_steps,
+            timesteps,
+            guidance_scale,
+            negative_prompt,
+            num_images_per_prompt,
+            generator,
+            class_labels=class_labels,
+            batch_size=batch_size,
+            height=height,
+            width=width,
+            timestep_spacing=timestep_spacing,
+            eta=eta,
+            solver_order=solver_order,
+            latents=latents,
+            guidance_interval=guidance_interval,
+            guidance_rescale=guidance_rescale,
+            guidance_model=guidance_model,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            prompt_attention_mask=prompt_attention_mask,
+            negative_prompt_attention_mask=negative_prompt_attention_mask,
+        )
+        return self._result(steps, output_type, return_dict, callback, callback_steps)
+
+    def iterate(
+        self,
+        prompt: Prompts = None,
+        num_inference_steps: int | None = None,
+        timesteps: Sequence[int] | None = None,
+        guidance_scale: float = 1.0,
+        negative_prompt: Prompts = None,
+        num_images_per_prompt: int = 1,
+        generator: Generators = None,
+        *,
+        class_labels: ClassLabels = None,
+        batch_size: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        timestep_spacing: str | None = None,
+        eta: float | None = None,
+        solver_order: int = 1,
+        latents: Tensor | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        guidance_rescale: float = 0.0,
+        guidance_model: ModelMixin | None = None,
+        **embeddings: Tensor | None,
+    ) -> Iterator[DenoisingStep]:
+        """Yield one `DenoisingStep` of latents per visited timestep. Arguments and errors as in a call.
+
+        `images_of` decodes a step's latents.
+        """
+        text = TextInput(prompt, negative_prompt, num_images_per_prompt, **embeddings)
+        count = text.count(_number_of(class_labels) if batch_size is None else batch_size)
+        self._check_batch(count, generator)
+        chain = Chain(num_inference_steps, timesteps, timestep_spacing, eta, solver_order)
+        chain.check()
+        guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
+        size = self._latent_size(height, width)
+        conditioning, unconditional = self._conditioning(text, class_labels, count, guidance)
+        return self._sample(count, generator, chain, latents, conditioning, guidance, unconditional, size)
+
+    @torch.no_grad()
+    def encode(
+        self,
+        images: Tensor,
+        prompt: Prompts = None,
+        num_inference_steps: int | None = None,
+        timesteps: Sequence[int] | None = None,
+        guidance_scale: float = 1.0,
+        *,
+        class_labels: ClassLabels = None,
+        timestep_spacing: str | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        guidance_rescale: float = 0.0,
+        guidance_model: ModelMixin | None = None,
+    ) -> Tensor:
+        """The noise x_T of images' latents, by DDIM's step without noise, as `DDPMPaperPipeline.encode`.
+
+        A call with it as `latents`, `eta=0` and the same chain restores the images, as far as the autoencoder does.
+        The latents are the means of q(z | x).
+
+        Args:
+            images: `[B, C, H, W]` in [−1, 1], floating.
+            prompt: a prompt for all images, or a list with one per image; None for no text.
+            num_inference_steps, timesteps, class_labels, timestep_spacing, guidance_scale, guidance_interval,
+                guidance_rescale, guidance_model: as in a call.
+        """
+        count = self._check_images_to_encode(images)
+        text = TextInput([prompt] * count if isinstance(prompt, str) else prompt)
+        if not text.is_empty and (prompts := text.count(None)) != count:
+            raise ValueError(f"`prompt` must be one for all images, or one for each of {count}, but are {prompts}.")
+        guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
+        conditioning, _ = self._conditioning(text, class_labels, count, guidance)
+        latents = self.autoencoder.encode(images.to(self._execution_device))
+        return self._encode(latents, Chain(num_inference_steps, timesteps, timestep_spacing), conditioning, guidance)
+
+    def _conditioning(
+        self, text: TextInput, class_labels: ClassLabels, count: int, guidance: Guidance
+    ) -> tuple[dict[str, Tensor], Callable[..., Mapping[str, Tensor]] | None]:
+        """The model's further arguments, and what replaces them in the unconditional prediction; None for the null.
+
+        Raises:
+            ValueError: for words or classes that do not fit the model.
+        """
+        if _is_told_of_text(self.unet):
+            if class_labels is not None:
+                raise ValueError("`class_labels` must be None: the model is told of text.")
+            return self._text_conditioning(text, count, guidance)
+        if not text.is_empty or text.negative_prompt is not None or text.negative_prompt_embeds is not None:
+            raise ValueError("`prompt` and `negative_prompt` must be None: the model is not told of text.")
+        return self._class_conditioning(class_labels, count, guidance), None
+
+    def _latent_size(self, height: int | None, width: int | None) -> tuple[int, int] | None:
+        """Height and width of the latents of images of this size; None for the model's own.
+
+        Raises:
+            ValueError: for sizes that the model or the autoencoder does not take.
+        """
+        if height is None and width is None:
+            return None
+        factor, usual = self.autoencoder.factor, self.image_shape[1:]
+        is_fixed = CLASSES_OF_DIT in self.unet.config
+        step = factor if is_fixed else factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        sides = [own if side is None else side for side, own in zip((height, width), usual, strict=True)]
+        for name, side, own in zip(("height", "width"), sides, usual, strict=True):
+            if isinstance(side, bool) or not isinstance(side, int) or side < 1 or side % step:
+                raise ValueError(
+                    f"`{name}` must be a multiple of {step}, by which the autoencoder and the model reduce it, but is"
+                    f" {side!r}."
+                )
+            if is_fixed and side != own:
+                raise ValueError(f"`{name}` must be {own}, the only one that a DiT takes, but is {side}.")
+        return sides[0] // factor, sides[1] // factor
+
+
+def _number_of(class_labels: ClassLabels) -> int | None:
+    """The number of images that a list of classes asks for; None for one class, or none."""
+    is_list = isinstance(class_labels, Sequence) or (isinstance(class_labels, Tensor) and class_labels.ndim > 0)
+    return len(class_labels) if is_list else None  # type: ignore[arg-type]  # a list or a tensor
+
+
+def _is_told_of_text(unet: ModelMixin) -> bool:
+    return "cross_attention_dim" in unet.config  # a UNet2DConditionModel
+
+
+def _check_fit(autoencoder: Autoencoder, unet: ModelMixin, text_encoder: Any) -> None:
+    """Raise ValueError unless the model denoises the autoencoder's latents, and takes the encoder's embeddings."""
+    latents, channels = autoencoder.latent_channels, unet.config.in_channels
+    if channels != latents:
+        raise ValueError(
+            f"`unet` must take the {latents} channels of the latents of `vae`, but takes {channels}; they belong to"
+            " different models."
+        )
+    if text_encoder is None:
+        return
+    if not _is_told_of_text(unet):
+        raise ValueError("`text_encoder` must be None: the model is not told of text.")
+    check_width(text_encoder, unet)
+
+
+def _of_latents(scheduler: SchedulerMixin, unet: ModelMixin) -> DDPMPaperScheduler:
+    """The scheduler of continuous data, whose variance is learned if the model has channels for it."""
+    if not isinstance(scheduler, DDPMPaperScheduler):
+        scheduler = DDPMPaperScheduler.from_scheduler(scheduler)
+    changes: dict[str, Any] = {}
+    if scheduler.diffusion.num_levels is not None:
+        changes["num_levels"] = None
+    if unet.config.out_channels == 2 * unet.config.in_channels and not scheduler.process.learns_variance:
+        changes["variance_type"] = "learned_range"
+    if _is_told_of_text(unet):
+        wanted = {"clip_sample": False, "steps_offset": 1}  # as StableDiffusionPipeline has them
+        changes |= {name: value for name, value in wanted.items() if scheduler.config[name] != value}
+    return DDPMPaperScheduler.from_config(scheduler.config, **changes) if changes else scheduler
