@@ -33,6 +33,7 @@ from .autoencoder_card import (
     AUTOENCODER_TEMPLATE,
     autoencoder_facts,
     is_autoencoder,
+    latent_facts,
 )
 
 
@@ -252,8 +253,11 @@ def _facts(folder: Path, beside: Collection[str]) -> dict[str, Any]:
     variants = _variants(path.name for path in weights)
     loadable = variants | _variants(path for path in beside if re.fullmatch(r"unet/.*\.safetensors", path))
     low = LowResolutionSettings.of(unet) if JOINED in (unet.get(OWN_CONFIG_KEY) or {}) else None
+    latents = latent_facts(folder)
+    pictures = {} if latents is None else {name: latents[name] for name in ("channels", "size")}
     return {
         "low": low,
+        "latents": latents,
         "channels": unet["in_channels"] // (1 if low is None else 2),
         "size": [size, size] if isinstance(size, int) else size,
         "parameters": sum(map(count_parameters, weights)) // max(1, len(variants)),
@@ -265,6 +269,7 @@ def _facts(folder: Path, beside: Collection[str]) -> dict[str, Any]:
         "embeds_classes": low is None and embeds_classes(unet),
         "text": (text := _text_facts(folder, unet)),
         "in_stock": in_stock(scheduler) + ([] if text is None else text_in_stock(text["settings"])),
+        **pictures,
     }
 
 

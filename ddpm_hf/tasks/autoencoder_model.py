@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..conditioning.classes import OWN_CONFIG_KEY
 from ..likelihood.decoder_law import DecoderLaw
-from ..pipelines.autoencoders import decoder_law_config
+from ..pipelines.autoencoders import decoder_law_config, with_scaling_factor
 
 
 FIRST_LOG_SCALE = -1.0  # wider than the errors of any trained decoder
@@ -96,26 +96,18 @@ def stock_autoencoder(
     """A stock `AutoencoderKL` with these weights, whose configuration records p(x | z).
 
     With `moments`, its latents times `scaling_factor` have mean 0 and, over all channels, variance 1. Every stock
-    pipeline knows that factor and few know a shift, so the shift of each channel moves into the biases of the 1x1
-    convolutions around the latents; images are decoded as before. An autoencoder without these has one `shift_factor`.
+    pipeline knows that factor and few know a shift, so the shift of each channel moves into the weights; images are
+    decoded as before.
     """
     vae = AutoencoderKL.from_config(model.vae.config).to(model.device)
     vae.load_state_dict(model.vae.state_dict())
-    law = DecoderLaw(model.log_scale.tolist(), num_levels)
-    own = decoder_law_config(law)
-    if moments is not None:
-        own[OWN_CONFIG_KEY]["latents"] = {"shift": moments.mean, "scale": 1 / moments.overall_std}
-        vae.register_to_config(scaling_factor=1 / moments.overall_std)
-        if vae.quant_conv is None or vae.post_quant_conv is None:
-            vae.register_to_config(shift_factor=sum(moments.mean) / len(moments.mean))
-        else:
-            _shift_latents(vae, moments.mean)
+    own = decoder_law_config(DecoderLaw(model.log_scale.tolist(), num_levels))
+    if moments is None:
+        vae.register_to_config(**own)
+        return vae
+    scale = 1 / moments.overall_std
+    vae.register_to_config(scaling_factor=scale, latents_mean=moments.mean, latents_std=[1.0] * len(moments.mean))
+    vae = with_scaling_factor(vae)
+    own[OWN_CONFIG_KEY]["latents"] = {"shift": moments.mean, "scale": scale}  # of those that were trained
     vae.register_to_config(**own)
     return vae
-
-
-def _shift_latents(vae: AutoencoderKL, mean: list[float]) -> None:
-    """Subtract `mean` from the latents, and add it again before they are decoded."""
-    shift = torch.tensor(mean, dtype=vae.quant_conv.bias.dtype, device=vae.quant_conv.bias.device)
-    vae.quant_conv.bias[: len(mean)] -= shift
-    vae.post_quant_conv.bias += vae.post_quant_conv.weight[:, :, 0, 0] @ shift
