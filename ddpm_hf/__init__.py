@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # the same names once more; `as` marks them as exported
     from .likelihood.variational import BitsPerDim as BitsPerDim
     from .likelihood.variational import bits_per_dim as bits_per_dim
     from .pipelines.pipeline_ddpm_paper import DDPMPaperPipeline as DDPMPaperPipeline
+    from .pipelines.pipeline_ddpm_paper_latent import DDPMPaperLatentPipeline as DDPMPaperLatentPipeline
     from .pipelines.pipeline_ddpm_paper_super_resolution import (
         DDPMPaperSuperResolutionPipeline as DDPMPaperSuperResolutionPipeline,
     )
@@ -76,6 +77,7 @@ else:
             "likelihood.ode": ("ode_bits_per_dim", "ode_log_likelihood"),
             "likelihood.variational": ("BitsPerDim", "bits_per_dim"),
             "pipelines.pipeline_ddpm_paper": ("DDPMPaperPipeline",),
+            "pipelines.pipeline_ddpm_paper_latent": ("DDPMPaperLatentPipeline",),
             "pipelines.pipeline_ddpm_paper_super_resolution": ("DDPMPaperSuperResolutionPipeline",),
             "pipelines.pipeline_ddpm_paper_text_to_image": ("DDPMPaperTextToImagePipeline",),
             "schedulers.scheduling_ddpm_paper": ("DDPMPaperScheduler",),

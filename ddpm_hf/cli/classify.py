@@ -46,6 +46,7 @@ def classify(
         train, test = split_of(loaded, "train"), split_of(loaded, "test").spread(classification.max_images)
         for images in (train, test):
             check_fit(pipeline, images)
+        pipeline.require_likelihood(test.num_levels)
         is_told_of_text = PROMPT in pipeline.conditioners.columns
         classes = None if is_told_of_text else number_of_classes(pipeline.unet.config)
         if classes is None and not is_told_of_text:
@@ -54,7 +55,7 @@ def classify(
             )
         if is_told_of_text:
             check_candidates(classification.num_candidates, test)
-        pipeline.scheduler = follow(pipeline.scheduler, test.num_levels, classification)
+        pipeline.scheduler = follow(pipeline.scheduler, pipeline.levels_of_examples(test.num_levels), classification)
         folder = claim_folder(classification.output_dir, classification.overwrite_output_dir, accelerator)
     use_all_cores(accelerator.device)
     if is_told_of_text:
@@ -109,9 +110,10 @@ def scorer(
     paths = classification.num_paths
 
     def bits_of(images: LevelImages) -> list[float]:
-        by, count = (score_by_paths, paths) if paths else (score, classification.num_evaluations)
-        chosen = (accelerator, classification.batch_size, count, classification.seed)
-        return by(pipeline.denoiser(), pipeline.scheduler, images, *chosen).per_example
+        by, calls = (score_by_paths, paths) if paths else (score, classification.num_evaluations)
+        count = pipeline.importance_weighted_bits_per_dim if paths else pipeline.bits_per_dim
+        chosen = (accelerator, classification.batch_size, calls, classification.seed)
+        return by(pipeline.denoiser(), pipeline.scheduler, images, *chosen, count=count).per_example
 
     return bits_of
 

@@ -22,6 +22,7 @@ from ..evaluation.quality_features import check_quality_features, load_quality_f
 from ..evaluation.sample_quality import Judge
 from ..evaluation.scoring import check_fit, follow, load_as_they_are, load_pipeline, score, split_of
 from ..evaluation.subject import Subject
+from ..likelihood.summary import in_parts
 from ..likelihood.variational import BitsPerDim
 from ..pipelines.sampling_pipeline import SamplingPipeline
 from ..reporting.by_calls import save_few_steps
@@ -114,7 +115,7 @@ def worth_on_images(subject: Subject, given: BitsPerDim) -> Worth | None:
     how = (subject.accelerator, evaluation.batch_size, evaluation.num_evaluations, evaluation.seed)
 
     def scored(denoiser: ConditionalDenoiser, images: LevelImages) -> BitsPerDim:
-        return score(denoiser, subject.pipeline.scheduler, images, *how)
+        return score(denoiser, subject.pipeline.scheduler, images, *how, count=subject.pipeline.bits_per_dim)
 
     return worth_of(scored, denoiser, subject.images, given, evaluation.seed)
 
@@ -143,10 +144,14 @@ def choose_subject(
         ValueError, OSError: if it cannot be evaluated with these arguments.
     """
     check_fit(pipeline, images)
+    pipeline.require_likelihood(images.num_levels)
+    levels = pipeline.levels_of_examples(images.num_levels)
+    if evaluation.num_flow_images and levels is None:
+        raise ValueError("`num_flow_images` must be 0: the ODE's likelihood of latents is not one of images.")
     if evaluation.num_flow_images and pipeline.scheduler.config.prediction_type == "mean":
         raise ValueError("`num_flow_images` must be 0: a model that predicts the 'mean' has no probability-flow ODE.")
     guidance = load_guidance(guiding, pipeline)
-    pipeline.scheduler = follow(pipeline.scheduler, images.num_levels, evaluation)
+    pipeline.scheduler = follow(pipeline.scheduler, levels, evaluation)
     for steps in evaluation.few_steps:  # raises now if there are too many steps
         DDPMPaperScheduler.from_config(pipeline.scheduler.config).set_timesteps(steps)
     subject = Subject(pipeline, images, evaluation, accelerator, guidance)
@@ -185,7 +190,7 @@ def write_evaluation(result: BitsPerDim, subject: Subject, folder: Path, model: 
         print(weighted_line(more["importance_weighted"]))
     print(
         f"{result.total:.4f} ± {result.standard_error:.4f} bits/dim on {result.num_examples} images"
-        f" = prior {result.prior:.4f} + rate {result.rate:.4f} + decoder {result.decoder:.4f}; see {folder}"
+        f" = {in_parts(result.parts)}; see {folder}"
     )
 
 

@@ -19,6 +19,7 @@ from ..runtime.distributed import require_one_process
 from ..runtime.errors import user_errors
 from ..runtime.output_folder import claim_folder, write_folder
 from ..runtime.progress import progress_bar
+from ..runtime.randomness import Use, generator_of
 from ..runtime.threads import use_all_cores
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .running import run_script
@@ -61,21 +62,27 @@ def choose_images(
 def measure_on(
     images: LevelImages, pipeline: SamplingPipeline, measurement: MeasurementArguments, device: torch.device
 ) -> DDPMPaperScheduler:
-    """The model's scheduler with the measured errors and the variance that follows from them."""
-    config = pipeline.scheduler.config
-    scheduler = DDPMPaperScheduler.from_config(config, num_levels=images.num_levels, denoising_errors=None)
-    size = measurement.batch_size
+    """The model's scheduler with the measured errors and the variance that follows from them.
+
+    What else the likelihood needs is measured on the same images, and recorded in the pipeline's parts.
+    """
+    config, size = pipeline.scheduler.config, measurement.batch_size
+    on_device = (x.to(device) for x, _ in images.batches_with_columns(size))
+    pipeline.measure_likelihood(on_device, images.num_levels, generator_of(Use.MEASURING, measurement.seed))
+    levels = pipeline.levels_of_examples(images.num_levels)
+    scheduler = DDPMPaperScheduler.from_config(config, num_levels=levels, denoising_errors=None)
     errors = measured_errors(
         pipeline.denoiser(),
         scheduler,
         progress_bar(images.batches_with_columns(size), total=-(-len(images) // size), desc="measuring", unit="batch"),
         len(images),
-        tuple(images.shape),
+        tuple(pipeline.example_shape),
         measurement.seed,
         device,
         measurement.num_noise_levels,
         measurement.num_evaluations,
         measurement.per_element,
+        pipeline.examples_of,
     )
     return with_errors(scheduler, errors)
 

@@ -51,12 +51,12 @@ def sample(script: str, model: ModelPathArguments, sampling: SampleArguments, gu
         steps = len(pipeline.scheduler) if sampling.num_inference_steps is None else sampling.num_inference_steps
         pipeline.scheduler.set_timesteps(steps, timestep_spacing=sampling.timestep_spacing)
         pipeline.set_progress_bar_config(disable=not (accelerator.is_main_process and shows_bars()))
-        check_picture(output, pipeline.example_shape[0])
+        check_picture(output, pipeline.image_channels)
         guidance = load_guidance(guiding, pipeline)
         turns = asked_by_turns(pipeline, sampling)
         check_call(pipeline, sampling, steps, turns, guidance)
     use_all_cores(accelerator.device)
-    filmed = 0 if animation is None else images_shown(sampling.num_images, pipeline.example_shape)
+    filmed = 0 if animation is None else images_shown(sampling.num_images, pipeline.image_shape)
     images, film = draw(pipeline, sampling, steps, accelerator, turns, guidance, filmed)
     if accelerator.is_main_process:
         save_grid(images, output, captions=captions_of(sampling))

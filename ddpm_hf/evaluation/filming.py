@@ -58,9 +58,10 @@ def draw_film(
         seen = []
         for step in steps:
             if step.timestep in timesteps:
-                seen.append(torch.stack([step.sample, step.pred_original_sample], dim=1).cpu())
+                states = (step.sample, step.pred_original_sample)
+                seen.append(torch.stack([pipeline.images_of(state) for state in states], dim=1).cpu())
         require_finite_images(step.prev_sample, step.sample, step.timestep, pipeline.unet.config)
-        seen.append(torch.stack([step.prev_sample] * 2, dim=1).cpu())
+        seen.append(torch.stack([pipeline.images_of(step.prev_sample)] * 2, dim=1).cpu())
         return (torch.stack(seen, dim=1).float() / 2 + 0.5).clamp(0, 1)
 
     turns = pipeline.conditioners.variety() if turns is None else turns

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -35,27 +36,35 @@ def measured_errors(
     num_noise_levels: int = 64,
     num_evaluations: int = EVALUATIONS,
     per_element: bool | None = None,
+    examples_of: Callable[[Tensor, torch.Generator], Tensor] | None = None,
 ) -> DenoisingErrors:
     """The denoising errors of the model.
 
     Args:
         num_images: number of images in the batches; few images allow only few noise levels.
-        shape: shape of an image.
-        per_element: whether every element of an image has its own error; None means for images with at most
+        shape: shape of an example, x_0.
+        per_element: whether every element of an example has its own error; None means for images with at most
             `MOST_ELEMENTS`. Never with a learned variance.
+        examples_of: examples_of(images, generator) -> x_0, on the device; None if x_0 are the images.
     """
     if scheduler.process.learns_variance:
         per_element = False
     elif per_element is None:
         per_element = math.prod(shape) <= MOST_ELEMENTS
+    generator = generator_of(Use.MEASURING, seed)
+
+    def batch(images: Tensor, columns: Columns) -> tuple[Tensor, dict[str, Tensor]]:
+        x_0, conditioning = denoiser.batch(images, columns, device)
+        return (x_0 if examples_of is None else examples_of(x_0, generator)), conditioning
+
     return measure_denoising_errors(
         denoiser,
         scheduler,
-        (denoiser.batch(x_0, columns, device) for x_0, columns in batches),
+        itertools.starmap(batch, batches),
         num_noise_levels=min(num_noise_levels, num_images * num_evaluations),
         num_evaluations=num_evaluations,
         per_element=per_element,
-        generator=generator_of(Use.MEASURING, seed),
+        generator=generator,
     )
 
 

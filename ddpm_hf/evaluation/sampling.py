@@ -84,7 +84,7 @@ def draw_images_by_ode(
         x_T = randn_tensor((len(generators), *pipeline.example_shape), generators, device)
         conditioning = denoiser.conditioners.make(columns, device)
         sample = ode_sample(denoiser, pipeline.scheduler, x_T, conditioning, **_steps_of_ode(calls - 1)).sample
-        return (sample / 2 + 0.5).clamp(0, 1)
+        return (pipeline.images_of(sample) / 2 + 0.5).clamp(0, 1)
 
     turns = pipeline.conditioners.variety() if turns is None else turns
     return by_number(draw, count, batch_size, seed, accelerator, turns)

@@ -31,7 +31,7 @@ from .arguments import ChainArguments, ModelPathArguments
 
 
 Part = TypeVar("Part")
-Bits = TypeVar("Bits", BitsPerDim, LatentBitsPerDim)  # of images, or of images by their latents
+Bound = TypeVar("Bound", BitsPerDim, LatentBitsPerDim)
 
 
 def load_pipeline(
@@ -56,8 +56,8 @@ def load_pipeline(
     return pipeline.to(device)
 
 
-def follow(scheduler: DDPMPaperScheduler, num_levels: int, chain: ChainArguments) -> DDPMPaperScheduler:
-    """A model's scheduler for data with `num_levels` levels, set to the requested chain."""
+def follow(scheduler: DDPMPaperScheduler, num_levels: int | None, chain: ChainArguments) -> DDPMPaperScheduler:
+    """A model's scheduler for x_0 with `num_levels` levels, set to the requested chain."""
     scheduler = DDPMPaperScheduler.from_config(scheduler.config, num_levels=num_levels)
     steps = len(scheduler) if chain.num_inference_steps is None else chain.num_inference_steps
     scheduler.set_timesteps(steps, timestep_spacing=chain.timestep_spacing)
@@ -73,8 +73,8 @@ def score(
     num_evaluations: int,
     seed: int,
     progress: Callable[[Iterable[int]], Iterable[int]] | None = None,
-    count: Callable[..., Bits] = bits_per_dim,
-) -> Bits:
+    count: Callable[..., Bound] = bits_per_dim,
+) -> Bound:
     """Bits/dim over the images, scored by all processes together; the result does not depend on their number.
 
     Args:
@@ -85,7 +85,7 @@ def score(
     """
     is_estimate = 0 < num_evaluations < len(scheduler.timesteps)
 
-    def part(batches: Batches, generator: torch.Generator) -> Bits:
+    def part(batches: Batches, generator: torch.Generator) -> Bound:
         calls = num_evaluations if is_estimate else None
         return count(denoiser, scheduler, batches, num_evaluations=calls, generator=generator)
 
@@ -165,7 +165,7 @@ def split_of(data: ImageData, split: str) -> LevelImages:
 
 def check_fit(pipeline: SamplingPipeline, images: LevelImages) -> None:
     """Raise ValueError unless the images have the model's shape and the columns that its conditioning needs."""
-    expected, found = pipeline.example_shape, tuple(images.shape)
+    expected, found = tuple(pipeline.image_shape), tuple(images.shape)
     if found != expected:
         raise ValueError(
             f"The model is for {expected[0]} channels of {expected[1]}x{expected[2]} pixels, the data have"

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..conditioning.columns import Columns
 from ..data.level_images import LevelImages
 from ..likelihood.batches import Batches
+from ..likelihood.latents import LatentBitsPerDim
 from ..likelihood.ode import OdeBitsPerDim, ode_bits_per_dim
 from ..likelihood.variational import BitsPerDim
 from ..pipelines.guidance import Guidance
@@ -48,11 +49,11 @@ class Subject:
     accelerator: Accelerator
     guidance: Guidance = field(default_factory=Guidance)
 
-    def bound(self, progress: Progress | None = None) -> BitsPerDim:
+    def bound(self, progress: Progress | None = None) -> BitsPerDim | LatentBitsPerDim:
         """Bits/dim of the chain."""
         how = (self.accelerator, self.evaluation.batch_size, self.evaluation.num_evaluations, self.evaluation.seed)
         denoiser = self.pipeline.denoiser(self.guidance)
-        return score(denoiser, self.pipeline.scheduler, self.images, *how, progress)
+        return score(denoiser, self.pipeline.scheduler, self.images, *how, progress, self.pipeline.bits_per_dim)
 
     def bound_by_paths(self, progress: Progress | None = None) -> dict[str, Any] | None:
         """The importance-weighted bound of the chain; None if it is not requested."""
@@ -60,7 +61,8 @@ class Subject:
             return None
         how = (self.accelerator, self.evaluation.batch_size, self.evaluation.num_paths, self.evaluation.seed)
         denoiser = self.pipeline.denoiser(self.guidance)
-        return paths_report(score_by_paths(denoiser, self.pipeline.scheduler, self.images, *how, progress))
+        count = self.pipeline.importance_weighted_bits_per_dim
+        return paths_report(score_by_paths(denoiser, self.pipeline.scheduler, self.images, *how, progress, count))
 
     def likelihood_by_ode(self, calls: int | None = None) -> dict[str, Any]:
         """The likelihood by the probability-flow ODE.

@@ -48,26 +48,3 @@ def autoencoder_facts(config: Mapping[str, Any]) -> dict[str, Any]:
         "scales": scales,
         "num_levels": own.get("num_levels"),
     }
-
-
-def latent_facts(folder: Path) -> dict[str, Any] | None:
-    """The template's values of a pipeline whose model denoises latents; None for other pipelines."""
-    index, unet = _content(folder / "model_index.json"), _content(folder / "unet" / "config.json")
-    vae = _content(folder / "vqvae" / "config.json") or _content(folder / "vae" / "config.json")
-    if not vae or not unet:
-        return None
-    side, factor = unet["sample_size"], 2 ** (len(vae["block_out_channels"]) - 1)
-    sides = [side, side] if isinstance(side, int) else list(side)
-    return {
-        "stock": index.get("_class_name", "LDMPipeline"),
-        "autoencoder": vae.get("_class_name"),
-        "latent_size": sides,
-        "latent_channels": unet["in_channels"],
-        "size": [factor * each for each in sides],
-        "channels": vae["in_channels"],
-    }
-
-
-def _content(path: Path) -> dict[str, Any]:
-    """The content of a JSON file; {} if it is not there."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

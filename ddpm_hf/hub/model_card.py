@@ -33,7 +33,6 @@ from .autoencoder_card import (
     AUTOENCODER_TEMPLATE,
     autoencoder_facts,
     is_autoencoder,
-    latent_facts,
 )
 
 
@@ -246,20 +245,21 @@ def _network_distances(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _facts(folder: Path, beside: Collection[str]) -> dict[str, Any]:
     """The template's values that come from the saved pipeline."""
-    unet, stored = read_json(folder / "unet" / "config.json"), read_json(folder / "scheduler/scheduler_config.json")
+    model = "transformer" if (folder / "transformer").is_dir() else "unet"
+    unet, stored = read_json(folder / model / "config.json"), read_json(folder / "scheduler/scheduler_config.json")
     scheduler = DDPMPaperScheduler.from_config(stored)
     size = unet["sample_size"]
-    weights = sorted((folder / "unet").glob("*.safetensors"))
+    weights = sorted((folder / model).glob("*.safetensors"))
     variants = _variants(path.name for path in weights)
-    loadable = variants | _variants(path for path in beside if re.fullmatch(r"unet/.*\.safetensors", path))
+    loadable = variants | _variants(path for path in beside if re.fullmatch(rf"{model}/.*\.safetensors", path))
+    text, latent = _text_facts(folder, unet), _latent_facts(folder, unet)
+    size = [size, size] if isinstance(size, int) else size
     low = LowResolutionSettings.of(unet) if JOINED in (unet.get(OWN_CONFIG_KEY) or {}) else None
-    latents = latent_facts(folder)
-    pictures = {} if latents is None else {name: latents[name] for name in ("channels", "size")}
     return {
         "low": low,
-        "latents": latents,
-        "channels": unet["in_channels"] // (1 if low is None else 2),
-        "size": [size, size] if isinstance(size, int) else size,
+        "latent": latent,
+        "channels": unet["in_channels"] // (1 if low is None else 2) if latent is None else latent["channels"],
+        "size": size if latent is None or size is None else [latent["factor"] * side for side in size],
         "parameters": sum(map(count_parameters, weights)) // max(1, len(variants)),
         "variant": min(loadable, default=""),  # "" sorts first: these weights load without naming a variant
         "scheduler": scheduler,
@@ -267,9 +267,10 @@ def _facts(folder: Path, beside: Collection[str]) -> dict[str, Any]:
         "kind": unet.get("_class_name", "UNet2DModel"),
         "num_classes": None if low else number_of_classes(unet),
         "embeds_classes": low is None and embeds_classes(unet),
-        "text": (text := _text_facts(folder, unet)),
-        "in_stock": in_stock(scheduler) + ([] if text is None else text_in_stock(text["settings"])),
-        **pictures,
+        "text": text,
+        "in_stock": in_stock(scheduler)
+        + ([] if text is None else text_in_stock(text["settings"]))
+        + ([] if latent is None else latent["in_stock"]),
     }
 
 
@@ -286,6 +287,50 @@ def _text_facts(folder: Path, unet: dict[str, Any]) -> dict[str, Any] | None:
     config = folder / "text_encoder" / "config.json"
     kinds = read_json(config).get("architectures") if config.is_file() else None
     return {"settings": TextSettings.of(unet), "encoder": kinds[0] if kinds else None}
+
+
+def _latent_facts(folder: Path, unet: dict[str, Any]) -> dict[str, Any] | None:
+    """The autoencoder of a latent diffusion; None if there is none."""
+    config = next((path for name in ("vae", "vqvae") if (path := folder / name / "config.json").is_file()), None)
+    if config is None:
+        return None
+    autoencoder = read_json(config)
+    family = read_json(folder / "model_index.json").get("_class_name")
+    return {
+        "kind": autoencoder.get("_class_name", "AutoencoderKL"),
+        "family": family,
+        "channels": autoencoder["in_channels"],
+        "factor": 2 ** (len(autoencoder["block_out_channels"]) - 1),
+        "latent_channels": unet["in_channels"],
+        "in_stock": latent_in_stock(family, autoencoder, unet),
+    }
+
+
+def latent_in_stock(family: str | None, autoencoder: Mapping[str, Any], unet: Mapping[str, Any]) -> list[str]:
+    """Sentences on how stock diffusers treats a diffusion of latents differently.
+
+    Args:
+        family: the stock pipeline that loads it.
+        autoencoder, unet: the configurations of the two models.
+    """
+    learns_variance = unet.get("out_channels") == 2 * unet["in_channels"]
+    sentences = []
+    if family == "DiTPipeline" and learns_variance:
+        sentences.append("It drops the variance that the model has learned, and samples with `fixed_small`.")
+    if family == "StableDiffusionPipeline" and learns_variance:
+        sentences.append("With guidance it extrapolates the learned variance too, and draws other images.")
+    if family == "StableDiffusionPipeline" and OWN_CONFIG_KEY in unet:
+        sentences.append(
+            "It does not tell the text encoder which tokens are padding, and pads prompts to as many tokens as the"
+            " tokenizer takes: it draws other images."
+        )
+    if family in ("LDMPipeline", "DiTPipeline"):
+        sentences.append("It draws the noise of the steps from torch's global generator, whatever `generator` is.")
+    if autoencoder.get("latents_std") is not None or autoencoder.get("shift_factor"):
+        sentences.append(
+            "It uses the autoencoder's `scaling_factor` alone, and decodes latents with a wrong shift and scale."
+        )
+    return sentences
 
 
 def text_in_stock(settings: TextSettings) -> list[str]:

@@ -33,7 +33,7 @@ from ..diffusion.gaussian_diffusion import DiffusionSource, GaussianDiffusion, d
 from ..diffusion.numerics import nats_to_bits, require_count, standard_error, to_float64
 from .batches import Batches, Progress, checked_batches
 from .importance_weighting import ImportanceWeightedBits, bits_of_weights, log_path_weights
-from .summary import Summary, pooled_error, pooled_mean, pooled_means
+from .summary import Summary, in_parts, pooled_error, pooled_mean, pooled_means
 from .variational import BitsPerDim, bits_per_dim
 
 
@@ -95,12 +95,21 @@ class LatentBitsPerDim(Summary):
 
     HEADLINES = ("total", "standard_error", "num_examples")
 
+    @property
+    def parts(self) -> dict[str, float]:
+        """The parts that add up to the total, by name."""
+        return {
+            "reconstruction": self.reconstruction,
+            "posterior entropy": self.posterior_entropy,
+            "latent": self.latent,
+        }
+
     def __str__(self) -> str:
+        of_latent = {"prior": self.prior, "rate": self.rate, "decoder": self.decoder}
         return (
             f"{self.first_line}\n"
-            f"= reconstruction {self.reconstruction:.4f} + posterior entropy {self.posterior_entropy:.4f}"
-            f" + latent {self.latent:.4f}\n"
-            f"latent = prior {self.prior:.4f} + rate {self.rate:.4f} + decoder {self.decoder:.4f}\n"
+            f"= {in_parts(self.parts)}\n"
+            f"latent = {in_parts(of_latent)}\n"
             f"{self.last_line}; standard error from latents, noise and timesteps alone: {self.estimation_error:.4f}"
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,6 +30,8 @@ class Summary:
         def standard_error(self) -> float: ...
         @property
         def per_example(self) -> list[float]: ...
+        @property
+        def parts(self) -> dict[str, float]: ...
         @property
         def num_examples(self) -> int: ...
         @property
@@ -75,6 +77,11 @@ class Summary:
         """All figures by name, as numbers, lists and dictionaries, for JSON."""
         names = dict.fromkeys((*self.HEADLINES, *(field.name for field in dataclasses.fields(self))))
         return {name: getattr(self, name) for name in names}
+
+
+def in_parts(parts: Mapping[str, float]) -> str:
+    """A sum written out, such as "prior 0.0001 + rate 1.5000 + decoder 0.3000"."""
+    return " + ".join(f"{name} {bits:.4f}" for name, bits in parts.items())
 
 
 def pooled_mean(parts: Sequence[Summary], values: Iterable[float]) -> float:

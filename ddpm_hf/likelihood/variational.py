@@ -16,7 +16,7 @@ from ..diffusion.finiteness import FiniteTerms
 from ..diffusion.gaussian_diffusion import DiffusionSource, diffusion_of
 from ..diffusion.numerics import mean_flat, standard_error, to_float64
 from .batches import Batches, Progress, checked_batches, require_no_dropout
-from .summary import Summary, pooled_error, pooled_mean, pooled_means
+from .summary import Summary, in_parts, pooled_error, pooled_mean, pooled_means
 
 
 SMALL_BATCH = 16  # below it no control variate is fitted, and examples draw their places in a stratum independently
@@ -63,10 +63,15 @@ class BitsPerDim(Summary):
 
     HEADLINES = ("total", "standard_error", "num_examples")
 
+    @property
+    def parts(self) -> dict[str, float]:
+        """The parts that add up to the total, by name."""
+        return {"prior": self.prior, "rate": self.rate, "decoder": self.decoder}
+
     def __str__(self) -> str:
         return (
             f"{self.first_line}\n"
-            f"= prior {self.prior:.4f} + rate {self.rate:.4f} + decoder {self.decoder:.4f}\n"
+            f"= {in_parts(self.parts)}\n"
             f"{self.last_line}; standard error from noise and timesteps alone: {self.estimation_error:.4f}"
         )
 

@@ -27,10 +27,10 @@ from diffusers import AutoencoderKL, AutoencoderTiny, ModelMixin, VQModel
 from torch import Tensor
 from typing_extensions import Self
 
-from ..conditioning.classes import OWN_CONFIG_KEY
 from ..diffusion.diagonal_gaussian import DiagonalGaussian
 from ..diffusion.numerics import HALF_PRECISION, require_samples, upcast
 from ..likelihood.decoder_law import DecoderLaw
+from ..schedulers.configuration import OWN_CONFIG_KEY
 
 
 AUTOENCODER = "autoencoder"  # the own part of an autoencoder's configuration

@@ -17,6 +17,7 @@ from ..conditioning.classes import ClassLabels, conditioners_of
 from ..conditioning.conditioner import Conditioners
 from ..hub.push import lacks_index
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
+from .class_labels import class_arguments
 from .denoising_step import DenoisingStep
 from .guidance import Guidance
 from .images import check_output_type, require_finite_images, to_output
@@ -161,7 +162,7 @@ class DDPMPaperPipeline(SamplingPipeline):
         chain = Chain(num_inference_steps, timesteps, timestep_spacing, eta, solver_order)
         chain.check()
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
-        conditioning = self._class_conditioning(class_labels, batch_size, guidance)
+        conditioning = self._conditioning(class_labels, batch_size, guidance)
         return self._sample(batch_size, generator, chain, latents, conditioning, guidance)
 
     @torch.no_grad()
@@ -195,8 +196,13 @@ class DDPMPaperPipeline(SamplingPipeline):
         """
         batch_size = self._check_images_to_encode(images)
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
-        conditioning = self._class_conditioning(class_labels, batch_size, guidance)
+        conditioning = self._conditioning(class_labels, batch_size, guidance)
         return self._encode(images, Chain(num_inference_steps, timesteps, timestep_spacing), conditioning, guidance)
+
+    def _conditioning(self, class_labels: ClassLabels, batch_size: int, guidance: Guidance) -> dict[str, Tensor]:
+        """The model's further arguments; ValueError if labels or guidance do not fit the model."""
+        device = self._execution_device
+        return class_arguments(self.unet, self.conditioners_of, class_labels, batch_size, guidance, device)
 
 
 # Arguments that say where a model is loaded from.

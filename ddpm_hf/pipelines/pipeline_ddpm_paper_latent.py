@@ -3,21 +3,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import diffusers
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from typing_extensions import Self
 
 from ..conditioning.classes import CLASSES_OF_DIT, OWN_CONFIG_KEY, ClassLabels, conditioners_of
 from ..conditioning.conditioner import Conditioners
 from ..conditioning.text import TextConditioner, TextEncoder
+from ..diffusion.denoiser import Denoiser
+from ..diffusion.numerics import is_number
+from ..likelihood.batches import Batches
+from ..likelihood.decoder_law import measured_decoder_scale
 from ..likelihood.importance_weighting import ImportanceWeightedBits
 from ..likelihood.latents import (
     LatentBitsPerDim,
@@ -25,10 +29,11 @@ from ..likelihood.latents import (
     latent_importance_weighted_bits_per_dim,
 )
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
-from .autoencoders import Autoencoder, with_scaling_factor
+from .autoencoders import Autoencoder, decoder_law_config, with_scaling_factor
+from .class_labels import class_arguments, number_of_labels
 from .denoising_step import DenoisingStep
 from .guidance import Guidance
-from .images import LATENT, OUTPUT_TYPES, check_output_type
+from .images import LATENT, OUTPUT_TYPES, batch_of_images, check_output_type
 from .sampling_pipeline import Chain, Generators
 from .text import Prompts, TextInput, check_width
 from .text_pipeline import Callback, TextPipeline
@@ -202,15 +207,52 @@ class DDPMPaperLatentPipeline(TextPipeline):
 
     # --- the likelihood ---
 
-    @property
-    def bits_per_dim(self) -> Callable[..., LatentBitsPerDim]:
-        """`latent_bits_per_dim` with the autoencoder: called as `bits_per_dim`, with batches of images."""
-        return partial(latent_bits_per_dim, autoencoder=self.autoencoder)
+    @torch.no_grad()
+    def examples_of(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Latents of images `[B, C, H, W]` in [−1, 1], on their device: z ~ q(z | x), if there is a posterior."""
+        return self._latents_of(images, generator)
 
-    @property
-    def importance_weighted_bits_per_dim(self) -> Callable[..., ImportanceWeightedBits]:
-        """`latent_importance_weighted_bits_per_dim` with the autoencoder, with batches of images."""
-        return partial(latent_importance_weighted_bits_per_dim, autoencoder=self.autoencoder)
+    def levels_of_examples(self, num_levels: int) -> None:
+        """None, for latents are continuous."""
+
+    def require_likelihood(self, num_levels: int) -> None:
+        """Raise ValueError if the autoencoder has no p(x | z), or one of another number of levels."""
+        known = self.autoencoder.num_levels
+        if known != num_levels:
+            raise ValueError(
+                f"The autoencoder's p(x | z) is of images of {known} levels, but these have {num_levels}; measure it"
+                " on such images, or pass others."
+            )
+
+    def measure_likelihood(
+        self, batches: Iterable[Tensor], num_levels: int, generator: torch.Generator | None = None
+    ) -> None:
+        """Give the autoencoder the scale of p(x | z) that fits these images best, if it has not learned one.
+
+        It is recorded in the autoencoder's configuration; see `measured_decoder_scale`. An autoencoder without a
+        posterior gets none. Arguments as in the base class.
+
+        Raises:
+            ValueError: for an autoencoder with a p(x | z) of another number of levels.
+        """
+        if not self.autoencoder.has_posterior:
+            return
+        if self.autoencoder.law is None:
+            law = measured_decoder_scale(self.autoencoder, batches, num_levels=num_levels, generator=generator)
+            self.vae.register_to_config(**decoder_law_config(law))
+        self.require_likelihood(num_levels)
+
+    def bits_per_dim(
+        self, denoise: Denoiser, scheduler: DDPMPaperScheduler, batches: Batches, **options: Any
+    ) -> LatentBitsPerDim:
+        """`latent_bits_per_dim` of images, with the autoencoder."""
+        return latent_bits_per_dim(denoise, scheduler, batches, self.autoencoder, **options)
+
+    def importance_weighted_bits_per_dim(
+        self, denoise: Denoiser, scheduler: DDPMPaperScheduler, batches: Batches, **options: Any
+    ) -> ImportanceWeightedBits:
+        """`latent_importance_weighted_bits_per_dim` of images, with the autoencoder."""
+        return latent_importance_weighted_bits_per_dim(denoise, scheduler, batches, self.autoencoder, **options)
 
     # --- sampling ---
 
@@ -229,6 +271,8 @@ class DDPMPaperLatentPipeline(TextPipeline):
         *,
         class_labels: ClassLabels = None,
         batch_size: int | None = None,
+        image: Any = None,
+        strength: float = 0.8,
         height: int | None = None,
         width: int | None = None,
         timestep_spacing: str | None = None,
@@ -252,7 +296,11 @@ class DDPMPaperLatentPipeline(TextPipeline):
                 prompt_attention_mask, negative_prompt_attention_mask: as in `DDPMPaperTextToImagePipeline`, for a
                 model that is told of text.
             class_labels: as in `DDPMPaperPipeline`, for a class-conditional model.
-            batch_size: the number of images without a prompt; by default that of `class_labels`, or 1.
+            batch_size: the number of images without a prompt; by default that of `class_labels` or `image`, or 1.
+            image: images to start from, in the place of noise (SDEdit, Meng et al. 2022): PIL images or tensors in
+                [−1, 1], one for all images or one for each. They get the noise of a later timestep of the chain, and
+                only the timesteps from there are visited.
+            strength: the share of the chain's timesteps that an `image` goes through, in (0, 1]; 1 is all of them.
             height, width: of the images, in pixels; by default the model's. A `DiTTransformer2DModel` takes no other.
             num_inference_steps, timesteps, timestep_spacing, eta, solver_order, generator, return_dict: as in
                 `DDPMPaperPipeline`.
@@ -276,6 +324,8 @@ class DDPMPaperLatentPipeline(TextPipeline):
             generator,
             class_labels=class_labels,
             batch_size=batch_size,
+            image=image,
+            strength=strength,
             height=height,
             width=width,
             timestep_spacing=timestep_spacing,
@@ -304,6 +354,8 @@ class DDPMPaperLatentPipeline(TextPipeline):
         *,
         class_labels: ClassLabels = None,
         batch_size: int | None = None,
+        image: Any = None,
+        strength: float = 0.8,
         height: int | None = None,
         width: int | None = None,
         timestep_spacing: str | None = None,
@@ -320,14 +372,57 @@ class DDPMPaperLatentPipeline(TextPipeline):
         `images_of` decodes a step's latents.
         """
         text = TextInput(prompt, negative_prompt, num_images_per_prompt, **embeddings)
-        count = text.count(_number_of(class_labels) if batch_size is None else batch_size)
+        images = None if image is None else batch_of_images("image", image, self.image_channels)
+        if batch_size is None:
+            batch_size = number_of_labels(class_labels)
+        if batch_size is None and images is not None and text.is_empty:
+            batch_size = len(images)
+        count = text.count(batch_size)
         self._check_batch(count, generator)
         chain = Chain(num_inference_steps, timesteps, timestep_spacing, eta, solver_order)
         chain.check()
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
         size = self._latent_size(height, width)
         conditioning, unconditional = self._conditioning(text, class_labels, count, guidance)
+        if images is not None:
+            if latents is not None or size is not None:
+                raise ValueError("`latents`, `height` and `width` must be left out with an `image`.")
+            size = self._latent_size(*images.shape[2:])
+            chain, latents = self._start_from(images, strength, chain, count, generator)
         return self._sample(count, generator, chain, latents, conditioning, guidance, unconditional, size)
+
+    @torch.no_grad()
+    def _start_from(
+        self, images: Tensor, strength: float, chain: Chain, count: int, generator: Generators
+    ) -> tuple[Chain, Tensor]:
+        """The rest of a chain, and x_t at its first timestep, of latents of images.
+
+        The random numbers are drawn in the order of `StableDiffusionImg2ImgPipeline`.
+
+        Raises:
+            ValueError: for another number of images than 1 or `count`, or a `strength` outside (0, 1].
+        """
+        if len(images) not in (1, count):
+            raise ValueError(f"`image` must be one, or one for each of {count} images, but are {len(images)}.")
+        if not is_number(strength) or not 0 < strength <= 1:
+            raise ValueError(f"`strength` must lie in (0, 1], but is {strength!r}.")
+        self._set_timesteps(chain)
+        timesteps = self.scheduler.timesteps.tolist()
+        rest = timesteps[len(timesteps) - max(1, int(strength * len(timesteps))) :]
+        device = self._execution_device
+        images = images.expand(count, -1, -1, -1) if isinstance(generator, list) else images
+        z = self._latents_of(images.to(device), generator)
+        z = z.expand(count, -1, -1, -1)
+        noise = randn_tensor(z.shape, generator=generator, device=device, dtype=z.dtype)
+        x_t = self.scheduler.add_noise(z, noise, torch.tensor([rest[0]], device=device))
+        return replace(chain, num_inference_steps=None, timesteps=rest, timestep_spacing=None), x_t
+
+    def _latents_of(self, images: Tensor, generator: Generators) -> Tensor:
+        """z of images: drawn from q(z | x), if there is a posterior."""
+        if not self.autoencoder.has_posterior:
+            return self.autoencoder.encode(images)
+        q = self.autoencoder.posterior(images)
+        return q.sample(randn_tensor(q.mean.shape, generator=generator, device=q.mean.device, dtype=q.mean.dtype))
 
     @torch.no_grad()
     def encode(
@@ -378,7 +473,8 @@ class DDPMPaperLatentPipeline(TextPipeline):
             return self._text_conditioning(text, count, guidance)
         if not text.is_empty or text.negative_prompt is not None or text.negative_prompt_embeds is not None:
             raise ValueError("`prompt` and `negative_prompt` must be None: the model is not told of text.")
-        return self._class_conditioning(class_labels, count, guidance), None
+        device = self._execution_device
+        return class_arguments(self.unet, self.conditioners_of, class_labels, count, guidance, device), None
 
     def _latent_size(self, height: int | None, width: int | None) -> tuple[int, int] | None:
         """Height and width of the latents of images of this size; None for the model's own.
@@ -401,12 +497,6 @@ class DDPMPaperLatentPipeline(TextPipeline):
             if is_fixed and side != own:
                 raise ValueError(f"`{name}` must be {own}, the only one that a DiT takes, but is {side}.")
         return sides[0] // factor, sides[1] // factor
-
-
-def _number_of(class_labels: ClassLabels) -> int | None:
-    """The number of images that a list of classes asks for; None for one class, or none."""
-    is_list = isinstance(class_labels, Sequence) or (isinstance(class_labels, Tensor) and class_labels.ndim > 0)
-    return len(class_labels) if is_list else None  # type: ignore[arg-type]  # a list or a tensor
 
 
 def _is_told_of_text(unet: ModelMixin) -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import tempfile
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from huggingface_hub import CommitInfo
 from torch import Tensor
 from typing_extensions import Self
 
-from ..conditioning.classes import ClassLabels, requested_classes
 from ..conditioning.conditioner import Conditioners
 from ..conditioning.denoiser import ConditionalDenoiser
 from ..diffusion.denoiser import Denoiser, denoiser_of
@@ -27,6 +26,10 @@ from ..diffusion.multistep import check_solver_order
 from ..diffusion.numerics import require_count
 from ..hub.push import push_folder
 from ..hub_errors import hub_errors
+from ..likelihood.batches import Batches
+from ..likelihood.importance_weighting import ImportanceWeightedBits, importance_weighted_bits_per_dim
+from ..likelihood.latents import LatentBitsPerDim
+from ..likelihood.variational import BitsPerDim, bits_per_dim
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .denoising_step import DenoisingStep, stepper
 from .guidance import Guidance
@@ -210,6 +213,44 @@ class SamplingPipeline(DiffusionPipeline):
         """The images in [−1, 1] of samples x_0 `[B, …]`: x_0 itself, unless they are latents."""
         return x_0
 
+    # --- the likelihood ---
+
+    def examples_of(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """x_0 of images `[B, C, H, W]` in [−1, 1]: the images themselves, or latents drawn from q(z | x)."""
+        return images
+
+    def levels_of_examples(self, num_levels: int) -> int | None:
+        """The scheduler's `num_levels` for images of so many levels; None if x_0 are continuous, as latents are."""
+        return num_levels
+
+    def require_likelihood(self, num_levels: int) -> None:
+        """Raise ValueError if there is no likelihood of images of so many levels."""
+
+    def measure_likelihood(
+        self, batches: Iterable[Tensor], num_levels: int, generator: torch.Generator | None = None
+    ) -> None:
+        """Measure on training images what the likelihood needs beside the denoising errors. By default nothing.
+
+        Args:
+            batches: images `[B, C, H, W]`, levels in [−1, 1], on the pipeline's device.
+            num_levels: the number of levels.
+            generator: for random numbers.
+        """
+
+    def bits_per_dim(
+        self, denoise: Denoiser, scheduler: DDPMPaperScheduler, batches: Batches, **options: Any
+    ) -> BitsPerDim | LatentBitsPerDim:
+        """The bound on batches of images; arguments as `bits_per_dim`, such as the result of `denoiser`."""
+        return bits_per_dim(denoise, scheduler, batches, **options)
+
+    def importance_weighted_bits_per_dim(
+        self, denoise: Denoiser, scheduler: DDPMPaperScheduler, batches: Batches, **options: Any
+    ) -> ImportanceWeightedBits:
+        """The importance-weighted bound on batches of images; arguments as `importance_weighted_bits_per_dim`."""
+        return importance_weighted_bits_per_dim(denoise, scheduler, batches, **options)
+
+    # --- the denoiser ---
+
     def denoiser(self, guidance: Guidance | None = None) -> ConditionalDenoiser:
         """The model, guided or not, as a denoiser for `bits_per_dim`: it runs in its own dtype and returns float32.
 
@@ -241,21 +282,6 @@ class SamplingPipeline(DiffusionPipeline):
             raise ValueError(
                 f"`generator` must hold one generator per image: {batch_size}, but there are {len(generator)}."
             )
-
-    def _class_conditioning(self, class_labels: ClassLabels, batch_size: int, guidance: Guidance) -> dict[str, Tensor]:
-        """The model's further arguments; ValueError if labels or guidance do not fit the model."""
-        guidance.check(self.unet, self.conditioners_of)
-        columns = requested_classes(self.unet.config, class_labels, batch_size)
-        if columns is None and guidance.is_classifier_free:
-            raise ValueError(
-                f"`guidance_scale` must be 1 for images of no class, but is {guidance.guidance_scale}; pass"
-                " `class_labels`."
-            )
-        conditioners = self.conditioners
-        if not conditioners.members:
-            return {}
-        device = self._execution_device
-        return conditioners.null(batch_size, device) if columns is None else conditioners.make(columns, device)
 
     def _sample(
         self,

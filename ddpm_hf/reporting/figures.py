@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -131,23 +131,29 @@ def save_evaluation(
     timesteps = sorted(pipeline.scheduler.timesteps.tolist())
     shown = [timesteps[round(k * (len(timesteps) - 1) / (states_shown - 1))] for k in range(states_shown)]
     generator = torch.Generator().manual_seed(seed)
-    x_0 = originals[:rows].cpu()
+    x_0 = pipeline.examples_of(originals[:rows].to(pipeline.device), generator).cpu()
     noise = torch.randn(x_0.shape, generator=generator)
     forward = [x_0] + [pipeline.scheduler.add_noise(x_0, noise, t) for t in shown]
     generators = [generator_of(Use.SAMPLING, seed, k) for k in range(rows)]  # the first ones of `draw_images`
     states = {}
-    known = pipeline.conditioners.completed(x_0, chosen(columns, slice(rows)))
+    known = pipeline.conditioners.completed(originals[:rows], chosen(columns, slice(rows)))
     asked = dict(pipeline.conditioners.read(known)) | (guidance or Guidance()).options
     for step in pipeline.iterate(batch_size=rows, generator=generators, timesteps=timesteps[::-1], **asked):
         if step.timestep in shown:
             states[step.timestep] = step.sample
     reverse = [step.prev_sample] + [states[t] for t in shown]
 
+    def images_of(state: Tensor) -> Tensor:
+        return pipeline.images_of(state.to(pipeline.device))
+
     figure = plt.figure(figsize=(11, 9), layout="constrained")
     top, left, right = figure.subfigures(3, 1, height_ratios=(3, 2, 2))
     plot_bits(top, result)
-    _plot_chain(left, "forward process q: an image becomes noise", forward, ["x₀"] + [f"t = {t}" for t in shown])
-    _plot_chain(right, "reverse process p: noise becomes an image", reverse, ["sample"] + [f"t = {t}" for t in shown])
+    for part, title, states, first in (
+        (left, "forward process q: an image becomes noise", forward, "x₀"),
+        (right, "reverse process p: noise becomes an image", reverse, "sample"),
+    ):
+        _plot_chain(part, title, states, [first] + [f"t = {t}" for t in shown], images_of)
     write_file(path, lambda partial: figure.savefig(partial, dpi=110))
     plt.close(figure)
 
@@ -211,8 +217,8 @@ def strata_of(result: BitsPerDim) -> list[tuple[int, int, float]]:
 
 
 def _plot_parts(axis: plt.Axes, result: BitsPerDim) -> None:
-    """Prior, rate and decoder as bars with their numbers."""
-    names, values = ("prior", "rate", "decoder"), (result.prior, result.rate, result.decoder)
+    """The parts of the bound, such as prior, rate and decoder, as bars with their numbers."""
+    names, values = [name.replace(" ", "\n") for name in result.parts], list(result.parts.values())
     bars = axis.bar(names, values, color=(GREEN, BLUE, VERMILION))
     axis.bar_label(bars, list(map(_in_short, values)), padding=2)
     axis.set(ylabel="bits/dim")
@@ -226,11 +232,17 @@ def _in_short(bits: float) -> str:
     return f"{bits:.4f}" if abs(bits) < 0.01 else f"{bits:.3f}"
 
 
-def _plot_chain(figure: plt.Figure, title: str, states: list[Tensor], labels: list[str]) -> None:
+def _plot_chain(
+    figure: plt.Figure,
+    title: str,
+    states: list[Tensor],
+    labels: list[str],
+    images_of: Callable[[Tensor], Tensor],
+) -> None:
     figure.suptitle(title)
     axes = figure.subplots(len(states[0]), len(states), squeeze=False)
     for column, (state, label) in enumerate(zip(states, labels, strict=True)):
-        images = (state.float().cpu() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+        images = (images_of(state).float().cpu() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
         for row, image in enumerate(images):
             axis = axes[row][column]
             axis.imshow(image if image.shape[-1] in (3, 4) else image[..., 0], cmap="gray", vmin=0, vmax=1)

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_pipelines
 import torch
-from diffusers import UNet2DModel
+from diffusers import DiTPipeline, LDMPipeline, UNet2DModel
 from huggingface_hub import ModelCard
 from loopback_hub import check_card
 from PIL import Image
@@ -18,7 +20,13 @@ from tiny_models import tiny_unet
 from tiny_pipelines import conditional_unet
 from tiny_text import bert, ours, stock, text_unet
 
-from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, DDPMPaperSuperResolutionPipeline, NoiseSchedule
+from ddpm_hf import (
+    DDPMPaperLatentPipeline,
+    DDPMPaperPipeline,
+    DDPMPaperScheduler,
+    DDPMPaperSuperResolutionPipeline,
+    NoiseSchedule,
+)
 from ddpm_hf.conditioning.low_resolution import LowResolutionSettings, standard_noising
 from ddpm_hf.conditioning.text import TextSettings
 from ddpm_hf.data.arguments import DataArguments
@@ -540,3 +548,44 @@ def test_the_card_of_a_model_that_enlarges_images(
         monkeypatch.chdir(tmp_path)
         Image.new("RGB", (4, 4), "red").save("small.png")
         run_snippets(text, tmp_path, monkeypatch)
+
+
+# --- latent models ---------------------------------------------------------------------------------------------------
+
+LATENT_NOTES = {
+    "StableDiffusionPipeline": "It does not tell the text encoder which tokens are padding, and pads prompts to as",
+    "LDMPipeline": "It draws the noise of the steps from torch's global generator, whatever `generator` is.",
+    "DiTPipeline": "It drops the variance that the model has learned, and samples with `fixed_small`.",
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # of the stock pipelines
+@pytest.mark.parametrize("family", LATENT_NOTES)
+def test_the_card_of_a_latent_model(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = {
+        "StableDiffusionPipeline": tiny_pipelines.stable_diffusion,
+        "LDMPipeline": tiny_pipelines.latent_unconditional,
+        "DiTPipeline": tiny_pipelines.diffusion_transformer,
+    }[family]
+    pipeline = DDPMPaperLatentPipeline.from_stock(build(DDPMPaperScheduler(num_train_timesteps=4)))
+    if family == "StableDiffusionPipeline":
+        pipeline.unet.register_to_config(**TextSettings(12).to_config())
+    pipeline.save_pretrained(tmp_path / "run")
+    text = fill_card(tmp_path / "run", str(tmp_path / "run"))
+    plain = " ".join(text.split())
+    assert check_card(text) == ([], [])
+    kind = "VQModel" if family == "LDMPipeline" else "AutoencoderKL"
+    channels = pipeline.unet.config.in_channels
+    assert "generates images with 16×16 pixels, 3 channels, and estimates" in plain
+    assert f"the latents of the `{kind}` beside it, which have {channels} channels and 1/2 of the images'" in plain
+    assert "DDPMPaperLatentPipeline.from_pretrained(" in plain and f"{family}.from_pretrained(" in plain
+    notes = {name for name, note in LATENT_NOTES.items() if note in plain}
+    assert notes == ({"LDMPipeline", "DiTPipeline"} if family == "DiTPipeline" else {family})
+    monkeypatch.setattr("diffusers.DiTPipeline.__call__", few_steps(DiTPipeline.__call__))
+    monkeypatch.setattr("diffusers.LDMPipeline.__call__", few_steps(LDMPipeline.__call__))
+    run_snippets(text, tmp_path / "run", monkeypatch)
+
+
+def few_steps(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A pipeline's call with two steps by default."""
+    return lambda self, *arguments, **options: call(self, *arguments, **{"num_inference_steps": 2, **options})

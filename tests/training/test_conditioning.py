@@ -411,8 +411,10 @@ NAMES_A_KIND = {  # what a user calls by its name, and what answers to it
     "evaluation/classification.py",
     "evaluation/sample_quality.py",
     "hub/model_card.py",
+    "pipelines/class_labels.py",
     "pipelines/guidance.py",
     "pipelines/pipeline_ddpm_paper.py",
+    "pipelines/pipeline_ddpm_paper_latent.py",
     "pipelines/pipeline_ddpm_paper_super_resolution.py",
 }
 

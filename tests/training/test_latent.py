@@ -21,6 +21,7 @@ from PIL import Image
 from script_server import EXAMPLES
 from training_runs import LATEST, assert_same, last_line, names_in
 
+from ddpm_hf import DDPMPaperLatentPipeline
 from ddpm_hf.cli.latent import LatentTrainingArguments
 from ddpm_hf.cli.parsing import parse
 from ddpm_hf.cli.train import prepare_run, run_arguments
@@ -29,7 +30,6 @@ from ddpm_hf.data.level_images import ImageData, LevelImages
 from ddpm_hf.likelihood.decoder_law import DecoderLaw
 from ddpm_hf.likelihood.latents import latent_bits_per_dim
 from ddpm_hf.pipelines.autoencoders import Autoencoder, decoder_law_config
-from ddpm_hf.pipelines.pipeline_ddpm_paper_latent import DDPMPaperLatentPipeline
 from ddpm_hf.results import METRICS
 from ddpm_hf.runtime.randomness import Use, noise_like
 from ddpm_hf.tasks.latent import LatentTask
@@ -188,7 +188,7 @@ def test_stock_diffusers_loads_and_samples_it(run: Path) -> None:
     assert np.asarray(stock(batch_size=1, num_inference_steps=2, eta=1.0).images[0]).shape == (8, 8, 3)
     card = (run / "README.md").read_text()
     assert "DDPMPaperLatentPipeline" in card and "LDMPipeline" in card and "8×8 pixels, 3 channels" in card
-    assert "latents of 4×4 and 2 channels" in card and "is not clipped" in card
+    assert "have 2 channels and 1/2 of the images' width and height" in card and "is not clipped" in card
 
 
 def test_the_autoencoder_is_saved_as_it_was(images: Path, run: Path) -> None:
@@ -235,7 +235,10 @@ def test_mirrored_images_are_trained_on(images: Path, tmp_path: Path) -> None:
     [
         (("--autoencoder", "nowhere"), "Could not load nowhere: there is no such folder here"),
         (("--streaming",), "`streaming` must be False: latents are computed once, of all images."),
-        (("--center_crop", "False"), "`center_crop` must be True: latents are computed once, of the middle of an image."),
+        (
+            ("--center_crop", "False"),
+            "`center_crop` must be True: latents are computed once, of the middle of an image.",
+        ),
         (
             ("--num_levels", 17),
             "`autoencoder` is for images of 256 levels, but the data have 17; pass --num_levels 256.",
