@@ -139,7 +139,30 @@ class CaptionFigures(TypedDict, total=False):
     caption_retrieval_images: int  # at most, of each kind
 
 
-class Metrics(BoundFigures, QualityFigures, CaptionFigures, RunFacts, total=False):
+class LatentFigures(TypedDict, total=False):
+    """The parts of the bound of a latent diffusion, in bits per dimension of the images; their sum is the bound.
+
+    The diffusion's prior, rate and decoder in `BoundFigures` are the parts of `bits_per_dim_latent`.
+    """
+
+    bits_per_dim_reconstruction: float
+    bits_per_dim_posterior_entropy: float  # minus the entropy of q(z | x), as it enters the sum
+    bits_per_dim_latent: float
+
+
+class AutoencoderFigures(TypedDict, total=False):
+    """The evidence lower bound of an autoencoder on the test images, and its latents."""
+
+    bits_per_dim_reconstruction: float
+    bits_per_dim_kl: float
+    kl_nats_by_channel: list[float]  # per image
+    decoder_scale: list[float]  # the standard deviation of p(x | z) in each channel of the images
+    latent_shape: list[int]
+    latents_mean: list[float]  # of each channel over training images, before they are shifted and scaled
+    latents_std: list[float]
+
+
+class Metrics(BoundFigures, QualityFigures, CaptionFigures, LatentFigures, AutoencoderFigures, RunFacts, total=False):
     """All of `metrics.json`."""
 
     importance_weighted: WeightedBound

@@ -14,6 +14,8 @@ VERBS = {
     "train": "train a model, draw samples, score it and save it",
     "text_to_image": "the same for a model of images with captions",
     "super_resolution": "train a model that enlarges images, for a cascade",
+    "autoencoder": "train an autoencoder with a likelihood, whose latents a diffusion can model",
+    "latent": "train a diffusion of an autoencoder's latents",
     "sample": "draw images from a saved model",
     "evaluate": "score a saved model in bits/dim",
     "measure": "measure a model's denoising errors, and save the optimal variance and timesteps",

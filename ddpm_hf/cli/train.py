@@ -12,49 +12,54 @@ from ..runtime.errors import end, run_errors, user_errors
 from ..runtime.signals import Signals
 from ..tasks.base import Task
 from ..tasks.images import ImageTask
-from ..training.arguments import TrainingArguments
+from ..training.arguments import RunArguments, TrainingArguments
 from ..training.checkpoints import telling_how_to_resume
+from ..training.diffusion import Diffusion
 from ..training.finish import finish
-from ..training.loop import train
+from ..training.loop import Step, train
+from ..training.method import Method, State
 from ..training.setup import prepare
 from ..training.start import announce
-from ..training.state import TrainState
-from ..training.step import TrainingStep, training_step
 from .parsing import parse
 from .running import program
 
 
-def run_arguments(
-    task: type[Task] = ImageTask, training: type[TrainingArguments] = TrainingArguments
-) -> tuple[type, ...]:
+DIFFUSION = Diffusion()
+
+
+def run_arguments(task: type[Task] = ImageTask, training: type[RunArguments] = TrainingArguments) -> tuple[type, ...]:
     """The dataclasses that the command line fills for a training."""
     return (*task.arguments, training, HubArguments)
 
 
-def prepare_run(arguments: Sequence[Any], task: type[Task] = ImageTask) -> TrainState:
+def prepare_run(
+    arguments: Sequence[Any], task: type[Task] = ImageTask, method: Method[State, Any] = DIFFUSION
+) -> State:
     """A training run from its dataclasses, checked and built; errors as `prepare`."""
-    model, data, diffusion, training, hub = arguments
-    return prepare(task(model, data, diffusion), diffusion, training, hub)
+    *of_task, training, hub = arguments
+    return prepare(task(*of_task), method, training, hub)
 
 
 def main(
-    training_step: TrainingStep = training_step,
+    training_step: Step | None = None,
     task: type[Task] = ImageTask,
-    training: type[TrainingArguments] = TrainingArguments,
+    training: type[RunArguments] = TrainingArguments,
+    method: Method[Any, Any] = DIFFUSION,
 ) -> None:
     """A training from the command line to its end.
 
     Args:
-        training_step: takes one optimisation step; Algorithm 1 if not given.
+        training_step: takes one optimisation step; the method's own if not given, Algorithm 1 for a diffusion.
         task: the family of models.
         training: the arguments of the training, or a subclass with other defaults.
+        method: how models of this kind are trained and scored; as a diffusion if not given.
     """
     script = program()
     arguments = parse(script, *run_arguments(task, training))
     with run_errors(script):
         signals = Signals()
         with user_errors(script):
-            state = prepare_run(arguments, task)
+            state = prepare_run(arguments, task, method)
         with (
             telling_how_to_resume(state.folder),
             contextlib.closing(state.trackers),

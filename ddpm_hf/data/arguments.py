@@ -79,6 +79,16 @@ class DataArguments:
     )
     dataloader_num_workers: int = field(default=0, metadata=help_text("Workers that read images, per process."))
 
+    @property
+    def names_data(self) -> bool:
+        """Whether the data are named, and not the default ones."""
+        return self.dataset_name is not None or self.train_data_dir is not None
+
+
+@dataclass
+class EmojiDataArguments(DataArguments):
+    """The images; by default OpenMoji's emoji (32x32 unless resized)."""
+
 
 @dataclass
 class CaptionedDataArguments(DataArguments):
@@ -98,8 +108,3 @@ class SuperResolutionDataArguments(CaptionedDataArguments):
         default=None,
         metadata=help_text("Side of random squares of the images to train on; the whole images if unset."),
     )
-
-    @property
-    def names_data(self) -> bool:
-        """Whether the data are named, and not the default ones."""
-        return self.dataset_name is not None or self.train_data_dir is not None

@@ -17,7 +17,7 @@ from ..runtime.errors import DataUnreadable
 from ..runtime.randomness import BatchAddress, Use, generator_of
 from .image_files import BadImage
 from .image_streams import ImageStream
-from .level_images import LevelImages, scaled
+from .level_images import LevelImages
 from .stream_reader import Failure, Piece, Position, StreamReader
 from .workers import WatchedLoader, begin_worker, shared
 
@@ -84,7 +84,7 @@ class EndlessImages(Dataset):
             except BadImage as error:
                 return Failure(str(error))
         if self.random_flip:
-            levels = torch.where(draws[:, 2].lt(0.5).view(-1, 1, 1, 1), levels.flip(-1), levels)
+            levels = torch.where(draws[:, 2].lt(0.5).view(-1, 1, 1, 1), self.images.mirrored(levels), levels)
         return Levels(levels, with_one_each(chosen(self.images.columns, index), choices.tolist()), bad)
 
     def _read(self, index: Tensor, crops: list[list[float]]) -> tuple[Tensor, Tensor, list[str]]:
@@ -183,16 +183,15 @@ class TrainingBatches:
         """The batches from the current position on; closing the iterator releases files and workers."""
         batches = self._of_stream() if self._is_stream else self._of_images()
         for number, (levels, columns, bad) in enumerate(batches):
-            x_0 = scaled(levels.to(self.device, non_blocking=True), self.images.num_levels)
-            yield Batch(x_0, {**on_device(columns, self.device), **self._derived(x_0, number)}, bad)
+            address = self._address(number)
+            x_0 = self.images.examples(levels.to(self.device, non_blocking=True), address)
+            derived = {} if self.images.derive is None else self.images.derive(x_0, address)
+            yield Batch(x_0, {**on_device(columns, self.device), **derived}, bad)
 
-    def _derived(self, x_0: Tensor, number: int) -> Columns:
-        """The columns that follow from the images of this batch, counted from that of the first step."""
-        if self.images.derive is None:
-            return {}
+    def _address(self, number: int) -> BatchAddress:
+        """The address of a batch, counted from that of the first step."""
         step, window = divmod(number, self.shard.accumulation)
-        address = BatchAddress(self.seed, self.steps[0] + step, self.shard.first(window), self.shard.total)
-        return self.images.derive(x_0, address)
+        return BatchAddress(self.seed, self.steps[0] + step, self.shard.first(window), self.shard.total)
 
     def place(self) -> tuple[Any, ...]:
         """The position of the next batch, for `rewind`."""

@@ -24,9 +24,11 @@ from torch import Tensor
 
 from ..conditioning.columns import Alternatives, Derive, Values
 from ..conditioning.conditioner import Conditioners
+from ..runtime.randomness import BatchAddress
 from .arguments import DataArguments
 from .data_columns import Column, usable
 from .image_files import BadImage, Header, ImageShape, content_of, usable_header
+from .levels import scaled
 from .stream_parts import PLACES_PER_IMAGE, PartsByTurns, place_of
 
 
@@ -69,6 +71,10 @@ class ImageStream:
     @property
     def num_levels(self) -> int:
         return self.form.num_levels
+
+    def examples(self, levels: Tensor, address: BatchAddress) -> Tensor:
+        """x_0 of a training batch of integers `[B, C, H, W]`; see `LevelImages.examples`."""
+        return scaled(levels, self.num_levels)
 
     @property
     def epoch_size(self) -> int | None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,9 +13,11 @@ from torch import Tensor
 from ..conditioning.box_means import box_mean
 from ..conditioning.columns import Columns, Derive, chosen, joined, with_first
 from ..conditioning.conditioner import Conditioners
+from ..runtime.randomness import BatchAddress
 from .identity import Identity
 from .image_files import BadImage
 from .image_streams import ImageStream
+from .levels import scaled
 
 
 class LevelImages:
@@ -84,6 +87,18 @@ class LevelImages:
     def __getitem__(self, i: int) -> Tensor:
         return scaled(self.levels(i), self.num_levels)
 
+    def examples(self, levels: Tensor, address: BatchAddress) -> Tensor:
+        """x_0 of a training batch of what `read` and `pixels` give, `[B, …]`, on their device.
+
+        Args:
+            address: of the batch, for examples that are drawn at random.
+        """
+        return scaled(levels, self.num_levels)
+
+    def mirrored(self, levels: Tensor) -> Tensor:
+        """The mirror images of what `read` and `pixels` give, `[B, …]`."""
+        return levels.flip(-1)
+
     def levels(self, i: int, crop: tuple[float, float] | None = None) -> Tensor:
         """Image i as integers."""
         return self.read(i, crop) if self.pixels is None else self.pixels[i]
@@ -142,16 +157,16 @@ class LevelImages:
         """
         if self.size:
             conditioners.check(self.columns)
-        derive = conditioners.derive_for_training
-        parts = (self.columns, self.pixels, self.row, derive, self.groups)
-        return LevelImages(self.size, self.read, self.num_levels, self.shape, *parts)
+        reading = copy.copy(self)
+        reading.derive = conditioners.derive_for_training
+        return reading
 
     def in_groups(self, names: Sequence[Hashable]) -> LevelImages:
         """The same images; a training epoch has one image of each of these groups, of which every image has one."""
         number = {name: k for k, name in enumerate(dict.fromkeys(names))}
-        groups = torch.tensor([number[name] for name in names])
-        parts = (self.columns, self.pixels, None, self.derive, groups)
-        return LevelImages(self.size, self.read, self.num_levels, self.shape, *parts)
+        grouped = copy.copy(self)
+        grouped.row, grouped.groups = None, torch.tensor([number[name] for name in names])
+        return grouped
 
     def with_columns(self, columns: Columns) -> LevelImages:
         """The same images with other columns."""
@@ -187,6 +202,11 @@ class Chosen:
     read: Callable[[int, tuple[float, float] | None], Tensor]
     index: Tensor
 
+    @property
+    def fingerprint(self) -> str:
+        """What the images depend on."""
+        return repr((self.read.fingerprint, self.index.tolist()))
+
     def __call__(self, i: int, crop: tuple[float, float] | None = None) -> Tensor:
         return self.read(int(self.index[i]), crop)
 
@@ -214,11 +234,6 @@ class Cropped:
         spare = [length - self.side for length in reversed(levels.shape[1:])]
         left, up = (s // 2 if crop is None else int(c * (s + 1)) for s, c in zip(spare, crop or spare, strict=True))
         return levels[:, up : up + self.side, left : left + self.side]
-
-
-def scaled(levels: Tensor, num_levels: int) -> Tensor:
-    """Levels 0 … num_levels − 1 as float32 in [−1, 1]."""
-    return levels.float() * (2 / (num_levels - 1)) - 1
 
 
 @dataclass(frozen=True)

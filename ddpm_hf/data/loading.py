@@ -129,6 +129,11 @@ class StoredImages:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def fingerprint(self) -> str:
+        """What the images depend on: the data set, by the fingerprint of `datasets`, and how they are read."""
+        return repr((self.data._fingerprint, self.image, self.rows.tolist(), self.form))
+
     def entry(self, i: int) -> tuple[dict[str, Any] | None, str]:
         """An undecoded image, and its name in messages."""
         row = int(self.rows[i])

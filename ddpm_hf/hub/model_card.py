@@ -27,6 +27,13 @@ from ..conditioning.low_resolution import JOINED, LowResolutionSettings
 from ..conditioning.text import TextSettings, is_told_of_text
 from ..results import DIGITS, FRECHET_DISTANCES, MEASURES, METRICS, Metrics, measured, understood
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
+from .autoencoder_card import (
+    AUTOENCODER_INDEX,
+    AUTOENCODER_TAGS,
+    AUTOENCODER_TEMPLATE,
+    autoencoder_facts,
+    is_autoencoder,
+)
 
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
@@ -47,6 +54,8 @@ LICENSES = "https://huggingface.co/docs/hub/repositories-licenses"
 UNCONDITIONAL = ("unconditional-image-generation", "Unconditional Image Generation")
 TEXT_TO_IMAGE = ("text-to-image", "Text-to-Image")
 ENLARGING = ("image-to-image", "Image-to-Image")
+ENCODING = ("image-feature-extraction", "Image Feature Extraction")
+TAGS = ["ddpm_hf", "ddpm", "diffusion"]
 
 _SECTION = re.compile(r"<!-- ddpm_hf: (\w+)(?: (\w+))? -->\n(.*?)\n?<!-- /ddpm_hf: \1 -->", re.DOTALL)
 
@@ -58,10 +67,10 @@ def fill_card(
     beside: Collection[str] = (),
     license: str | None = None,
 ) -> str:
-    """The card of the pipeline saved in `folder`.
+    """The card of the pipeline, or of the autoencoder, saved in `folder`.
 
     Args:
-        folder: the saved pipeline.
+        folder: the saved pipeline or autoencoder.
         name: the name that users pass to `from_pretrained`: a name on the Hub, or the folder's path.
         metrics: the content of a metrics.json; if None, of the folder's. Unknown keys are ignored.
         beside: files of the same repository that are not in the folder, such as another variant's weights.
@@ -76,13 +85,22 @@ def fill_card(
     figures = understood(metrics)
     has_samples = SAMPLES in beside or (folder / SAMPLES).is_file()
     title = folder.resolve().name if Path(name).resolve() == folder.resolve() else name
-    facts = {**_facts(folder, beside), "metrics": figures, "name": name, "title": title, "has_samples": has_samples}
-    facts["network_distances"] = _network_distances(figures)
-    facts["prompt"] = json.dumps(_prompt(figures), ensure_ascii=False)
+    facts = {"metrics": figures, "name": name, "title": title, "has_samples": has_samples}
     license = license or ("apache-2.0" if figures.get("data") == DIGITS else None)
-    task = ENLARGING if facts["low"] else TEXT_TO_IMAGE if facts["text"] else UNCONDITIONAL
-    metadata = _metadata(name, figures, license, task)
-    card = ModelCard.from_template(metadata, template_str=TEMPLATE.read_text("utf-8"), **facts)
+    template = TEMPLATE.read_text("utf-8")
+    if is_autoencoder(folder):
+        facts |= autoencoder_facts(read_json(folder / AUTOENCODER_INDEX))
+        facts["parameters"] = sum(map(count_parameters, folder.glob("*.safetensors")))
+        metadata = _metadata(name, figures, license, ENCODING, AUTOENCODER_TAGS)
+        shared = (match[0] for match in _SECTION.finditer(template) if match[1] == "training")
+        template = AUTOENCODER_TEMPLATE.read_text("utf-8") + "".join(shared) + "\n"
+    else:
+        facts |= _facts(folder, beside)
+        facts["network_distances"] = _network_distances(figures)
+        facts["prompt"] = json.dumps(_prompt(figures), ensure_ascii=False)
+        task = ENLARGING if facts["low"] else TEXT_TO_IMAGE if facts["text"] else UNCONDITIONAL
+        metadata = _metadata(name, figures, license, task, TAGS)
+    card = ModelCard.from_template(metadata, template_str=template, **facts)
     card.text = _SECTION.sub(lambda section: _stamped(section[1], section[3]), card.text)
     return str(card)
 
@@ -147,7 +165,9 @@ def _parse(card: str) -> RepoCard:
         raise ValueError(f"the metadata of the model card cannot be read: {problem}") from error
 
 
-def _metadata(name: str, metrics: Metrics, license: str | None, task: tuple[str, str]) -> ModelCardData:
+def _metadata(
+    name: str, metrics: Metrics, license: str | None, task: tuple[str, str], tags: list[str]
+) -> ModelCardData:
     data = metrics.get("data", "unknown")
     results = [
         EvalResult(
@@ -166,7 +186,7 @@ def _metadata(name: str, metrics: Metrics, license: str | None, task: tuple[str,
         license=license,
         library_name="diffusers",
         pipeline_tag=task[0],
-        tags=["ddpm_hf", "ddpm", "diffusion"],
+        tags=list(tags),
         datasets=[metrics["dataset_name"]] if metrics.get("dataset_name") else None,
         model_name=name.rstrip("/").split("/")[-1] if results else None,
         eval_results=results or None,

@@ -16,6 +16,7 @@ from huggingface_hub.hf_api import ModelInfo
 
 from ..hub_errors import HubError, hub_errors
 from ..results import METRICS
+from .autoencoder_card import autoencoder_files, is_autoencoder
 from .model_card import CARD, SAMPLES, check_license, count_parameters, fill_card, merge_cards, read_json, weights_of
 
 
@@ -44,7 +45,7 @@ def push_folder(
     path_in_repo: str = "",
     license: str | None = None,
 ) -> CommitInfo:
-    """Push a saved pipeline to the Hub: its weights and configurations, model card, sample grid and figures.
+    """Push a saved pipeline, or an autoencoder, to the Hub: weights, configurations, model card, sample grid, figures.
 
     Everything goes into one commit, so that nobody loads half of a model. The commit removes what it supersedes: the
     same weights in other shards, and, if the weights change, old figures and samples that it does not replace. After a
@@ -52,7 +53,7 @@ def push_folder(
     is no commit. `folder` is not changed.
 
     Args:
-        folder: a folder that `DDPMPaperPipeline.save_pretrained` or examples/train.py wrote.
+        folder: a folder that `DDPMPaperPipeline.save_pretrained`, examples/train.py or examples/autoencoder.py wrote.
         repo_id: "name" or "owner/name"; the repository is created if it does not exist.
         private: create a private repository; True refuses to push to an existing public one.
         token: a token with write permission; None takes that of `hf auth login` or HF_TOKEN.
@@ -105,18 +106,27 @@ def model_files(folder: Path) -> list[Path]:
     Raises:
         ValueError: if the folder holds no complete pipeline, or no safetensors.
     """
-    if not (folder / INDEX).is_file():
-        raise ValueError(f"{folder} is not a saved pipeline: it has no {INDEX}.")
-    files = [folder / INDEX]
-    for component, source in read_json(folder / INDEX).items():
-        if not component.startswith("_") and isinstance(source, list) and source[0] is not None:
-            files += _component_files(folder, component)
+    if is_autoencoder(folder) and not (folder / INDEX).is_file():
+        files = autoencoder_files(folder)
+    else:
+        files = _pipeline_files(folder)
     weights = [file for file in files if file.suffix == ".safetensors"]
     if not weights:
         raise ValueError(f"{folder} has no safetensors; only those are pushed: save with safe_serialization=True.")
     for file in weights:
         count_parameters(file)
     return files + [folder / name for name in (SAMPLES, METRICS) if (folder / name).is_file()]
+
+
+def _pipeline_files(folder: Path) -> list[Path]:
+    """The files of all components of a pipeline, and its index."""
+    if not (folder / INDEX).is_file():
+        raise ValueError(f"{folder} is not a saved pipeline: it has no {INDEX}.")
+    files = [folder / INDEX]
+    for component, source in read_json(folder / INDEX).items():
+        if not component.startswith("_") and isinstance(source, list) and source[0] is not None:
+            files += _component_files(folder, component)
+    return files
 
 
 def _component_files(folder: Path, component: str) -> list[Path]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # the same names once more; `as` marks them as exported
     from .cascade import cascade_bits_per_dim as cascade_bits_per_dim
     from .decoder_law import DecoderLaw as DecoderLaw
     from .decoder_law import measured_decoder_scale as measured_decoder_scale
+    from .elbo import ElboBits as ElboBits
+    from .elbo import elbo_bits_per_dim as elbo_bits_per_dim
     from .importance_weighting import ImportanceWeightedBits as ImportanceWeightedBits
     from .importance_weighting import importance_weighted_bits_per_dim as importance_weighted_bits_per_dim
     from .importance_weighting import log_path_weights as log_path_weights
@@ -43,6 +45,7 @@ else:
             "batches": ("Batches", "check_levels", "checked_batches"),
             "cascade": ("CascadeBitsPerDim", "StageBits", "cascade_bits_per_dim"),
             "decoder_law": ("DecoderLaw", "measured_decoder_scale"),
+            "elbo": ("ElboBits", "elbo_bits_per_dim"),
             "importance_weighting": ("ImportanceWeightedBits", "importance_weighted_bits_per_dim", "log_path_weights"),
             "information": ("Information", "information_of"),
             "latents": (

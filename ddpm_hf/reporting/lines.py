@@ -11,17 +11,26 @@ from ..likelihood.variational import BitsPerDim
 from ..results import FRECHET_DISTANCES, EqualNumbers, Metrics, WeightedBound
 
 
+PARTS = {
+    "bits_per_dim_prior": "prior",
+    "bits_per_dim_rate": "rate",
+    "bits_per_dim_decoder": "decoder",
+    "bits_per_dim_reconstruction": "reconstruction",
+    "bits_per_dim_kl": "KL",
+    "bits_per_dim_posterior_entropy": "posterior entropy",
+}
+
+
 def describe(report: Metrics) -> str:
     """The last lines that a run prints."""
     weighted = f"{weighted_line(report['importance_weighted'])}\n" if "importance_weighted" in report else ""
     quality = "".join(_distance_lines(report))
     score = "there were no test images to score\n"
     if "bits_per_dim" in report:
+        parts = (f"{words} {report[key]:.4f}" for key, words in PARTS.items() if key in report)
         score = (
             f"{report['bits_per_dim']:.4f} ± {report['bits_per_dim_standard_error']:.4f} bits/dim on"
-            f" {report['test_images']} test images"
-            f" = prior {report['bits_per_dim_prior']:.4f} + rate {report['bits_per_dim_rate']:.4f}"
-            f" + decoder {report['bits_per_dim_decoder']:.4f}\n"
+            f" {report['test_images']} test images = {' + '.join(parts)}\n"
         )
     return f"{score}{_caption_lines(report)}{weighted}{quality}{_time_line(report)}"
 

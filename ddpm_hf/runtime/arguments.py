@@ -44,5 +44,10 @@ def completed(arguments: Arguments, values: Mapping[str, Any]) -> Arguments:
     return with_given(type(arguments)(**{**chosen, **own}), given)
 
 
+def decided(arguments: Arguments, values: Mapping[str, Any]) -> Arguments:
+    """The arguments with these values where the user gave none, which no preset changes any more."""
+    return with_given(completed(arguments, values), given_in(arguments) | values.keys())
+
+
 def _field_names(arguments: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(arguments)]

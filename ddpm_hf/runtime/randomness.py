@@ -34,6 +34,7 @@ class Use(enum.IntEnum):
     SHUFFLING = 10
     NOISE_LEVELS = 11
     CONDITIONING_NOISE = 12
+    LATENTS = 13
 
 
 class BatchAddress(NamedTuple):

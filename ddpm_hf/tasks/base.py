@@ -12,11 +12,14 @@ from torch import nn
 
 from ..conditioning.conditioner import Conditioners
 from ..data.batches import BatchShard, TrainingBatches
-from ..data.level_images import ImageData
+from ..data.image_streams import ImageStream
+from ..data.level_images import ImageData, LevelImages
 from ..diffusion.denoiser import Denoiser
 from ..likelihood.batches import Batches
 from ..likelihood.importance_weighting import ImportanceWeightedBits, importance_weighted_bits_per_dim
+from ..likelihood.latents import LatentBitsPerDim
 from ..likelihood.variational import BitsPerDim, bits_per_dim
+from ..results import RunFacts
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .arguments import DiffusionArguments
 
@@ -25,25 +28,26 @@ Training = TypeVar("Training")  # the arguments of the training, a dataclass
 
 
 class Task(ABC):
-    """One family of models: what x_0 is, and everything that follows from it. The trainer knows only this interface.
+    """One family of models: what x_0 is, and everything that follows from it.
 
-    A new family is a new subclass, a pipeline that saves its models, and a script that calls `ddpm_hf.cli.train.main`
-    with the subclass.
+    It knows the arguments, the data and the model. How its models are trained, scored and sampled is a method of
+    `ddpm_hf.training`: families of diffusion models are subclasses of `DiffusionTask`.
 
     Attributes:
-        arguments: dataclasses for the task's command-line arguments: one for the model, one for the data, and
-            `DiffusionArguments` or a subclass with other defaults.
-        frozen_parts: parts of the pipeline that training does not change, such as a text encoder; they are saved once.
+        arguments: dataclasses for the task's command-line arguments: one for the model, one for the data, and one for
+            what the model learns.
+        model_part: the name of the folder of the model's weights in checkpoints.
 
     Args:
-        model_arguments, data_arguments, diffusion: instances of these dataclasses.
+        model_arguments, data_arguments, objective_arguments: instances of these dataclasses.
     """
 
     arguments: ClassVar[tuple[type, type, type]]
-    frozen_parts: ClassVar[tuple[str, ...]] = ()
+    model_part: ClassVar[str]
 
-    def __init__(self, model_arguments: Any, data_arguments: Any, diffusion: DiffusionArguments):
-        self.model_arguments, self.data_arguments, self.diffusion = model_arguments, data_arguments, diffusion
+    def __init__(self, model_arguments: Any, data_arguments: Any, objective_arguments: Any):
+        self.model_arguments, self.data_arguments = model_arguments, data_arguments
+        self.objective_arguments = objective_arguments
 
     @property
     @abstractmethod
@@ -97,10 +101,6 @@ class Task(ABC):
         return (f"{'x'.join(map(str, data.train.shape))} numbers of {data.train.num_levels} levels",)
 
     @abstractmethod
-    def build_scheduler(self, data: ImageData) -> DDPMPaperScheduler:
-        """The scheduler to train with."""
-
-    @abstractmethod
     def build_model(self, data: ImageData) -> ModelMixin:
         """The model to train.
 
@@ -112,13 +112,48 @@ class Task(ABC):
     def model_settings(self, model: ModelMixin) -> dict[str, Any]:
         """The values of `model_arguments` that build this model."""
 
-    @abstractmethod
     def conditioners(self, model: ModelMixin) -> Conditioners:
-        """The conditioners of the model."""
+        """The conditioners of the model; by default there are none."""
+        return Conditioners()
 
     def fingerprint(self) -> dict[str, Any]:
         """What else determines the result of a run, beside the arguments, the model's configuration and the data."""
         return {}
+
+
+class DiffusionTask(Task):
+    """A family of diffusion models. The trainer knows only this interface.
+
+    A new family is a new subclass, a pipeline that saves its models, and a script that calls `ddpm_hf.cli.train.main`
+    with the subclass.
+
+    Attributes:
+        arguments: dataclasses for the task's command-line arguments: one for the model, one for the data, and
+            `DiffusionArguments` or a subclass with other defaults.
+        frozen_parts: parts of the pipeline that training does not change, such as a text encoder; they are saved once.
+
+    Args:
+        model_arguments, data_arguments, diffusion: instances of these dataclasses.
+    """
+
+    model_part = "unet"
+    frozen_parts: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, model_arguments: Any, data_arguments: Any, diffusion: DiffusionArguments):
+        super().__init__(model_arguments, data_arguments, diffusion)
+
+    @property
+    def diffusion(self) -> DiffusionArguments:
+        """The arguments of the forward process, and of what the model learns."""
+        return self.objective_arguments
+
+    @diffusion.setter
+    def diffusion(self, arguments: DiffusionArguments) -> None:
+        self.objective_arguments = arguments
+
+    @abstractmethod
+    def build_scheduler(self, data: ImageData) -> DDPMPaperScheduler:
+        """The scheduler to train with."""
 
     @abstractmethod
     def denoiser(self, model: nn.Module) -> Denoiser:
@@ -132,6 +167,14 @@ class Task(ABC):
         of its conditioners as arguments.
         """
 
+    def training_images(self, data: ImageData) -> LevelImages | ImageStream:
+        """The training images as pixels, which samples are compared with; override it if x_0 is not the image."""
+        return data.train
+
+    def facts(self, data: ImageData) -> RunFacts:
+        """Facts for metrics.json that differ from those of `data.train`, or come in addition."""
+        return {}
+
     def bits_per_dim(
         self,
         denoise: Denoiser,
@@ -140,7 +183,7 @@ class Task(ABC):
         *,
         num_evaluations: int | None,
         generator: torch.Generator,
-    ) -> BitsPerDim:
+    ) -> BitsPerDim | LatentBitsPerDim:
         """The bound of the examples in bits/dim; override it if x_0 is not the data, but for example latents."""
         return bits_per_dim(denoise, scheduler, batches, num_evaluations=num_evaluations, generator=generator)
 

@@ -124,8 +124,8 @@ def _of_images(images: LevelImages, diffusion: DiffusionArguments) -> dict[str, 
 def _config(model: ModelArguments) -> dict[str, Any]:
     """The part of the configuration that the arguments, and not the images, determine."""
     if model.model_config_name_or_path is None:
-        others = ("preset", "model_config_name_or_path", "enable_xformers_memory_efficient_attention")
-        config = {name: value for name, value in dataclasses.asdict(model).items() if name not in others}
+        known = inspect.signature(UNet2DModel.__init__).parameters
+        config = {name: value for name, value in dataclasses.asdict(model).items() if name in known}
     else:
         config = dict(UNet2DModel.load_config(model.model_config_name_or_path))
         if model.num_class_embeds is not None:
@@ -156,8 +156,13 @@ def _fewest_channels_with_attention(config: dict[str, Any]) -> int:
     )
 
 
-def build_scheduler(diffusion: DiffusionArguments, num_levels: int) -> DDPMPaperScheduler:
-    """The scheduler to train with; by default its noise schedule is fitted to the levels of the data."""
+def build_scheduler(diffusion: DiffusionArguments, num_levels: int | None) -> DDPMPaperScheduler:
+    """The scheduler to train with; by default its noise schedule is fitted to the levels of the data.
+
+    Args:
+        diffusion: its arguments; of continuous data they must give `log_snr_max`.
+        num_levels: number of levels of the data; None for continuous data.
+    """
     # The optimal variance is measured on the trained model; until then another variance is used.
     is_optimal = diffusion.variance_type == "optimal"
     T = diffusion.ddpm_num_steps
@@ -165,6 +170,7 @@ def build_scheduler(diffusion: DiffusionArguments, num_levels: int) -> DDPMPaper
         "prediction_type": diffusion.prediction_type,
         "variance_type": "fixed_small" if is_optimal else diffusion.variance_type,
         "num_levels": num_levels,
+        "clip_sample": num_levels is not None,  # continuous data have no bounds
     }
     if diffusion.ddpm_beta_schedule == "log_snr":
         log_snr_max = diffusion.log_snr_max

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from diffusers import UNet2DConditionModel
@@ -27,7 +27,7 @@ from ..data.image_streams import ImageStream
 from ..data.level_images import ImageData
 from ..diffusion.denoiser import Denoiser, denoiser_of
 from ..pipelines.pipeline_ddpm_paper_super_resolution import DDPMPaperSuperResolutionPipeline
-from ..runtime.arguments import Arguments, completed, given_in, with_given
+from ..runtime.arguments import decided
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .base import Training
 from .building import build_super_resolution_unet
@@ -52,11 +52,11 @@ class SuperResolutionTask(TextToImageTask):
     def load_data(self) -> ImageData:
         check_preset(self.model_arguments.preset, self.presets)
         is_default = not self.data_arguments.names_data
-        self.model_arguments = _decided(self.model_arguments, {"with_text": is_default})
+        self.model_arguments = decided(self.model_arguments, {"with_text": is_default})
         if is_default:
-            self.data_arguments = _decided(self.data_arguments, {"resolution": DEFAULT_RESOLUTION})
+            self.data_arguments = decided(self.data_arguments, {"resolution": DEFAULT_RESOLUTION})
         if not self.model_arguments.with_text:
-            self.diffusion = _decided(self.diffusion, {"conditioning_dropout_prob": 0.0})
+            self.diffusion = decided(self.diffusion, {"conditioning_dropout_prob": 0.0})
         data = self._load()
         self._check_sizes(data)
         self._examples = examples_shown(data, self._settings_of(data))
@@ -93,7 +93,7 @@ class SuperResolutionTask(TextToImageTask):
             return data
         if self.diffusion.per_element:
             raise ValueError("`per_element` must be False with `crop_size`: a variance is then of any place.")
-        self.diffusion = _decided(self.diffusion, {"per_element": False})
+        self.diffusion = decided(self.diffusion, {"per_element": False})
         return dataclasses.replace(data, train=data.train.cropped(side))
 
     def settle(self, data: ImageData, others: Training, used_before: str | None = None) -> tuple[Training, str | None]:
@@ -146,11 +146,6 @@ class SuperResolutionTask(TextToImageTask):
         encoder = self.encoder if self.model_arguments.with_text else None
         parts = (None, None) if encoder is None else (encoder.tokenizer, encoder.model)
         return DDPMPaperSuperResolutionPipeline(*parts, model, scheduler, self._noising)
-
-
-def _decided(arguments: Arguments, values: Mapping[str, Any]) -> Arguments:
-    """The arguments with these values where the user gave none, which no preset changes any more."""
-    return with_given(completed(arguments, values), given_in(arguments) | values.keys())
 
 
 def examples_shown(data: ImageData, settings: LowResolutionSettings) -> Columns:

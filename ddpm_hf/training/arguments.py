@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from diffusers.optimization import SchedulerType
@@ -26,8 +27,8 @@ LATEST = "latest"
 
 
 @dataclass
-class TrainingArguments(QualityArguments):
-    """The optimisation, and where results are written."""
+class RunArguments:
+    """The optimisation of any kind of model, and where results are written."""
 
     _argument_group_name = "training"
 
@@ -75,9 +76,6 @@ class TrainingArguments(QualityArguments):
     max_validation_images: int = field(
         default=256, metadata=help_text("Validation images that are scored during the training.")
     )
-    num_validation_evaluations: int = field(
-        default=10, metadata=help_text("Model calls for each of them, at least 2.")
-    )
     checkpointing_steps: int = field(default=500, metadata=help_text("A checkpoint every so many steps; 0 for none."))
     checkpoints_total_limit: int | None = field(
         default=2, metadata=help_text("Checkpoints that are kept; all if negative.")
@@ -86,19 +84,9 @@ class TrainingArguments(QualityArguments):
         default=None,
         metadata=help_text("A checkpoint of this run or its name; `latest`, the last or else the beginning."),
     )
-    num_evaluations: int = field(
-        default=50, metadata=help_text("Model calls per test image for the bits/dim, at most; 0 for all T.")
-    )
-    num_paths: int | None = field(
-        default=None,
-        metadata=help_text(
-            "Paths per test image along a chain of at most 50 steps, for an importance-weighted bound; 0 for none. If"
-            " unset, 4 for at most 512 test images and a variance that is not `learned`, else 0."
-        ),
-    )
     max_measured_images: int = field(
         default=MEASURED_IMAGES,
-        metadata=help_text("Training images that the errors, and with them the variance, are measured on."),
+        metadata=help_text("Training images that the model is measured on at the end."),
     )
 
     @property
@@ -110,8 +98,47 @@ class TrainingArguments(QualityArguments):
         return self.train_batch_size * (1 if self.gradient_checkpointing else 4)
 
 
+@dataclass
+class TrainingArguments(QualityArguments, RunArguments):
+    """The optimisation, and where results are written."""
+
+    num_validation_evaluations: int = field(
+        default=10, metadata=help_text("Model calls for each of them, at least 2.")
+    )
+    num_evaluations: int = field(
+        default=50, metadata=help_text("Model calls per test image for the bits/dim, at most; 0 for all T.")
+    )
+    num_paths: int | None = field(
+        default=None,
+        metadata=help_text(
+            "Paths per test image along a chain of at most 50 steps, for an importance-weighted bound; 0 for none. If"
+            " unset, 4 for at most 512 test images and a variance that is not `learned`, else 0."
+        ),
+    )
+
+
 def check_training_arguments(training: TrainingArguments, diffusion: DiffusionArguments) -> None:
     """Raise ValueError, naming the argument, for arguments out of range or that contradict each other."""
+    check_choices(objective=(diffusion.objective, OBJECTIVES))
+    check_choices(timestep_sampling=(diffusion.timestep_sampling, TIMESTEP_SAMPLINGS))
+    check_run_arguments(training)
+    check_variance(diffusion)
+    check_conditioning_dropout(diffusion)
+    if training.num_validation_evaluations < 2:
+        raise ValueError(
+            f"`num_validation_evaluations` must be at least 2, but is {training.num_validation_evaluations}."
+        )
+    if diffusion.snr_gamma is not None and (diffusion.objective != "simple" or not diffusion.snr_gamma > 0):
+        raise ValueError("`snr_gamma` must be above 0, and weights L_simple; pass --objective simple with it.")
+    check_num_evaluations(training.num_evaluations)
+    check_num_paths(training.num_paths or 0)
+    if training.num_quality_samples < 0 or training.num_quality_samples == 1:  # one has no covariance
+        raise ValueError(f"`num_quality_samples` must be 0, or at least 2, but is {training.num_quality_samples}.")
+    check_quality_features(training)
+
+
+def check_run_arguments(training: RunArguments) -> None:
+    """Raise ValueError, naming the argument, for arguments of the optimisation out of range."""
     numbers = {
         "num_epochs": training.num_epochs,
         "train_batch_size": training.train_batch_size,
@@ -124,39 +151,28 @@ def check_training_arguments(training: TrainingArguments, diffusion: DiffusionAr
     for name, value in numbers.items():
         if value < 1:
             raise ValueError(f"`{name}` must be at least 1, but is {value}.")
-    choices = {
-        "objective": (diffusion.objective, OBJECTIVES),
-        "timestep_sampling": (diffusion.timestep_sampling, TIMESTEP_SAMPLINGS),
-        "mixed_precision": (training.mixed_precision or "no", PRECISIONS),
-        "logger": (training.logger, LOGGERS),
-        "lr_scheduler": (training.lr_scheduler, LR_SCHEDULERS),
-    }
+    check_choices(
+        mixed_precision=(training.mixed_precision or "no", PRECISIONS),
+        logger=(training.logger, LOGGERS),
+        lr_scheduler=(training.lr_scheduler, LR_SCHEDULERS),
+    )
+    _check_ranges(training)
+
+
+def check_choices(**choices: tuple[str, Sequence[str]]) -> None:
+    """Raise ValueError for an argument whose value, the first of its pair, is not among those allowed, the second."""
     for name, (value, allowed) in choices.items():
         if value not in allowed:
             raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, but is {value!r}.")
-    check_variance(diffusion)
-    check_conditioning_dropout(diffusion)
-    _check_ranges(training)
-    if diffusion.snr_gamma is not None and (diffusion.objective != "simple" or not diffusion.snr_gamma > 0):
-        raise ValueError("`snr_gamma` must be above 0, and weights L_simple; pass --objective simple with it.")
-    check_num_evaluations(training.num_evaluations)
-    check_num_paths(training.num_paths or 0)
-    if training.num_quality_samples < 0 or training.num_quality_samples == 1:  # one has no covariance
-        raise ValueError(f"`num_quality_samples` must be 0, or at least 2, but is {training.num_quality_samples}.")
-    check_quality_features(training)
 
 
-def _check_ranges(training: TrainingArguments) -> None:
+def _check_ranges(training: RunArguments) -> None:
     names = ("save_images_epochs", "save_model_epochs", "validation_steps", "checkpointing_steps")
     for name in (*names, "lr_warmup_steps", "ema_power"):
         if not getattr(training, name) >= 0:  # NaN included
             raise ValueError(f"`{name}` must be at least 0, but is {getattr(training, name)}.")
     if training.checkpoints_total_limit == 0:
         raise ValueError("`checkpoints_total_limit` must be at least 1; pass --checkpointing_steps 0 for none at all.")
-    if training.num_validation_evaluations < 2:
-        raise ValueError(
-            f"`num_validation_evaluations` must be at least 2, but is {training.num_validation_evaluations}."
-        )
     for name in ("max_grad_norm", "ema_inv_gamma"):
         if not getattr(training, name) > 0:
             raise ValueError(f"`{name}` must be above 0, but is {getattr(training, name)}.")

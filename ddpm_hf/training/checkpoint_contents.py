@@ -20,18 +20,18 @@ from ..runtime.output_folder import write_json
 from .checkpoints import read_checkpoint
 from .fingerprint import check_fingerprint, fingerprint_of
 from .run_clock import TRAINING
-from .state import DIVIDED, TrainState
+from .run_state import DIVIDED, RunState
 
 
 STATE = "training.json"
-WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 AVERAGE = "ema-{}.safetensors"
 
 
-def save_weights_as_diffusers_does(accelerator: Accelerator, model: ModelMixin) -> None:
+def save_weights_as_diffusers_does(accelerator: Accelerator, model: ModelMixin, part: str) -> None:
     """Let diffusers save and load the weights in Accelerate's checkpoints, under the names of the unwrapped model.
 
-    Where an engine divides the model among processes, the engine saves them.
+    They are in the folder `part`. Where an engine divides the model among processes, the engine saves them.
     """
     if accelerator.distributed_type in DIVIDED:
         return
@@ -39,17 +39,17 @@ def save_weights_as_diffusers_does(accelerator: Accelerator, model: ModelMixin) 
     def save(models: list[Any], weights: list[Any], folder: str) -> None:
         weights.clear()
         if accelerator.is_main_process:
-            model.save_pretrained(Path(folder) / "unet")
+            model.save_pretrained(Path(folder) / part)
 
     def load(models: list[Any], folder: str) -> None:
         models.clear()
-        model.load_state_dict(load_file(Path(folder) / WEIGHTS))
+        model.load_state_dict(load_file(Path(folder) / part / WEIGHTS))
 
     accelerator.register_save_state_pre_hook(save)
     accelerator.register_load_state_pre_hook(load)
 
 
-def write_state(state: TrainState, folder: Path) -> None:
+def write_state(state: RunState, folder: Path) -> None:
     """Write this process's part of a checkpoint."""
     accelerator = state.accelerator
     accelerator.save_state(str(folder))
@@ -60,8 +60,8 @@ def write_state(state: TrainState, folder: Path) -> None:
         return
     for i, average in enumerate(averages):
         save_file(average, folder / AVERAGE.format(i))
-    if state.importance is not None:
-        save_file(state.importance.state_dict(), folder / "importance.safetensors")
+    for name, tensors in state.method.tensors(state).items():
+        save_file(tensors, folder / f"{name}.safetensors")
     record = {
         "step": state.step,
         "seconds": state.seconds,
@@ -81,7 +81,7 @@ def preset_of(checkpoint: Path) -> str | None:
     return read_checkpoint(checkpoint, lambda: read_json(checkpoint / STATE)).get("preset", "8")
 
 
-def restore(state: TrainState, checkpoint: Path) -> None:
+def restore(state: RunState, checkpoint: Path) -> None:
     """Restore a run from a checkpoint, and open its batches at the step of the checkpoint.
 
     Raises:
@@ -98,7 +98,7 @@ def restore(state: TrainState, checkpoint: Path) -> None:
         on_all(read, ValueError)
 
 
-def _restore(state: TrainState, checkpoint: Path) -> None:
+def _restore(state: RunState, checkpoint: Path) -> None:
     record = read_json(checkpoint / STATE)
     recorded = record["fingerprint"] if "fingerprint" in record else record["course"]  # as it was called before 0.2
     check_fingerprint(recorded, json.loads(json.dumps(fingerprint_of(state))))
@@ -110,8 +110,9 @@ def _restore(state: TrainState, checkpoint: Path) -> None:
     state.accelerator.step = record["step"] * state.shard.accumulation
     for i, average in enumerate(state.averages):
         average.load_state_dict(load_file(checkpoint / AVERAGE.format(i)), record["step"])
-    if state.importance is not None:
-        state.importance.load_state_dict(load_file(checkpoint / "importance.safetensors"))
+    names = list(state.method.tensors(state))
+    if names:
+        state.method.restore(state, {name: load_file(checkpoint / f"{name}.safetensors") for name in names})
     state.step, state.run_id = record["step"], record["run_id"]
     state.clock.seconds |= {TRAINING: record["seconds"], **record.get("seconds_by_phase", {})}
     state.validation, state.is_resumed = record["validation"], True
@@ -119,7 +120,7 @@ def _restore(state: TrainState, checkpoint: Path) -> None:
     open_batches(state, _position(state, checkpoint, record["processes"]))
 
 
-def _position(state: TrainState, checkpoint: Path, processes: int) -> dict[str, Any] | None:
+def _position(state: RunState, checkpoint: Path, processes: int) -> dict[str, Any] | None:
     """This process's position in a stream; None for other data, where the step determines it."""
     if not isinstance(state.data.train, ImageStream):
         return None
@@ -131,14 +132,14 @@ def _position(state: TrainState, checkpoint: Path, processes: int) -> dict[str, 
     return read_json(checkpoint / f"data_{state.accelerator.process_index}.json")
 
 
-def _follow_the_schedule(state: TrainState) -> None:
+def _follow_the_schedule(state: RunState) -> None:
     """Set the learning rate by this run's schedule, which may be longer than the one in the checkpoint."""
     schedule = getattr(state.lr_scheduler, "scheduler", state.lr_scheduler)
     for group, factor, rate in zip(state.optimizer.param_groups, schedule.lr_lambdas, schedule.base_lrs, strict=True):
         group["lr"] = rate * factor(schedule.last_epoch)
 
 
-def open_batches(state: TrainState, position: dict[str, Any] | None = None) -> None:
+def open_batches(state: RunState, position: dict[str, Any] | None = None) -> None:
     """Open the run's batches at its current step.
 
     Args:
@@ -151,12 +152,11 @@ def open_batches(state: TrainState, position: dict[str, Any] | None = None) -> N
     state.batches = state.task.open_batches(state.data, state.shard, steps, state.training.seed, device, position)
 
 
-def is_finite(state: TrainState) -> bool:
+def is_finite(state: RunState) -> bool:
     """Whether all numbers that a checkpoint would hold now are finite, on all processes."""
     tensors = [*state.parameters, *(tensor for average in state.averages for tensor in average.averages)]
     tensors += [value for kept in state.optimizer.state.values() for value in kept.values()]
-    if state.importance is not None:
-        tensors += state.importance.state_dict().values()
+    tensors += [tensor for each in state.method.tensors(state).values() for tensor in each.values()]
     parts = [
         tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors if torch.is_tensor(tensor)
     ]

@@ -2,7 +2,7 @@
 """Checkpoints: everything that a run needs to be resumed exactly. A checkpoint is complete or does not exist.
 
     checkpoint-500/
-        unet/                     the weights, as diffusers saves them
+        unet/ (or vae/)           the weights, as diffusers saves them
         optimizer.bin scheduler.bin random_states_<rank>.pkl (scaler.pt)     as Accelerate saves them
         ema-<i>.safetensors       the averaged weights of the i-th decay
         importance.safetensors    the second moments of the loss, if timesteps are drawn by importance
@@ -28,6 +28,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
+from ..hub.autoencoder_card import AUTOENCODER_INDEX
 from ..hub.model_card import CARD, SAMPLES
 from ..hub.push import INDEX
 from ..results import METRICS
@@ -42,7 +43,8 @@ from .tracking import tell
 
 Read = TypeVar("Read")
 NAME = re.compile(r"checkpoint-(\d+)")
-PARTS = ("unet", "unet_ema_*", "scheduler", "tokenizer", "text_encoder")
+PARTS = ("unet", "unet_ema_*", "scheduler", "tokenizer", "text_encoder", "vae", "vae_ema_*")
+PARTS += (AUTOENCODER_INDEX, "diffusion_pytorch_model*")  # of an autoencoder alone
 LEFT = ("samples", *PARTS, INDEX, CARD, SAMPLES, METRICS, "*_information.png")  # by a run, besides checkpoints
 
 

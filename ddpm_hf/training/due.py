@@ -14,10 +14,10 @@ from .finish import draw_grid, push_snapshot, save_model, validate
 from .plan import checkpoint_bytes
 from .report import START_ANEW
 from .run_clock import SAVING
-from .state import TrainState, gather_bad_images
+from .run_state import RunState, gather_bad_images
 
 
-def is_anything_due(state: TrainState) -> bool:
+def is_anything_due(state: RunState) -> bool:
     """Whether anything is due after the last step."""
     training = state.training
     steps = (training.validation_steps, training.checkpointing_steps, state.push_steps)
@@ -25,7 +25,7 @@ def is_anything_due(state: TrainState) -> bool:
     return state.step == state.steps or any(map(state.is_due, steps)) or any(map(state.ends_epoch, epochs))
 
 
-def what_is_due(state: TrainState, caught: signal.Signals | None) -> None:
+def what_is_due(state: RunState, caught: signal.Signals | None) -> None:
     """Do what is due after the step. After the last step, `finish` draws, saves and pushes instead.
 
     Raises:
@@ -45,7 +45,7 @@ def what_is_due(state: TrainState, caught: signal.Signals | None) -> None:
         at_the_end_of_an_epoch(state)
 
 
-def at_the_end_of_an_epoch(state: TrainState) -> None:
+def at_the_end_of_an_epoch(state: RunState) -> None:
     """Draw sample grids, save the model and push it, if these are due after the step."""
     training = state.training
     if state.ends_epoch(training.save_images_epochs):
@@ -57,7 +57,7 @@ def at_the_end_of_an_epoch(state: TrainState) -> None:
         push_snapshot(state)
 
 
-def saved_before_stopping(state: TrainState) -> str:
+def saved_before_stopping(state: RunState) -> str:
     """Save a run that cannot take its next step, if that is possible; returns a sentence on how to resume it.
 
     One of several processes cannot save on its own, since every process writes a part of the checkpoint.
@@ -68,7 +68,7 @@ def saved_before_stopping(state: TrainState) -> str:
     return how_to_resume(state.folder)
 
 
-def save(state: TrainState) -> None:
+def save(state: RunState) -> None:
     """Save a checkpoint of the current state."""
     gather_bad_images(state)
     limit = state.training.checkpoints_total_limit

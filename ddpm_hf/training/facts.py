@@ -5,15 +5,13 @@ from __future__ import annotations
 
 import torch
 
-from ..likelihood.variational import BitsPerDim
-from ..results import BoundFigures, Metrics, RunFacts
+from ..results import Metrics, RunFacts
 from .fingerprint import settings
-from .state import TrainState
+from .run_state import RunState
 
 
-def training_facts(state: TrainState) -> RunFacts:
+def training_facts(state: RunState) -> RunFacts:
     """The part of metrics.json that is known before the model is scored."""
-    scheduler = state.scheduler
     return {
         "data": state.data.name,
         "dataset_name": state.data.hub_name,
@@ -26,34 +24,17 @@ def training_facts(state: TrainState) -> RunFacts:
         "image_shape": list(state.data.train.shape),
         "num_levels": state.data.train.num_levels,
         "parameters": sum(parameter.numel() for parameter in state.model.parameters()),
-        "prediction_type": scheduler.config.prediction_type,
-        "variance_type": scheduler.variance_type,
-        "timesteps": len(scheduler),
-        "objective": state.diffusion.objective,
+        **state.method.facts(state),
         "seed": state.training.seed,
         "settings": settings(state),
     }
 
 
-def metrics(state: TrainState, result: BitsPerDim | None, more: Metrics) -> Metrics:
-    """All of metrics.json; `result` is None if there are no test images."""
+def metrics(state: RunState, figures: Metrics) -> Metrics:
+    """All of metrics.json, with the figures that the run's method has computed."""
     return {
-        **({} if result is None else _score_report(result)),
-        **more,
+        **figures,
         "train_seconds": state.seconds,
         "validation": state.validation,
         **training_facts(state),
-    }
-
-
-def _score_report(result: BitsPerDim) -> BoundFigures:
-    return {
-        "bits_per_dim": result.total,
-        "bits_per_dim_standard_error": result.standard_error,
-        "bits_per_dim_estimation_error": result.estimation_error,
-        "bits_per_dim_prior": result.prior,
-        "bits_per_dim_rate": result.rate,
-        "bits_per_dim_decoder": result.decoder,
-        "test_images": result.num_examples,
-        "model_evaluations_per_test_image": result.num_model_evaluations // result.num_examples,
     }

@@ -7,7 +7,7 @@ import dataclasses
 from typing import Any
 
 from ..data.image_streams import ImageStream
-from .state import TrainState
+from .run_state import RunState
 
 
 # Arguments that do not change the result of a run: paths, what is written, how the work is divided.
@@ -26,9 +26,9 @@ NAMES, SIZES = "names of the images", "sizes of the images"
 ADDED = {"conditioning_dropout_prob": 0.0, "image_column": None, "background": "white", "low_resolution_of": None}
 
 
-def fingerprint_of(state: TrainState) -> dict[str, Any]:
+def fingerprint_of(state: RunState) -> dict[str, Any]:
     """The settings that determine the final weights of a run."""
-    given = _given(state.task.data_arguments, state.diffusion, state.training)
+    given = _given(state.task.data_arguments, state.task.objective_arguments, state.training)
     model = {name: value for name, value in state.model.config.items() if not name.startswith("_")}
     train = state.data.train
     return (
@@ -66,12 +66,12 @@ def check_fingerprint(recorded: dict[str, Any], now: dict[str, Any]) -> None:
         raise ValueError(f"its settings are others: {told}.")
 
 
-def settings(state: TrainState) -> dict[str, Any]:
+def settings(state: RunState) -> dict[str, Any]:
     """The arguments that the model card shows, without paths on the user's machine."""
     # These may be paths. The card names the data without their path.
     private = ("_dir", "_path", "dataset_name", "resume_from_checkpoint", "inception_weights")
     given = state.task.model_settings(state.model)
-    given |= _given(state.task.data_arguments, state.diffusion, state.training)
+    given |= _given(state.task.data_arguments, state.task.objective_arguments, state.training)
     return {name: value for name, value in given.items() if not (value is None or name.endswith(private))}
 
 

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from accelerate.utils import gather_object
 
@@ -16,21 +17,23 @@ from .due import at_the_end_of_an_epoch, is_anything_due, saved_before_stopping,
 from .plan import step_work
 from .report import report
 from .run_clock import TRAINING
-from .state import TrainState
-from .step import TrainingStep, training_step
-from .tracking import Progress, tell_passed_over
+from .run_state import RunState
+from .tracking import StepFigures, tell_passed_over
 
+
+Step = Callable[[Any, Iterator[Batch]], Any]
+"""step(state, batches) takes an optimisation step with the next `state.shard.accumulation` batches."""
 
 STEPS_BETWEEN_REPORTS = 10  # reading the loss waits for the device
 
 
-def train(state: TrainState, signals: Signals, training_step: TrainingStep = training_step) -> None:
+def train(state: RunState, signals: Signals, training_step: Step | None = None) -> None:
     """Train until the last step or a signal, with validation, checkpoints and samples when they are due.
 
     Args:
-        training_step: takes one step; Algorithm 1 if not given.
+        training_step: takes one step; that of the run's method if not given, which is Algorithm 1 for a diffusion.
     """
-    progress = Progress(len(state.scheduler), state.accelerator.device)
+    progress = state.method.progress(state)
     if state.is_resumed and state.step < state.steps:
         at_the_end_of_an_epoch(state)  # the run may have been stopped before it did this
     clock, reported, work, note = state.clock, state.seconds, step_work(state), ""
@@ -60,25 +63,24 @@ def train(state: TrainState, signals: Signals, training_step: TrainingStep = tra
 
 
 def take_step(
-    state: TrainState, batches: Iterator[Batch], progress: Progress, training_step: TrainingStep = training_step
+    state: RunState, batches: Iterator[Batch], progress: StepFigures, training_step: Step | None = None
 ) -> None:
-    """One training step, and the updates that follow it: importance of timesteps, averages, progress."""
-    t, losses, sampling_weights, objective_weights, norm = training_step(state, _checked(state, batches))
-    if state.importance is not None:
-        state.importance.update(t, objective_weights * losses)
+    """One training step, and the updates that follow it: of what the method keeps, averages, progress."""
+    step = state.method.training_step if training_step is None else training_step
+    result = step(state, _checked(state, batches))
     for average in state.averages:
         average.update()
-    progress.add(t, losses, sampling_weights * objective_weights, norm)
+    state.method.note(state, result, progress)
     state.step += 1
 
 
-def is_time_to_report(state: TrainState, progress: Progress, signals: Signals) -> bool:
+def is_time_to_report(state: RunState, progress: StepFigures, signals: Signals) -> bool:
     """Whether to read the losses now. The answer is the same on all processes."""
     is_stopped = state.accelerator.num_processes == 1 and signals.caught is not None
     return len(progress) == STEPS_BETWEEN_REPORTS or is_anything_due(state) or is_stopped
 
 
-def _checked(state: TrainState, batches: Iterator[Batch]) -> Iterator[Batch]:
+def _checked(state: RunState, batches: Iterator[Batch]) -> Iterator[Batch]:
     """The batches. Each bad image is reported once, or ends the run.
 
     Raises:

@@ -10,33 +10,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..conditioning.columns import chosen, count_of
 from ..data.image_streams import ImageStream
-from ..evaluation.measuring import EVALUATIONS
 from ..runtime.distributed import numbers_of
-from .finish import number_of_paths, steps_of_a_path
-from .run_clock import MEASURING, SAMPLING, SAVING, SCORING, TRAINING, Phase
-from .state import TrainState
-from .worth import RETRIEVED, calls_of_worth
+from .run_clock import SAVING, TRAINING, Phase, Work
+from .run_state import RunState
 
 
 FORWARD_AND_BACKWARD, RECOMPUTED = 3, 4  # in forward passes; the latter with gradient checkpointing
 BYTES_PER_SECOND, SECONDS_OF_A_FILE = 150e6, 0.1  # of saving with checksums, roughly
 LONG_ENOUGH = 0.5  # seconds of a forward pass from which its speed can be measured
 REPETITIONS = 3
-
-
-class Work(NamedTuple):
-    """Numbers of model calls and of images that go through the model in them; for saving, files and bytes."""
-
-    calls: float = 0
-    images: float = 0
-
-    def times(self, count: float) -> Work:
-        return Work(count * self.calls, count * self.images)
-
-    def plus(self, other: Work) -> Work:
-        return Work(self.calls + other.calls, self.images + other.images)
 
 
 class Speed(NamedTuple):
@@ -49,7 +32,7 @@ class Speed(NamedTuple):
         return work.calls * self.call + work.images * self.image
 
 
-def expected_phases(state: TrainState) -> dict[str, Phase]:
+def expected_phases(state: RunState) -> dict[str, Phase]:
     """The work after the current step, with its expected time if the model can be timed beforehand."""
     speed = None if state.is_divided or state.is_compiled else forward_speed(state)
     works = work_to_come(state)
@@ -59,12 +42,12 @@ def expected_phases(state: TrainState) -> dict[str, Phase]:
     return phases | {SAVING: Phase(saving.images, Speed(SECONDS_OF_A_FILE, 1 / BYTES_PER_SECOND).seconds(saving))}
 
 
-def step_work(state: TrainState) -> float:
+def step_work(state: RunState) -> float:
     """The work of a training step in this process, in units of a forward pass of one image."""
     return _cost_of_a_gradient(state) * state.shard.batch_size * state.shard.accumulation
 
 
-def _cost_of_a_gradient(state: TrainState) -> int:
+def _cost_of_a_gradient(state: RunState) -> int:
     """The cost of a forward and a backward pass, in forward passes."""
     return RECOMPUTED if state.training.gradient_checkpointing else FORWARD_AND_BACKWARD
 
@@ -72,89 +55,53 @@ def _cost_of_a_gradient(state: TrainState) -> int:
 # --- how much there is to do -----------------------------------------------------------------------------------------
 
 
-def work_to_come(state: TrainState) -> dict[str, Work]:
+def work_to_come(state: RunState) -> dict[str, Work]:
     """The model calls of this process after the current step, by phase; saving makes none."""
     shard = state.shard
     of_step = Work(shard.accumulation, shard.batch_size * shard.accumulation)
     return {
         TRAINING: of_step.times(state.steps - state.step),
-        MEASURING: _measuring(state),
-        SAMPLING: _sampling(state),
-        SCORING: _scoring(state),
+        **state.method.work(state),
     }
 
 
-def saves_to_come(state: TrainState) -> Work:
+def saves_to_come(state: RunState) -> Work:
     """The files of weights that the main process has yet to write, and their bytes."""
     training, weights = state.training, state.bytes_of_weights
     every = training.checkpointing_steps
-    checkpoints = _times_due(state, every) + bool(every and state.step < state.steps and state.steps % every)
+    checkpoints = times_due(state, every) + bool(every and state.step < state.steps and state.steps % every)
     models = 2 + len(state.averages[1:]) + ends_of_epochs(state, training.save_model_epochs)
     of_checkpoint = Work(3 + len(state.averages), checkpoint_bytes(state))
     return of_checkpoint.times(checkpoints).plus(Work(models, models * weights))
 
 
-def checkpoint_bytes(state: TrainState) -> int:
+def checkpoint_bytes(state: RunState) -> int:
     """Bytes of a checkpoint: the weights, the two moments of the optimiser, and the averages."""
     return (3 + len(state.averages)) * state.bytes_of_weights
 
 
-def _measuring(state: TrainState) -> Work:
-    """The work of measuring, which every process does on its own."""
-    most, size = state.training.max_measured_images, state.training.train_batch_size
-    known = state.images_per_epoch
-    images = most if known is None else min(most, len(state.data.train) if _is_in_order(state) else known)
+def pass_over_training_images(state: RunState, limit: int) -> Work:
+    """The work of a call for each of up to `limit` training images, which every process does on its own."""
+    known, size = state.images_per_epoch, state.training.train_batch_size
+    is_in_order = not isinstance(state.data.train, ImageStream)
+    images = limit if known is None else min(limit, len(state.data.train) if is_in_order else known)
     batches = -(-images // size)
-    return Work(batches, images if _is_in_order(state) else batches * size).times(EVALUATIONS)
+    return Work(batches, images if is_in_order else batches * size)
 
 
-def _is_in_order(state: TrainState) -> bool:
-    return not isinstance(state.data.train, ImageStream)
-
-
-def _sampling(state: TrainState) -> Work:
-    training = state.training
-    grids = ends_of_epochs(state, training.save_images_epochs)
-    of_grids = _batches(state, training.eval_batch_size).times(grids)
-    of_end = _batches(state, max(training.eval_batch_size, training.num_quality_samples))
-    return of_grids.plus(of_end).times(state.inference_steps)
-
-
-def _scoring(state: TrainState) -> Work:
-    training, validation, test = state.training, len(state.data.validation), len(state.data.test)
-    calls = _evaluations(state, training.num_validation_evaluations)
-    along_the_way = _batches(state, min(validation, training.max_validation_images)).times(
-        calls * _times_due(state, training.validation_steps)
-    )
-    averages = len(state.averages) if len(state.averages) > 1 else 0
-    of_averages = _batches(state, validation).times(calls * averages)
-    of_test = _evaluations(state, training.num_evaluations) + number_of_paths(state) * steps_of_a_path(state)
-    extra, of_retrieval = calls_of_worth(state)
-    of_test += extra * _evaluations(state, training.num_evaluations)
-    retrieved = sum(min(RETRIEVED, count) for count in (test, state.images_per_epoch or RETRIEVED))
-    of_worth = _batches(state, retrieved).times(of_retrieval)
-    return along_the_way.plus(of_averages).plus(_batches(state, test).times(of_test)).plus(of_worth)
-
-
-def _evaluations(state: TrainState, asked: int) -> int:
-    """Model calls per image for the bound."""
-    every = len(state.scheduler.timesteps)
-    return asked if 0 < asked < every else every
-
-
-def _batches(state: TrainState, images: int) -> Work:
+def work_on(state: RunState, images: int) -> Work:
     """This process's share of the work of sampling or scoring this many images."""
     size = state.training.scoring_batch_size
     numbers = numbers_of(state.accelerator, -(-images // size))
     return Work(len(numbers), sum(min(size, images - number * size) for number in numbers))
 
 
-def _times_due(state: TrainState, interval: int) -> int:
+def times_due(state: RunState, interval: int) -> int:
     """How many more times something happens that is done every `interval` steps; 0 for an interval of 0."""
     return state.steps // interval - state.step // interval if interval else 0
 
 
-def ends_of_epochs(state: TrainState, interval: int) -> int:
+def ends_of_epochs(state: RunState, interval: int) -> int:
     """How many more times something happens that is done every `interval` epochs; 0 for an interval of 0.
 
     The last step is left out, since `finish` follows it.
@@ -170,7 +117,7 @@ def ends_of_epochs(state: TrainState, interval: int) -> int:
 
 
 @torch.no_grad()
-def forward_speed(state: TrainState) -> Speed:
+def forward_speed(state: RunState) -> Speed:
     """The speed of the model in evaluation mode, measured in a few calls; random states do not change."""
     was_training = state.model.training
     state.model.eval()
@@ -186,15 +133,9 @@ def forward_speed(state: TrainState) -> Speed:
     return Speed(max(one - image, 0.0), image)
 
 
-def _seconds(state: TrainState, size: int) -> float:
+def _seconds(state: RunState, size: int) -> float:
     """Seconds of a call with a batch of `size` images."""
-    denoise, device = state.task.denoiser(state.model), state.accelerator.device
-    noise = torch.randn(size, *state.data.train.shape, generator=torch.Generator().manual_seed(0)).to(device)
-    t = torch.arange(size, device=device) % len(state.scheduler)
-    variety = state.conditioners.variety()
-    columns = chosen(variety, [i % count_of(variety) for i in range(size)]) if variety else {}
-    conditioning = state.conditioners.make({**columns, **state.conditioners.completed(noise, {})}, device)
-    return _shortest(lambda: denoise(noise, t, **conditioning), device)
+    return _shortest(state.method.example_call(state, size), state.accelerator.device)
 
 
 def _shortest(call: Callable[[], Any], device: torch.device) -> float:

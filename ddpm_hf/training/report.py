@@ -8,8 +8,8 @@ import math
 import torch
 
 from ..runtime.errors import RunStopped
-from .state import TrainState
-from .tracking import Progress
+from .run_state import RunState
+from .tracking import StepFigures
 
 
 TICK = 1e-3  # seconds: the least time between reports, since a coarse clock may show none
@@ -17,7 +17,7 @@ MOST_SKIPPED = 50  # steps in a row; by then the loss scale of fp16 has been hal
 START_ANEW = "The checkpoints before it are good, but lead to it again; start anew with a lower learning rate, say."
 
 
-def report(state: TrainState, progress: Progress, since: float) -> tuple[float, str]:
+def report(state: RunState, progress: StepFigures, since: float) -> tuple[float, str]:
     """Report the steps since the last report.
 
     Args:
@@ -39,7 +39,7 @@ def report(state: TrainState, progress: Progress, since: float) -> tuple[float, 
     return now, f"loss {loss:.4f}, {speed:.3g} images/s"
 
 
-def _check_finite(state: TrainState, losses: list[float], norms: list[float]) -> None:
+def _check_finite(state: RunState, losses: list[float], norms: list[float]) -> None:
     """Raise RunStopped for the first step whose loss or gradient is not finite."""
     is_scaled = state.accelerator.scaler is not None  # for fp16, which skips steps whose gradient overflows
     first = state.step - len(losses) + 1
@@ -53,7 +53,7 @@ def _check_finite(state: TrainState, losses: list[float], norms: list[float]) ->
             raise RunStopped(f"{what} {START_ANEW}")
 
 
-def _figures(state: TrainState, loss: float, norm: float, speed: float) -> dict[str, float]:
+def _figures(state: RunState, loss: float, norm: float, speed: float) -> dict[str, float]:
     figures = {
         "loss": loss,
         "gradient_norm": norm,

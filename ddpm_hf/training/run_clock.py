@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import nn
 
@@ -16,6 +17,19 @@ from ..runtime.progress import RunProgress, Shown
 TRAINING, MEASURING, SAMPLING, SCORING, SAVING = PHASES = ("training", "measuring", "sampling", "scoring", "saving")
 ENOUGH = 0.02  # share of a phase's work after which its own speed is a better guide than that of other phases
 ENOUGH_SECONDS = 5.0
+
+
+class Work(NamedTuple):
+    """Numbers of model calls and of images that go through the model in them; for saving, files and bytes."""
+
+    calls: float = 0
+    images: float = 0
+
+    def times(self, count: float) -> Work:
+        return Work(count * self.calls, count * self.images)
+
+    def plus(self, other: Work) -> Work:
+        return Work(self.calls + other.calls, self.images + other.images)
 
 
 @dataclass

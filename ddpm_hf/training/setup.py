@@ -20,41 +20,37 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ..conditioning.conditioner import Conditioners
 from ..data.batches import BatchShard
 from ..data.level_images import ImageData
-from ..diffusion.timestep_sampling import ImportanceTimesteps
 from ..hub.arguments import HubArguments, check_hub_arguments
 from ..results import METRICS
 from ..runtime.distributed import processes_started
 from ..runtime.output_folder import claim_folder, clear_remains
 from ..runtime.threads import use_all_cores
-from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
-from ..tasks.arguments import DiffusionArguments
 from ..tasks.base import Task
-from .arguments import TrainingArguments, check_training_arguments
+from .arguments import RunArguments
 from .checkpoint_contents import open_batches, preset_of, restore, save_weights_as_diffusers_does
 from .checkpoints import agreed_checkpoint, remove_run
 from .facts import training_facts
 from .fingerprint import settings
 from .flat_weights import FlatWeights
+from .method import Method, State
 from .pushing import Pusher
-from .state import DIVIDED, TrainState
+from .run_state import DIVIDED, RunState
 from .tracking import Trackers, check_logger, tell
 from .weight_averages import WeightAverage
 
 
-STEPS_OF_A_SAMPLE = 100  # at most, by default; a "learned" variance needs all timesteps
 LONGEST_WAIT = datetime.timedelta(hours=2)  # for another process, which may read much data or draw many samples
 
 
-def prepare(task: Task, diffusion: DiffusionArguments, training: TrainingArguments, hub: HubArguments) -> TrainState:
+def prepare(task: Task, method: Method[State, Any], training: RunArguments, hub: HubArguments) -> State:
     """Check the arguments and build the run.
 
     Raises:
         ValueError, OSError: if the run cannot be trained, resumed or pushed as the arguments say.
     """
-    check_training_arguments(training, diffusion)
+    method.check_arguments(task, training)
     check_hub_arguments(hub)
     check_logger(training.logger)
     accelerator = _engine(training)
@@ -62,33 +58,28 @@ def prepare(task: Task, diffusion: DiffusionArguments, training: TrainingArgumen
     set_seed(training.seed)
     data, checkpoint = task.load_data(), _checkpoint(training, accelerator)
     training, preset = task.settle(data, training, None if checkpoint is None else preset_of(checkpoint))
-    diffusion = task.diffusion  # completed for the data
-    check_training_arguments(training, diffusion)
-    scheduler = task.build_scheduler(data)
-    inference_steps = _inference_steps(scheduler, diffusion.ddpm_num_inference_steps)
+    method.check_arguments(task, training)  # completed for the data
+    parts = method.parts(task, data, accelerator)
     model = task.build_model(data)
     conditioners = task.conditioners(model)
-    _check_dropout(diffusion.conditioning_dropout_prob, conditioners)
+    method.check_conditioning(task, conditioners)
     data = data.reading(conditioners)
     shard = _shard(training, accelerator)
     steps = _steps(training, data, shard)
     folder = _claim(training, checkpoint, accelerator)
-    optimized = _prepare_to_step(model, training, steps, shard, accelerator)
-    state = TrainState(
-        task,
-        diffusion,
-        training,
-        accelerator,
-        folder,
-        data,
+    optimized = _prepare_to_step(model, task.model_part, training, steps, shard, accelerator)
+    state = method.state(
+        task=task,
+        training=training,
+        accelerator=accelerator,
+        folder=folder,
+        data=data,
         model=accelerator.unwrap_model(optimized["prepared"], keep_torch_compile=False),
-        scheduler=scheduler,
         conditioners=conditioners,
         **optimized,
-        importance=_importance(diffusion, scheduler, accelerator),
+        **parts,
         shard=shard,
         steps=steps,
-        inference_steps=inference_steps,
         run_id=broadcast_object_list([secrets.token_hex(4)])[0],
         preset=preset,
         license=hub.hub_license,
@@ -98,7 +89,7 @@ def prepare(task: Task, diffusion: DiffusionArguments, training: TrainingArgumen
     return state
 
 
-def _place(state: TrainState, hub: HubArguments, checkpoint: Path | None) -> None:
+def _place(state: RunState, hub: HubArguments, checkpoint: Path | None) -> None:
     """Start the run at step 0 or at the checkpoint: open its batches, repository and trackers."""
     if checkpoint is not None:
         restore(state, checkpoint)
@@ -119,14 +110,7 @@ def _place(state: TrainState, hub: HubArguments, checkpoint: Path | None) -> Non
     state.trackers = Trackers(state.accelerator, state.folder, _tracked_settings(state), state.run_id, state.step)
 
 
-def _check_dropout(probability: float, conditioners: Conditioners) -> None:
-    if probability > 0 and not conditioners.has_null:
-        raise ValueError(
-            f"`conditioning_dropout_prob` must be 0 for a model without conditioning to drop, but is {probability}."
-        )
-
-
-def _engine(training: TrainingArguments) -> Accelerator:
+def _engine(training: RunArguments) -> Accelerator:
     """Start Accelerate on all processes of the launcher.
 
     Raises:
@@ -167,7 +151,7 @@ def _engine(training: TrainingArguments) -> Accelerator:
     return accelerator
 
 
-def _tell_deepspeed(accelerator: Accelerator, shard: BatchShard, training: TrainingArguments) -> None:
+def _tell_deepspeed(accelerator: Accelerator, shard: BatchShard, training: RunArguments) -> None:
     """Configure DeepSpeed, if it is used: batch size, accumulation and clipping, which it handles itself."""
     if accelerator.state.deepspeed_plugin is not None:
         accelerator.state.deepspeed_plugin.deepspeed_config |= {
@@ -182,16 +166,7 @@ def _has_device() -> bool:
     return torch.accelerator.is_available() if hasattr(torch, "accelerator") else torch.cuda.is_available()
 
 
-def _inference_steps(scheduler: DDPMPaperScheduler, asked: int | None) -> int:
-    """The number of steps of a sample; ValueError if the chain cannot have as many as requested."""
-    T = len(scheduler)
-    most = T if scheduler.process.learns_of_neighbours else STEPS_OF_A_SAMPLE
-    steps = min(most, T) if asked is None else asked
-    DDPMPaperScheduler.from_config(scheduler.config).set_timesteps(steps)
-    return steps
-
-
-def _shard(training: TrainingArguments, accelerator: Accelerator) -> BatchShard:
+def _shard(training: RunArguments, accelerator: Accelerator) -> BatchShard:
     return BatchShard(
         training.train_batch_size,
         accelerator.gradient_accumulation_steps,
@@ -200,7 +175,7 @@ def _shard(training: TrainingArguments, accelerator: Accelerator) -> BatchShard:
     )
 
 
-def _steps(training: TrainingArguments, data: ImageData, shard: BatchShard) -> int:
+def _steps(training: RunArguments, data: ImageData, shard: BatchShard) -> int:
     """The total number of optimisation steps."""
     if training.max_train_steps is not None:
         return training.max_train_steps
@@ -210,13 +185,13 @@ def _steps(training: TrainingArguments, data: ImageData, shard: BatchShard) -> i
     return math.ceil(training.num_epochs * size / shard.total)
 
 
-def _checkpoint(training: TrainingArguments, accelerator: Accelerator) -> Path | None:
+def _checkpoint(training: RunArguments, accelerator: Accelerator) -> Path | None:
     """The checkpoint to resume from, if the run is to be resumed and has one."""
     resume = training.resume_from_checkpoint
     return None if resume is None else agreed_checkpoint(accelerator, Path(training.output_dir), resume)
 
 
-def _claim(training: TrainingArguments, checkpoint: Path | None, accelerator: Accelerator) -> Path:
+def _claim(training: RunArguments, checkpoint: Path | None, accelerator: Accelerator) -> Path:
     """Claim the run's folder, remove the results of an earlier run if this one is new, and return its path."""
     folder, resume = Path(training.output_dir), training.resume_from_checkpoint
     is_new = resume is None or (checkpoint is not None and checkpoint.parent.resolve() != folder.resolve())
@@ -232,12 +207,12 @@ def _claim(training: TrainingArguments, checkpoint: Path | None, accelerator: Ac
 
 
 def _prepare_to_step(
-    model: ModelMixin, training: TrainingArguments, steps: int, shard: BatchShard, accelerator: Accelerator
+    model: ModelMixin, part: str, training: RunArguments, steps: int, shard: BatchShard, accelerator: Accelerator
 ) -> dict[str, Any]:
-    """The wrapped model, its optimizer and averages, by their names in `TrainState`."""
+    """The wrapped model, its optimizer and averages, by their names in `RunState`; `part` names it in checkpoints."""
     if training.gradient_checkpointing:
         model.enable_gradient_checkpointing()
-    save_weights_as_diffusers_does(accelerator, model)
+    save_weights_as_diffusers_does(accelerator, model, part)
     _tell_deepspeed(accelerator, shard, training)
     if accelerator.distributed_type in DIVIDED:  # such an engine prepares them together
         flat = None
@@ -252,7 +227,7 @@ def _prepare_to_step(
 
 
 def _make_optimizer(
-    parameters: Iterable[Parameter], training: TrainingArguments, steps: int
+    parameters: Iterable[Parameter], training: RunArguments, steps: int
 ) -> tuple[Optimizer, LRScheduler]:
     """AdamW and its learning-rate schedule: warm-up, then the chosen decay."""
     optimizer = torch.optim.AdamW(
@@ -269,14 +244,7 @@ def _make_optimizer(
     return optimizer, lr_scheduler
 
 
-def _importance(
-    diffusion: DiffusionArguments, scheduler: DDPMPaperScheduler, accelerator: Accelerator
-) -> ImportanceTimesteps | None:
-    is_by_loss = diffusion.timestep_sampling == "importance"
-    return ImportanceTimesteps(len(scheduler), accelerator.device) if is_by_loss else None
-
-
-def _averages(model: ModelMixin, training: TrainingArguments, flat: FlatWeights | None) -> list[WeightAverage]:
+def _averages(model: ModelMixin, training: RunArguments, flat: FlatWeights | None) -> list[WeightAverage]:
     if not training.use_ema:
         return []
     return [
@@ -285,7 +253,7 @@ def _averages(model: ModelMixin, training: TrainingArguments, flat: FlatWeights 
     ]
 
 
-def _tracked_settings(state: TrainState) -> dict[str, Any]:
+def _tracked_settings(state: RunState) -> dict[str, Any]:
     """The settings of a run that trackers show."""
     facts = training_facts(state) | {"images_in_a_step": state.shard.total} | settings(state)
     return {name: value for name, value in facts.items() if value is not None and name != "settings"}

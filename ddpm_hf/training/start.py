@@ -10,16 +10,16 @@ import torch
 from ..data.notes import split_note
 from ..runtime.progress import RunProgress, duration
 from .plan import expected_phases
-from .run_clock import MEASURING, SAMPLING, SAVING, SCORING, TRAINING, Phase
-from .state import TrainState
-from .tracking import tell, tell_passed_over
+from .run_clock import SAVING, TRAINING, Phase
+from .run_state import RunState
+from .tracking import plural, tell, tell_passed_over
 
 
 PRECISIONS = {"no": "float32"}
 WIDTH = 11  # of a column of names
 
 
-def announce(state: TrainState) -> None:
+def announce(state: RunState) -> None:
     """Print the summary of the run. All processes call this together; the main process prints."""
     state.clock.expect(expected_phases(state))
     if not state.accelerator.is_main_process:
@@ -31,13 +31,13 @@ def announce(state: TrainState) -> None:
         tell_passed_over(count, sentence)
 
 
-def summary(state: TrainState) -> list[str]:
+def summary(state: RunState) -> list[str]:
     """The lines of the summary, in two columns; notes on the data follow the line on the data."""
     first, *notes = state.data.notes or (split_note(state.data.name, vars(state.data), None),)
     return [
         *_row("data", first, *state.task.data_lines(state.data), *notes),
         *_row("model", _model(state)),
-        *_row("learns", _objective(state)),
+        *_row("learns", state.method.objective(state)),
         *_row("on", _device(state)),
         *_row("to come", *_to_come(state)),
     ]
@@ -47,7 +47,7 @@ def _row(name: str, *lines: str) -> list[str]:
     return [f"{label:{WIDTH}}{line}" for label, line in zip((name, *[""] * len(lines)), lines, strict=False)]
 
 
-def _model(state: TrainState) -> str:
+def _model(state: RunState) -> str:
     parameters = sum(parameter.numel() for parameter in state.model.parameters())
     network = "no preset" if state.preset is None else f"preset {state.preset}"
     told = [each.summary for each in state.conditioners.members]
@@ -60,29 +60,17 @@ def _count(number: int) -> str:
     return f"{number / 1e6:.1f} million" if number >= 1e6 else f"{number:,}".replace(",", " ")
 
 
-def _objective(state: TrainState) -> str:
-    diffusion, schedule = state.diffusion, state.diffusion.ddpm_beta_schedule
-    return (
-        f"{diffusion.prediction_type}, variance {diffusion.variance_type}, by objective {diffusion.objective};"
-        f" {len(state.scheduler)} timesteps, schedule {schedule}"
-    )
-
-
-def _device(state: TrainState) -> str:
+def _device(state: RunState) -> str:
     accelerator, shard = state.accelerator, state.shard
     cpu, count = accelerator.device.type == "cpu", accelerator.num_processes
     precision = PRECISIONS.get(accelerator.mixed_precision, accelerator.mixed_precision)
-    threads = f" with {_plural(torch.get_num_threads(), 'thread')}" if cpu else ""
+    threads = f" with {plural(torch.get_num_threads(), 'thread')}" if cpu else ""
     processes = f", {count} processes" if count > 1 else ""
     windows = f", {shard.accumulation} batches accumulated" if shard.accumulation > 1 else ""
-    return f"{accelerator.device}{threads}, {precision}{processes}; {_plural(shard.total, 'image')} a step{windows}"
+    return f"{accelerator.device}{threads}, {precision}{processes}; {plural(shard.total, 'image')} a step{windows}"
 
 
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s" if noun[-1] != "x" else f"{count} {noun}es"
-
-
-def _to_come(state: TrainState) -> Iterator[str]:
+def _to_come(state: RunState) -> Iterator[str]:
     """A line for each phase that has work, and one for the whole run."""
     phases, left = state.clock.phases, state.clock.left
     for name, what in _contents(state).items():
@@ -100,15 +88,11 @@ def _time(phase: Phase) -> str:
     return duration(phase.expected) if phase.expected >= 0.5 else "under 1 s"
 
 
-def _contents(state: TrainState) -> dict[str, str]:
+def _contents(state: RunState) -> dict[str, str]:
     """A description of each phase, by its name."""
-    training, test = state.training, len(state.data.test)
     made = f"{state.step} of them made" if state.step else ""
-    samples = max(training.eval_batch_size, training.num_quality_samples)
     return {
-        TRAINING: ", ".join(filter(None, (_plural(state.steps, "step"), made))),
-        MEASURING: "the model's errors on training images",
-        SAMPLING: f"{_plural(samples, 'image')} in {_plural(state.inference_steps, 'step')} at the end",
-        SCORING: f"{_plural(test, 'test image')} at the end" if test else "validation images",
+        TRAINING: ", ".join(filter(None, (plural(state.steps, "step"), made))),
+        **state.method.contents(state),
         SAVING: f"in {state.folder}",
     }

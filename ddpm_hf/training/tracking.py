@@ -35,6 +35,11 @@ def tell_passed_over(count: int, sentence: str) -> None:
     tell(f"Passed over, {count} so far: {sentence}")
 
 
+def plural(count: int, noun: str) -> str:
+    """A number of things: "1 step", "2 steps"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s" if noun[-1] != "x" else f"{count} {noun}es"
+
+
 def check_logger(name: str) -> None:
     """Raise ValueError unless the tracker is installed."""
     if name == "none":
@@ -141,8 +146,50 @@ def _first_unlogged(tracker: GeneralTracker) -> int:
     return getattr(tracker.run, "_next_step", 0) if tracker.name == "trackio" else 0
 
 
-class Progress:
+class StepFigures:
     """Losses and gradient norms of the last steps, kept on the device until all of them are read at once.
+
+    Args:
+        device: the device of the losses.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self._start()
+
+    def _start(self) -> None:
+        self.losses: list[Tensor] = []
+        self.norms: list[Tensor] = []
+
+    def _keep(self, loss: Tensor, norm: Tensor | float | None) -> None:
+        """Add a step: its loss, a number, and the norm of the gradient."""
+        self.losses.append(loss)
+        if hasattr(norm, "full_tensor"):  # the model is divided among processes
+            norm = norm.full_tensor()
+        self.norms.append(torch.as_tensor(0.0 if norm is None else norm, device=self.device).float())
+
+    def __len__(self) -> int:
+        return len(self.losses)
+
+    def read(self) -> tuple[list[float], list[float], dict[str, float]]:
+        """Losses and norms of each step since the last call, and further figures by name."""
+        count = len(self.losses)
+        numbers = torch.cat([torch.stack(self.losses), torch.stack(self.norms), self._further()]).tolist()
+        figures = self._named(numbers[2 * count :])
+        self._start()
+        return numbers[:count], numbers[count : 2 * count], figures
+
+    def _further(self) -> Tensor:
+        """Further numbers, `[K]`, which are read together with the losses."""
+        return torch.empty(0, device=self.device)
+
+    def _named(self, numbers: list[float]) -> dict[str, float]:
+        """The figures that these numbers make."""
+        return {}
+
+
+class Progress(StepFigures):
+    """The steps of a diffusion model, with the mean loss of every noise level.
 
     Args:
         num_timesteps: number of timesteps of the chain, T.
@@ -150,33 +197,24 @@ class Progress:
     """
 
     def __init__(self, num_timesteps: int, device: torch.device):
-        self.num_timesteps, self.device = num_timesteps, device
-        self._start()
+        self.num_timesteps = num_timesteps
+        super().__init__(device)
 
     def _start(self) -> None:
-        self.losses: list[Tensor] = []
-        self.norms: list[Tensor] = []
+        super()._start()
         self.levels = torch.zeros(2, NOISE_LEVELS, device=self.device)  # sums and numbers of losses
 
     def add(self, t: Tensor, losses: Tensor, weights: Tensor | float, norm: Tensor | float | None) -> None:
         """Add a step: timesteps, losses and weights of all processes `[B]`, and the norm of the gradient."""
-        self.losses.append((weights * losses).mean())
-        if hasattr(norm, "full_tensor"):  # the model is divided among processes
-            norm = norm.full_tensor()
-        self.norms.append(torch.as_tensor(0.0 if norm is None else norm, device=self.device).float())
+        self._keep((weights * losses).mean(), norm)
         level = t * NOISE_LEVELS // self.num_timesteps
         self.levels.index_add_(1, level, torch.stack([losses.float(), torch.ones_like(losses, dtype=torch.float32)]))
 
-    def __len__(self) -> int:
-        return len(self.losses)
+    def _further(self) -> Tensor:
+        return self.levels.flatten()
 
-    def read(self) -> tuple[list[float], list[float], dict[str, float]]:
-        """Losses and norms of each step since the last call, and the mean loss of every noise level."""
-        count = len(self.losses)
-        numbers = torch.cat([torch.stack(self.losses), torch.stack(self.norms), self.levels.flatten()]).tolist()
-        sums, counts = numbers[2 * count : 2 * count + NOISE_LEVELS], numbers[2 * count + NOISE_LEVELS :]
+    def _named(self, numbers: list[float]) -> dict[str, float]:
+        sums, counts = numbers[:NOISE_LEVELS], numbers[NOISE_LEVELS:]
         edges = [self.num_timesteps * k // NOISE_LEVELS for k in range(NOISE_LEVELS)]
         names = [f"loss_by_noise/t_{edge:04d}" for edge in edges]
-        levels = {name: s / n for name, s, n in zip(names, sums, counts, strict=True) if n}
-        self._start()
-        return numbers[:count], numbers[count : 2 * count], levels
+        return {name: s / n for name, s, n in zip(names, sums, counts, strict=True) if n}

@@ -7,6 +7,7 @@ from ..conditioning.denoiser import ConditionalDenoiser
 from ..data.level_images import LevelImages
 from ..evaluation.conditioning_worth import CANDIDATES, retrieval_accuracy, worth_of
 from ..evaluation.scoring import score
+from ..likelihood.latents import LatentBitsPerDim
 from ..likelihood.variational import BitsPerDim
 from ..reporting.conditioning_figures import save_worth
 from ..results import Metrics
@@ -27,7 +28,7 @@ def calls_of_worth(state: TrainState) -> tuple[int, int]:
     return (2, RETRIEVAL_EVALUATIONS * CANDIDATES) if is_worth_scored(state) else (0, 0)
 
 
-def worth_figures(state: TrainState, given: BitsPerDim, training_images: LevelImages) -> Metrics:
+def worth_figures(state: TrainState, given: BitsPerDim | LatentBitsPerDim, training_images: LevelImages) -> Metrics:
     """What the conditioning is worth, of a run in which it is scored; the main process draws it by noise level.
 
     Args:
@@ -52,7 +53,9 @@ def worth_figures(state: TrainState, given: BitsPerDim, training_images: LevelIm
     }
 
 
-def scored(state: TrainState, denoiser: ConditionalDenoiser, images: LevelImages, evaluations: int) -> BitsPerDim:
+def scored(
+    state: TrainState, denoiser: ConditionalDenoiser, images: LevelImages, evaluations: int
+) -> BitsPerDim | LatentBitsPerDim:
     """The bound of images by this denoiser, with so many model calls per image, by all processes together."""
     chosen = (state.accelerator, state.training.scoring_batch_size, evaluations, state.training.seed)
     return score(denoiser, state.scheduler, images, *chosen, count=state.task.bits_per_dim)

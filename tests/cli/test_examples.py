@@ -33,7 +33,7 @@ from ddpm_hf.data.loading import load_images
 from ddpm_hf.evaluation.arguments import EvaluationArguments
 from ddpm_hf.evaluation.sampling import draw_images, draw_images_by_ode
 from ddpm_hf.evaluation.subject import Subject
-from ddpm_hf.training import finish
+from ddpm_hf.training import diffusion_scores
 
 
 TINY_RUN = ["--ddpm_num_steps", "20", "--max_train_steps", "4", "--train_batch_size", "64", "--eval_batch_size", "4"]
@@ -606,7 +606,7 @@ def test_one_image_is_trained_on_and_scored(tmp_path: Path) -> None:
 def test_all_images_are_trained_on_if_none_are_to_be_held_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, streaming: list[str]
 ) -> None:
-    monkeypatch.setattr(finish, "IMAGES_OF_A_DATA_SET", 24)  # of a stream that nobody has counted
+    monkeypatch.setattr(diffusion_scores, "IMAGES_OF_A_DATA_SET", 24)  # of a stream that nobody has counted
     images = save_images(tmp_path / "images", [("L", (8, 8))] * 12)
     arguments = ["--train_data_dir", images, "--test_fraction", 0, *streaming, "--ema_max_decay", 0.9, 0.5]
     more = ["--validation_steps", 2, "--num_paths", 2, "--train_batch_size", 6, "--output_dir", tmp_path / "run"]

@@ -150,6 +150,7 @@ import torch
 from ddpm_hf.training import finish as outcome
 from accelerate import Accelerator
 from diffusers import UNet2DModel
+from ddpm_hf.training.diffusion import Diffusion
 from ddpm_hf.training.run_clock import RunClock
 from ddpm_hf.training.weight_averages import WeightAverage, averaged
 from torch.distributed.fsdp import fully_shard
@@ -192,7 +193,7 @@ class Pusher:
 outcome.training_facts = lambda state: {{}}
 state = types.SimpleNamespace(accelerator=accelerator, model=unet, prepared=unet, average=average, is_divided=True,
     step=3, pipeline=lambda model: DDPMPaperPipeline(model, DDPMPaperScheduler()), folder=folder, clock=RunClock(),
-    pusher=Pusher() if accelerator.is_main_process else None)
+    method=Diffusion(), pusher=Pusher() if accelerator.is_main_process else None)
 outcome.push_snapshot(state)
 if accelerator.is_main_process:
     pushed = DDPMPaperPipeline.from_pretrained(folder).unet.state_dict()

@@ -31,7 +31,7 @@ from ddpm_hf.data.level_images import ImageData
 from ddpm_hf.data.workers import WatchedLoader
 from ddpm_hf.runtime import signals
 from ddpm_hf.tasks.images import ImageTask
-from ddpm_hf.training import setup
+from ddpm_hf.training import diffusion, setup
 from ddpm_hf.training.tracking import Progress
 
 
@@ -251,7 +251,8 @@ def losses_to(file: Path | str) -> Iterator[None]:
 
 def early_importance(steps: int = 5) -> AbstractContextManager:
     """Draw timesteps by importance after this number of steps instead of fifty."""
-    return mock.patch.object(setup, "ImportanceTimesteps", functools.partial(setup.ImportanceTimesteps, warmup=steps))
+    early = functools.partial(diffusion.ImportanceTimesteps, warmup=steps)
+    return mock.patch.object(diffusion, "ImportanceTimesteps", early)
 
 
 @contextlib.contextmanager

@@ -43,13 +43,13 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_signal_wherever_it_comes_is_told_and_gone_on_from(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     for function, call, name, step in [
-        ("finish._score", 1, "SIGINT", 7),  # the validation of step 6
+        ("diffusion.scored", 1, "SIGINT", 7),  # the validation of step 6
         ("due.write_state", 1, "SIGTERM", 9),  # the checkpoint of step 8
         ("finish.draw", 1, "SIGTERM", 16),  # the sample grid of step 15
         ("due.is_finite", 2, "SIGTERM", 20),  # after the last step
-        ("finish._score", 2, "SIGINT", 20),  # the validations of the averages at the end
-        ("finish.measured_errors", 1, "SIGTERM", 20),
-        ("finish.quality_of", 1, "SIGINT", 20),
+        ("diffusion.scored", 2, "SIGINT", 20),  # the validations of the averages at the end
+        ("diffusion_scores.measured_errors", 1, "SIGTERM", 20),
+        ("diffusion_scores.quality_of", 1, "SIGINT", 20),
     ]:
         hook = signal_in(f"ddpm_hf.training.{function}", name, call)
         code = 143 if name == "SIGTERM" else 130

@@ -1,0 +1,50 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""The part of the model card that is of an autoencoder, and where an autoencoder's files are."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+AUTOENCODER_INDEX = "config.json"  # in the folder of a model that is saved alone
+AUTOENCODER_TEMPLATE = Path(__file__).with_name("autoencoder_card.md")
+AUTOENCODER_TAGS = ["ddpm_hf", "autoencoder", "vae"]
+
+
+def is_autoencoder(folder: Path) -> bool:
+    """Whether the folder holds an `AutoencoderKL` that is saved alone, and no pipeline."""
+    try:
+        config = json.loads((folder / AUTOENCODER_INDEX).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("_class_name") == "AutoencoderKL"
+
+
+def autoencoder_files(folder: Path) -> list[Path]:
+    """The configuration and the weights of an autoencoder that is saved alone."""
+    weights = sorted(
+        path for path in folder.glob("diffusion_pytorch_model*") if path.suffix in (".safetensors", ".json")
+    )
+    return [folder / AUTOENCODER_INDEX, *weights]
+
+
+def autoencoder_facts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The template's values that come from the configuration."""
+    size, factor = config["sample_size"], 2 ** (len(config["block_out_channels"]) - 1)
+    sides = [size, size] if isinstance(size, int) else list(size)
+    own = (config.get("_ddpm_hf") or {}).get("autoencoder") or {}
+    scales = [math.exp(value) for value in own.get("log_scale", [])]
+    return {
+        "channels": config["in_channels"],
+        "size": sides,
+        "latent_size": [side // factor for side in sides],
+        "latent_channels": config["latent_channels"],
+        "factor": factor,
+        "scaling_factor": config["scaling_factor"],
+        "scales": scales,
+        "num_levels": own.get("num_levels"),
+    }

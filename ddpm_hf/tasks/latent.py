@@ -1,0 +1,147 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Latent diffusion (Vahdat et al. 2021; Rombach et al. 2022): x_0 is z ~ q(z | x) of a frozen autoencoder."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from diffusers import UNet2DModel
+
+from ..data.arguments import EmojiDataArguments
+from ..data.image_streams import ImageStream
+from ..data.latents import LatentImages, cache_folder, latents_of
+from ..data.level_images import ImageData, LevelImages
+from ..data.loading import load_images
+from ..data.openmoji import load_openmoji
+from ..diffusion.denoiser import Denoiser
+from ..likelihood.batches import Batches
+from ..likelihood.importance_weighting import ImportanceWeightedBits
+from ..likelihood.latents import LatentBitsPerDim, latent_bits_per_dim, latent_importance_weighted_bits_per_dim
+from ..pipelines.autoencoders import Autoencoder
+from ..pipelines.pipeline_ddpm_paper_latent import DDPMPaperLatentPipeline
+from ..results import RunFacts
+from ..runtime.arguments import decided
+from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
+from .autoencoder import DEFAULT_RESOLUTION
+from .building import build_scheduler
+from .class_columns import class_column
+from .images import ImageTask
+from .latent_arguments import LatentDiffusionArguments, LatentModelArguments
+from .latent_autoencoder import fingerprint_of, load_autoencoder, with_law
+from .presets import LATENT_PRESETS, check_preset
+
+
+# The first noise level, as a fraction of the width of q(z | x) in the narrowest channel. The density of the latents is
+# smooth at that width, so that finer noise has nothing left to tell; see docs/guides/latents.md.
+FIRST_NOISE_LEVEL = 0.5
+
+
+class LatentTask(ImageTask):
+    """Latents as x_0, a `UNet2DModel`, and a `DDPMPaperLatentPipeline` that saves it with the autoencoder."""
+
+    arguments = (LatentModelArguments, EmojiDataArguments, LatentDiffusionArguments)
+    presets = LATENT_PRESETS
+
+    # --- the data ---
+
+    def load_data(self) -> ImageData:
+        check_preset(self.model_arguments.preset, self.presets)
+        if self.data_arguments.streaming:
+            raise ValueError("`streaming` must be False: latents are computed once, of all images.")
+        model, name = self.model_arguments, self.model_arguments.autoencoder
+        vae = load_autoencoder(name, model.autoencoder_revision)
+        data = self._load_images()
+        device = PartialState().device
+        self._fingerprint = fingerprint_of(vae)
+        self.autoencoder = with_law(vae, data.train, device)
+        folder, mirrored = cache_folder(self.data_arguments.cache_dir), self.data_arguments.random_flip
+        given = (self.autoencoder, self._fingerprint, folder, device)
+        return dataclasses.replace(data, train=latents_of(data.train, *given, with_mirrored=mirrored))
+
+    def _load_images(self) -> ImageData:
+        """The images, cropped in the middle, since every image has one set of latents."""
+        arguments = decided(self.data_arguments, {"center_crop": True})
+        if not arguments.names_data:
+            arguments = decided(arguments, {"resolution": DEFAULT_RESOLUTION})
+        if not arguments.center_crop:
+            raise ValueError("`center_crop` must be True: latents are computed once, of the middle of an image.")
+        self.data_arguments = arguments
+        return load_images(arguments, class_column(arguments.label_column), load_openmoji)
+
+    def data_lines(self, data: ImageData) -> tuple[str, ...]:
+        latents = "x".join(map(str, data.train.shape))
+        pixels = super().data_lines(dataclasses.replace(data, train=data.train.images))
+        return (*pixels, f"latents of {latents} by {_short(self.model_arguments.autoencoder)}")
+
+    def training_images(self, data: ImageData) -> LevelImages | ImageStream:
+        return data.train.images
+
+    def facts(self, data: ImageData) -> RunFacts:
+        images = data.train.images
+        return {
+            "image_shape": list(images.shape),
+            "num_levels": images.num_levels,
+            "latent_shape": list(data.train.shape),
+        }
+
+    # --- the model ---
+
+    def build_scheduler(self, data: ImageData) -> DDPMPaperScheduler:
+        diffusion = self.diffusion
+        if diffusion.log_snr_max is None:
+            diffusion = dataclasses.replace(diffusion, log_snr_max=fitted_log_snr_max(data.train))
+        return build_scheduler(diffusion, None)
+
+    def model_settings(self, model: UNet2DModel) -> dict[str, Any]:
+        return super().model_settings(model) | {"autoencoder": _short(self.model_arguments.autoencoder)}
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"autoencoder": self._fingerprint}
+
+    def pipeline(self, model: UNet2DModel, scheduler: DDPMPaperScheduler) -> DDPMPaperLatentPipeline:
+        return DDPMPaperLatentPipeline(self.autoencoder.model, model, scheduler)
+
+    # --- its likelihood ---
+
+    def bits_per_dim(
+        self,
+        denoise: Denoiser,
+        scheduler: DDPMPaperScheduler,
+        batches: Batches,
+        *,
+        num_evaluations: int | None,
+        generator: torch.Generator,
+    ) -> LatentBitsPerDim:
+        """The bound of images, in bits per dimension of the images."""
+        given = (denoise, scheduler, batches, self.autoencoder)
+        return latent_bits_per_dim(*given, num_evaluations=num_evaluations, generator=generator)
+
+    def importance_weighted_bits_per_dim(
+        self,
+        denoise: Denoiser,
+        scheduler: DDPMPaperScheduler,
+        batches: Batches,
+        *,
+        num_paths: int,
+        generator: torch.Generator,
+    ) -> ImportanceWeightedBits:
+        """The importance-weighted bound of images, in bits per dimension of the images."""
+        given = (denoise, scheduler, batches, self.autoencoder)
+        return latent_importance_weighted_bits_per_dim(*given, num_paths=num_paths, generator=generator)
+
+    autoencoder: Autoencoder
+
+
+def fitted_log_snr_max(latents: LatentImages) -> float:
+    """The log signal-to-noise ratio at the first timestep, from the width of q(z | x)."""
+    return -latents.narrowest - 2 * math.log(FIRST_NOISE_LEVEL)
+
+
+def _short(name: str) -> str:
+    """The name of the autoencoder, without the path of a folder."""
+    return Path(name).resolve().name if Path(name).exists() else name

@@ -1,0 +1,44 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""The state of a training run of an autoencoder."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from ..runtime.randomness import noise_like
+from ..tasks.autoencoder import AutoencoderTask
+from ..tasks.autoencoder_arguments import ElboArguments
+from ..tasks.autoencoder_model import LatentMoments, LikelihoodAutoencoder
+from .run_state import RunState
+
+
+@dataclasses.dataclass(kw_only=True)
+class AutoencoderState(RunState):
+    """Everything that a run of an autoencoder needs, built and checked before it starts.
+
+    Attributes:
+        objective: the arguments of what the autoencoder learns.
+        moments: of the latents of training images; None until they are measured at the end of the run.
+    """
+
+    task: AutoencoderTask
+    model: LikelihoodAutoencoder
+    objective: ElboArguments
+    moments: LatentMoments | None = None
+
+    @property
+    def dimensions(self) -> int:
+        """The number of dimensions of an image."""
+        channels, height, width = self.data.train.shape
+        return channels * height * width
+
+    def empty_latents(self, x: Tensor) -> Tensor:
+        """An uninitialised tensor like the latents of images `[B, C, H, W]`."""
+        return x.new_empty(len(x), *self.model.latent_shape(tuple(x.shape[1:])), dtype=torch.float32)
+
+    def noise(self, x: Tensor, first: int) -> Tensor:
+        """The noise of the latents of the images at the places first … first + B − 1 of the step's batch."""
+        return noise_like(self.empty_latents(x), first, self.training.seed, self.step)

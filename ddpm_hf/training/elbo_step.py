@@ -1,0 +1,66 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Algorithm 1 of Kingma & Welling (2014): one optimisation step of an autoencoder on the evidence lower bound.
+
+examples/autoencoder.py has a copy of these functions for users to change; a test checks that the two are equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..data.batches import Batch
+from ..diffusion.diagonal_gaussian import DiagonalGaussian
+from ..diffusion.numerics import nats_to_bits
+from ..likelihood.decoder_law import DecoderLaw
+from .autoencoder_state import AutoencoderState
+
+
+class ElboResult(NamedTuple):
+    """The result of a training step on B images: those of all processes and accumulation windows.
+
+    Attributes:
+        terms: of each image, in bits/dim, `[B, 2]`: −log p(x | z) and KL(q(z | x) ‖ N(0, 1)).
+        loss: the mean of the objective.
+        gradient_norm: the norm of the gradient before clipping; None if it is not known.
+    """
+
+    terms: Tensor
+    loss: Tensor
+    gradient_norm: Tensor | float | None
+
+
+def training_step(state: AutoencoderState, batches: Iterator[Batch]) -> ElboResult:
+    """One gradient descent step, on the batches of all processes and accumulation windows together."""
+    accelerator, shard = state.accelerator, state.shard
+    terms, norm = [], None
+    for window in range(shard.accumulation):
+        batch = next(batches)
+        with accelerator.accumulate(state.prepared):
+            reconstruction, kl = negative_elbo(state, batch.x_0, shard.first(window))
+            accelerator.backward((reconstruction + state.objective.kl_scale * kl).mean())
+            if accelerator.sync_gradients:
+                norm = state.clip_gradients()
+            state.optimizer.step()
+            state.optimizer.zero_grad()
+        terms.append(accelerator.gather(torch.stack([reconstruction, kl], dim=1).detach()))
+    state.lr_scheduler.step()
+    reconstruction, kl = torch.cat(terms).unbind(dim=1)
+    return ElboResult(torch.cat(terms), (reconstruction + state.objective.kl_scale * kl).mean(), norm)
+
+
+def negative_elbo(state: AutoencoderState, x: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    """−log p(x | z) for z ~ q(z | x), and KL(q(z | x) ‖ N(0, 1)): bits/dim of each image, `[B]`.
+
+    Args:
+        x: images `[B, C, H, W]` in [−1, 1].
+        first: the index of the first image in the step's batch, which determines the noise.
+    """
+    mean, log_variance, reconstruction, log_scale = state.prepared(x, state.noise(x, first))
+    law = DecoderLaw(log_scale, state.data.train.num_levels)
+    nats = -law.log_likelihood(x, reconstruction)
+    kl = DiagonalGaussian(mean, log_variance).kl_by_channel().sum(dim=1)
+    return nats_to_bits(nats) / state.dimensions, nats_to_bits(kl) / state.dimensions
