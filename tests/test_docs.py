@@ -28,6 +28,8 @@ from tiny_text import text_unet
 
 import ddpm_hf
 from ddpm_hf import DDPMPaperLatentPipeline, DDPMPaperPipeline, DDPMPaperScheduler, DenoisingErrors, NoiseSchedule
+from ddpm_hf.cli.autoencoder import AutoencoderTrainingArguments
+from ddpm_hf.cli.latent import LatentTrainingArguments
 from ddpm_hf.cli.parsing import parse
 from ddpm_hf.cli.text_to_image import TextTrainingArguments
 from ddpm_hf.cli.train import run_arguments
@@ -44,6 +46,8 @@ from ddpm_hf.evaluation.arguments import (
 from ddpm_hf.hub.arguments import PushArguments
 from ddpm_hf.likelihood.decoder_law import DecoderLaw
 from ddpm_hf.pipelines.autoencoders import decoder_law_config
+from ddpm_hf.tasks.autoencoder import AutoencoderTask
+from ddpm_hf.tasks.latent import LatentTask
 from ddpm_hf.tasks.text_to_image import TextToImageTask
 
 
@@ -82,11 +86,13 @@ MATHEMATICS_ROOMS = ("diffusion", "likelihood", "schedulers")
 
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 CODE_SPAN = re.compile(r"`([^`\n]+)`")
-VERB = "train|text_to_image|sample|evaluate|measure|classify|push"
+VERB = "train|text_to_image|autoencoder|latent|sample|evaluate|measure|classify|push"
 COMMAND = re.compile(rf"(?:ddpm-hf |examples/)({VERB})(?:\.py)?(?= |$)(.*)")
 ARGUMENTS = {
     "train": run_arguments(),
     "text_to_image": run_arguments(TextToImageTask, TextTrainingArguments),
+    "autoencoder": run_arguments(AutoencoderTask, AutoencoderTrainingArguments),
+    "latent": run_arguments(LatentTask, LatentTrainingArguments),
     "sample": (ModelPathArguments, SampleArguments, GuidanceArguments),
     "evaluate": (ModelPathArguments, CaptionedDataArguments, EvaluationArguments, GuidanceArguments),
     "measure": (ModelPathArguments, CaptionedDataArguments, MeasurementArguments),

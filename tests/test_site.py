@@ -33,6 +33,8 @@ EXTENDED = (  # what users subclass or call to train something else
     "conditioning.conditioner",
     "training.step",
     "training.state",
+    "training.run_state",
+    "training.method",
     "cli.train",
     "results",
     "hub.push",
