@@ -23,6 +23,7 @@ ROOMS = [  # each may import itself and those before it
     "runtime",
     "diffusion",
     "likelihood",
+    "compression",
     "schedulers",
     "conditioning",
     "hub",
@@ -37,6 +38,7 @@ ROOMS = [  # each may import itself and those before it
 GROUND = {"_lazy", "_moved", "_renamed", "hub_errors", "results", "version"}  # modules that every room may import
 MATHEMATICS = ("diffusion", "likelihood")
 EXTRAS = {
+    "constriction",
     "efficientnet_lite_pytorch",
     "emoji",
     "torchdiffeq",
@@ -49,6 +51,7 @@ TRAINING = {"accelerate", "datasets", "matplotlib", "sklearn", "tqdm", "transfor
 ALWAYS_INSTALLED = (
     "diffusion",
     "likelihood",
+    "compression",
     "schedulers",
     "conditioning",
     "hub",
@@ -129,6 +132,11 @@ def test_no_module_imports_itself_by_a_circle() -> None:
 @pytest.mark.parametrize("path", [path for path in FILES if room_of(path) in MATHEMATICS], ids=named)
 def test_the_mathematics_imports_torch_alone(path: Path) -> None:
     assert foreign_packages(path) <= {"torch", "typing_extensions"} | EXTRAS
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if room_of(path) == "compression"], ids=named)
+def test_the_codec_imports_torch_and_numpy_alone(path: Path) -> None:
+    assert foreign_packages(path) <= {"torch", "numpy", "typing_extensions"} | EXTRAS
 
 
 def test_an_extra_is_imported_by_functions_alone() -> None:
