@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ..compression.codec import Compressed
+from ..compression.entropy_coders import require_constriction
 from ..evaluation.arguments import ModelPathArguments
 from ..evaluation.scoring import load_pipeline
 from ..pipelines.compressing import compress as compress_images
@@ -18,7 +19,7 @@ from ..runtime.errors import user_errors
 from ..runtime.output_folder import claim_file
 from ..runtime.progress import progress_bar
 from ..runtime.threads import use_all_cores
-from .compression import model_of, run_on_files
+from .running import run_script
 
 
 @dataclass
@@ -26,6 +27,7 @@ class CompressionArguments:
     """What is compressed, and how."""
 
     _argument_group_name = "compression"
+    _first_arguments = "images"
 
     images: list[str] = field(
         default_factory=list, metadata=help_text("A folder of PNG files, or PNG files; the verb's first arguments.")
@@ -55,21 +57,22 @@ class CompressionArguments:
 
 
 def main() -> None:
-    run_on_files(compress, "images", CompressionArguments)
+    run_script(compress, CompressionArguments)
 
 
 def compress(script: str, arguments: CompressionArguments) -> None:
     """Compress the images, and print where the bits are."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with user_errors(script):
+        require_constriction()
         if not arguments.images:
-            raise ValueError(
-                "Name a folder of PNG files, or PNG files: `ddpm-hf compress FOLDER --model M --output F`."
-            )
+            raise ValueError("Name PNG files, or a folder of them: `ddpm-hf compress FOLDER --model M --output F`.")
         if arguments.output is None:
             raise ValueError("`output` must name the file to write.")
         output = claim_file(arguments.output)
-        pipeline = load_pipeline(ModelPathArguments(model_of(arguments.model)), device, "model")
+        if arguments.model is None:
+            raise ValueError("`model` must name a folder or a model on the Hub.")
+        pipeline = load_pipeline(ModelPathArguments(arguments.model), device, "model")
     use_all_cores(device)
     with user_errors(script):
         result = compress_images(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..compression.entropy_coders import require_constriction
 from ..evaluation.arguments import ModelPathArguments
 from ..evaluation.scoring import load_pipeline
 from ..pipelines.compressing import decompress as decompress_file
@@ -15,7 +16,7 @@ from ..runtime.arguments import help_text
 from ..runtime.errors import user_errors
 from ..runtime.progress import progress_bar
 from ..runtime.threads import use_all_cores
-from .compression import model_of, run_on_files
+from .running import run_script
 
 
 @dataclass
@@ -23,6 +24,7 @@ class DecompressionArguments:
     """Which file is decompressed, and where to."""
 
     _argument_group_name = "compression"
+    _first_arguments = "file"
 
     file: list[str] = field(default_factory=list, metadata=help_text("The file; the verb's first argument."))
     model: str | None = field(default=None, metadata=help_text("The model that made the file."))
@@ -34,18 +36,21 @@ class DecompressionArguments:
 
 
 def main() -> None:
-    run_on_files(decompress, "file", DecompressionArguments)
+    run_script(decompress, DecompressionArguments)
 
 
 def decompress(script: str, arguments: DecompressionArguments) -> None:
     """Write the images of a file into a folder."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with user_errors(script):
+        require_constriction()
         if len(arguments.file) != 1:
             raise ValueError("Name one file: `ddpm-hf decompress F --model M --output DIR`.")
         if arguments.output is None:
             raise ValueError("`output` must name the folder to write.")
-        pipeline = load_pipeline(ModelPathArguments(model_of(arguments.model)), device, "model")
+        if arguments.model is None:
+            raise ValueError("`model` must name a folder or a model on the Hub.")
+        pipeline = load_pipeline(ModelPathArguments(arguments.model), device, "model")
     use_all_cores(device)
     with user_errors(script):
         result = decompress_file(

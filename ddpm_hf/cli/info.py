@@ -9,7 +9,7 @@ from pathlib import Path
 from ..compression.file_format import Contents, unpacked
 from ..runtime.arguments import help_text
 from ..runtime.errors import user_errors
-from .compression import run_on_files
+from .running import run_script
 
 
 @dataclass
@@ -17,12 +17,13 @@ class InfoArguments:
     """Which file is read."""
 
     _argument_group_name = "compression"
+    _first_arguments = "file"
 
     file: list[str] = field(default_factory=list, metadata=help_text("The file; the verb's first argument."))
 
 
 def main() -> None:
-    run_on_files(info, "file", InfoArguments)
+    run_script(info, InfoArguments)
 
 
 def info(script: str, arguments: InfoArguments) -> None:

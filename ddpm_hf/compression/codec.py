@@ -179,7 +179,7 @@ class Codec:
 
         Raises:
             ValueError: for images that are not the model's, or arguments out of range; before any work.
-            RuntimeError: if the file does not decode to the images.
+                or if the file does not decode to the images.
         """
         self._check(images, mode, batch_size, seed, max_bytes)
         header = Header(
@@ -290,7 +290,7 @@ class Codec:
         try:
             self.decompress(content, progress=progress)
         except ValueError as error:
-            raise RuntimeError(f"The file did not decode to the images, and was not written: {error}") from error
+            raise ValueError(f"The file did not decode to the images, and was not written: {error}") from error
         header = file.header
         by_bits_back = (header.images - header.direct) * self.dimensions
         net = 8 * len(file.payload) - initial_bits - direct_bits

@@ -36,8 +36,9 @@ class Target(NamedTuple):
 
     def log_ratio(self, z: Tensor) -> Tensor:
         """log q/p of candidates `[J, n]`, nats, `[J]`."""
-        scaled = (z - self.shift).square() * torch.exp(-self.log_variance)
-        return 0.5 * (z.square() - scaled - self.log_variance).sum(dim=1)
+        precision = torch.exp(-self.log_variance)
+        constant = -0.5 * (self.shift.square() * precision + self.log_variance).sum()
+        return z.square() @ (0.5 * (1 - precision)) + z @ (self.shift * precision) + constant
 
     @property
     def log_bound(self) -> float:
