@@ -9,6 +9,7 @@ side: after n images, ⌊n · growth / 256⌋. So no group needs more initial bi
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,7 +27,7 @@ from .bits_back import RESOLUTION, BitsBack
 from .distributions import Digits, Ints, Table
 from .entropy_coders import BitStack, Exhausted, SymbolReader, SymbolWriter, require_constriction
 from .exact_chain import ExactChain
-from .file_format import Contents, Header, check_names, packed, unpacked
+from .file_format import FINGERPRINT_BYTES, Contents, Header, check_names, packed, unpacked
 from .progressive import Decoded, Progressive, progressive_diffusion
 from .shared_noise import SharedNoise
 
@@ -142,7 +143,7 @@ class Codec:
     def _with_chains(self, fingerprint: bytes) -> bytes:
         chains = [self._sets.chain.diffusion.times, self.single.chain.diffusion.times if self._progressive else ()]
         text = repr((fingerprint, [list(times) for times in chains], self.shape, self.num_levels)).encode()
-        return (zlib.crc32(text) | zlib.crc32(text[::-1]) << 32).to_bytes(8, "little")
+        return hashlib.sha256(text).digest()[:FINGERPRINT_BYTES]
 
     @property
     def single(self) -> Progressive:
@@ -178,8 +179,8 @@ class Codec:
             progress: a function that wraps the iteration over groups of images.
 
         Raises:
-            ValueError: for images that are not the model's, or arguments out of range; before any work.
-                or if the file does not decode to the images.
+            ValueError: before any work, for images that are not the model's, or arguments out of range; after it, if
+                the file does not decode to the images.
         """
         self._check(images, mode, batch_size, seed, max_bytes)
         header = Header(
@@ -288,9 +289,11 @@ class Codec:
         """The report on a file, after it has been decoded."""
         file = unpacked(content)
         try:
-            self.decompress(content, progress=progress)
+            decoded = self.decompress(content, progress=progress)
         except ValueError as error:
             raise ValueError(f"The file did not decode to the images, and was not written: {error}") from error
+        if not torch.equal(decoded.levels.long(), images.levels.long()):
+            raise ValueError("The file did not decode to the images, and was not written.")
         header = file.header
         by_bits_back = (header.images - header.direct) * self.dimensions
         net = 8 * len(file.payload) - initial_bits - direct_bits
@@ -381,12 +384,12 @@ class Codec:
         labels: list[Tensor] = []
         for start, end in progress(list(_groups(header))[::-1]):
             known, given = self._popped_labels(stack, header, end - start)
-            levels.insert(0, self._sets.pop(stack, (end - start, *self.shape), given))
+            levels.insert(0, self._sets.pop(stack, (end - start, *self.shape), given).to(torch.uint8))
             labels = [*known, *labels]
         for i in reversed(range(header.direct)):
             known, given = self._popped_labels(stack, header, 1)
             decoded: Decoded = self.single.read(stack.pop, (1, *self.shape), given, SharedNoise(header.seed, i))
-            levels.insert(0, decoded.levels)
+            levels.insert(0, decoded.levels.to(torch.uint8))
             labels = [*known, *labels]
         return Images(torch.cat(levels), header.names, torch.cat(labels) if labels else None, header.is_bilevel)
 

@@ -64,7 +64,9 @@ def read_pictures(pictures: Sequence[tuple[str, Picture]], num_levels: int, shap
         raise ValueError(
             f"{opened[wrong[0]][0]} has other values than the model's {num_levels} levels, spread over 0 ... 255."
         )
-    return Images(torch.from_numpy(levels), tuple(name for name, _ in opened), is_bilevel=bilevel == {True})
+    return Images(
+        torch.from_numpy(levels.astype(np.uint8)), tuple(name for name, _ in opened), is_bilevel=bilevel == {True}
+    )
 
 
 def pictures_of(images: Images, num_levels: int) -> list[Image.Image]:
@@ -73,7 +75,7 @@ def pictures_of(images: Images, num_levels: int) -> list[Image.Image]:
 
 
 def _picture(levels: Tensor, num_levels: int, is_bilevel: bool) -> Image.Image:
-    values = _values_of_levels(num_levels)[levels.numpy()].transpose(1, 2, 0)
+    values = _values_of_levels(num_levels)[levels.long().numpy()].transpose(1, 2, 0)
     picture = Image.fromarray(np.ascontiguousarray(values[..., 0] if values.shape[2] == 1 else values))
     return picture.convert("1", dither=Image.Dither.NONE) if is_bilevel else picture
 
@@ -85,8 +87,8 @@ def _values_of_levels(num_levels: int) -> np.ndarray:
 
 
 def _levels_of_values(num_levels: int) -> np.ndarray:
-    """The level of each 8-bit value, int64 `[256]`; −1 for values between."""
-    found = np.full(256, -1, np.int64)
+    """The level of each 8-bit value, int16 `[256]`; −1 for values between."""
+    found = np.full(256, -1, np.int16)
     found[_values_of_levels(num_levels)] = np.arange(num_levels)
     return found
 

@@ -86,7 +86,7 @@ def test_mistakes_end_in_one_sentence(run: Run, model: Path, pictures: Path, tmp
         "`model` must name": ("compress", pictures, *to),
         "`output` must name the file": ("compress", pictures, "--model", model),
         "already exists": ("compress", pictures, "--model", model, "--output", file),
-        "cannot be loaded": ("compress", pictures, "--model", tmp_path / "nothing", *to),
+        "neither a folder here nor a name on the Hub": ("compress", pictures, "--model", tmp_path / "nothing", *to),
         "codes one image, but 3": ("compress", pictures, "--model", model, "--mode", "progressive", *to),
         "the length of the header": (
             *("compress", pictures / "0.png", "--model", model, "--mode", "progressive", "--max_bytes", 5, *to),

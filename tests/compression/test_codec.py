@@ -24,7 +24,7 @@ from ddpm_hf.likelihood.variational import bits_per_dim
 
 def same(a: Images, b: Images) -> bool:
     labels = (a.labels is None) == (b.labels is None) and (a.labels is None or a.labels.equal(b.labels))
-    return a.levels.equal(b.levels) and a.names == b.names and a.is_bilevel == b.is_bilevel and labels
+    return a.levels.long().equal(b.levels.long()) and a.names == b.names and a.is_bilevel == b.is_bilevel and labels
 
 
 VARIANCES = [
