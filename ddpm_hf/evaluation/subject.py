@@ -16,6 +16,7 @@ from ..conditioning.columns import Columns
 from ..data.level_images import LevelImages
 from ..likelihood.batches import Batches
 from ..likelihood.ode import OdeBitsPerDim, ode_bits_per_dim
+from ..likelihood.rate_distortion import RateDistortion, rate_distortion
 from ..likelihood.variational import BitsPerDim
 from ..pipelines.guidance import Guidance
 from ..pipelines.sampling_pipeline import SamplingPipeline
@@ -61,6 +62,18 @@ class Subject:
         how = (self.accelerator, self.evaluation.batch_size, self.evaluation.num_paths, self.evaluation.seed)
         denoiser = self.pipeline.denoiser(self.guidance)
         return paths_report(score_by_paths(denoiser, self.pipeline.scheduler, self.images, *how, progress))
+
+    def rate_distortion(self, progress: Progress | None = None) -> RateDistortion | None:
+        """The chain read as progressive compression; None if it is not requested."""
+        if not self.evaluation.rate_distortion:
+            return None
+        denoiser = self.pipeline.denoiser(self.guidance)
+
+        def part(batches: Batches, generator: torch.Generator) -> RateDistortion:
+            return rate_distortion(denoiser, self.pipeline.scheduler, batches, generator=generator)
+
+        how = (self.accelerator, self.evaluation.batch_size, self.evaluation.seed)
+        return RateDistortion.merged(by_batches(denoiser, self.images, *how, part, progress))
 
     def likelihood_by_ode(self, calls: int | None = None) -> dict[str, Any]:
         """The likelihood by the probability-flow ODE.
