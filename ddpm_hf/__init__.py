@@ -9,6 +9,7 @@ from .version import __version__ as __version__
 
 
 if TYPE_CHECKING:  # the same names once more; `as` marks them as exported
+    from .compression.codec import Compressed as Compressed
     from .diffusion.denoising_errors import DenoisingErrors as DenoisingErrors
     from .diffusion.gaussian_diffusion import GaussianDiffusion as GaussianDiffusion
     from .diffusion.guidance import autoguidance as autoguidance
@@ -39,6 +40,9 @@ if TYPE_CHECKING:  # the same names once more; `as` marks them as exported
     from .likelihood.ode import ode_log_likelihood as ode_log_likelihood
     from .likelihood.variational import BitsPerDim as BitsPerDim
     from .likelihood.variational import bits_per_dim as bits_per_dim
+    from .pipelines.compressing import Decompressed as Decompressed
+    from .pipelines.compressing import compress as compress
+    from .pipelines.compressing import decompress as decompress
     from .pipelines.pipeline_ddpm_paper import DDPMPaperPipeline as DDPMPaperPipeline
     from .pipelines.pipeline_ddpm_paper_latent import DDPMPaperLatentPipeline as DDPMPaperLatentPipeline
     from .pipelines.pipeline_ddpm_paper_super_resolution import (
@@ -52,6 +56,7 @@ else:
     __getattr__, __dir__, _names = lazy_names(
         __name__,
         {
+            "compression.codec": ("Compressed",),
             "diffusion.denoising_errors": ("DenoisingErrors",),
             "diffusion.gaussian_diffusion": ("GaussianDiffusion",),
             "diffusion.guidance": ("autoguidance", "classifier_free_guidance", "timestep_interval"),
@@ -76,6 +81,7 @@ else:
             "likelihood.measurement": ("measure_denoising_errors",),
             "likelihood.ode": ("ode_bits_per_dim", "ode_log_likelihood"),
             "likelihood.variational": ("BitsPerDim", "bits_per_dim"),
+            "pipelines.compressing": ("Decompressed", "compress", "decompress"),
             "pipelines.pipeline_ddpm_paper": ("DDPMPaperPipeline",),
             "pipelines.pipeline_ddpm_paper_latent": ("DDPMPaperLatentPipeline",),
             "pipelines.pipeline_ddpm_paper_super_resolution": ("DDPMPaperSuperResolutionPipeline",),

@@ -29,6 +29,9 @@ from tiny_text import text_unet
 import ddpm_hf
 from ddpm_hf import DDPMPaperLatentPipeline, DDPMPaperPipeline, DDPMPaperScheduler, DenoisingErrors, NoiseSchedule
 from ddpm_hf.cli.autoencoder import AutoencoderTrainingArguments
+from ddpm_hf.cli.compress import CompressionArguments
+from ddpm_hf.cli.decompress import DecompressionArguments
+from ddpm_hf.cli.info import InfoArguments
 from ddpm_hf.cli.latent import LatentTrainingArguments
 from ddpm_hf.cli.parsing import parse
 from ddpm_hf.cli.text_to_image import TextTrainingArguments
@@ -86,7 +89,7 @@ MATHEMATICS_ROOMS = ("diffusion", "likelihood", "schedulers")
 
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 CODE_SPAN = re.compile(r"`([^`\n]+)`")
-VERB = "train|text_to_image|autoencoder|latent|sample|evaluate|measure|classify|push"
+VERB = "train|text_to_image|autoencoder|latent|sample|evaluate|measure|classify|compress|decompress|info|push"
 COMMAND = re.compile(rf"(?:ddpm-hf |examples/)({VERB})(?:\.py)?(?= |$)(.*)")
 ARGUMENTS = {
     "train": run_arguments(),
@@ -97,6 +100,9 @@ ARGUMENTS = {
     "evaluate": (ModelPathArguments, CaptionedDataArguments, EvaluationArguments, GuidanceArguments),
     "measure": (ModelPathArguments, CaptionedDataArguments, MeasurementArguments),
     "classify": (ModelPathArguments, CaptionedDataArguments, ClassificationArguments),
+    "compress": (CompressionArguments,),
+    "decompress": (DecompressionArguments,),
+    "info": (InfoArguments,),
     "push": (PushArguments,),
 }
 DOTTED_NAME = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)(?:\(.*\))?")

@@ -23,6 +23,7 @@ ROOMS = [  # each may import itself and those before it
     "runtime",
     "diffusion",
     "likelihood",
+    "compression",
     "schedulers",
     "conditioning",
     "hub",
@@ -37,6 +38,7 @@ ROOMS = [  # each may import itself and those before it
 GROUND = {"_lazy", "_moved", "_renamed", "hub_errors", "results", "version"}  # modules that every room may import
 MATHEMATICS = ("diffusion", "likelihood")
 EXTRAS = {
+    "constriction",
     "efficientnet_lite_pytorch",
     "emoji",
     "torchdiffeq",
@@ -49,6 +51,7 @@ TRAINING = {"accelerate", "datasets", "matplotlib", "sklearn", "tqdm", "transfor
 ALWAYS_INSTALLED = (
     "diffusion",
     "likelihood",
+    "compression",
     "schedulers",
     "conditioning",
     "hub",
@@ -131,6 +134,11 @@ def test_the_mathematics_imports_torch_alone(path: Path) -> None:
     assert foreign_packages(path) <= {"torch", "typing_extensions"} | EXTRAS
 
 
+@pytest.mark.parametrize("path", [path for path in FILES if room_of(path) == "compression"], ids=named)
+def test_the_codec_imports_torch_and_numpy_alone(path: Path) -> None:
+    assert foreign_packages(path) <= {"torch", "numpy", "typing_extensions"} | EXTRAS
+
+
 def test_an_extra_is_imported_by_functions_alone() -> None:
     for path in FILES:
         body = ast.parse(path.read_text(encoding="utf-8")).body
@@ -158,7 +166,8 @@ def test_importing_the_package_loads_nothing() -> None:
 
 def test_all_of_the_mathematics_loads_torch_alone() -> None:
     pipelines = [name for name in ddpm_hf.__all__ if name.endswith("Pipeline")]
-    others = [*pipelines, "DDPMPaperScheduler", "HubError", "push_folder"]
+    codec = ["compress", "Compressed", "decompress", "Decompressed"]
+    others = [*pipelines, *codec, "DDPMPaperScheduler", "HubError", "push_folder"]
     assert set(others) < set(ddpm_hf.__all__)
     names = ", ".join(sorted(set(ddpm_hf.__all__) - {*others, "__version__"}))
     code = f"from ddpm_hf.diffusion import *\nfrom ddpm_hf.likelihood import *\nfrom ddpm_hf import {names}"

@@ -27,7 +27,7 @@ pytest.importorskip("mkdocs", reason="the site needs the extra docs")
 pytestmark = pytest.mark.processes(1)
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("diffusion", "likelihood", "schedulers", "pipelines")
+ROOMS = ("diffusion", "likelihood", "compression", "schedulers", "pipelines")
 EXTENDED = (  # what users subclass or call to train something else
     "tasks.base",
     "conditioning.conditioner",

@@ -20,6 +20,9 @@ VERBS = {
     "evaluate": "score a saved model in bits/dim",
     "measure": "measure a model's denoising errors, and save the optimal variance and timesteps",
     "classify": "classify images by Bayes' rule, or retrieve their captions, with a conditional model",
+    "compress": "compress PNG files by a model, at its bound",
+    "decompress": "the PNG files in a compressed file",
+    "info": "what a compressed file says of itself",
     "push": "push a finished run to the Hugging Face Hub",
 }
 

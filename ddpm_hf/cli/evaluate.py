@@ -29,6 +29,7 @@ from ..reporting.by_calls import save_few_steps
 from ..reporting.conditioning_figures import save_guided_bounds, save_worth
 from ..reporting.figures import save_evaluation
 from ..reporting.lines import evaluation_report, quality_line, weighted_line
+from ..reporting.rate_distortion import curve_report, save_curve
 from ..reporting.tables import few_steps_table
 from ..runtime.errors import user_errors
 from ..runtime.output_folder import claim_folder, write_json
@@ -73,6 +74,7 @@ def evaluate(
         judge = Judge(train, subject.images, load_quality_features(evaluation, accelerator.device))
     chains = score_few_steps(subject, judge)
     flow = subject.likelihood_by_ode() if evaluation.num_flow_images else None
+    curve = subject.rate_distortion(progress)
     worth = worth_on_images(subject, result)
     guided = [subject.guided_by(scale).bound() for scale in evaluation.guidance_scales]
     if accelerator.is_main_process:
@@ -84,9 +86,12 @@ def evaluate(
             "test_images_as_samples": references,
             **({} if judge is None else numbers_of(judge, evaluation)),
             "flow": flow,
+            "rate_distortion": None if curve is None else curve_report(curve),
             "guidance": guided_report(guided, evaluation.guidance_scales, result, images),
             **({} if worth is None else worth.report()),
         }
+        if curve is not None:
+            save_curve(curve, folder / "rate_distortion.png")
         save_conditioning(worth, more["guidance"], subject.pipeline.scheduler, folder)
         write_evaluation(result, subject, folder, model.model_name_or_path, more)
 

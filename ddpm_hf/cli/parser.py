@@ -59,13 +59,20 @@ def build_parser(script: str, classes: Sequence[type]) -> HfArgumentParser:
     replaced = {name: by for by, table in TABLES.items() if by in known for row in table.values() for name in row}
     form = functools.partial(Help, replaced=replaced)
     parser = HfArgumentParser(classes, prog=script, formatter_class=form, allow_abbrev=False)
-    parser.usage = f"{script} [settings.yaml] [--flag value ...]"
+    first = first_arguments(classes)
+    files = "" if first is None else f" {first.upper()}"
+    parser.usage = f"{script} [settings.yaml]{files} [--flag value ...]"
     for action in parser._actions:
         if action.option_strings[:1] and action.option_strings[0].startswith("--no_"):
             action.help = argparse.SUPPRESS  # the negated form of a flag that takes True and False
         elif not action.help and action.default is not None:
             action.help = NO_TEXT
     return parser
+
+
+def first_arguments(classes: Sequence[type]) -> str | None:
+    """The flag whose values may come first without it: what a class has as `_first_arguments`; None for none."""
+    return next((each._first_arguments for each in classes if hasattr(each, "_first_arguments")), None)
 
 
 def names(parser: argparse.ArgumentParser) -> set[str]:

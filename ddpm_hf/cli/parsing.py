@@ -18,7 +18,7 @@ from transformers import HfArgumentParser
 
 from ..runtime.arguments import completed, with_given
 from ..tasks.arguments import RECIPES, DiffusionArguments
-from .parser import build_parser, names, nearest
+from .parser import build_parser, first_arguments, names, nearest
 
 
 _NOT_GIVEN = object()
@@ -34,6 +34,7 @@ def parse(script: str, *classes: type, argv: Sequence[str] | None = None) -> tup
     settings = {}
     if argv and argv[0].endswith((".yaml", ".yml", ".json")):
         settings = _read_settings(parser, classes, Path(argv.pop(0)))
+    argv = _with_first_arguments(argv, classes)
     parser.set_defaults(**settings)
     *filled, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
     if rest:
@@ -48,6 +49,12 @@ def parse(script: str, *classes: type, argv: Sequence[str] | None = None) -> tup
     for token in filter(None, (getattr(group, "hub_token", None) for group in filled)):
         sys.argv = [argument.replace(token, "...") for argument in sys.argv]  # trackers record it
     return tuple(filled)
+
+
+def _with_first_arguments(argv: list[str], classes: Sequence[type]) -> list[str]:
+    """The arguments, where those before the first flag are values of the flag that a class names for them."""
+    name = first_arguments(classes)
+    return [f"--{name}", *argv] if name is not None and argv and not argv[0].startswith("-") else argv
 
 
 def _expand_home(group: Any) -> None:

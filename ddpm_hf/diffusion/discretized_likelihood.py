@@ -127,23 +127,58 @@ def discrete_normal_log_likelihood(x_0: Tensor, mean: Tensor, log_variance: Tens
     check_num_levels(num_levels)
     if num_levels > MOST_LEVELS:
         return discretized_gaussian_log_likelihood(x_0, mean, log_variance, num_levels)
-    intervals = num_levels - 1
+    nearest, delta, precision = _around_mean(mean, log_variance, num_levels - 1)
+    level = _nearest_level(x_0, num_levels - 1) - nearest
+    level, nearest, delta, precision = torch.broadcast_tensors(level, nearest, delta, precision)
+    order = torch.argsort(nearest.reshape(-1))  # groups elements that need the same levels
+    columns = (column.reshape(-1)[order] for column in (level, nearest, delta, precision))
+    found = _in_parts(*columns, num_levels)
+    return torch.zeros_like(delta).reshape(-1).index_put((order,), found).reshape(delta.shape)
+
+
+def level_log_probabilities(p: ReverseStep, num_levels: int, is_discrete_normal: bool = False) -> Tensor:
+    """log P of every level under the decoder p_θ(x_0 | x_1), nats, float64 `[K, *shape of p.mean]`.
+
+    An entropy coder needs all of them, whereas the bound needs that of x_0 alone.
+
+    Args:
+        p: the reverse step to x_0.
+        num_levels: K ≥ 2.
+        is_discrete_normal: whether the law is the discrete normal one instead of a Gaussian's bins.
+    """
+    check_num_levels(num_levels)
+    shape = (num_levels, *[1] * p.mean.ndim)
+    levels = torch.arange(num_levels, dtype=torch.float64, device=p.mean.device).reshape(shape)
+    if not is_discrete_normal or num_levels > MOST_LEVELS:
+        x_0 = 2 * levels / (num_levels - 1) - 1
+        return discretized_gaussian_log_likelihood(x_0, p.mean, p.log_variance, num_levels)
+    around = torch.broadcast_tensors(*_around_mean(p.mean, p.log_variance, num_levels - 1))
+    nearest, delta, precision = (each.reshape(-1) for each in around)
+    level = levels.reshape(-1, 1) - nearest
+    return _in_parts(level, nearest, delta, precision, num_levels).reshape(num_levels, *p.mean.shape)
+
+
+def _around_mean(mean: Tensor, log_variance: Tensor, intervals: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The level nearest to the mean, the mean's distance δ above it, and the precision, in units of the spacing."""
     mean = to_float64(mean).clamp(-2, 2)  # all means beyond ±1 give the same law
     nearest = _nearest_level(mean.detach(), intervals)
     delta = -0.5 * _from_mean(2 * nearest, mean, intervals)
     delta = delta.clamp(EDGE - nearest, intervals - EDGE - nearest)
-    level = _nearest_level(x_0, intervals) - nearest
     precision = (4 * torch.exp(-to_float64(log_variance)) / intervals**2).clamp(1e-30, MAX_PRECISION)
-    level, nearest, delta, precision = torch.broadcast_tensors(level, nearest, delta, precision)
-    order = torch.argsort(nearest.reshape(-1))  # groups elements that need the same levels
-    at_once = max(1, (NUMBERS_AT_ONCE if mean.device.type == "cpu" else NUMBERS_ON_A_DEVICE) // num_levels)
-    columns = (column.reshape(-1)[order].split(at_once) for column in (level, nearest, delta, precision))
-    found = [_discrete_normal(l, n, d, p, intervals) for l, n, d, p in zip(*columns, strict=True)]
-    return torch.zeros_like(delta).reshape(-1).index_put((order,), torch.cat(found)).reshape(delta.shape)
+    return nearest, delta, precision
+
+
+def _in_parts(level: Tensor, nearest: Tensor, delta: Tensor, precision: Tensor, num_levels: int) -> Tensor:
+    """`_discrete_normal` for N elements, few at a time."""
+    at_once = max(1, (NUMBERS_AT_ONCE if delta.device.type == "cpu" else NUMBERS_ON_A_DEVICE) // num_levels)
+    parts = (each.split(at_once, dim=-1) for each in (level, nearest, delta, precision))
+    return torch.cat([_discrete_normal(*part, num_levels - 1) for part in zip(*parts, strict=True)], dim=-1)
 
 
 def _discrete_normal(level: Tensor, nearest: Tensor, delta: Tensor, precision: Tensor, intervals: int) -> Tensor:
-    """log P at `level` under the law with the mean δ, both counted from the level nearest to the mean; all `[N]`.
+    """log P at `level` under the law with the mean δ, both counted from the level nearest to the mean.
+
+    `level` is `[N]`, or `[L, N]` for L levels of each element; the others are `[N]`.
 
     With this origin, a mean close to a level keeps all its digits, and so do the small probabilities of other levels.
     """

@@ -148,6 +148,10 @@ class EvaluationArguments(ScoringArguments, QualityArguments):
         default=0,
         metadata=help_text("Of a model that enlarges images: noise in the images that it is given, from 0 (none) on."),
     )
+    rate_distortion: bool = field(
+        default=False,
+        metadata=help_text("Also compute and draw the error of the predicted image against the bits so far."),
+    )
     guidance_scales: list[float] = field(
         default_factory=list,
         metadata=help_text("Also score the chains guided by these scales, from the same noise, and draw their bound."),

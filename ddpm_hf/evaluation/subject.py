@@ -17,6 +17,7 @@ from ..data.level_images import LevelImages
 from ..likelihood.batches import Batches
 from ..likelihood.latents import LatentBitsPerDim
 from ..likelihood.ode import OdeBitsPerDim, ode_bits_per_dim
+from ..likelihood.rate_distortion import RateDistortion, rate_distortion
 from ..likelihood.variational import BitsPerDim
 from ..pipelines.guidance import Guidance
 from ..pipelines.sampling_pipeline import SamplingPipeline
@@ -63,6 +64,18 @@ class Subject:
         denoiser = self.pipeline.denoiser(self.guidance)
         count = self.pipeline.importance_weighted_bits_per_dim
         return paths_report(score_by_paths(denoiser, self.pipeline.scheduler, self.images, *how, progress, count))
+
+    def rate_distortion(self, progress: Progress | None = None) -> RateDistortion | None:
+        """The chain read as progressive compression; None if it is not requested."""
+        if not self.evaluation.rate_distortion:
+            return None
+        denoiser = self.pipeline.denoiser(self.guidance)
+
+        def part(batches: Batches, generator: torch.Generator) -> RateDistortion:
+            return rate_distortion(denoiser, self.pipeline.scheduler, batches, generator=generator)
+
+        how = (self.accelerator, self.evaluation.batch_size, self.evaluation.seed)
+        return RateDistortion.merged(by_batches(denoiser, self.images, *how, part, progress))
 
     def likelihood_by_ode(self, calls: int | None = None) -> dict[str, Any]:
         """The likelihood by the probability-flow ODE.

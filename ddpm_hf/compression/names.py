@@ -1,0 +1,56 @@
+# Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
+"""Names of files as bytes: numbered names as a pattern, others compressed by zlib."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+
+
+LIST, PATTERN = 0, 1
+MOST_PER_NAME = 4096  # bytes: a longer list is damage
+MOST = 2**28
+
+
+def packed_names(names: Sequence[str]) -> bytes:
+    """The names in order, none of which contains a zero byte."""
+    pattern = _pattern(names)
+    if pattern is not None:
+        return bytes([PATTERN]) + "\0".join(map(str, pattern)).encode("utf-8", "surrogateescape")
+    return bytes([LIST]) + zlib.compress("\0".join(names).encode("utf-8", "surrogateescape"), 9, -15)
+
+
+def unpacked_names(content: bytes, count: int) -> tuple[str, ...]:
+    """The `count` names.
+
+    Raises:
+        ValueError: if the bytes hold something else.
+    """
+    try:
+        if content[0] == PATTERN:
+            before, after, width, first = _text(content[1:]).split("\0")
+            if count > MOST:
+                raise ValueError("There are too many names.")
+            return tuple(f"{before}{int(first) + i:0{int(width)}d}{after}" for i in range(count))
+        reader = zlib.decompressobj(-15)
+        names = tuple(_text(reader.decompress(content[1:], min(count * MOST_PER_NAME, MOST) + 1)).split("\0"))
+    except (ValueError, IndexError, zlib.error) as error:
+        raise ValueError("The file is damaged: its names cannot be read.") from error
+    if len(names) != count:
+        raise ValueError("The file is damaged: it has another number of names than of images.")
+    return names
+
+
+def _text(content: bytes) -> str:
+    return content.decode("utf-8", "surrogateescape")
+
+
+def _pattern(names: Sequence[str]) -> tuple[str, str, int, int] | None:
+    """What stands before and after the number, its width, and the first number; None for other names."""
+    found = re.fullmatch(r"(.*?)(\d{1,9})(\D*)", names[0], re.DOTALL | re.ASCII)
+    if found is None:
+        return None
+    before, digits, after = found.groups()
+    is_numbered = all(name == f"{before}{int(digits) + i:0{len(digits)}d}{after}" for i, name in enumerate(names))
+    return (before, after, len(digits), int(digits)) if is_numbered else None
