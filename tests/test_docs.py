@@ -20,13 +20,14 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import tiny_pipelines
 import tiny_text
 import torch
 from tiny_models import tiny_unet
 from tiny_text import text_unet
 
 import ddpm_hf
-from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, DenoisingErrors, NoiseSchedule
+from ddpm_hf import DDPMPaperLatentPipeline, DDPMPaperPipeline, DDPMPaperScheduler, DenoisingErrors, NoiseSchedule
 from ddpm_hf.cli.autoencoder import AutoencoderTrainingArguments
 from ddpm_hf.cli.latent import LatentTrainingArguments
 from ddpm_hf.cli.parsing import parse
@@ -43,6 +44,8 @@ from ddpm_hf.evaluation.arguments import (
     SampleArguments,
 )
 from ddpm_hf.hub.arguments import PushArguments
+from ddpm_hf.likelihood.decoder_law import DecoderLaw
+from ddpm_hf.pipelines.autoencoders import decoder_law_config
 from ddpm_hf.tasks.autoencoder import AutoencoderTask
 from ddpm_hf.tasks.latent import LatentTask
 from ddpm_hf.tasks.text_to_image import TextToImageTask
@@ -231,6 +234,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         unet = tiny_unet(1, 2, 8, **{key: value for key, value in of_classes.items() if key[0] != "_"})
         unet.register_to_config(**of_classes)
         DDPMPaperPipeline(unet, scheduler).save_pretrained(folder / "runs" / name)
+    dit = DDPMPaperLatentPipeline.from_stock(tiny_pipelines.diffusion_transformer(scheduler))
+    dit.vae.register_to_config(**decoder_law_config(DecoderLaw([-1.0, -1.0, -1.0])))
+    dit.save_pretrained(folder / "runs" / "latent")
     of_levels = DDPMPaperScheduler.from_config(scheduler.config, num_levels=256)
     told_of_text = text_unet(settings=TextSettings(16, attention_mask=True))
     tiny_text.ours(*tiny_text.bert(), told_of_text, of_levels).save_pretrained(folder / "runs" / "emoji")

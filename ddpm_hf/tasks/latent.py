@@ -37,7 +37,7 @@ from .presets import LATENT_PRESETS, check_preset
 
 
 # The first noise level, as a fraction of the width of q(z | x) in the narrowest channel. The density of the latents is
-# smooth at that width, so that finer noise has nothing left to tell; see docs/guides/latents.md.
+# smooth at that width, so that finer noise has nothing left to tell; see docs/guides/train_latents.md.
 FIRST_NOISE_LEVEL = 0.5
 
 
