@@ -45,7 +45,7 @@ class CompressionArguments:
         default=None, metadata=help_text("The class of every image, for a class-conditional model; none if unset.")
     )
     num_inference_steps: int | None = field(
-        default=None, metadata=help_text("Steps of a set's chain; at most 25 if unset.")
+        default=None, metadata=help_text("Steps of a set's chain; at most 50 if unset.")
     )
     timestep_spacing: str | None = field(
         default=None, metadata=help_text("Of these steps: optimal if the errors have been measured, else log_snr.")

@@ -15,9 +15,9 @@ from torch import Tensor
 from ..conditioning.columns import Columns
 from ..data.level_images import LevelImages
 from ..likelihood.batches import Batches
+from ..likelihood.distortion import RateDistortion, rate_distortion
 from ..likelihood.latents import LatentBitsPerDim
 from ..likelihood.ode import OdeBitsPerDim, ode_bits_per_dim
-from ..likelihood.rate_distortion import RateDistortion, rate_distortion
 from ..likelihood.variational import BitsPerDim
 from ..pipelines.guidance import Guidance
 from ..pipelines.sampling_pipeline import SamplingPipeline

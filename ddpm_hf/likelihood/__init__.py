@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # the same names once more; `as` marks them as exported
     from .cascade import cascade_bits_per_dim as cascade_bits_per_dim
     from .decoder_law import DecoderLaw as DecoderLaw
     from .decoder_law import measured_decoder_scale as measured_decoder_scale
+    from .distortion import RateDistortion as RateDistortion
+    from .distortion import rate_distortion as rate_distortion
     from .elbo import ElboBits as ElboBits
     from .elbo import elbo_bits_per_dim as elbo_bits_per_dim
     from .importance_weighting import ImportanceWeightedBits as ImportanceWeightedBits
@@ -36,8 +38,6 @@ if TYPE_CHECKING:  # the same names once more; `as` marks them as exported
     from .ode import OdeLikelihood as OdeLikelihood
     from .ode import ode_bits_per_dim as ode_bits_per_dim
     from .ode import ode_log_likelihood as ode_log_likelihood
-    from .rate_distortion import RateDistortion as RateDistortion
-    from .rate_distortion import rate_distortion as rate_distortion
     from .variational import BitsPerDim as BitsPerDim
     from .variational import bits_per_dim as bits_per_dim
 else:
@@ -58,7 +58,7 @@ else:
             ),
             "measurement": ("measure_denoising_errors",),
             "ode": ("OdeBitsPerDim", "OdeLikelihood", "ode_bits_per_dim", "ode_log_likelihood"),
-            "rate_distortion": ("RateDistortion", "rate_distortion"),
+            "distortion": ("RateDistortion", "rate_distortion"),
             "variational": ("BitsPerDim", "bits_per_dim"),
             # terms of the bound, which were in this package before version 0.2
             ".diffusion.bound_terms": ("posterior_kl", "prior_kl", "vlb_terms"),

@@ -25,7 +25,7 @@ from .picture_files import Picture, find_pictures, pictures_of, read_pictures
 from .sampling_pipeline import SamplingPipeline
 
 
-STEPS = 25  # of a set's chain: more steps cost time, and few of them save bits
+STEPS = 50  # of a set's chain: half as many cost 1 % more bits on the digits, twice as many save half a percent
 Model = str | os.PathLike | SamplingPipeline
 File = str | os.PathLike | bytes | BinaryIO
 
@@ -71,7 +71,7 @@ def compress(
             image, better with every byte.
         max_bytes: the longest file of the mode "progressive".
         batch_size: images of a set that are coded side by side, at most; more are faster, and need more memory.
-        num_inference_steps: steps of a set's chain, by default at most 25.
+        num_inference_steps: steps of a set's chain, by default at most 50.
         timestep_spacing: "optimal" by default where the model's errors have been measured, else "log_snr".
         class_labels: one for each image, for a class-conditional model; None for the null class.
         seed: of the noise that encoder and decoder share.

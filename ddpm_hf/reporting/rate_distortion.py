@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib import pyplot as plt
 
-from ..likelihood.rate_distortion import RateDistortion
+from ..likelihood.distortion import RateDistortion
 from ..runtime.output_folder import write_file
 from .style import BLUE
 

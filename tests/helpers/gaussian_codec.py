@@ -30,7 +30,7 @@ def posterior_mean(variance: float) -> Callable[..., Tensor]:
     return denoise
 
 
-def exact_errors(variance: float, num_levels: int = LEVELS) -> DenoisingErrors:
+def exact_errors(variance: float, num_levels: int | None = LEVELS) -> DenoisingErrors:
     """Var(x_0 | x_t) at every time, and a decoder.
 
     On independent elements a chain gains nothing over its decoder. The decoder's costs grow with the noise faster than
@@ -38,6 +38,8 @@ def exact_errors(variance: float, num_levels: int = LEVELS) -> DenoisingErrors:
     """
     alphas = SCHEDULE.log_alphas_cumprod.exp()[1:]
     errors = (variance * (1 - alphas) / (alphas * variance + 1 - alphas)).tolist()
+    if num_levels is None:
+        return DenoisingErrors(SCHEDULE.log_snr[1:].tolist(), errors)
     spacing = 2 / (num_levels - 1)
     costs = [0.5 * math.log1p(2 * math.pi * math.e * e / spacing**2) + 2 * e / variance for e in errors]
     return DenoisingErrors(SCHEDULE.log_snr[1:].tolist(), errors, errors, costs, num_levels)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from gaussian_codec import SHAPE, diffusion, posterior_mean
 
-from ddpm_hf.likelihood.rate_distortion import RateDistortion, rate_distortion
+from ddpm_hf.likelihood.distortion import RateDistortion, rate_distortion
 from ddpm_hf.likelihood.variational import bits_per_dim
 
 
