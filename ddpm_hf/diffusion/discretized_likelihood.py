@@ -18,6 +18,7 @@ For continuous data the decoder is a Gaussian density.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -131,8 +132,8 @@ def discrete_normal_log_likelihood(x_0: Tensor, mean: Tensor, log_variance: Tens
     level = _nearest_level(x_0, num_levels - 1) - nearest
     level, nearest, delta, precision = torch.broadcast_tensors(level, nearest, delta, precision)
     order = torch.argsort(nearest.reshape(-1))  # groups elements that need the same levels
-    columns = (column.reshape(-1)[order] for column in (level, nearest, delta, precision))
-    found = _in_parts(*columns, num_levels)
+    columns = [column.reshape(-1)[order] for column in (level, nearest, delta, precision)]
+    found = _in_parts(columns, num_levels)
     return torch.zeros_like(delta).reshape(-1).index_put((order,), found).reshape(delta.shape)
 
 
@@ -155,7 +156,7 @@ def level_log_probabilities(p: ReverseStep, num_levels: int, is_discrete_normal:
     around = torch.broadcast_tensors(*_around_mean(p.mean, p.log_variance, num_levels - 1))
     nearest, delta, precision = (each.reshape(-1) for each in around)
     level = levels.reshape(-1, 1) - nearest
-    return _in_parts(level, nearest, delta, precision, num_levels).reshape(num_levels, *p.mean.shape)
+    return _in_parts([level, nearest, delta, precision], num_levels).reshape(num_levels, *p.mean.shape)
 
 
 def _around_mean(mean: Tensor, log_variance: Tensor, intervals: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -168,11 +169,12 @@ def _around_mean(mean: Tensor, log_variance: Tensor, intervals: int) -> tuple[Te
     return nearest, delta, precision
 
 
-def _in_parts(level: Tensor, nearest: Tensor, delta: Tensor, precision: Tensor, num_levels: int) -> Tensor:
-    """`_discrete_normal` for N elements, few at a time."""
-    at_once = max(1, (NUMBERS_AT_ONCE if delta.device.type == "cpu" else NUMBERS_ON_A_DEVICE) // num_levels)
-    parts = (each.split(at_once, dim=-1) for each in (level, nearest, delta, precision))
-    return torch.cat([_discrete_normal(*part, num_levels - 1) for part in zip(*parts, strict=True)], dim=-1)
+def _in_parts(columns: Sequence[Tensor], num_levels: int) -> Tensor:
+    """`_discrete_normal` of level, nearest, δ and precision of N elements, few at a time."""
+    on_cpu = columns[0].device.type == "cpu"
+    at_once = max(1, (NUMBERS_AT_ONCE if on_cpu else NUMBERS_ON_A_DEVICE) // num_levels)
+    parts = zip(*(column.split(at_once, dim=-1) for column in columns), strict=True)
+    return torch.cat([_discrete_normal(l, n, d, p, num_levels - 1) for l, n, d, p in parts], dim=-1)
 
 
 def _discrete_normal(level: Tensor, nearest: Tensor, delta: Tensor, precision: Tensor, intervals: int) -> Tensor:

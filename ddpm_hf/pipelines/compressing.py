@@ -143,7 +143,8 @@ def codec_of(
         ValueError: if the model cannot compress, or there is no such chain.
     """
     members = pipeline.conditioners.members
-    if any(not isinstance(each, ClassConditioner) for each in members):
+    classes = [each.num_classes for each in members if isinstance(each, ClassConditioner)]
+    if len(classes) < len(members):
         raise ValueError("Only models without conditioning or with classes can compress.")
     scheduler = pipeline.scheduler
     scheduler = DDPMPaperScheduler.from_config(scheduler.config)
@@ -171,7 +172,7 @@ def codec_of(
         fingerprint_of(pipeline.unet, scheduler),
         spacing,
         condition,
-        members[0].num_classes if members else 0,
+        classes[0] if classes else 0,
         device,
         most_at_once,
     )
@@ -213,7 +214,7 @@ def _named(images: Any) -> list[tuple[str, Picture]]:
     if len(pictures) == 1 and isinstance(pictures[0], (str, os.PathLike)):
         return list(find_pictures(Path(pictures[0])))
     width = len(str(len(pictures) - 1))
-    named = []
+    named: list[tuple[str, Picture]] = []
     for i, picture in enumerate(pictures):
         if isinstance(picture, (str, os.PathLike)):
             if not Path(picture).is_file():

@@ -36,6 +36,8 @@ OF_SCHEDULER = (
 class SinusoidsInFloat64(nn.Module):
     """diffusers' `Timesteps`, which computes in float32 whatever the model's dtype, in float64."""
 
+    rates: Tensor
+
     def __init__(self, of: Timesteps):
         super().__init__()
         half = of.num_channels // 2

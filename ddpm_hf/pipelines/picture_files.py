@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from ..compression.codec import Images
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 ENDING = ".png"
-Picture = str | Path | bytes | BinaryIO | Image.Image
+Picture: TypeAlias = str | Path | bytes | BinaryIO | Image.Image
 """A PNG file by its path, its bytes or an open file; or a picture."""
 
 
@@ -88,7 +88,7 @@ def _values_of_levels(num_levels: int) -> np.ndarray:
 
 def _levels_of_values(num_levels: int) -> np.ndarray:
     """The level of each 8-bit value, int16 `[256]`; −1 for values between."""
-    found = np.full(256, -1, np.int16)
+    found: np.ndarray = np.full(256, -1, np.int16)
     found[_values_of_levels(num_levels)] = np.arange(num_levels)
     return found
 
