@@ -6,8 +6,9 @@
 
 draws samples of "red heart", "blue circle" and so on. For each sample it asks which real picture of the same shape has
 the nearest mean colour. The share of samples nearest the colour asked for is written to results/colour_words.json,
-separately for the captions that were trained on and for those that were held out. The shape is asked for in the same
-way: which of the three shapes of that colour has the nearest pixels.
+separately for the captions that were trained on and for those that were held out, and for several guidance scales. The
+shape is asked for in the same way: which of the three shapes of that colour has the nearest pixels. The picture is of
+the first scale.
 """
 
 from __future__ import annotations
@@ -126,7 +127,9 @@ def main() -> None:
     parser.add_argument("--model", default="runs/emoji", help="a folder, or a name on the Hub (default: %(default)s)")
     parser.add_argument("--samples", type=int, default=8, help="of each caption (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=100, help="of a sample (default: %(default)s)")
-    parser.add_argument("--guidance_scale", type=float, default=3.0, help="(default: %(default)s)")
+    parser.add_argument(
+        "--guidance_scales", type=float, nargs="+", default=[1.5, 1.0, 3.0], help="(default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument("--output_dir", type=Path, default=RESULTS, help="(default: %(default)s)")
     arguments = parser.parse_args()
@@ -137,18 +140,20 @@ def main() -> None:
     data = load_captioned_images(CaptionedDataArguments(resolution=pipeline.example_shape[1]))
     subjects = subjects_of(data.train, data.test)
     asked = [subject for subject in subjects for _ in range(arguments.samples)]
-    samples = draw(pipeline, asked, arguments.steps, arguments.guidance_scale, arguments.seed)
+    scales = arguments.guidance_scales
+    drawn = [draw(pipeline, asked, arguments.steps, scale, arguments.seed) for scale in scales]
     report = {
         "model": arguments.model,
-        "guidance_scale": arguments.guidance_scale,
         "steps": arguments.steps,
-        **measured(samples, asked, subjects),
+        "by_guidance_scale": {
+            f"{scale:g}": measured(samples, asked, subjects) for scale, samples in zip(scales, drawn, strict=True)
+        },
     }
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     (arguments.output_dir / "colour_words.json").write_text(json.dumps(report, indent=2) + "\n")
     shown = slice(None, None, arguments.samples)
     captions = [subject.caption for subject in asked[shown]]
-    save_grid(samples[shown], arguments.output_dir / "colour_words.png", captions=captions)
+    save_grid(drawn[0][shown], arguments.output_dir / "colour_words.png", captions=captions)
     print(json.dumps(report, indent=2))
 
 

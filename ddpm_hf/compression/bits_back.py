@@ -61,7 +61,8 @@ class BitsBack:
             levels: integers `[B, C, …]`.
             conditioning: the arguments of the model for them.
         """
-        x, symbols = self.chain.scaled(levels), levels.reshape(-1).numpy().astype(np.int64)
+        x = self.chain.scaled(levels)
+        symbols: Ints = levels.reshape(-1).numpy().astype(np.int64)
         for k in range(len(self._forward)):
             q = self._given_earlier(x, k)
             latent = stack.pop(q)

@@ -18,17 +18,17 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-Ints = NDArray[np.int64]
-Frequencies = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.int64]
+Frequencies: TypeAlias = NDArray[np.float64]
 """Whole numbers ≥ 0, `[N, W]`: how often each of the W values of each of the N symbols occurs."""
 
-Digits = tuple[Ints, Frequencies]
+Digits: TypeAlias = tuple[Ints, Frequencies]
 """Symbols `[N]` in 0 … W − 1, and their frequencies `[N, W]`."""
 
 Read = Callable[[Frequencies], Ints]

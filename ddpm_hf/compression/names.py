@@ -18,7 +18,8 @@ def packed_names(names: Sequence[str]) -> bytes:
     pattern = _pattern(names)
     if pattern is not None:
         return bytes([PATTERN]) + "\0".join(map(str, pattern)).encode("utf-8", "surrogateescape")
-    return bytes([LIST]) + zlib.compress("\0".join(names).encode("utf-8", "surrogateescape"), 9, -15)
+    packer = zlib.compressobj(9, wbits=-15)  # without a header
+    return bytes([LIST]) + packer.compress("\0".join(names).encode("utf-8", "surrogateescape")) + packer.flush()
 
 
 def unpacked_names(content: bytes, count: int) -> tuple[str, ...]:

@@ -77,8 +77,8 @@ def progressive_diffusion(
         raise ValueError("Progressive coding skips times, and the variance_type 'learned' holds for neighbours only.")
     times = coding_times(diffusion.schedule, errors, dimensions, chunk_bits)
     is_fixed = diffusion.variance_type in FIXED_VARIANCE_TYPES
-    variance = {"variance_type": "optimal", "first_variance": None} if is_fixed else {}
-    return dataclasses.replace(diffusion, times=times, **variance)
+    chain = dataclasses.replace(diffusion, times=times)
+    return dataclasses.replace(chain, variance_type="optimal", first_variance=None) if is_fixed else chain
 
 
 def coding_times(
