@@ -197,6 +197,7 @@ print(type(scheduler) is ddpm_hf.DDPMPaperScheduler, len(scheduler), scheduler.n
 """
 
 
+@pytest.mark.slow
 def test_stock_pipelines_save_the_module_that_they_always_saved(tmp_path: Path) -> None:
     """They look it up in sys.modules when they load, so it must be there after `import ddpm_hf`."""
     folder = str(tmp_path / "model")

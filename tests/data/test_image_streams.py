@@ -646,6 +646,7 @@ def test_a_stream_of_two_processes_with_workers_that_was_stopped_goes_on_exactly
     assert first != second
 
 
+@pytest.mark.slow
 def test_a_run_with_workers_that_is_told_to_stop_leaves_a_checkpoint(
     scripts: ScriptServer, parquet: Path, tmp_path: Path
 ) -> None:

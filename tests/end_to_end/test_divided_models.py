@@ -227,6 +227,7 @@ def test_averages_of_a_divided_model_and_a_push_of_them(scripts: ScriptServer, t
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_processes_without_a_meeting_place(scripts: ScriptServer, tmp_path: Path) -> None:
     run = scripts.run("train.py", "--output_dir", tmp_path / "run", env={"WORLD_SIZE": "2"})
     assert run.code == 2 and "Traceback" not in run.output and not (tmp_path / "run").exists(), run.output

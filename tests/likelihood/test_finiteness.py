@@ -183,7 +183,7 @@ def test_a_pipeline_says_where_images_ceased_to_be():
 
     def broken_at(timestep: int) -> Callable:
         def replaced(sample: Tensor, t: Tensor, **options: object) -> object:
-            return forward(sample * (math.nan if int(t) == timestep else 1.0), t, **options)
+            return forward(sample * (math.nan if int(t.flatten()[0]) == timestep else 1.0), t, **options)
 
         return replaced
 

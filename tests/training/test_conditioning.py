@@ -403,6 +403,7 @@ PACKAGE = Path(ddpm_hf.__file__).parent
 NAMES_A_KIND = {  # what a user calls by its name, and what answers to it
     "cli/cascades.py",
     "cli/classify.py",
+    "cli/compress.py",
     "cli/sample_requests.py",
     "data/arguments.py",
     "data/class_names.py",
@@ -412,6 +413,7 @@ NAMES_A_KIND = {  # what a user calls by its name, and what answers to it
     "evaluation/sample_quality.py",
     "hub/model_card.py",
     "pipelines/class_labels.py",
+    "pipelines/compressing.py",
     "pipelines/guidance.py",
     "pipelines/pipeline_ddpm_paper.py",
     "pipelines/pipeline_ddpm_paper_latent.py",

@@ -68,7 +68,8 @@ def go_on(state: TrainState) -> None:
     finish(state)
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(None, marks=pytest.mark.slow, id="again and again")])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [1, pytest.param(None, id="again and again")])
 def test_a_run_killed_at_every_moment_ends_as_one_never_stopped(
     same_every_time: None, tmp_path: Path, kills: int | None
 ) -> None:
