@@ -23,7 +23,7 @@ from torch.nn.functional import mse_loss
 
 from ddpm_hf.data.batches import Batch, TrainingBatches
 from ddpm_hf.training import loop as ours
-from ddpm_hf.training import step
+from ddpm_hf.training import step, tracking
 from ddpm_hf.training.due import save
 from ddpm_hf.training.state import TrainState
 
@@ -113,7 +113,7 @@ def watch_parts(watch: Stopwatch, state: TrainState) -> None:
         (accelerator, "gather", "gathering"),
         *([] if state.importance is None else [(state.importance, "update", "importance")]),
         *((average, "update", "average of the weights") for average in state.averages),
-        (ours.Progress, "add", "progress"),
+        (tracking.Progress, "add", "progress"),
         (ours, "report", "report"),
         (ours, "what_is_due", "along the way"),
     ]
