@@ -85,7 +85,7 @@ PRESETS: dict[str, Preset] = {
 # The same for models of text to image. The smallest is for OpenMoji in minutes on two CPU cores.
 TEXT_PRESETS: dict[str, Preset] = {
     "16": _text_network(16, 32, 64, 128, groups=16)
-    | _fit(16, 4_600, 50, 2e-3, 0.998, 0.0)
+    | _fit(16, 4_000, 50, 2e-3, 0.998, 0.0)
     | _score(144, 36, num_paths=0, num_evaluations=20),
     "32": _text_network(32, 64, 128, 192, groups=32) | _fit(32, 20_000, 100, 5e-4, 0.999, 0.1) | _score(100, 36),
     "64": _text_network(64, 96, 192, 288, 384, groups=32)
