@@ -14,6 +14,7 @@ from ..diffusion.finiteness import FiniteTerms
 from ..diffusion.gaussian_diffusion import DiffusionSource, diffusion_of
 from ..diffusion.numerics import to_float64
 from .batches import Batches, Progress, checked_batches, require_no_dropout
+from .summary import pooled_mean, pooled_means
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,13 @@ class RateDistortion:
         """
         if not parts or any(part.timesteps != parts[0].timesteps for part in parts):
             raise ValueError("`parts` must be at least one curve, all along the same timesteps.")
-        n = sum(part.num_examples for part in parts)
-
-        def mean(name: str) -> list[float]:
-            columns = zip(*(getattr(part, name) for part in parts), strict=True)
-            return [math.fsum(p.num_examples * x for p, x in zip(parts, row, strict=True)) / n for row in columns]
-
-        total = math.fsum(part.num_examples * part.total for part in parts) / n
-        return cls(parts[0].timesteps, mean("rates"), mean("distortions"), total, n)
+        return cls(
+            timesteps=parts[0].timesteps,
+            rates=pooled_means(parts, [part.rates for part in parts]),
+            distortions=pooled_means(parts, [part.distortions for part in parts]),
+            total=pooled_mean(parts, [part.total for part in parts]),
+            num_examples=sum(part.num_examples for part in parts),
+        )
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ N(0, 1) by a model of its own; see `latents`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,7 @@ from ..diffusion.diagonal_gaussian import DiagonalGaussian
 from ..diffusion.numerics import nats_to_bits, standard_error
 from .batches import Batches, Progress, checked_batches
 from .latents import LatentModel
-from .summary import Summary
+from .summary import Summary, pooled_mean, pooled_means
 
 
 COLLAPSED = 0.01 * math.log(2)  # nats per image: a channel of a lower KL tells the decoder nothing
@@ -91,20 +91,15 @@ class ElboBits(Summary):
         """
         if not parts:
             raise ValueError("`parts` must be at least one bound.")
-        n = sum(part.num_examples for part in parts)
-
-        def mean(values: Iterable[float]) -> float:
-            return math.fsum(part.num_examples * value for part, value in zip(parts, values, strict=True)) / n
-
         per_example = [value for part in parts for value in part.per_example]
         return cls(
-            total=mean(part.total for part in parts),
-            reconstruction=mean(part.reconstruction for part in parts),
-            kl=mean(part.kl for part in parts),
-            kl_by_channel=[mean(values) for values in zip(*(part.kl_by_channel for part in parts), strict=True)],
+            total=pooled_mean(parts, (part.total for part in parts)),
+            reconstruction=pooled_mean(parts, (part.reconstruction for part in parts)),
+            kl=pooled_mean(parts, (part.kl for part in parts)),
+            kl_by_channel=pooled_means(parts, [part.kl_by_channel for part in parts]),
             standard_error=standard_error(torch.tensor(per_example, dtype=torch.float64, device="cpu")),
             per_example=per_example,
-            num_examples=n,
+            num_examples=len(per_example),
         )
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ..diffusion.gaussian_process import unknown
 
@@ -84,18 +84,25 @@ def in_parts(parts: Mapping[str, float]) -> str:
     return " + ".join(f"{name} {bits:.4f}" for name, bits in parts.items())
 
 
-def pooled_mean(parts: Sequence[Summary], values: Iterable[float]) -> float:
+class OfExamples(Protocol):
+    """A result on some examples."""
+
+    @property
+    def num_examples(self) -> int: ...
+
+
+def pooled_mean(parts: Sequence[OfExamples], values: Iterable[float]) -> float:
     """The mean over the examples of all parts, from one mean per part."""
     weighted = (part.num_examples * value for part, value in zip(parts, values, strict=True))
     return math.fsum(weighted) / sum(part.num_examples for part in parts)
 
 
-def pooled_means(parts: Sequence[Summary], rows: Sequence[Sequence[float]]) -> list[float]:
+def pooled_means(parts: Sequence[OfExamples], rows: Sequence[Sequence[float]]) -> list[float]:
     """`pooled_mean` of each column, from one row per part."""
     return [pooled_mean(parts, column) for column in zip(*rows, strict=True)]
 
 
-def pooled_error(parts: Sequence[Summary], errors: Iterable[float]) -> float:
+def pooled_error(parts: Sequence[OfExamples], errors: Iterable[float]) -> float:
     """The standard error of the mean over the examples of all parts, from those of the independent parts."""
     squares = ((part.num_examples * error) ** 2 for part, error in zip(parts, errors, strict=True))
     return math.sqrt(math.fsum(squares)) / sum(part.num_examples for part in parts)
