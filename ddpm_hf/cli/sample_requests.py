@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ..conditioning.captions import PROMPT
 from ..conditioning.classes import number_of_classes, of_classes
-from ..conditioning.columns import Columns, chosen, count_of
+from ..conditioning.columns import Columns, in_turn
 from ..conditioning.low_resolution import IMAGE, NOISE_LEVEL
 from ..data.image_files import BadImage, decoded
 from ..diffusion.gaussian_process import check_eta
@@ -86,10 +85,9 @@ def with_files(pipeline: SamplingPipeline, sampling: SampleArguments, asked: Col
         pictures = [decoded(Path(name).read_bytes(), name)[0] for name in sampling.image]
     except BadImage as error:
         raise ValueError(f"`image`: {error}") from error
-    given: Columns = {IMAGE: batch_of_images("image", pictures, pipeline.num_channels)}
-    given = {**given, NOISE_LEVEL: torch.full((len(pictures),), sampling.noise_level, device="cpu")}
-    turns: dict[str, Any] = {}
-    for columns in (given, asked or {}):
-        count = count_of(columns)
-        turns |= chosen(columns, [k % count for k in range(sampling.num_images)]) if count else {}
-    return turns
+    given: Columns = {
+        IMAGE: batch_of_images("image", pictures, pipeline.num_channels),
+        NOISE_LEVEL: torch.full((len(pictures),), sampling.noise_level, device="cpu"),
+    }
+    numbers = range(sampling.num_images)
+    return {**in_turn(given, numbers), **in_turn(asked or {}, numbers)}

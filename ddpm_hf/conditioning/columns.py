@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,6 +50,12 @@ def stacked(values: Sequence[Any]) -> Values:
 def chosen(columns: Columns, index: slice | list[int] | Tensor) -> dict[str, Values]:
     """The columns of some of the examples, in the order of `index`."""
     return {name: _chosen(values, index) for name, values in columns.items()}
+
+
+def in_turn(columns: Columns, numbers: Iterable[int]) -> dict[str, Values]:
+    """The columns of what comes at each number, if the examples take turns; {} for no columns."""
+    count = count_of(columns)
+    return chosen(columns, [number % count for number in numbers]) if count else {}
 
 
 def _chosen(values: Values, index: slice | list[int] | Tensor) -> Values:

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from ..conditioning.captions import PROMPT
-from ..conditioning.columns import Columns, chosen, count_of
+from ..conditioning.columns import Columns, in_turn
 from ..conditioning.low_resolution import IMAGE, NOISE_LEVEL, LowResolutionConditioner, LowResolutionSettings
 from ..data.level_images import LevelImages
 from ..likelihood.cascade import CascadeBitsPerDim, cascade_bits_per_dim
@@ -183,8 +182,7 @@ def draw_cascade(
         draw: draw(stage, guidance, seed, turns) draws `count` images in [0, 1].
     """
     first = stages[0].conditioners.variety() if turns is None else turns
-    examples = count_of(first)
-    told: dict[str, Any] = dict(chosen(first, [i % examples for i in range(count)])) if examples else {}
+    told = in_turn(first, range(count))
     images = draw(stages[0], guidances[0], seed, told)
     for number, (stage, guidance) in enumerate(zip(stages[1:], guidances[1:], strict=True), 1):
         levels = LowResolutionSettings.of(stage.unet.config).num_levels

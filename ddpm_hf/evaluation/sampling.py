@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ..conditioning.columns import Columns, chosen, count_of
+from ..conditioning.columns import Columns, in_turn
 from ..diffusion.probability_flow import ode_sample
 from ..pipelines.guidance import Guidance
 from ..pipelines.sampling_pipeline import SamplingPipeline
@@ -112,12 +112,11 @@ def by_number(
         turns: columns of the examples that the images take their conditioning from in turn; {} for an unconditional
             model.
     """
-    examples = count_of(turns)
 
     def draw_batch(batch: int) -> Tensor:
         start = first + batch * batch_size
         numbers = range(start, min(start + batch_size, count))
         generators = [generator_of(Use.SAMPLING, seed, i) for i in numbers]
-        return draw(generators, chosen(turns, [i % examples for i in numbers]) if examples else {}).cpu()
+        return draw(generators, in_turn(turns, numbers)).cpu()
 
     return torch.cat(shared(accelerator, -(-(count - first) // batch_size), draw_batch))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..conditioning.columns import chosen, count_of
+from ..conditioning.columns import in_turn
 from ..evaluation.measuring import EVALUATIONS
 from .diffusion_scores import number_of_paths, steps_of_a_path
 from .plan import ends_of_epochs, pass_over_training_images, times_due, work_on
@@ -31,8 +31,7 @@ def example_call(state: TrainState, size: int) -> Callable[[], Any]:
     denoise, device = state.task.denoiser(state.model), state.accelerator.device
     noise = torch.randn(size, *state.data.train.shape, generator=torch.Generator().manual_seed(0)).to(device)
     t = torch.arange(size, device=device) % len(state.scheduler)
-    variety = state.conditioners.variety()
-    columns = chosen(variety, [i % count_of(variety) for i in range(size)]) if variety else {}
+    columns = in_turn(state.conditioners.variety(), range(size))
     conditioning = state.conditioners.make({**columns, **state.conditioners.completed(noise, {})}, device)
     return lambda: denoise(noise, t, **conditioning)
 
