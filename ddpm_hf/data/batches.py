@@ -72,6 +72,7 @@ class EndlessImages(Dataset):
 
     def __init__(self, images: LevelImages, seed: int, random_flip: bool):
         self.images, self.seed, self.random_flip = images, seed, random_flip
+        self.epoch_size = images.epoch_size
         self._epochs: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def __getitems__(self, places: range) -> Levels | Failure:
@@ -107,7 +108,7 @@ class EndlessImages(Dataset):
 
         These are three for its augmentation, two for the crop and one to mirror, and one for its alternatives.
         """
-        n = self.images.epoch_size
+        n = self.epoch_size
         parts = []
         for epoch in range(places.start // n, (places.stop - 1) // n + 1):
             part = slice(max(places.start - epoch * n, 0), places.stop - epoch * n)
@@ -117,7 +118,7 @@ class EndlessImages(Dataset):
     def _epoch(self, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
         """The order of an epoch, and the random numbers of its images in this order."""
         if epoch not in self._epochs:
-            n, is_random = self.images.epoch_size, self.random_flip or self.images.pixels is None
+            n, is_random = self.epoch_size, self.random_flip or self.images.pixels is None
             order = self.images.epoch(generator_of(Use.ORDER, self.seed, epoch))
             draws = generator_of(Use.AUGMENTATION, self.seed, epoch)
             augmentation = torch.rand(n, 3, generator=draws) if is_random else torch.empty(n, 0)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -157,16 +158,12 @@ class LevelImages:
         """
         if self.size:
             conditioners.check(self.columns)
-        reading = copy.copy(self)
-        reading.derive = conditioners.derive_for_training
-        return reading
+        return self._with(derive=conditioners.derive_for_training)
 
     def in_groups(self, names: Sequence[Hashable]) -> LevelImages:
         """The same images; a training epoch has one image of each of these groups, of which every image has one."""
         number = {name: k for k, name in enumerate(dict.fromkeys(names))}
-        grouped = copy.copy(self)
-        grouped.row, grouped.groups = None, torch.tensor([number[name] for name in names])
-        return grouped
+        return self._with(row=None, groups=torch.tensor([number[name] for name in names]))
 
     def with_columns(self, columns: Columns) -> LevelImages:
         """The same images with other columns."""
@@ -185,14 +182,18 @@ class LevelImages:
         channels, height, width = self.shape
         shape = (channels, height // factor, width // factor)
         pixels = None if self.pixels is None else box_mean(self.pixels, factor)
-        parts = (self.columns, pixels, self.row, None, self.groups)
-        return LevelImages(self.size, Reduced(self, factor), self.num_levels, shape, *parts)
+        return self._with(read=Reduced(self, factor), shape=shape, pixels=pixels, derive=None)
 
     def cropped(self, side: int) -> LevelImages:
         """Squares of the images, in training at random places."""
         shape = (self.shape[0], side, side)
-        parts = (self.columns, None, self.row, None, self.groups)
-        return LevelImages(self.size, Cropped(self, side), self.num_levels, shape, *parts)
+        return self._with(read=Cropped(self, side), shape=shape, pixels=None, derive=None)
+
+    def _with(self, **attributes: Any) -> LevelImages:
+        """A copy with these attributes in the place of its own."""
+        other = copy.copy(self)
+        vars(other).update(attributes)
+        return other
 
 
 @dataclass(frozen=True)

@@ -171,8 +171,8 @@ def _divided(images: LevelImages, emoji: Sequence[str], groups: Sequence[str], a
     plainest = _plainest(emoji, groups)
     parts = {part: images.chosen(_numbers(plainest[base] for base in bases[part])) for part in ("test", "validation")}
     trained = set(bases["train"])
-    trained_on = _numbers(i for i, group in enumerate(groups) if group in trained)
-    parts["train"] = images.chosen(trained_on).in_groups([groups[i] for i in trained_on.tolist()])
+    trained_on = images.chosen(_numbers(i for i, group in enumerate(groups) if group in trained))
+    parts["train"] = trained_on.in_groups(trained_on.columns[GROUP])
     uses = {"train": "train on", "validation": "validate with", "test": "test with"}
     counts = ", ".join(f"{len(bases[part])} to {use}" for part, use in uses.items() if bases[part])
     if not bases["validation"]:
