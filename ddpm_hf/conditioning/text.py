@@ -22,6 +22,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ..runtime.hashing import add_weights
 from .captions import PROMPT, caption_fault
 from .classes import OWN_CONFIG_KEY
 from .columns import Columns
@@ -92,6 +93,7 @@ def width_of_text(unet_config: Mapping[str, Any]) -> int | None:
 
 # What does not change embeddings: settings of a tokenizer's last call, and how a configuration was saved.
 OF_THE_LAST_CALL = ("truncation", "padding")
+POOLER = "pooler."  # weights that are not used, and may be random
 OF_THE_FILE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 
 
@@ -186,10 +188,8 @@ class TextEncoder:
         kinds = (type(tokenizer).__name__, type(self.model).__name__, self.max_length, self.masks_padding)
         for part in (kinds, _without(tokens, OF_THE_LAST_CALL), _without(config, OF_THE_FILE)):
             digest.update(json.dumps(part, sort_keys=True, default=str).encode())
-        for name, weight in sorted(self.model.state_dict().items()):
-            if not name.startswith("pooler."):  # is not used, and may be random
-                digest.update(name.encode())
-                digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        weights = self.model.state_dict().items()
+        add_weights(digest, {name: weight for name, weight in weights if not name.startswith(POOLER)})
         return digest.hexdigest()
 
 

@@ -7,25 +7,19 @@ those of another autoencoder, or of one that has changed, are never read. A file
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 from pathlib import Path
 from typing import Protocol
 
-import datasets
 import torch
-from filelock import FileLock
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..conditioning.columns import Columns, chosen, with_first
 from ..diffusion.diagonal_gaussian import DiagonalGaussian
-from ..runtime.output_folder import write_file
 from ..runtime.progress import progress_bar
 from ..runtime.randomness import BatchAddress, Use, noise_like
 from .level_images import LevelImages
+from .stored_tensors import folder_in_cache, stored
 
 
 FOLDER = "ddpm_hf_latents"  # in the cache of `datasets`
@@ -62,8 +56,8 @@ class LatentImages(LevelImages):
         own, mirrored = levels.chunk(2, dim=1)
         return torch.cat([mirrored, own], dim=1)
 
-    def _drawn(self, stored: Tensor, first: int, seed: int, step: int) -> Tensor:
-        mean, log_variance = stored[:, : 2 * self.shape[0]].chunk(2, dim=1)
+    def _drawn(self, posteriors: Tensor, first: int, seed: int, step: int) -> Tensor:
+        mean, log_variance = posteriors[:, : 2 * self.shape[0]].chunk(2, dim=1)
         return mean + torch.exp(0.5 * log_variance) * noise_like(mean, first, seed, step, Use.LATENTS)
 
     def __getitem__(self, i: int) -> Tensor:
@@ -85,7 +79,7 @@ class LatentImages(LevelImages):
 
 def cache_folder(cache_dir: str | None) -> Path:
     """The folder of the latents: in `cache_dir`, or in the cache of Hugging Face."""
-    return Path(cache_dir or datasets.config.HF_CACHE_HOME).expanduser() / FOLDER
+    return folder_in_cache(cache_dir, FOLDER)
 
 
 def latents_of(
@@ -112,15 +106,9 @@ def latents_of(
         BadImage: for an image that cannot be read.
     """
     key = {"encoder": fingerprint, "images": digest_of(images), "mirrored": str(with_mirrored)}
-    path = folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.safetensors"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):  # other processes wait for the one that computes them
-        stored = _read(path, key)
-        if stored is None:
-            computed = _computed(images, encoder, device, batch_size, with_mirrored)
-            write_file(path, lambda partial: save_file({POSTERIORS: computed}, partial, metadata=key))
-            stored = _read(path, key)
-    return LatentImages(stored, stored.shape[1] // (4 if with_mirrored else 2), images)
+    how = (images, encoder, device, batch_size, with_mirrored)
+    posteriors = stored(folder, key, lambda: {POSTERIORS: _computed(*how)})[POSTERIORS]
+    return LatentImages(posteriors, posteriors.shape[1] // (4 if with_mirrored else 2), images)
 
 
 def digest_of(images: LevelImages) -> str:
@@ -148,11 +136,3 @@ def _computed(
     if not bool(posteriors.isfinite().all()):
         raise ValueError("The latents are not finite for some images; run the autoencoder in float32.")
     return posteriors.contiguous()
-
-
-def _read(path: Path, key: dict[str, str]) -> Tensor | None:
-    """The tensor of a file, in mapped memory; None if it is not there, is damaged, or is of something else."""
-    with contextlib.suppress(FileNotFoundError, SafetensorError), safe_open(path, framework="pt") as file:
-        if file.metadata() == key:
-            return file.get_tensor(POSTERIORS)
-    return None

@@ -7,24 +7,17 @@ or an encoder that has changed, never reads it. A file that is damaged is writte
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-import datasets
 import torch
-from filelock import FileLock
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..conditioning.text import Embedded, TextEncoder
-from ..runtime.output_folder import write_file
 from ..runtime.progress import progress_bar
+from .stored_tensors import folder_in_cache, hash_of, stored
 
 
 AT_ONCE = 64  # captions in a call of the encoder
@@ -33,7 +26,7 @@ FOLDER = "ddpm_hf_text_embeddings"  # in the cache of `datasets`
 
 def cache_folder(cache_dir: str | None) -> Path:
     """The folder of the embeddings: in `cache_dir`, or in the cache of Hugging Face."""
-    return Path(cache_dir or datasets.config.HF_CACHE_HOME).expanduser() / FOLDER
+    return folder_in_cache(cache_dir, FOLDER)
 
 
 class Place(NamedTuple):
@@ -96,18 +89,12 @@ class StoredEmbeddings:
 
     def _add(self, captions: list[str]) -> None:
         """Take captions, sorted, from their file, which is written if it is not there."""
-        key = {"encoder": self.fingerprint, "captions": _hash_of(captions)}
-        path = self.folder / f"{_hash_of(list(key.values()))[:32]}.safetensors"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):  # other processes wait for the one that computes them
-            stored = _read(path, key)
-            if stored is None:
-                write_file(path, lambda partial: save_file(self._computed(captions), partial, metadata=key))
-                stored = _read(path, key)
-        starts = [0, *torch.tensor([self._stored(n) for n in stored["lengths"].tolist()]).cumsum(0).tolist()]
+        key = {"encoder": self.fingerprint, "captions": hash_of(captions)}
+        found = stored(self.folder, key, lambda: self._computed(captions))
+        starts = [0, *torch.tensor([self._stored(n) for n in found["lengths"].tolist()]).cumsum(0).tolist()]
         file = len(self._states)
-        self._states.append(stored["states"])
-        for caption, start, length in zip(captions, starts, stored["lengths"].tolist(), strict=False):
+        self._states.append(found["states"])
+        for caption, start, length in zip(captions, starts, found["lengths"].tolist(), strict=False):
             self._places[caption] = Place(file, start, length)
 
     def _computed(self, captions: list[str]) -> dict[str, Tensor]:
@@ -130,15 +117,3 @@ class StoredEmbeddings:
 def _require_padding_at_the_end(mask: Tensor) -> None:
     if not bool((mask[:, :-1] >= mask[:, 1:]).all()):
         raise ValueError("`padding_side` of the tokenizer must be 'right'.")
-
-
-def _hash_of(strings: list[str]) -> str:
-    return hashlib.sha256(json.dumps(strings).encode()).hexdigest()
-
-
-def _read(path: Path, key: dict[str, str]) -> dict[str, Tensor] | None:
-    """The tensors of a file; None if it is not there, is damaged, or is of something else."""
-    with contextlib.suppress(FileNotFoundError, SafetensorError), safe_open(path, framework="pt") as file:
-        if file.metadata() == key:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-    return None

@@ -13,6 +13,7 @@ from ..data.level_images import LevelImages
 from ..hub_errors import HubError, hub_errors
 from ..likelihood.decoder_law import measured_decoder_scale
 from ..pipelines.autoencoders import Autoencoder, decoder_law_config
+from ..runtime.hashing import add_weights
 from ..runtime.randomness import Use, generator_of
 
 
@@ -65,9 +66,7 @@ def fingerprint_of(model: ModelMixin) -> str:
     """A hash of all that the latents depend on: weights, architecture and scale."""
     config = {name: value for name, value in model.config.items() if not name.startswith("_")}
     digest = hashlib.sha256(json.dumps([type(model).__name__, config], sort_keys=True, default=str).encode())
-    for name, weight in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    add_weights(digest, model.state_dict())
     return digest.hexdigest()
 
 
