@@ -93,8 +93,8 @@ def width_of_text(unet_config: Mapping[str, Any]) -> int | None:
 
 # What does not change embeddings: settings of a tokenizer's last call, and how a configuration was saved.
 OF_THE_LAST_CALL = ("truncation", "padding")
-POOLER = "pooler."  # weights that are not used, and may be random
 OF_THE_FILE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+POOLER = "pooler."  # weights that are not used, and may be random
 
 
 # --- encoders --------------------------------------------------------------------------------------------------------

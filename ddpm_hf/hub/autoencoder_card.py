@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..schedulers.configuration import OWN_CONFIG_KEY
+
 
 AUTOENCODER_INDEX = "config.json"  # in the folder of a model that is saved alone
 AUTOENCODER_TEMPLATE = Path(__file__).with_name("autoencoder_card.md")
@@ -36,7 +38,7 @@ def autoencoder_facts(config: Mapping[str, Any]) -> dict[str, Any]:
     """The template's values that come from the configuration."""
     size, factor = config["sample_size"], 2 ** (len(config["block_out_channels"]) - 1)
     sides = [size, size] if isinstance(size, int) else list(size)
-    own = (config.get("_ddpm_hf") or {}).get("autoencoder") or {}
+    own = (config.get(OWN_CONFIG_KEY) or {}).get("autoencoder") or {}
     scales = [math.exp(value) for value in own.get("log_scale", [])]
     return {
         "channels": config["in_channels"],

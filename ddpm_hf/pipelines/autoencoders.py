@@ -29,7 +29,8 @@ from typing_extensions import Self
 
 from ..diffusion.diagonal_gaussian import DiagonalGaussian
 from ..diffusion.numerics import HALF_PRECISION, require_samples, upcast
-from ..likelihood.decoder_law import DecoderLaw
+from ..likelihood.batches import Batches
+from ..likelihood.decoder_law import DecoderLaw, measured_decoder_scale
 from ..schedulers.configuration import OWN_CONFIG_KEY
 
 
@@ -129,6 +130,11 @@ def decoder_law_config(law: DecoderLaw) -> dict[str, Any]:
     return {OWN_CONFIG_KEY: {AUTOENCODER: {"log_scale": law.numbers, "num_levels": law.num_levels}}}
 
 
+def factor_of(config: Mapping[str, Any]) -> int:
+    """How many times as wide and high images are as their latents, for an autoencoder with this configuration."""
+    return 2 ** (len(config["block_out_channels"]) - 1)
+
+
 @torch.no_grad()
 def with_scaling_factor(model: ModelMixin) -> ModelMixin:
     """The autoencoder with a `scaling_factor` alone, the only scale that all stock pipelines use.
@@ -208,7 +214,7 @@ class Autoencoder:
     @property
     def factor(self) -> int:
         """How many times as wide and as high the images are as their latents."""
-        return 2 ** (len(self.config["block_out_channels"]) - 1)
+        return factor_of(self.config)
 
     def latent_shape(self, image_shape: Sequence[int]) -> tuple[int, ...]:
         """The shape of the latents of one image (channels, height, width).
@@ -310,6 +316,17 @@ class Autoencoder:
                 " of the error around it; `ddpm-hf measure` gives it the scale."
             )
         return self.law
+
+    def measure_law(self, batches: Batches, num_levels: int, generator: torch.Generator | None = None) -> None:
+        """Record the p(x | z) that fits images best in the configuration, unless it has one already.
+
+        Args:
+            batches, num_levels, generator: as for `measured_decoder_scale`.
+        """
+        if self.law is None:
+            law = measured_decoder_scale(self, batches, num_levels=num_levels, generator=generator)
+            self.model.register_to_config(**decoder_law_config(law))
+            self.config = self.model.config
 
     @property
     def num_levels(self) -> int:

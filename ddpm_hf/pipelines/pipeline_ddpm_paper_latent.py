@@ -20,7 +20,6 @@ from ..conditioning.text import TextConditioner, TextEncoder
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.numerics import is_number
 from ..likelihood.batches import Batches
-from ..likelihood.decoder_law import measured_decoder_scale
 from ..likelihood.importance_weighting import ImportanceWeightedBits
 from ..likelihood.latents import (
     LatentBitsPerDim,
@@ -28,7 +27,7 @@ from ..likelihood.latents import (
     latent_importance_weighted_bits_per_dim,
 )
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
-from .autoencoders import Autoencoder, decoder_law_config, with_scaling_factor
+from .autoencoders import Autoencoder, with_scaling_factor
 from .class_labels import class_arguments, number_of_labels
 from .denoising_step import DenoisingStep
 from .guidance import Guidance
@@ -237,9 +236,7 @@ class DDPMPaperLatentPipeline(TextPipeline):
         """
         if not self.autoencoder.has_posterior:
             return
-        if self.autoencoder.law is None:
-            law = measured_decoder_scale(self.autoencoder, batches, num_levels=num_levels, generator=generator)
-            self.vae.register_to_config(**decoder_law_config(law))
+        self.autoencoder.measure_law(batches, num_levels, generator)
         self.require_likelihood(num_levels)
 
     def bits_per_dim(

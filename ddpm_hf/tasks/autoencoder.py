@@ -11,9 +11,10 @@ from diffusers import AutoencoderKL
 
 from ..data.arguments import EmojiDataArguments
 from ..data.level_images import ImageData
+from ..pipelines.autoencoders import factor_of
 from ..runtime.arguments import decided
 from .autoencoder_arguments import AutoencoderModelArguments, ElboArguments
-from .autoencoder_model import LikelihoodAutoencoder, factor_of
+from .autoencoder_model import LikelihoodAutoencoder
 from .captioned_images import load_plain_images
 from .pixels import PixelTask
 from .presets import AUTOENCODER_PRESETS, check_preset

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..conditioning.classes import OWN_CONFIG_KEY
 from ..likelihood.decoder_law import DecoderLaw
-from ..pipelines.autoencoders import decoder_law_config, with_scaling_factor
+from ..pipelines.autoencoders import Autoencoder, decoder_law_config, with_scaling_factor
 
 
 FIRST_LOG_SCALE = -1.0  # wider than the errors of any trained decoder
@@ -56,10 +56,9 @@ class LikelihoodAutoencoder(ModelMixin, ConfigMixin):
         """The logarithm of the standard deviation of p(x | z), `[C]`."""
         return RATE_OF_THE_SCALE * self.slow_log_scale
 
-    def latent_shape(self, image_shape: tuple[int, ...]) -> tuple[int, int, int]:
+    def latent_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the latents of an image (C, H, W)."""
-        factor = factor_of(self.vae.config)
-        return self.vae.config["latent_channels"], image_shape[1] // factor, image_shape[2] // factor
+        return Autoencoder(self.vae).latent_shape(image_shape)
 
     def forward(self, x: Tensor, noise: Tensor) -> Coded:
         """Encode images, and decode z = mean + σ · noise.
@@ -82,11 +81,6 @@ class LatentMoments(NamedTuple):
     def overall_std(self) -> float:
         """The standard deviation over all channels, once each has mean 0."""
         return math.sqrt(sum(std**2 for std in self.std) / len(self.std))
-
-
-def factor_of(config: dict[str, Any]) -> int:
-    """How many times as wide and as high the images are as their latents."""
-    return 2 ** (len(config["block_out_channels"]) - 1)
 
 
 @torch.no_grad()

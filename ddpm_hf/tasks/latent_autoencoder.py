@@ -11,8 +11,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, ModelMixin, VQModel
 
 from ..data.level_images import LevelImages
 from ..hub_errors import HubError, hub_errors
-from ..likelihood.decoder_law import measured_decoder_scale
-from ..pipelines.autoencoders import Autoencoder, decoder_law_config
+from ..pipelines.autoencoders import Autoencoder
 from ..runtime.hashing import add_weights
 from ..runtime.randomness import Use, generator_of
 
@@ -79,12 +78,8 @@ def with_law(model: ModelMixin, images: LevelImages, device: torch.device) -> Au
     autoencoder = Autoencoder(model.to(device))
     autoencoder.require_posterior()
     autoencoder.latent_shape(images.shape)
-    if autoencoder.law is None:
-        some = (x.to(device) for x in images.batches(16, MEASURED))
-        draws = generator_of(Use.MEASURING, 0)
-        law = measured_decoder_scale(autoencoder, some, num_levels=images.num_levels, generator=draws)
-        model.register_to_config(**decoder_law_config(law))
-        autoencoder = Autoencoder(model)
+    some = (x.to(device) for x in images.batches(16, MEASURED))
+    autoencoder.measure_law(some, images.num_levels, generator_of(Use.MEASURING, 0))
     if autoencoder.num_levels != images.num_levels:
         raise ValueError(
             f"`autoencoder` is for images of {autoencoder.num_levels} levels, but the data have {images.num_levels};"
