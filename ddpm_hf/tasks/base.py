@@ -15,10 +15,6 @@ from ..data.batches import BatchShard, TrainingBatches
 from ..data.image_streams import ImageStream
 from ..data.level_images import ImageData, LevelImages
 from ..diffusion.denoiser import Denoiser
-from ..likelihood.batches import Batches
-from ..likelihood.importance_weighting import ImportanceWeightedBits, importance_weighted_bits_per_dim
-from ..likelihood.latents import LatentBitsPerDim
-from ..likelihood.variational import BitsPerDim, bits_per_dim
 from ..results import RunFacts
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .arguments import DiffusionArguments
@@ -163,8 +159,8 @@ class DiffusionTask(Task):
     def pipeline(self, model: ModelMixin, scheduler: DDPMPaperScheduler) -> DiffusionPipeline:
         """The pipeline that samples and saves the model.
 
-        It has `denoiser`, `conditioners` and `example_shape` as `DDPMPaperPipeline` has them, and takes the columns
-        of its conditioners as arguments.
+        It has `denoiser`, `conditioners`, `example_shape`, `bits_per_dim` and `importance_weighted_bits_per_dim` as
+        `DDPMPaperPipeline` has them, and takes the columns of its conditioners as arguments.
         """
 
     def training_images(self, data: ImageData) -> LevelImages | ImageStream:
@@ -174,27 +170,3 @@ class DiffusionTask(Task):
     def facts(self, data: ImageData) -> RunFacts:
         """Facts for metrics.json that differ from those of `data.train`, or come in addition."""
         return {}
-
-    def bits_per_dim(
-        self,
-        denoise: Denoiser,
-        scheduler: DDPMPaperScheduler,
-        batches: Batches,
-        *,
-        num_evaluations: int | None,
-        generator: torch.Generator,
-    ) -> BitsPerDim | LatentBitsPerDim:
-        """The bound of the examples in bits/dim; override it if x_0 is not the data, but for example latents."""
-        return bits_per_dim(denoise, scheduler, batches, num_evaluations=num_evaluations, generator=generator)
-
-    def importance_weighted_bits_per_dim(
-        self,
-        denoise: Denoiser,
-        scheduler: DDPMPaperScheduler,
-        batches: Batches,
-        *,
-        num_paths: int,
-        generator: torch.Generator,
-    ) -> ImportanceWeightedBits:
-        """The importance-weighted bound of the examples in bits/dim; override it together with `bits_per_dim`."""
-        return importance_weighted_bits_per_dim(denoise, scheduler, batches, num_paths=num_paths, generator=generator)

@@ -8,7 +8,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from diffusers import UNet2DModel
 
@@ -18,10 +17,6 @@ from ..data.latents import LatentImages, cache_folder, latents_of
 from ..data.level_images import ImageData, LevelImages
 from ..data.loading import load_images
 from ..data.openmoji import load_openmoji
-from ..diffusion.denoiser import Denoiser
-from ..likelihood.batches import Batches
-from ..likelihood.importance_weighting import ImportanceWeightedBits
-from ..likelihood.latents import LatentBitsPerDim, latent_bits_per_dim, latent_importance_weighted_bits_per_dim
 from ..pipelines.autoencoders import Autoencoder
 from ..pipelines.pipeline_ddpm_paper_latent import DDPMPaperLatentPipeline
 from ..results import RunFacts
@@ -105,34 +100,6 @@ class LatentTask(ImageTask):
 
     def pipeline(self, model: UNet2DModel, scheduler: DDPMPaperScheduler) -> DDPMPaperLatentPipeline:
         return DDPMPaperLatentPipeline(self.autoencoder.model, model, scheduler)
-
-    # --- its likelihood ---
-
-    def bits_per_dim(
-        self,
-        denoise: Denoiser,
-        scheduler: DDPMPaperScheduler,
-        batches: Batches,
-        *,
-        num_evaluations: int | None,
-        generator: torch.Generator,
-    ) -> LatentBitsPerDim:
-        """The bound of images, in bits per dimension of the images."""
-        given = (denoise, scheduler, batches, self.autoencoder)
-        return latent_bits_per_dim(*given, num_evaluations=num_evaluations, generator=generator)
-
-    def importance_weighted_bits_per_dim(
-        self,
-        denoise: Denoiser,
-        scheduler: DDPMPaperScheduler,
-        batches: Batches,
-        *,
-        num_paths: int,
-        generator: torch.Generator,
-    ) -> ImportanceWeightedBits:
-        """The importance-weighted bound of images, in bits per dimension of the images."""
-        given = (denoise, scheduler, batches, self.autoencoder)
-        return latent_importance_weighted_bits_per_dim(*given, num_paths=num_paths, generator=generator)
 
     autoencoder: Autoencoder
 

@@ -46,7 +46,7 @@ def _score_by_paths(state: TrainState) -> Metrics:
         spacing = None if scheduler.denoising_errors is None else "optimal"
         scheduler.set_timesteps(steps_of_a_path(state), timestep_spacing=spacing)
     chosen = (state.accelerator, state.training.scoring_batch_size, count, state.training.seed)
-    bits = state.task.importance_weighted_bits_per_dim
+    bits = state.pipeline().importance_weighted_bits_per_dim
     result = score_by_paths(state.denoiser, scheduler, state.data.test, *chosen, count=bits)
     return {"importance_weighted": paths_report(result)}
 

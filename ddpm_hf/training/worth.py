@@ -58,7 +58,7 @@ def scored(
 ) -> BitsPerDim | LatentBitsPerDim:
     """The bound of images by this denoiser, with so many model calls per image, by all processes together."""
     chosen = (state.accelerator, state.training.scoring_batch_size, evaluations, state.training.seed)
-    return score(denoiser, state.scheduler, images, *chosen, count=state.task.bits_per_dim)
+    return score(denoiser, state.scheduler, images, *chosen, count=state.pipeline().bits_per_dim)
 
 
 def _retrieval(state: TrainState, images: LevelImages) -> float | None:
