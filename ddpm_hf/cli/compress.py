@@ -7,18 +7,16 @@ import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from ..compression.codec import Compressed
 from ..compression.entropy_coders import require_constriction
-from ..evaluation.arguments import ModelPathArguments
-from ..evaluation.scoring import load_pipeline
 from ..pipelines.compressing import compress as compress_images
 from ..runtime.arguments import help_text
 from ..runtime.errors import user_errors
 from ..runtime.output_folder import claim_file
 from ..runtime.progress import progress_bar
 from ..runtime.threads import use_all_cores
+from ..runtime.words import plural
+from .codec_models import load_for_codec
 from .running import run_script
 
 
@@ -62,7 +60,6 @@ def main() -> None:
 
 def compress(script: str, arguments: CompressionArguments) -> None:
     """Compress the images, and print where the bits are."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with user_errors(script):
         require_constriction()
         if not arguments.images:
@@ -70,10 +67,8 @@ def compress(script: str, arguments: CompressionArguments) -> None:
         if arguments.output is None:
             raise ValueError("`output` must name the file to write.")
         output = claim_file(arguments.output)
-        if arguments.model is None:
-            raise ValueError("`model` must name a folder or a model on the Hub.")
-        pipeline = load_pipeline(ModelPathArguments(arguments.model), device, "model")
-    use_all_cores(device)
+        pipeline = load_for_codec(arguments.model)
+    use_all_cores(pipeline.device)
     with user_errors(script):
         result = compress_images(
             arguments.images,
@@ -94,8 +89,8 @@ def compress(script: str, arguments: CompressionArguments) -> None:
 def described(result: Compressed, output: Path) -> str:
     """The lines that the verb prints."""
     lines = [
-        f"{len(result.content)} bytes, {result.bits_per_dim:.4f} bits/dim, for {result.images}"
-        f" image{'s' * (result.images != 1)}, {'lossless' if result.is_exact else 'lossy'}: {output}",
+        f"{len(result.content)} bytes, {result.bits_per_dim:.4f} bits/dim, for {plural(result.images, 'image')},"
+        f" {'lossless' if result.is_exact else 'lossy'}: {output}",
         f"= header {result.header_bytes} + names {result.names_bytes} + payload {result.payload_bytes} bytes",
     ]
     if result.direct_images:

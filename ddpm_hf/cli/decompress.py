@@ -6,16 +6,14 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, field
 
-import torch
-
 from ..compression.entropy_coders import require_constriction
-from ..evaluation.arguments import ModelPathArguments
-from ..evaluation.scoring import load_pipeline
 from ..pipelines.compressing import decompress as decompress_file
 from ..runtime.arguments import help_text
 from ..runtime.errors import user_errors
 from ..runtime.progress import progress_bar
 from ..runtime.threads import use_all_cores
+from ..runtime.words import plural
+from .codec_models import load_for_codec
 from .running import run_script
 
 
@@ -41,17 +39,14 @@ def main() -> None:
 
 def decompress(script: str, arguments: DecompressionArguments) -> None:
     """Write the images of a file into a folder."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with user_errors(script):
         require_constriction()
         if len(arguments.file) != 1:
             raise ValueError("Name one file: `ddpm-hf decompress F --model M --output DIR`.")
         if arguments.output is None:
             raise ValueError("`output` must name the folder to write.")
-        if arguments.model is None:
-            raise ValueError("`model` must name a folder or a model on the Hub.")
-        pipeline = load_pipeline(ModelPathArguments(arguments.model), device, "model")
-    use_all_cores(device)
+        pipeline = load_for_codec(arguments.model)
+    use_all_cores(pipeline.device)
     with user_errors(script):
         result = decompress_file(
             arguments.file[0],
@@ -62,4 +57,4 @@ def decompress(script: str, arguments: DecompressionArguments) -> None:
             progress=functools.partial(progress_bar, desc="decoding", unit="group"),
         )
     kind = "as they were compressed" if result.is_exact else "an approximation from a part of the file"
-    print(f"{len(result.pictures)} image{'s' * (len(result.pictures) != 1)}, {kind}: {arguments.output}")
+    print(f"{plural(len(result.pictures), 'image')}, {kind}: {arguments.output}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..compression.file_format import Contents, unpacked
 from ..runtime.arguments import help_text
 from ..runtime.errors import user_errors
+from ..runtime.words import plural
 from .running import run_script
 
 
@@ -46,7 +47,7 @@ def described(file: Contents) -> str:
         chain = "lossy: cut to a budget" if header.is_lossy else "lossless"
     return "\n".join(
         [
-            f"{header.mode}: {header.images} image{'s' * (header.images != 1)} of {header.channels} channels,"
+            f"{header.mode}: {plural(header.images, 'image')} of {header.channels} channels,"
             f" {header.height}x{header.width} pixels, {header.levels} levels; {names}",
             chain + ("; with classes" if header.is_labelled else ""),
             f"{total} bytes, {8 * total / (header.images * header.dimensions):.4f} bits/dim"

@@ -21,6 +21,7 @@ from ..pipelines.guidance import Guidance
 from ..pipelines.sampling_pipeline import SamplingPipeline
 from ..runtime.output_folder import write_file
 from ..runtime.randomness import Use, generator_of
+from ..runtime.words import plural
 from .style import BLUE, GREEN, VERMILION, plain_log_ticks
 
 
@@ -179,7 +180,7 @@ def save_overview(samples: Tensor, steps: int, result: BitsPerDim, path: Path) -
 
 def plot_bits(figure: plt.Figure, result: BitsPerDim) -> None:
     """The bits of every timestep, and beside them the three parts of the bound, which add up to it."""
-    examples = f"{result.num_examples} image{'' if result.num_examples == 1 else 's'}"
+    examples = plural(result.num_examples, "image")
     figure.suptitle(f"Where the bits go: {result.total:.3f} ± {result.standard_error:.3f} bits/dim on {examples}")
     by_timestep, parts = figure.subplots(1, 2, width_ratios=(3, 1))
     _plot_timesteps(by_timestep, result)

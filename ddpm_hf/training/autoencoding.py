@@ -18,6 +18,7 @@ from ..data.image_streams import ImageStream
 from ..data.level_images import ImageData, LevelImages
 from ..likelihood.elbo import ElboBits, channels_of_note
 from ..results import Metrics
+from ..runtime.words import plural
 from ..tasks.autoencoder import AutoencoderTask
 from ..tasks.autoencoder_arguments import check_elbo_arguments
 from ..tasks.autoencoder_model import stock_autoencoder
@@ -28,7 +29,7 @@ from .elbo_step import ElboResult, training_step
 from .method import Method
 from .plan import ends_of_epochs, pass_over_training_images, times_due, work_on
 from .run_clock import MEASURING, SAMPLING, SCORING, Work
-from .tracking import StepFigures, plural, tell
+from .tracking import StepFigures, tell
 
 
 class ElboFigures(StepFigures):

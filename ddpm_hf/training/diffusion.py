@@ -16,6 +16,7 @@ from ..data.level_images import ImageData, LevelImages
 from ..diffusion.timestep_sampling import ImportanceTimesteps
 from ..hub.push import INDEX
 from ..results import Metrics
+from ..runtime.words import plural
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from ..tasks.base import DiffusionTask
 from .arguments import TrainingArguments, check_training_arguments
@@ -25,7 +26,7 @@ from .method import Method, Score
 from .run_clock import MEASURING, SAMPLING, SCORING, Work
 from .state import TrainState
 from .step import StepResult, training_step
-from .tracking import Progress, plural
+from .tracking import Progress
 from .worth import scored
 
 

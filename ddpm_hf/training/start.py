@@ -9,10 +9,11 @@ import torch
 
 from ..data.notes import split_note
 from ..runtime.progress import RunProgress, duration
+from ..runtime.words import plural
 from .plan import expected_phases
 from .run_clock import SAVING, TRAINING, Phase
 from .run_state import RunState
-from .tracking import plural, tell, tell_passed_over
+from .tracking import tell, tell_passed_over
 
 
 PRECISIONS = {"no": "float32"}

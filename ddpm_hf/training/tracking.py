@@ -35,11 +35,6 @@ def tell_passed_over(count: int, sentence: str) -> None:
     tell(f"Passed over, {count} so far: {sentence}")
 
 
-def plural(count: int, noun: str) -> str:
-    """A number of things: "1 step", "2 steps"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s" if noun[-1] != "x" else f"{count} {noun}es"
-
-
 def check_logger(name: str) -> None:
     """Raise ValueError unless the tracker is installed."""
     if name == "none":
