@@ -125,6 +125,11 @@ def test_latents_have_no_likelihood_by_the_ode(images: Path, measured: Path, tmp
     assert done.code == 2 and "the ODE's likelihood of latents is not one of images" in done.output
 
 
+def test_the_error_of_latents_is_not_drawn_as_one_of_images(images: Path, measured: Path, tmp_path: Path) -> None:
+    done = run("evaluate.py", *options(images, measured, tmp_path / "out"), "--rate_distortion")
+    assert done.code == 2 and "`rate_distortion` must be False" in done.output
+
+
 def test_a_model_without_a_posterior_is_measured_for_few_steps_but_not_scored(images: Path, tmp_path: Path) -> None:
     stock, folder = tmp_path / "stock", tmp_path / "measured"
     latent_unconditional(DDIMScheduler(T, beta_end=0.5, clip_sample=False)).save_pretrained(stock)
