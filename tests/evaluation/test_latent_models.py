@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+from diffusers import DDIMScheduler
 from in_process import run
 from PIL import Image
-from tiny_pipelines import SIZE, autoencoder, latent_unconditional
+from tiny_pipelines import SIZE, diffusion_transformer, latent_unconditional
 
 from ddpm_hf.pipelines.loading import load_pipeline
 
@@ -41,19 +40,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def stock_dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dit")
-    torch.manual_seed(0)
-    transformer = DiTTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=4,
-        in_channels=4,
-        out_channels=8,
-        num_layers=1,
-        norm_num_groups=4,
-        sample_size=SIZE // 2,
-        num_embeds_ada_norm=2,
-    )
     scheduler = DDIMScheduler(T, beta_end=0.5, clip_sample=False)
-    DiTPipeline(transformer.eval(), autoencoder(4), scheduler).save_pretrained(folder)
+    diffusion_transformer(scheduler, num_classes=2).save_pretrained(folder)
     return folder
 
 

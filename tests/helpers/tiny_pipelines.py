@@ -173,7 +173,9 @@ def latent_unconditional(scheduler: SchedulerMixin, dtype: torch.dtype = torch.f
     return prepared(LDMPipeline(vqvae, unet, scheduler), dtype)
 
 
-def diffusion_transformer(scheduler: SchedulerMixin, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:
+def diffusion_transformer(
+    scheduler: SchedulerMixin, dtype: torch.dtype = torch.float32, num_classes: int = 1000
+) -> DiffusionPipeline:
     torch.manual_seed(5)
     transformer = DiTTransformer2DModel(
         num_attention_heads=2,
@@ -184,6 +186,6 @@ def diffusion_transformer(scheduler: SchedulerMixin, dtype: torch.dtype = torch.
         norm_num_groups=4,
         sample_size=SIZE // 2,
         patch_size=2,
-        num_embeds_ada_norm=1000,
+        num_embeds_ada_norm=num_classes,
     ).eval()
     return prepared(DiTPipeline(transformer, autoencoder(4), scheduler), dtype)

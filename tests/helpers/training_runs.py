@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import in_process
+import torch
 from hooks import few_digits
+from safetensors.torch import load_file
 from script_server import EXAMPLES, Script, ScriptServer
 
 from ddpm_hf.runtime.output_folder import LOCK
@@ -153,3 +155,11 @@ def assert_same(folder: Path, other: Path) -> None:
     assert sorted(one) == sorted(two), sorted(one.keys() ^ two.keys())
     others = [name for name in one if one[name] != two[name]]
     assert not others, others
+
+
+def reports_of_equal_weights(one: Path, two: Path, atol: float) -> list[Any]:
+    """What metrics.json has of two runs, whose models must have the same weights."""
+    weights = [load_file(folder / "unet" / "diffusion_pytorch_model.safetensors") for folder in (one, two)]
+    for name in weights[0]:
+        torch.testing.assert_close(weights[0][name], weights[1][name], rtol=0, atol=atol)
+    return [json.loads((folder / "metrics.json").read_text()) for folder in (one, two)]

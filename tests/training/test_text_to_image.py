@@ -25,7 +25,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from script_server import ScriptServer
 from tiny_text import bert, ours, save_encoder, text_unet
-from training_runs import LATEST, assert_same, ended, last_line
+from training_runs import LATEST, assert_same, ended, last_line, reports_of_equal_weights
 
 from ddpm_hf import DDPMPaperTextToImagePipeline
 from ddpm_hf.cli import evaluate
@@ -242,10 +242,7 @@ def test_two_processes_train_as_one(scripts: ScriptServer, assets: Path, tmp_pat
     divided = [*common, "--train_batch_size", 8, "--output_dir", two, "--cache_dir", tmp_path / "another"]
     for each in scripts.start_together(2, "text_to_image.py", *divided):
         ended(each)
-    weights = [load_file(folder / "unet" / "diffusion_pytorch_model.safetensors") for folder in (one, two)]
-    for name in weights[0]:
-        torch.testing.assert_close(weights[0][name], weights[1][name], rtol=0, atol=2e-3)
-    reports = [json.loads((folder / "metrics.json").read_text()) for folder in (one, two)]
+    reports = reports_of_equal_weights(one, two, atol=2e-3)
     for name in ("bits_per_dim", "bits_per_dim_unconditional"):
         assert reports[0][name] == pytest.approx(reports[1][name], rel=1e-2)
 
