@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ..data.arguments import CaptionedDataArguments
 from ..evaluation.arguments import EvaluationArguments, GuidanceArguments, ModelPathArguments, SampleArguments
+from ..evaluation.cascade_few_steps import score_few_steps
 from ..evaluation.cascades import (
     Stages,
     check_noise_level,
@@ -23,12 +25,16 @@ from ..evaluation.cascades import (
     told_of_most,
 )
 from ..evaluation.guiding import guidance_report
+from ..evaluation.quality_features import load_quality_features
+from ..evaluation.sample_quality import Judge
 from ..evaluation.sampling import draw_images
-from ..evaluation.scoring import load_as_they_are, split_of
+from ..evaluation.scoring import load_as_they_are, on_chain, split_of
 from ..likelihood.cascade import CascadeBitsPerDim
 from ..pipelines.guidance import Guidance
 from ..pipelines.sampling_pipeline import SamplingPipeline
 from ..reporting.figures import check_picture, save_grid
+from ..reporting.lines import quality_line
+from ..reporting.tables import few_steps_table
 from ..runtime.arguments import given_in
 from ..runtime.errors import user_errors
 from ..runtime.output_folder import claim_file, claim_folder, write_json
@@ -37,7 +43,7 @@ from ..runtime.threads import use_all_cores
 from .sample_requests import asked_by_turns, captions_of, check_sampling
 
 
-OF_ONE_MODEL = ("num_paths", "guidance_scales", "few_steps", "num_quality_samples", "num_flow_images", "gif", "image")
+OF_ONE_MODEL = ("num_paths", "guidance_scales", "num_flow_images", "rate_distortion", "gif", "image")
 
 
 def check_for_cascade(model: ModelPathArguments, arguments: EvaluationArguments | SampleArguments) -> None:
@@ -63,13 +69,27 @@ def evaluate_cascade(
         images = split_of(loaded, evaluation.split).spread(evaluation.max_images)
         prepare_to_score(stages, images, evaluation)
         guidances = guidances_of(stages, guiding)
+        for stage, steps in itertools.product(stages, evaluation.few_steps):  # raises now if there are too many steps
+            on_chain(stage, steps, "linspace")
+        train = split_of(loaded, "train") if evaluation.num_quality_samples else None
         folder = claim_folder(evaluation.output_dir, evaluation.overwrite_output_dir, accelerator)
     use_all_cores(accelerator.device)
     progress = functools.partial(progress_bar, desc="scoring", unit="batch", disable=not accelerator.is_main_process)
     result = score_cascade(stages, guidances, images, evaluation, accelerator, progress)
+    judge = None
+    if train is not None and accelerator.is_main_process:
+        judge = Judge(train, images, load_quality_features(evaluation, accelerator.device))
+    chains = score_few_steps(stages, guidances, images, evaluation, accelerator, judge)
     if accelerator.is_main_process:
         settings = {"split": evaluation.split, "num_levels": images.num_levels, **guidance_report(guiding)}
-        write_json(folder / "evaluation.json", settings | cascade_report(result, stages, evaluation))
+        compared = {} if judge is None else judge.report(images, evaluation.num_quality_samples)
+        report = settings | cascade_report(result, stages, evaluation) | {"few_steps": chains} | compared
+        write_json(folder / "evaluation.json", report)
+        if chains:
+            print(few_steps_table(chains))
+        if judge is not None:
+            real = compared["test_images_as_samples"]
+            print(quality_line(evaluation.num_quality_samples, judge.images, real))
         print(f"{result}; see {folder}")
 
 

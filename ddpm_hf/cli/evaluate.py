@@ -78,13 +78,13 @@ def evaluate(
     worth = worth_on_images(subject, result)
     guided = [subject.guided_by(scale).bound() for scale in evaluation.guidance_scales]
     if accelerator.is_main_process:
-        references = {} if judge is None else references_of(judge, subject.images, evaluation.num_quality_samples)
+        compared = {} if judge is None else judge.report(subject.images, evaluation.num_quality_samples)
         more = {
             **guidance_report(guiding),
             "importance_weighted": weighted,
             "few_steps": chains,
-            "test_images_as_samples": references,
-            **({} if judge is None else numbers_of(judge, evaluation)),
+            "test_images_as_samples": {},
+            **compared,
             "flow": flow,
             "rate_distortion": None if curve is None else curve_report(curve),
             "guidance": guided_report(guided, evaluation.guidance_scales, result, images),
@@ -123,17 +123,6 @@ def worth_on_images(subject: Subject, given: BitsPerDim) -> Worth | None:
         return score(denoiser, subject.pipeline.scheduler, images, *how, count=subject.pipeline.bits_per_dim)
 
     return worth_of(scored, denoiser, subject.images, given, evaluation.seed)
-
-
-def references_of(judge: Judge, images: LevelImages, count: int) -> dict[str, Any]:
-    """The figures of up to `count` real images, and how many these are: of fewer, distances are larger."""
-    figures = judge.references(images, count)
-    return {**figures, "images": min(count, len(images))} if figures else {}
-
-
-def numbers_of(judge: Judge, evaluation: EvaluationArguments) -> dict[str, int]:
-    """How many samples are compared with how many training images."""
-    return {"quality_samples": evaluation.num_quality_samples, "quality_training_images": judge.images}
 
 
 def choose_subject(

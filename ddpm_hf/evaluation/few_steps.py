@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from .sample_quality import Judge
+from .scoring import spacings_of
 from .subject import Subject
 
 
@@ -25,8 +26,7 @@ def score_few_steps(subject: Subject, judge: Judge | None) -> list[dict[str, Any
         subject: the model under evaluation.
         judge: measures the samples; None on processes that do not write.
     """
-    is_measured = subject.pipeline.scheduler.denoising_errors is not None
-    spacings = ("linspace", "optimal") if is_measured else ("linspace",)
+    spacings = spacings_of([subject.pipeline.scheduler])
     draws_samples = subject.evaluation.num_quality_samples > 0
 
     def judged(draw: Callable[..., Tensor], *arguments: Any) -> dict[str, float]:

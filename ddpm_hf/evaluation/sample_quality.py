@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
@@ -63,6 +64,20 @@ class Judge:
         """The same figures of up to `count` real images."""
         real, _ = images.spread(count).batch(0, count)
         return self._figures(real) if len(real) > 1 else {}
+
+    def report(self, images: LevelImages, count: int) -> dict[str, Any]:
+        """How many samples are compared with how many training images, and the same figures of real images.
+
+        Args:
+            images: the real ones; `count` of them, or fewer, of which distances are larger.
+            count: how many samples there are.
+        """
+        figures = self.references(images, count)
+        return {
+            "quality_samples": count,
+            "quality_training_images": self.images,
+            "test_images_as_samples": {**figures, "images": min(count, len(images))} if figures else {},
+        }
 
     def _figures(self, images: Tensor) -> dict[str, float]:
         rows, pixels = {each.key: each.of(images) for each in self.features}, PIXELS.of(images)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import torch
@@ -62,6 +62,21 @@ def follow(scheduler: DDPMPaperScheduler, num_levels: int | None, chain: ChainAr
     steps = len(scheduler) if chain.num_inference_steps is None else chain.num_inference_steps
     scheduler.set_timesteps(steps, timestep_spacing=chain.timestep_spacing)
     return scheduler
+
+
+def on_chain(pipeline: SamplingPipeline, steps: int, spacing: str) -> SamplingPipeline:
+    """The same model on a chain of `steps` steps, without a progress bar."""
+    chain = DDPMPaperScheduler.from_config(pipeline.scheduler.config)
+    chain.set_timesteps(steps, timestep_spacing=spacing)
+    chained = pipeline.with_scheduler(chain)
+    chained.set_progress_bar_config(disable=True)
+    return chained
+
+
+def spacings_of(schedulers: Sequence[DDPMPaperScheduler]) -> tuple[str, ...]:
+    """How short chains are spaced: evenly, and optimally where the errors of all models are known."""
+    is_measured = all(scheduler.denoising_errors is not None for scheduler in schedulers)
+    return ("linspace", "optimal") if is_measured else ("linspace",)
 
 
 def score(

@@ -21,10 +21,9 @@ from ..likelihood.ode import OdeBitsPerDim, ode_bits_per_dim
 from ..likelihood.variational import BitsPerDim
 from ..pipelines.guidance import Guidance
 from ..pipelines.sampling_pipeline import SamplingPipeline
-from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .arguments import EvaluationArguments
 from .sampling import draw_images, draw_images_by_ode
-from .scoring import by_batches, paths_report, score, score_by_paths
+from .scoring import by_batches, on_chain, paths_report, score, score_by_paths
 
 
 ODE_TOLERANCE = 1e-3  # relative and absolute: tighter ones change bits/dim by less than its standard error
@@ -112,11 +111,7 @@ class Subject:
 
     def on_chain(self, steps: int, spacing: str) -> Subject:
         """The same model on a chain of `steps` steps, without a progress bar."""
-        chain = DDPMPaperScheduler.from_config(self.pipeline.scheduler.config)
-        chain.set_timesteps(steps, timestep_spacing=spacing)
-        chained = self.pipeline.with_scheduler(chain)
-        chained.set_progress_bar_config(disable=True)
-        return dataclasses.replace(self, pipeline=chained)
+        return dataclasses.replace(self, pipeline=on_chain(self.pipeline, steps, spacing))
 
     def samples(self, steps: int, spacing: str, eta: float | None = None, solver_order: int = 1) -> Tensor:
         """Samples of a chain in [0, 1], as many as `num_quality_samples`."""

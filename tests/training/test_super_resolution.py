@@ -335,6 +335,24 @@ def test_a_cascade_is_scored_by_all_of_its_stages(cascade: tuple[Path, Path], im
     assert found["noisy"]["bits_per_dim_cascade"] != found["cascade"]["bits_per_dim_cascade"]
 
 
+def test_a_cascade_in_few_steps(cascade: tuple[Path, Path], images: Path, tmp_path: Path) -> None:
+    """Its bounds are those of its stages in as many steps, and its samples are compared with training images."""
+    data = ["--train_data_dir", images / "images", "--test_fraction", 0.25, "--num_evaluations", 3, "--few_steps", 3]
+    rows, more = {}, ["--num_quality_samples", 4]
+    for name, flags in {
+        "cascade": ["--cascade", *cascade, *more],
+        "first": ["--model_name_or_path", cascade[0], "--resolution", 4, "--low_resolution_of", 8],
+        "second": ["--model_name_or_path", cascade[1]],
+    }.items():
+        done = in_process.run("evaluate.py", *data, *flags, "--output_dir", tmp_path / name)
+        assert done.code == 0, done.output
+        rows[name] = json.loads((tmp_path / name / "evaluation.json").read_text())["few_steps"]
+    for row, first, second in zip(rows["cascade"], rows["first"], rows["second"], strict=True):
+        assert row["timestep_spacing"] == first["timestep_spacing"] == second["timestep_spacing"]
+        assert row["bits_per_dim"] == pytest.approx(first["bits_per_dim"] / 4 + second["bits_per_dim"], rel=1e-6)
+        assert row["frechet_distance_pixels"] > 0
+
+
 def test_a_cascade_is_sampled_stage_after_stage(cascade: tuple[Path, Path], tmp_path: Path) -> None:
     grids = []
     for name, more in {"one": [], "by_two": ["--batch_size", 2], "noisy": ["--noise_level", 150]}.items():
