@@ -14,7 +14,9 @@ class DataArguments:
 
     _argument_group_name = "data"
 
-    dataset_name: str | None = field(default=None, metadata=help_text("A data set on the Hub, or a local path."))
+    dataset_name: str | None = field(
+        default=None, metadata=help_text("A data set on the Hub, a local path, or digits or openmoji, from packages.")
+    )
     dataset_config_name: str | None = field(default=None, metadata=help_text("The configuration of that data set."))
     train_data_dir: str | None = field(default=None, metadata=help_text("A local folder of images."))
     cache_dir: str | None = field(default=None, metadata=help_text("Folder for downloads."))

@@ -25,6 +25,7 @@ from .image_files import MODES, TAKE_OUT, BadImage, Header, ImageShape, content_
 from .image_streams import ImageStream, open_stream, own_splits
 from .level_images import ImageData, LevelImages
 from .notes import HeaderCounts, alternatives_notes, split_note
+from .openmoji import load_openmoji
 from .sources import image_column, open_source, told_of_archives
 from .squares import INTERPOLATIONS
 
@@ -36,11 +37,14 @@ datasets.disable_progress_bars()
 LoadDefault = Callable[[DataArguments, FindColumns], ImageData]
 """load(arguments, find_columns) -> the images if the arguments name no data."""
 
+PACKAGED: dict[str, LoadDefault] = {"digits": load_digits, "openmoji": load_openmoji}
+"""Data that packages hold, by the names that the arguments call them."""
+
 
 def load_images(
     arguments: DataArguments, find_columns: FindColumns = no_columns, load_default: LoadDefault = load_digits
 ) -> ImageData:
-    """The images that the arguments name; the default data if they name none.
+    """The images that the arguments name, of a package, a folder or the Hub; the default data if they name none.
 
     Args:
         arguments: the data arguments.
@@ -54,6 +58,8 @@ def load_images(
     _check(arguments)
     if arguments.dataset_name is None and arguments.train_data_dir is None:
         return load_default(arguments, find_columns)
+    if arguments.dataset_name in PACKAGED:
+        return PACKAGED[arguments.dataset_name](arguments, find_columns)
     name, splits, notes, listed, identity = open_source(arguments)
     is_local = Path(name).exists()
     features = splits["train"].features or splits["train"]._resolve_features().features

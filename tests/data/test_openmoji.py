@@ -25,14 +25,14 @@ from ddpm_hf.cli.train import prepare_run, run_arguments
 from ddpm_hf.conditioning.captions import PROMPT
 from ddpm_hf.conditioning.columns import Columns
 from ddpm_hf.data import openmoji
-from ddpm_hf.data.arguments import CaptionedDataArguments
+from ddpm_hf.data.arguments import CaptionedDataArguments, DataArguments
 from ddpm_hf.data.batches import BatchShard, TrainingBatches
 from ddpm_hf.data.emoji_names import base_of, caption_of
 from ddpm_hf.data.level_images import ImageData
 from ddpm_hf.data.openmoji import SIDE, Pen
 from ddpm_hf.results import checked
-from ddpm_hf.tasks.captioned_images import load_captioned_images
-from ddpm_hf.tasks.images import ImageTask
+from ddpm_hf.tasks.captioned_images import load_captioned_images, load_plain_images
+from ddpm_hf.tasks.images import ImageTask, load_labelled_images
 from ddpm_hf.training.facts import training_facts
 
 
@@ -248,6 +248,17 @@ def test_pictures_are_resized_as_files_are(few: None, tmp_path: Path) -> None:
         assert ours.train.num_levels == files.train.num_levels and ours.train.shape == files.train.shape
         apple = torch.from_numpy(picture_of(ours, "red apple")).permute(2, 0, 1)
         assert torch.equal(files.train.levels(0), apple)
+
+
+def test_any_model_may_have_these_pictures(few: None) -> None:
+    named = load_labelled_images(DataArguments(dataset_name="openmoji", resolution=16))
+    default = load_captioned_images(CaptionedDataArguments())
+    assert (named.name, named.hub_name) == (default.name, None)
+    assert torch.equal(named.train.batch(0, 99)[0], default.train.batch(0, 99)[0])
+    digits = load_plain_images(CaptionedDataArguments(dataset_name="digits"))
+    assert torch.equal(digits.test.batch(0, 297)[0], load_labelled_images(DataArguments()).test.batch(0, 297)[0])
+    with pytest.raises(ValueError, match="caption"):
+        load_captioned_images(CaptionedDataArguments(dataset_name="digits"))
 
 
 def test_large_pictures_are_drawn_large(few: None) -> None:
