@@ -98,14 +98,14 @@ TEXT_PRESETS: dict[str, Preset] = {
 # cores.
 SUPER_RESOLUTION_PRESETS: dict[str, Preset] = {
     "32": _text_network(32, 32, 64, 96, groups=16)
-    | _fit(24, 2_000, 50, 1e-3, 0.995, 0.1)
-    | _score(0, 36, num_paths=0, num_evaluations=20),
+    | _fit(8, 3_000, 50, 1e-3, 0.998, 0.0)
+    | _score(0, 36, num_paths=0, num_evaluations=8, max_measured_images=512, num_retrieval_images=0),
     "64": _text_network(64, 64, 96, 128, 192, groups=32)
     | _fit(32, 50_000, 200, 3e-4, 0.9995, 0.1)
-    | _score(0, 36, num_paths=0),
+    | _score(0, 36, num_paths=0, num_retrieval_images=0),
     "128": _text_network(128, 64, 64, 128, 192, 256, groups=32)
     | _fit(16, 100_000, 500, 2e-4, 0.9999, 0.1)
-    | _score(0, 16, num_paths=0),
+    | _score(0, 16, num_paths=0, num_retrieval_images=0),
 }
 
 

@@ -108,6 +108,13 @@ class TrainingArguments(QualityArguments, RunArguments):
     num_evaluations: int = field(
         default=50, metadata=help_text("Model calls per test image for the bits/dim, at most; 0 for all T.")
     )
+    num_retrieval_images: int = field(
+        default=128,
+        metadata=help_text(
+            "Test images, and as many training images, whose own caption is looked for among 16, for a model that is"
+            " told of text; 0 for none."
+        ),
+    )
     num_paths: int | None = field(
         default=None,
         metadata=help_text(
@@ -131,6 +138,8 @@ def check_training_arguments(training: TrainingArguments, diffusion: DiffusionAr
     if diffusion.snr_gamma is not None and (diffusion.objective != "simple" or not diffusion.snr_gamma > 0):
         raise ValueError("`snr_gamma` must be above 0, and weights L_simple; pass --objective simple with it.")
     check_num_evaluations(training.num_evaluations)
+    if training.num_retrieval_images < 0:
+        raise ValueError(f"`num_retrieval_images` must be at least 0, but is {training.num_retrieval_images}.")
     check_num_paths(training.num_paths or 0)
     if training.num_quality_samples < 0 or training.num_quality_samples == 1:  # one has no covariance
         raise ValueError(f"`num_quality_samples` must be 0, or at least 2, but is {training.num_quality_samples}.")

@@ -14,7 +14,7 @@ from .diffusion_scores import number_of_paths, steps_of_a_path
 from .plan import ends_of_epochs, pass_over_training_images, times_due, work_on
 from .run_clock import MEASURING, SAMPLING, SCORING, Work
 from .state import TrainState
-from .worth import RETRIEVED, calls_of_worth
+from .worth import calls_of_worth
 
 
 def work_of(state: TrainState) -> dict[str, Work]:
@@ -55,7 +55,8 @@ def _scoring(state: TrainState) -> Work:
     of_test = _evaluations(state, training.num_evaluations) + number_of_paths(state) * steps_of_a_path(state)
     extra, of_retrieval = calls_of_worth(state)
     of_test += extra * _evaluations(state, training.num_evaluations)
-    retrieved = sum(min(RETRIEVED, count) for count in (test, state.images_per_epoch or RETRIEVED))
+    most = training.num_retrieval_images
+    retrieved = sum(min(most, count) for count in (test, state.images_per_epoch or most))
     of_worth = work_on(state, retrieved).times(of_retrieval)
     return along_the_way.plus(of_averages).plus(work_on(state, test).times(of_test)).plus(of_worth)
 

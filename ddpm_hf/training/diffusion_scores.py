@@ -21,7 +21,7 @@ from ..results import BoundFigures, LatentFigures, Metrics, QualityFigures
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .state import TrainState
 from .training_images import training_images
-from .worth import RETRIEVED, is_worth_scored, scored, worth_figures
+from .worth import is_worth_scored, retrieval_figures, scored, worth_figures
 
 
 PATHS, IMAGES_ON_PATHS = 4, 512  # by default, of each of up to so many test images
@@ -73,7 +73,9 @@ def all_scores(state: TrainState, samples: Tensor) -> Metrics:
         figures = _score_report(result)
         weighted = _score_by_paths(state)
         if is_worth_scored(state):
-            weighted |= worth_figures(state, result, _some_training_images(state))
+            weighted |= worth_figures(state, result)
+            if state.training.num_retrieval_images:
+                weighted |= retrieval_figures(state, _some_training_images(state))
     if state.accelerator.is_main_process:
         quality = _quality(state, samples)
     return {**figures, **weighted, **quality}
@@ -81,11 +83,11 @@ def all_scores(state: TrainState, samples: Tensor) -> Metrics:
 
 def _some_training_images(state: TrainState) -> LevelImages:
     """As many training images as retrieval takes, in memory, with their columns."""
-    train = state.task.training_images(state.data)
+    train, count = state.task.training_images(state.data), state.training.num_retrieval_images
     if isinstance(train, LevelImages):
-        return train.spread(RETRIEVED)
-    batches = list(training_images(state, RETRIEVED, train))
-    x_0 = torch.cat([images for images, _ in batches])[:RETRIEVED].cpu()
+        return train.spread(count)
+    batches = list(training_images(state, count, train))
+    x_0 = torch.cat([images for images, _ in batches])[:count].cpu()
     levels = ((x_0 + 1) / 2 * (train.num_levels - 1)).round().to(torch.int32)
     columns = joined([columns for _, columns in batches])
     return LevelImages.in_memory(levels, train.num_levels, chosen(columns, slice(len(levels))))

@@ -17,8 +17,8 @@ INDIFFERENT = {
     *("train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "logger", "logging_dir"),
     *("save_images_epochs", "save_model_epochs", "validation_steps", "max_validation_images"),
     *("num_validation_evaluations", "checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint"),
-    *("num_evaluations", "num_paths", "num_quality_samples", "max_measured_images", "ddpm_num_inference_steps"),
-    *("skip_bad_images", "quality_features", "inception_weights"),
+    *("num_evaluations", "num_paths", "num_quality_samples", "num_retrieval_images", "max_measured_images"),
+    *("ddpm_num_inference_steps", "skip_bad_images", "quality_features", "inception_weights"),
     *("dataset_name", "mixed_precision"),  # the fingerprint has the images and the precision that result from them
 }
 # Arguments that older checkpoints do not know, and the values that they were written with.

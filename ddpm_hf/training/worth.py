@@ -14,7 +14,6 @@ from ..results import Metrics
 from .state import TrainState
 
 
-RETRIEVED = 128  # images whose conditioning is retrieved, of the training and of the test images
 RETRIEVAL_EVALUATIONS = 8  # model calls for each of them and each candidate
 
 
@@ -24,16 +23,15 @@ def is_worth_scored(state: TrainState) -> bool:
 
 
 def calls_of_worth(state: TrainState) -> tuple[int, int]:
-    """Model calls for each test image, and for each image whose conditioning is retrieved."""
+    """Model calls for each test image, and for each image whose own conditioning is looked for."""
     return (2, RETRIEVAL_EVALUATIONS * CANDIDATES) if is_worth_scored(state) else (0, 0)
 
 
-def worth_figures(state: TrainState, given: BitsPerDim | LatentBitsPerDim, training_images: LevelImages) -> Metrics:
+def worth_figures(state: TrainState, given: BitsPerDim | LatentBitsPerDim) -> Metrics:
     """What the conditioning is worth, of a run in which it is scored; the main process draws it by noise level.
 
     Args:
         given: the bound of the test images.
-        training_images: some training images.
     """
     name, test = state.conditioners.worth_name, state.data.test
     worth = worth_of(
@@ -45,11 +43,21 @@ def worth_figures(state: TrainState, given: BitsPerDim | LatentBitsPerDim, train
     )
     if state.accelerator.is_main_process:
         save_worth(worth.own, worth.shuffled, name, state.scheduler, state.folder / worth.picture)
-    return worth.report() | {
-        f"{name}_retrieval_accuracy": _retrieval(state, test),
+    return worth.report()
+
+
+def retrieval_figures(state: TrainState, training_images: LevelImages) -> Metrics:
+    """How often an image's own conditioning is the likeliest of several candidates.
+
+    Args:
+        training_images: as many as there are to be, which are asked about beside the test images.
+    """
+    name = state.conditioners.worth_name
+    return {
+        f"{name}_retrieval_accuracy": _retrieval(state, state.data.test),
         f"{name}_retrieval_accuracy_training": _retrieval(state, training_images),
         f"{name}_retrieval_candidates": CANDIDATES,
-        f"{name}_retrieval_images": RETRIEVED,
+        f"{name}_retrieval_images": state.training.num_retrieval_images,
     }
 
 
@@ -63,5 +71,5 @@ def scored(
 
 def _retrieval(state: TrainState, images: LevelImages) -> float | None:
     calls, seed = min(RETRIEVAL_EVALUATIONS, len(state.scheduler.timesteps)), state.training.seed
-    some = images.spread(RETRIEVED)
+    some = images.spread(state.training.num_retrieval_images)
     return retrieval_accuracy(lambda images: scored(state, state.denoiser, images, calls).per_example, some, seed)
