@@ -70,7 +70,7 @@ def measure_set(levels: Tensor, pipeline: SamplingPipeline, model: str, folder: 
     subprocess.run([sys.executable, "-c", FRESH, folder / "digits.ddpc", model, folder / "back"], check=True)
     back = [np.asarray(Image.open(path)) for path in sorted((folder / "back").glob("*.png"))]
     codec = codec_of(pipeline, None, None, 128)
-    chain = codec._sets.chain
+    chain = codec.sets.bits_back.chain
     rest = chain.scaled(levels[result.direct_images :])
     bounds = [bits_per_dim(chain.denoise, chain.diffusion, [rest], generator=torch.Generator().manual_seed(i)).total
               for i in range(noises)]  # fmt: skip
@@ -95,16 +95,20 @@ def measure_set(levels: Tensor, pipeline: SamplingPipeline, model: str, folder: 
 def measure_one(levels: Tensor, codec: Codec) -> dict[str, Any]:
     """The payload of a digit by itself, the error after each step, and whether every prefix decodes."""
     noise, writer, errors = SharedNoise(0, 0), SymbolWriter(), []
-    codec.single.write(writer.write, levels, {}, noise)
+    codec.single.progressive.write(writer.write, levels, {}, noise)
     payload = writer.to_bytes()
-    x_0 = codec.single.chain.scaled(levels)
+    x_0 = codec.single.progressive.chain.scaled(levels)
 
     def watch(estimate: Tensor) -> None:
         errors.append((estimate - x_0).square().mean().item())
 
-    decoded = codec.single.read(SymbolReader(payload, is_whole=True).read, tuple(levels.shape), {}, noise, watch)
+    decoded = codec.single.progressive.read(
+        SymbolReader(payload, is_whole=True).read, tuple(levels.shape), {}, noise, watch
+    )
     for size in range(len(payload)):
-        codec.single.read(SymbolReader(payload[:size], is_whole=False).read, tuple(levels.shape), {}, noise)
+        codec.single.progressive.read(
+            SymbolReader(payload[:size], is_whole=False).read, tuple(levels.shape), {}, noise
+        )
     return {"bits": 8 * len(payload), "errors": errors, "exact": decoded.levels.equal(levels)}
 
 
@@ -117,7 +121,7 @@ def measure_singles(levels: Tensor, codec: Codec) -> dict[str, Any]:
         "mean payload bits": statistics.fmean(bits),
         "standard error": statistics.stdev(bits) / len(bits) ** 0.5,
         "all exact": all(row["exact"] for row in each),
-        "times": list(codec.single.chain.diffusion.times),
+        "times": list(codec.single.progressive.chain.diffusion.times),
         "mean squared error after each step": [
             statistics.fmean(row) for row in zip(*(r["errors"] for r in each), strict=True)
         ],

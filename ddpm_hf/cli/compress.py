@@ -7,8 +7,8 @@ import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..compression.codec import Compressed
 from ..compression.entropy_coders import require_constriction
+from ..compression.images import Compressed
 from ..pipelines.compressing import compress as compress_images
 from ..runtime.arguments import help_text
 from ..runtime.errors import user_errors

@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..compression.codec import Codec, Compressed
+from ..compression.codec import Codec
 from ..compression.entropy_coders import require_constriction
 from ..compression.file_format import SPACINGS, check_names, unpacked
+from ..compression.images import Compressed
 from ..conditioning.classes import LABELS, ClassConditioner
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .exact_models import fingerprint_of, in_float64

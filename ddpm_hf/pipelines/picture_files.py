@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..compression.codec import Images
+from ..compression.images import Images
 
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}

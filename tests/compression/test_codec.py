@@ -13,11 +13,11 @@ from gaussian_codec import LEVELS, SHAPE, codec, diffusion, levels_of, posterior
 from torch import Tensor
 
 from ddpm_hf.compression import Codec, Images
-from ddpm_hf.compression.codec import _groups
 from ddpm_hf.compression.file_format import packed, unpacked
 from ddpm_hf.compression.names import packed_names, unpacked_names
 from ddpm_hf.compression.progressive import Progressive, coding_times
 from ddpm_hf.compression.reverse_channel import Chunk
+from ddpm_hf.compression.sets import groups
 from ddpm_hf.compression.shared_noise import SharedNoise
 from ddpm_hf.likelihood.variational import bits_per_dim
 
@@ -74,13 +74,13 @@ def test_a_learned_variance_and_classes_come_back() -> None:
 def test_the_net_length_of_a_set_is_the_bound() -> None:
     chosen, levels = codec(), levels_of(150)
     result = chosen.compress(Images(levels, tuple(map(str, range(150)))))
-    rest = chosen._sets.chain.scaled(levels[result.direct_images :])
+    rest = chosen.sets.bits_back.chain.scaled(levels[result.direct_images :])
     noises = [torch.Generator().manual_seed(seed) for seed in range(20)]
     bounds = [bits_per_dim(posterior_mean(0.1), diffusion(0.1), [rest], generator=each).total for each in noises]
     # Drawing latents is one more noise of the bound; the lattice costs some thousandths.
     assert abs(result.net_bits_per_dim - np.mean(bounds)) < 0.01 + 3 * np.std(bounds)
     assert result.initial_bits <= 160  # of the images that are not side by side with others
-    assert sum(size > 1 for size in [end - start for start, end in _groups(unpacked(result.content).header)]) > 3
+    assert sum(size > 1 for size in [end - start for start, end in groups(unpacked(result.content).header)]) > 3
 
 
 def test_files_do_not_depend_on_how_many_images_the_model_takes() -> None:
@@ -124,7 +124,7 @@ def test_distortion_is_that_of_the_rate_on_gaussian_data() -> None:
     """After a step the error of x̂_0 is Var(x_0 | x_t), which is D(R) at the rate of the steps so far."""
     variance, num_levels, count = 0.05, 256, 60
     chosen = Codec(posterior_mean(variance), diffusion(variance, num_levels), SHAPE)
-    code: Progressive = chosen.single
+    code: Progressive = chosen.single.progressive
     times, found = code.chain.diffusion.times, []
     assert len(times) > 3
     for i in range(count):
