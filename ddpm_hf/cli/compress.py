@@ -93,9 +93,10 @@ def described(result: Compressed, output: Path) -> str:
         f" {'lossless' if result.is_exact else 'lossy'}: {output}",
         f"= header {result.header_bytes} + names {result.names_bytes} + payload {result.payload_bytes} bytes",
     ]
-    if result.direct_images:
+    if result.direct_images or result.initial_bits:  # in every set
         lines.append(
-            f"{result.direct_images} coded directly, in {result.direct_bits} bits; initial bits {result.initial_bits}"
+            f"{plural(result.direct_images, 'image')} coded directly, in {result.direct_bits} bits; initial bits"
+            f" {result.initial_bits}"
         )
     if result.direct_images < result.images:
         lines.append(f"{result.net_bits_per_dim:.4f} bits/dim net")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from .entropy_coders import SymbolReader, require_constriction
 from .exact_chain import ExactChain
 from .file_format import FINGERPRINT_BYTES, Contents, Header, check_names, packed, unpacked
 from .images import Compressed, Images
-from .progressive import Progressive, progressive_diffusion
+from .progressive import Progressive, chunk_bits_of, progressive_diffusion
 from .sets import Progress, SetCode
 from .singles import SingleCode
 
@@ -65,7 +65,8 @@ class Codec:
         self._fault = ""
         try:
             progressive = progressive_diffusion(diffusion, self.dimensions)
-            self._single = SingleCode(Progressive(dataclasses.replace(chain, diffusion=progressive)), classes)
+            single = Progressive(dataclasses.replace(chain, diffusion=progressive), chunk_bits_of(self.dimensions))
+            self._single = SingleCode(single, classes)
         except ValueError as error:
             self._fault = str(error)
         self.sets = SetCode(BitsBack(chain), self._single, classes)
@@ -177,7 +178,7 @@ class Codec:
             return self._verified(content, images, 0, 0)
         payload = payload[: max_bytes - len(content)]
         header = dataclasses.replace(header, is_lossy=True)
-        decoded = self._decode_one(Contents(header, payload, 0, 0), is_whole=False)
+        decoded = self.single.read(SymbolReader(payload, is_whole=False).read, header, 0)
         header = dataclasses.replace(header, pixels=decoded.checksum)
         return self._verified(packed(header, payload), decoded, 0, 0)
 
@@ -200,7 +201,7 @@ class Codec:
             decoded = self.decompress(content, progress=progress)
         except ValueError as error:
             raise ValueError(f"The file did not decode to the images, and was not written: {error}") from error
-        if not torch.equal(decoded.levels.long(), images.levels.long()):
+        if not torch.equal(decoded.levels, images.levels.to(torch.uint8)):
             raise ValueError("The file did not decode to the images, and was not written.")
         header = file.header
         by_bits_back = (header.images - header.direct) * self.dimensions
@@ -233,21 +234,42 @@ class Codec:
             ValueError: if the file is damaged, or was made by another model; or if `max_bytes` is too small.
         """
         file = unpacked(content)
-        self._check_file(file, max_bytes)
-        if file.header.mode == "set":
-            images = self.sets.decode(file, progress or iter)
-        else:
-            images = self._decode_one(file, is_whole=file.is_whole and not file.header.is_lossy)
-        if file.is_whole and images.checksum != file.header.pixels:
-            raise ValueError(
-                "The file decodes to other pixels than were coded: it is damaged, or this machine differs."
-            )
-        if max_bytes is None or max_bytes >= len(content):
-            return images
-        short = dataclasses.replace(file, payload=file.payload[: max_bytes - len(content)])
-        return self._decode_one(short, is_whole=False)
+        self._check_file(file)
+        if file.header.mode == "progressive":
+            return self.prefixes(content, [len(content) if max_bytes is None else max_bytes])[0]
+        if max_bytes is not None:
+            raise ValueError("`max_bytes` is for files of the mode 'progressive'; a set is decoded as a whole.")
+        images = self.sets.decode(file, progress or iter)
+        _check_pixels(file, images)
+        return images
 
-    def _check_file(self, file: Contents, max_bytes: int | None) -> None:
+    def prefixes(self, content: bytes, sizes: Sequence[int]) -> list[Images]:
+        """The image of a progressive file from prefixes of it, all in the time that the file itself takes.
+
+        Args:
+            content: its bytes.
+            sizes: of the prefixes, in bytes.
+
+        Raises:
+            ValueError: as `decompress`, or if the file is a set.
+        """
+        file = unpacked(content)
+        self._check_file(file)
+        if file.header.mode == "set":
+            raise ValueError("Only files of the mode 'progressive' have prefixes; a set is decoded as a whole.")
+        least = file.header_bytes + file.names_bytes
+        for size in sizes:
+            require_count(max_bytes=size)
+            _check_budget(size, least)
+        is_lossless = file.is_whole and not file.header.is_lossy
+        lengths = [len(file.payload), *(size - least for size in sizes)]
+        whole, *found = self.single.read_prefixes(file.payload, lengths, is_lossless, file.header)
+        if is_lossless and not whole.is_exact:
+            raise ValueError("The file is damaged: its payload does not decode.")
+        _check_pixels(file, whole)
+        return found
+
+    def _check_file(self, file: Contents) -> None:
         header = file.header
         if header.shape != self.shape or header.levels != self.num_levels:
             raise ValueError(
@@ -259,17 +281,11 @@ class Codec:
         if header.direct > header.images or not header.images or not header.batch_size:
             raise ValueError("The file is damaged: its header contradicts itself.")
         check_names(header.names)
-        if max_bytes is not None:
-            require_count(max_bytes=max_bytes)
-            if header.mode == "set":
-                raise ValueError("`max_bytes` is for files of the mode 'progressive'; a set is decoded as a whole.")
-            _check_budget(max_bytes, file.header_bytes + file.names_bytes)
 
-    def _decode_one(self, file: Contents, is_whole: bool) -> Images:
-        images = self.single.read(SymbolReader(file.payload, is_whole).read, file.header, 0)
-        if is_whole and not images.is_exact:
-            raise ValueError("The file is damaged: its payload does not decode.")
-        return images
+
+def _check_pixels(file: Contents, images: Images) -> None:
+    if file.is_whole and images.checksum != file.header.pixels:
+        raise ValueError("The file decodes to other pixels than were coded: it is damaged, or this machine differs.")
 
 
 def _check_budget(max_bytes: int | None, least: int) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -40,7 +40,8 @@ from .reverse_channel import MOST_BITS, Chunk, Target
 from .shared_noise import SharedNoise
 
 
-CHUNK_BITS = 4  # longer chunks have less overhead, and take 2^bits longer to search
+CHUNK_BITS, SMALL_CHUNK_BITS = 4, 6  # longer chunks have less overhead in all, and take 2^bits longer to search
+MOST_SMALL = 256  # elements of an image that is quickly searched
 MOST_STEPS = 100
 LEAST_LOG_RATIO = 2.0**-9  # of σ² to β̃: below it the density ratio has no bound
 SHARE_BITS = 16  # of expected bits, rounded
@@ -62,9 +63,12 @@ class Decoded(NamedTuple):
     is_exact: bool
 
 
-def progressive_diffusion(
-    diffusion: GaussianDiffusion, dimensions: int, chunk_bits: int = CHUNK_BITS
-) -> GaussianDiffusion:
+def chunk_bits_of(dimensions: int) -> int:
+    """The expected bits of a chunk of images with so many elements."""
+    return SMALL_CHUNK_BITS if dimensions <= MOST_SMALL else CHUNK_BITS
+
+
+def progressive_diffusion(diffusion: GaussianDiffusion, dimensions: int) -> GaussianDiffusion:
     """The diffusion with the times, and for fixed variances with the variance, that serve progressive coding best.
 
     Raises:
@@ -75,15 +79,13 @@ def progressive_diffusion(
         raise ValueError("Progressive coding needs the model's `denoising_errors`; `ddpm-hf measure` measures them.")
     if diffusion.learns_of_neighbours:
         raise ValueError("Progressive coding skips times, and the variance_type 'learned' holds for neighbours only.")
-    times = coding_times(diffusion.schedule, errors, dimensions, chunk_bits)
+    times = coding_times(diffusion.schedule, errors, dimensions, chunk_bits_of(dimensions))
     is_fixed = diffusion.variance_type in FIXED_VARIANCE_TYPES
     chain = dataclasses.replace(diffusion, times=times)
     return dataclasses.replace(chain, variance_type="optimal", first_variance=None) if is_fixed else chain
 
 
-def coding_times(
-    schedule: NoiseSchedule, errors: DenoisingErrors, dimensions: int, chunk_bits: int = CHUNK_BITS
-) -> list[int]:
+def coding_times(schedule: NoiseSchedule, errors: DenoisingErrors, dimensions: int, chunk_bits: int) -> list[int]:
     """The times of the chain with the least expected length of a progressive code, ascending.
 
     Args:
@@ -95,7 +97,7 @@ def coding_times(
     bits = step_costs(schedule, errors) * (dimensions / LOG_2)
     chunks = torch.round(bits / chunk_bits).clamp(min=1)
     # The overhead of a chunk by its expected bits, as simulated.
-    overhead = chunks * (1.5 + 0.3 * bits / chunks).clamp(max=2.6)
+    overhead = chunks * (1.5 + 0.3 * bits / chunks).clamp(max=2.8)
     overhead[0] = 0.0  # the decoder has none
     return optimal_times(bits + overhead, min(MOST_STEPS, schedule.T), at_most=True)
 
@@ -110,7 +112,7 @@ class Progressive:
     """
 
     chain: ExactChain
-    chunk_bits: int = CHUNK_BITS
+    chunk_bits: int
 
     def write(self, write: Write, levels: Tensor, conditioning: Mapping[str, Any], noise: SharedNoise) -> None:
         """Code an image.
@@ -166,18 +168,45 @@ class Progressive:
                     chosen = _read_index(read, step.bits_of(elements))
                     z[elements] = Chunk(noise, index, number, len(elements)).candidate(chosen)
             except Exhausted:
-                return Decoded(self._nearest(p.pred_original_sample), is_exact=False)
+                return self._partly(p.pred_original_sample)
             x = step.next(z)
         p = self.chain.step(x, 0, conditioning)
         watch(p.mean)
         try:
             levels = torch.from_numpy(read(self.chain.law(p))).reshape(shape)
         except Exhausted as end:
-            levels = self._nearest(p.mean)
-            levels.view(-1)[: len(end.known)] = torch.from_numpy(end.known)
-            return Decoded(levels, is_exact=False)
+            return self._partly(p.mean, end.known)
         watch(self.chain.scaled(levels))
         return Decoded(levels, is_exact=True)
+
+    def read_prefixes(
+        self,
+        reads: Sequence[ReadSymbols],
+        shape: tuple[int, ...],
+        conditioning: Mapping[str, Any],
+        noise: SharedNoise,
+    ) -> list[Decoded]:
+        """What `read` returns for each of some prefixes of one code, in one pass along the chain.
+
+        Args:
+            reads: return the symbols of each distribution, from the longest prefix first.
+            shape, conditioning, noise: as in `read`.
+        """
+        longest, *others = reads
+        found: dict[int, Decoded] = {}
+        estimates: list[Tensor] = []
+
+        def read(distribution: Distribution) -> Ints:
+            for place, read_other in enumerate(others):
+                if place not in found:
+                    try:
+                        read_other(distribution)
+                    except Exhausted as end:  # of an index nothing is known, of the levels perhaps the first
+                        found[place] = self._partly(estimates[-1], end.known)
+            return longest(distribution)
+
+        whole = self.read(read, shape, conditioning, noise, watch=estimates.append)
+        return [whole, *(found.get(place, whole) for place in range(len(others)))]
 
     @property
     def _last(self) -> int:
@@ -186,10 +215,13 @@ class Progressive:
     def _first(self, shape: tuple[int, ...], noise: SharedNoise) -> Tensor:
         return noise.normals(len(self.chain.diffusion.times), 0, 0, math.prod(shape)).reshape(shape)
 
-    def _nearest(self, x_0: Tensor) -> Tensor:
-        """The levels nearest to values in [−1, 1], int64."""
+    def _partly(self, x_0: Tensor, known: Ints | None = None) -> Decoded:
+        """The levels nearest to an estimate in [−1, 1], but for the first ones, which may be known."""
         top = self.chain.num_levels - 1
-        return torch.round((x_0 + 1) / 2 * top).clamp(0, top).long()
+        levels = torch.round((x_0 + 1) / 2 * top).clamp(0, top).long()
+        if known is not None:
+            levels.view(-1)[: len(known)] = torch.from_numpy(known)
+        return Decoded(levels, is_exact=False)
 
 
 class _Step:

@@ -102,6 +102,8 @@ def test_every_prefix_of_a_progressive_file_decodes_and_the_error_falls() -> Non
         assert decoded[-1].levels.equal(levels)
         cut = [chosen.decompress(content[:size]) for size in range(start, len(content))]  # the file itself is cut
         assert all(a.levels.equal(b.levels) for a, b in zip(cut, decoded, strict=False))
+        at_once = chosen.prefixes(content, range(start, len(content) + 1))
+        assert all(same(a, b) and a.is_exact == b.is_exact for a, b in zip(at_once, decoded, strict=True))
         places = torch.linspace(0, len(decoded) - 1, 5).round().long().tolist()
         errors.append([(decoded[i].levels - levels).double().square().mean().item() for i in places])
     means = np.mean(errors, axis=0)
@@ -149,8 +151,8 @@ def test_distortion_is_that_of_the_rate_on_gaussian_data() -> None:
 
 def test_a_chain_takes_fewer_steps_where_chunks_cost_more() -> None:
     chain = diffusion(0.1)
-    few = coding_times(chain.schedule, chain.denoising_errors, 16)
-    many = coding_times(chain.schedule, chain.denoising_errors, 3000)
+    few = coding_times(chain.schedule, chain.denoising_errors, 16, 4)
+    many = coding_times(chain.schedule, chain.denoising_errors, 3000, 4)
     assert 1 < len(few) < len(many) and few[-1] == many[-1] == 60
 
 
@@ -214,7 +216,16 @@ def test_a_name_cannot_lead_out_of_the_folder() -> None:
 
 @pytest.mark.parametrize(
     "names",
-    [("a.png",), ("07.png", "08.png", "09.png", "10.png"), ("x/1.png", "x/2.png"), ("b.png", "ä/a.png"), ("1", "3")],
+    [
+        ("a.png",),
+        ("0.png",),
+        ("00.png", "01.png"),
+        ("0.png", "1.png"),
+        ("07.png", "08.png", "09.png", "10.png"),
+        ("x/1.png", "x/2.png"),
+        ("b.png", "ä/a.png"),
+        ("1", "3"),
+    ],
 )
 def test_names_come_back(names: tuple[str, ...]) -> None:
     assert unpacked_names(packed_names(names), len(names)) == names
