@@ -39,6 +39,7 @@ class Codec:
         num_classes: of the labels.
         device: of the model.
         most_at_once: images per call of the model, at most.
+        chunk_bits: expected bits of a chunk of a progressive code; None for as many as are searched quickly.
 
     Raises:
         ValueError: if constriction is not installed, or the model cannot be used to compress.
@@ -55,6 +56,7 @@ class Codec:
         num_classes: int = 0,
         device: torch.device | str = "cpu",
         most_at_once: int = 64,
+        chunk_bits: int | None = None,
     ):
         require_constriction()
         require_count(most_at_once=most_at_once)
@@ -64,8 +66,9 @@ class Codec:
         self._single: SingleCode | None = None
         self._fault = ""
         try:
-            progressive = progressive_diffusion(diffusion, self.dimensions)
-            single = Progressive(dataclasses.replace(chain, diffusion=progressive), chunk_bits_of(self.dimensions))
+            chunk_bits = chunk_bits_of(self.dimensions) if chunk_bits is None else chunk_bits
+            progressive = progressive_diffusion(diffusion, self.dimensions, chunk_bits)
+            single = Progressive(dataclasses.replace(chain, diffusion=progressive), chunk_bits)
             self._single = SingleCode(single, classes)
         except ValueError as error:
             self._fault = str(error)
@@ -88,9 +91,11 @@ class Codec:
         return self._single
 
     def _with_chains(self, fingerprint: bytes) -> bytes:
-        codes = [self.sets.bits_back, *([self._single.progressive] if self._single else [])]
-        times = [list(code.chain.diffusion.times) for code in codes]
-        text = repr((fingerprint, times, self.shape, self.num_levels)).encode()
+        chains: list[Any] = [list(self.sets.bits_back.chain.diffusion.times)]
+        if self._single is not None:
+            single = self._single.progressive
+            chains += [list(single.chain.diffusion.times), single.chunk_bits]
+        text = repr((fingerprint, chains, self.shape, self.num_levels)).encode()
         return hashlib.sha256(text).digest()[:FINGERPRINT_BYTES]
 
     # --- encoding ---

@@ -10,7 +10,7 @@ Ho et al. (2020, section 4.3, Algorithms 3 and 4) state the rate of this code. H
 Each step goes in chunks of elements in a shared random order, with about `chunk_bits` expected bits each; they follow
 from the variances, ½ log₂(σ²/β̃) for an element. After every step both sides know x̂_0, so any prefix is an image.
 
-A chunk costs some 2.5 bits more than its KL. `coding_times` adds them to the cost of every step: a chain then takes
+A chunk costs 2 to 3 bits more than its KL. `coding_times` adds them to the cost of every step: a chain then takes
 fewer steps, and leaves more to the decoder, which has no such overhead.
 """
 
@@ -36,12 +36,12 @@ from ..diffusion.timestep_spacing import optimal_times
 from .distributions import Distribution, GaussianBins, Ints, uniform_digits
 from .entropy_coders import Exhausted
 from .exact_chain import ExactChain
-from .reverse_channel import MOST_BITS, Chunk, Target
+from .reverse_channel import MOST_BITS, Chunk, Target, pad_of
 from .shared_noise import SharedNoise
 
 
-CHUNK_BITS, SMALL_CHUNK_BITS = 4, 6  # longer chunks have less overhead in all, and take 2^bits longer to search
-MOST_SMALL = 256  # elements of an image that is quickly searched
+LEAST_CHUNK_BITS, MOST_CHUNK_BITS = 4, 8
+WORK_BITS = 25.5  # log₂ of the numbers that are searched in a step, at most: some .2 s
 MOST_STEPS = 100
 LEAST_LOG_RATIO = 2.0**-9  # of σ² to β̃: below it the density ratio has no bound
 SHARE_BITS = 16  # of expected bits, rounded
@@ -64,11 +64,16 @@ class Decoded(NamedTuple):
 
 
 def chunk_bits_of(dimensions: int) -> int:
-    """The expected bits of a chunk of images with so many elements."""
-    return SMALL_CHUNK_BITS if dimensions <= MOST_SMALL else CHUNK_BITS
+    """The expected bits C of a chunk of images with D elements, 4 … 8.
+
+    Longer chunks have less overhead in all. To search a step takes D · 2^(C + pad) numbers.
+    """
+    choices = range(MOST_CHUNK_BITS, LEAST_CHUNK_BITS, -1)
+    affordable = (bits for bits in choices if bits + pad_of(bits) + math.log2(dimensions) <= WORK_BITS)
+    return next(affordable, LEAST_CHUNK_BITS)
 
 
-def progressive_diffusion(diffusion: GaussianDiffusion, dimensions: int) -> GaussianDiffusion:
+def progressive_diffusion(diffusion: GaussianDiffusion, dimensions: int, chunk_bits: int) -> GaussianDiffusion:
     """The diffusion with the times, and for fixed variances with the variance, that serve progressive coding best.
 
     Raises:
@@ -79,7 +84,7 @@ def progressive_diffusion(diffusion: GaussianDiffusion, dimensions: int) -> Gaus
         raise ValueError("Progressive coding needs the model's `denoising_errors`; `ddpm-hf measure` measures them.")
     if diffusion.learns_of_neighbours:
         raise ValueError("Progressive coding skips times, and the variance_type 'learned' holds for neighbours only.")
-    times = coding_times(diffusion.schedule, errors, dimensions, chunk_bits_of(dimensions))
+    times = coding_times(diffusion.schedule, errors, dimensions, chunk_bits)
     is_fixed = diffusion.variance_type in FIXED_VARIANCE_TYPES
     chain = dataclasses.replace(diffusion, times=times)
     return dataclasses.replace(chain, variance_type="optimal", first_variance=None) if is_fixed else chain
@@ -95,7 +100,7 @@ def coding_times(schedule: NoiseSchedule, errors: DenoisingErrors, dimensions: i
         chunk_bits: expected bits of a chunk.
     """
     bits = step_costs(schedule, errors) * (dimensions / LOG_2)
-    chunks = torch.round(bits / chunk_bits).clamp(min=1)
+    chunks = torch.ceil(bits / chunk_bits).clamp(min=1)
     # The overhead of a chunk by its expected bits, as simulated.
     overhead = chunks * (1.5 + 0.3 * bits / chunks).clamp(max=2.8)
     overhead[0] = 0.0  # the decoder has none
@@ -263,7 +268,7 @@ def _cut(order: Ints, shares: Ints, most: int) -> list[Ints]:
 
 def _magnitudes(bits: float) -> GaussianBins:
     """floor(log₂(index + 1)) of a chunk with so many expected bits, as simulated."""
-    mean, std = 1.15 * bits - 2.5, min(1.8 + 0.5 * bits, 4.0)  # before what lies below 0 is cut off
+    mean, std = 1.15 * bits - 2.5, min(1.8 + 0.5 * bits, 5.0)  # before what lies below 0 is cut off
     return GaussianBins.of(np.array([mean]), np.array([std]), 0, MOST_BITS + 1)
 
 

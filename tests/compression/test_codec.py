@@ -15,7 +15,7 @@ from torch import Tensor
 from ddpm_hf.compression import Codec, Images
 from ddpm_hf.compression.file_format import packed, unpacked
 from ddpm_hf.compression.names import packed_names, unpacked_names
-from ddpm_hf.compression.progressive import Progressive, coding_times
+from ddpm_hf.compression.progressive import Progressive, chunk_bits_of, coding_times
 from ddpm_hf.compression.reverse_channel import Chunk
 from ddpm_hf.compression.sets import groups
 from ddpm_hf.compression.shared_noise import SharedNoise
@@ -86,7 +86,7 @@ def test_the_net_length_of_a_set_is_the_bound() -> None:
 def test_files_do_not_depend_on_how_many_images_the_model_takes() -> None:
     images, chosen = some_images(30), codec()
     file = chosen.compress(images, batch_size=8).content
-    few = Codec(posterior_mean(0.1), diffusion(0.1), SHAPE, spacing="linspace", most_at_once=2)
+    few = Codec(posterior_mean(0.1), diffusion(0.1), SHAPE, spacing="linspace", most_at_once=2, chunk_bits=4)
     assert few.compress(images, batch_size=8).content == file
     assert same(few.decompress(file), images)
 
@@ -125,10 +125,11 @@ def test_a_budget_is_kept_and_checked() -> None:
 def test_distortion_is_that_of_the_rate_on_gaussian_data() -> None:
     """After a step the error of x̂_0 is Var(x_0 | x_t), which is D(R) at the rate of the steps so far."""
     variance, num_levels, count = 0.05, 256, 60
-    chosen = Codec(posterior_mean(variance), diffusion(variance, num_levels), SHAPE)
-    code: Progressive = chosen.single.progressive
-    times, found = code.chain.diffusion.times, []
-    assert len(times) > 3
+    chosen = codec(variance, num_levels=num_levels)
+    times, found = [1, 8, 20, 35, 60], []
+    chain = chosen.single.progressive.chain
+    chain = dataclasses.replace(chain, diffusion=dataclasses.replace(chain.diffusion, times=times))
+    code = Progressive(chain, chunk_bits=4)
     for i in range(count):
         levels, noise = levels_of(1, variance, num_levels, seed=i), SharedNoise(0, i)
         written: list[tuple[object, np.ndarray]] = []
@@ -146,7 +147,7 @@ def test_distortion_is_that_of_the_rate_on_gaussian_data() -> None:
     rate = 0.5 * np.log2(variance / exact)
     assert np.allclose(variance * 2 ** (-2 * rate), exact)  # D(R) of a Gaussian
     errors = np.array(found)
-    assert (np.abs(errors.mean(axis=0) - exact) < 2.6 * errors.std(axis=0) / math.sqrt(count)).all()
+    assert (np.abs(errors.mean(axis=0) - exact) < 2 * errors.std(axis=0) / math.sqrt(count)).all()
 
 
 def test_a_chain_takes_fewer_steps_where_chunks_cost_more() -> None:
@@ -154,6 +155,10 @@ def test_a_chain_takes_fewer_steps_where_chunks_cost_more() -> None:
     few = coding_times(chain.schedule, chain.denoising_errors, 16, 4)
     many = coding_times(chain.schedule, chain.denoising_errors, 3000, 4)
     assert 1 < len(few) < len(many) and few[-1] == many[-1] == 60
+
+
+def test_chunks_are_longer_where_they_are_searched_quickly() -> None:
+    assert [chunk_bits_of(size) for size in (64, 256, 768, 3072, 3 * 256**2)] == [8, 7, 6, 5, 4]
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------
