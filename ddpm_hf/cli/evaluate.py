@@ -19,7 +19,7 @@ from ..evaluation.conditioning_worth import Worth, guided_report, worth_of
 from ..evaluation.few_steps import score_few_steps
 from ..evaluation.guiding import guidance_report, load_guidance
 from ..evaluation.quality_features import check_quality_features, load_quality_features
-from ..evaluation.real_files import codec_of_singles
+from ..evaluation.real_files import RealFiles, codec_of_singles
 from ..evaluation.sample_quality import Judge
 from ..evaluation.scoring import check_fit, follow, load_as_they_are, load_pipeline, score, split_of
 from ..evaluation.subject import Subject
@@ -97,19 +97,24 @@ def evaluate(
 
 
 def rate_and_distortion(subject: Subject, curve: RateDistortion, folder: Path) -> dict[str, Any]:
-    """Draw the curve and the files of some images, if the model can code them, and return both for JSON."""
-    files, fault = None, "`num_coded_images` is 0."
-    if subject.evaluation.num_coded_images:
-        try:
-            codec = codec_of_singles(subject.pipeline)
-        except ValueError as error:
-            fault = str(error)
-            print(f"The rate-distortion curve comes without files. {fault}")
-        else:
-            files = subject.files(codec, functools.partial(progress_bar, desc="coding", unit="image"))
-            print(files_lines(files))
+    """Draw the curve and files of some images, and return both for JSON."""
+    files, fault = code_some(subject)
     save_curve(curve, files, folder / "rate_distortion.png")
     return curve_report(curve) | ({"no_files": fault} if files is None else {"files": files_report(files)})
+
+
+def code_some(subject: Subject) -> tuple[RealFiles | None, str | None]:
+    """Files of some images, or why there are none; told on the screen, too."""
+    if not subject.evaluation.num_coded_images:
+        return None, "`num_coded_images` is 0."
+    try:
+        codec = codec_of_singles(subject.pipeline)
+    except ValueError as error:
+        print(f"The rate-distortion curve comes without files. {error}")
+        return None, str(error)
+    files = subject.files(codec, functools.partial(progress_bar, desc="coding", unit="image"))
+    print(files_lines(files))
+    return files, None
 
 
 def save_conditioning(

@@ -80,9 +80,9 @@ def code_images(
     Raises:
         ValueError: for images that are not the model's.
     """
-    all_labels = [None] * len(levels) if labels is None else labels.split(1)
     images = [
-        Images(*each) for each in zip(levels.split(1), [names_by_place(1)] * len(levels), all_labels, strict=True)
+        Images(levels[i : i + 1], names_by_place(1), None if labels is None else labels[i : i + 1])
+        for i in range(len(levels))
     ]
     coded = [_coded(codec, images[i], shares, seed) for i in (progress or iter)(range(len(images)))]
     points = {CODEC: [_point(share, place, coded, codec.dimensions) for place, share in enumerate(shares)]}
