@@ -190,7 +190,7 @@ def measure_tiled(levels: Tensor, pipeline: SamplingPipeline, arguments: Namespa
 def measure_speed(levels: Tensor, pipeline: SamplingPipeline, arguments: Namespace) -> dict[str, Any]:
     """Images per second, and the time over that of the model calls along the same chain, interleaved."""
     sets = codec_of(pipeline, arguments.num_inference_steps, None, arguments.batch_size)
-    some = some_of(levels, arguments.batch_size)
+    some = some_of(levels, arguments.num_speed_images)
     images = Images(some, names_by_place(len(some)))
     one, single = Images(levels[:1], names_by_place(1)), codec_of_singles(pipeline)
     works: dict[str, tuple[Callable[[], Any], int, Any]] = {
@@ -236,6 +236,7 @@ def parse_all() -> Namespace:
     parser.add_argument("--batch_size", type=int, default=16, help="images side by side (default: %(default)s)")
     parser.add_argument("--noises", type=int, default=5, help="of the bound (default: %(default)s)")
     parser.add_argument("--repetitions", type=int, default=5, help="of the timings (default: %(default)s)")
+    parser.add_argument("--num_speed_images", type=int, default=32, help="of the timed set (default: %(default)s)")
     parser.add_argument("--parts", nargs="+", default=["set", "singles", "steps", "tiled", "speed"])
     parser.add_argument("--resume", action="store_true", help="measure only what the output lacks")
     return parse(parser)

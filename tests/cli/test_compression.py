@@ -127,7 +127,7 @@ def test_a_full_disk_is_told_of_and_nothing_is_left(
 ) -> None:
     random, many = np.random.default_rng(0), tmp_path / "many"
     many.mkdir()
-    for i in range(40):  # noise: a file of it takes two pages
+    for i in range(40):  # of which names alone take more than a page
         level = random.integers(0, 17, (4, 4)) * 255 / 16
         Image.fromarray(np.floor(level + 0.5).astype(np.uint8)).save(many / f"{i:02d} {random.bytes(80).hex()}.png")
     disk, good, how = tmp_path / "disk", tmp_path / "good", ("--model", model)
@@ -143,7 +143,7 @@ def test_a_full_disk_is_told_of_and_nothing_is_left(
     if done.code == small_disks.NO_MOUNTS:
         pytest.skip(f"no disk can be mounted: {done.output.strip()}")
     for code, told, files in json.loads(done.output.splitlines()[-1]):
-        assert code == 1 and "No space left on device" in told.splitlines()[-1] and "Traceback" not in told
+        assert code == 2 and "No space left on device" in told.splitlines()[-1] and "Traceback" not in told
         assert files in ([], ["out/.lock"])
 
 
