@@ -19,6 +19,7 @@ bound that `train` measured.
 
 from __future__ import annotations
 
+import math
 import statistics
 import subprocess
 import sys
@@ -116,7 +117,7 @@ def measure_set(levels: Tensor, pipeline: SamplingPipeline, arguments: Namespace
         "standard deviation over noises": statistics.stdev(bounds) if len(bounds) > 1 else None,
         "noises": len(bounds),
         "steps": len(chain.diffusion.times),
-        "expected bits/dim on training images": chain.diffusion.expected_terms.sum().item() / np.log(2),
+        "expected bits/dim on training images": chain.diffusion.expected_terms.sum().item() / math.log(2),
         "decoded by a fresh process": all(map(np.array_equal, back, map(np.asarray, originals))),
         "seconds to encode and decode": seconds,
     }
@@ -182,7 +183,7 @@ def measure_tiled(levels: Tensor, pipeline: SamplingPipeline, arguments: Namespa
     """Bytes and bits/dim of one lossless picture with all images, in rows of the same length."""
     across = max(n for n in range(1, 28) if len(levels) % n == 0)
     rows = [torch.cat(list(row), dim=-1) for row in levels.split(across)]
-    (sheet,) = pictures(torch.cat(rows, dim=-2)[None], pipeline.scheduler.config.num_levels)
+    (sheet,) = pictures(torch.cat(rows, dim=-2)[None], codec_of_singles(pipeline).num_levels)
     sizes = {each.name: len(each.file(sheet)) for each in file_formats() if each.lossless is not None}
     return {name: {"bytes": size, "bits/dim": 8 * size / levels.numel()} for name, size in sizes.items()}
 

@@ -52,7 +52,7 @@ def _row(point: FilePoint) -> dict[str, Any]:
         "bits_per_dim": point.bits_per_dim,
         "mean_squared_error": point.mean_squared_error,
         "rmse": point.rmse,
-        "psnr": point.psnr,
+        "psnr": point.psnr if point.mean_squared_error else None,
     }
 
 
