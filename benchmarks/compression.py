@@ -1,40 +1,58 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Files of the test digits: a set against the bound of its chain, and digits by themselves.
+"""Files of test images: a set against the bound of its chain, images by themselves, and the usual formats.
 
-    accelerate launch examples/train.py
     python benchmarks/compression.py --model runs/digits
+    python benchmarks/compression.py --model runs/openmoji32 --dataset openmoji --resolution 32 --num_images 24
 
-The set is written once, compared with the bound of the same chain over several noises, and decoded in a fresh process
-with one thread and without oneDNN. Digits by themselves are coded progressively; every prefix of their files is
-decoded, and the mean squared error of x̂_0 is known after every step. PNG and WebP are Pillow's, of the same pixels, by
-themselves and of one tiled picture.
+writes results/compression_<dataset>.json and .png:
+
+    set       one file of all images, with its parts; the bound of its chain on the same images over several noises;
+              and whether a fresh process with one thread and without oneDNN decodes it
+    singles   a progressive file of each image, cut to several lengths, beside PNG, WebP, JPEG XL and JPEG
+    steps     the error of x̂_0 after each step, and whether every prefix of every file decodes
+    tiled     the usual lossless formats, of one picture with all images in it
+    speed     images per second, and the time relative to the model calls of the same chain
+
+Images are spread evenly over the test images. The number of steps follows from training images alone: the terms of the
+bound that `train` measured.
 """
 
 from __future__ import annotations
 
-import io
+import math
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from report import known_results, parse, parser_of, save_report
+from report import known_results, parse, parser_of, save_report, spread
 from sklearn.datasets import load_digits
 from torch import Tensor
 
 from ddpm_hf import bits_per_dim, compress
 from ddpm_hf.compression.codec import Codec
-from ddpm_hf.compression.entropy_coders import SymbolReader, SymbolWriter
+from ddpm_hf.compression.entropy_coders import SymbolReader
+from ddpm_hf.compression.images import Images
+from ddpm_hf.compression.names import names_by_place
 from ddpm_hf.compression.shared_noise import SharedNoise
+from ddpm_hf.data.arguments import CaptionedDataArguments
+from ddpm_hf.evaluation.file_formats import file_formats
+from ddpm_hf.evaluation.real_files import code_images, codec_of_singles
 from ddpm_hf.pipelines.compressing import codec_of
 from ddpm_hf.pipelines.loading import load_pipeline
+from ddpm_hf.pipelines.picture_files import pictures_of
 from ddpm_hf.pipelines.sampling_pipeline import SamplingPipeline
+from ddpm_hf.reporting.rate_distortion import files_report, save_curve
+from ddpm_hf.runtime.progress import progress_bar
+from ddpm_hf.tasks.captioned_images import load_plain_images
 
 
 FIRST = 1500  # of the test digits
@@ -47,36 +65,48 @@ decompress(sys.argv[1], sys.argv[2], sys.argv[3])
 """
 
 
-def digits(count: int) -> Tensor:
-    """The first test digits, 17 levels, int64 `[N, 1, 8, 8]`."""
-    return torch.from_numpy(load_digits().images[FIRST : FIRST + count].astype(np.int64)).unsqueeze(1)
+def test_images(arguments: Namespace) -> Tensor:
+    """The test images as levels, `[N, C, H, W]`."""
+    if arguments.dataset == "digits":
+        return torch.from_numpy(load_digits().images[FIRST:].astype(np.uint8)).unsqueeze(1)
+    images = load_plain_images(CaptionedDataArguments(resolution=arguments.resolution)).test
+    return torch.stack([images.levels(i) for i in range(len(images))])
 
 
-def pictures_of(levels: Tensor) -> list[Image.Image]:
-    """The digits as pictures of 8 bits."""
-    values = np.floor(levels[:, 0].numpy() * 255 / 16 + 0.5).astype(np.uint8)
-    return [Image.fromarray(value) for value in values]
+def some_of(levels: Tensor, count: int | None) -> Tensor:
+    """So many of them, evenly spread; all for None."""
+    if count is None or count >= len(levels):
+        return levels
+    return levels[torch.linspace(0, len(levels) - 1, count).round().long()]
 
 
-def measure_set(levels: Tensor, pipeline: SamplingPipeline, model: str, folder: Path, noises: int) -> dict[str, Any]:
+def pictures(levels: Tensor, num_levels: int) -> list[Image.Image]:
+    return pictures_of(Images(levels, names_by_place(len(levels))), num_levels)
+
+
+def measure_set(levels: Tensor, pipeline: SamplingPipeline, arguments: Namespace, folder: Path) -> dict[str, Any]:
     """The file of a set, its time, the bound of its chain, and whether a fresh process decodes it."""
-    pictures, images = pictures_of(levels), folder / "digits"
+    codec = codec_of(pipeline, arguments.num_inference_steps, None, arguments.batch_size)
+    originals, images = pictures(levels, codec.num_levels), folder / "images"
     images.mkdir()
-    for i, picture in enumerate(pictures):
-        picture.save(images / f"{i:03d}.png")
+    for name, picture in zip(names_by_place(len(levels)), originals, strict=True):
+        picture.save(images / name)
     begin = time.perf_counter()
-    result = compress(images, pipeline, folder / "digits.ddpc")
+    how = {"num_inference_steps": arguments.num_inference_steps, "batch_size": arguments.batch_size}
+    result = compress(images, pipeline, folder / "set.ddpc", **how, progress=progress_bar)
     seconds = time.perf_counter() - begin
-    subprocess.run([sys.executable, "-c", FRESH, folder / "digits.ddpc", model, folder / "back"], check=True)
+    subprocess.run([sys.executable, "-c", FRESH, folder / "set.ddpc", arguments.model, folder / "back"], check=True)
     back = [np.asarray(Image.open(path)) for path in sorted((folder / "back").glob("*.png"))]
-    codec = codec_of(pipeline, None, None, 128)
-    chain = codec._sets.chain
-    rest = chain.scaled(levels[result.direct_images :])
-    bounds = [bits_per_dim(chain.denoise, chain.diffusion, [rest], generator=torch.Generator().manual_seed(i)).total
-              for i in range(noises)]  # fmt: skip
+    chain = codec.sets.bits_back.chain
+    rest = chain.scaled(levels[result.direct_images :]).split(arguments.batch_size)
+    bounds = [
+        bits_per_dim(chain.denoise, chain.diffusion, rest, generator=torch.Generator().manual_seed(seed)).total
+        for seed in range(arguments.noises)
+    ]
     return {
         "images": len(levels),
         "file bytes": len(result.content),
+        "bits/dim of the file": result.bits_per_dim,
         "header bytes": result.header_bytes,
         "names bytes": result.names_bytes,
         "initial bits": result.initial_bits,
@@ -84,90 +114,153 @@ def measure_set(levels: Tensor, pipeline: SamplingPipeline, model: str, folder: 
         "their bits": result.direct_bits,
         "net bits/dim of the others": result.net_bits_per_dim,
         "bound of the chain on them, bits/dim": statistics.fmean(bounds),
-        "standard deviation over noises": statistics.stdev(bounds) if noises > 1 else None,
-        "noises": noises,
+        "standard deviation over noises": statistics.stdev(bounds) if len(bounds) > 1 else None,
+        "noises": len(bounds),
         "steps": len(chain.diffusion.times),
-        "decoded by a fresh process": all(map(np.array_equal, back, map(np.asarray, pictures))),
+        "expected bits/dim on training images": chain.diffusion.expected_terms.sum().item() / math.log(2),
+        "decoded by a fresh process": all(map(np.array_equal, back, map(np.asarray, originals))),
         "seconds to encode and decode": seconds,
     }
 
 
-def measure_one(levels: Tensor, codec: Codec) -> dict[str, Any]:
-    """The payload of a digit by itself, the error after each step, and whether every prefix decodes."""
-    noise, writer, errors = SharedNoise(0, 0), SymbolWriter(), []
-    codec.single.write(writer.write, levels, {}, noise)
-    payload = writer.to_bytes()
-    x_0 = codec.single.chain.scaled(levels)
-
-    def watch(estimate: Tensor) -> None:
-        errors.append((estimate - x_0).square().mean().item())
-
-    decoded = codec.single.read(SymbolReader(payload, is_whole=True).read, tuple(levels.shape), {}, noise, watch)
-    for size in range(len(payload)):
-        codec.single.read(SymbolReader(payload[:size], is_whole=False).read, tuple(levels.shape), {}, noise)
-    return {"bits": 8 * len(payload), "errors": errors, "exact": decoded.levels.equal(levels)}
+def measure_singles(levels: Tensor, pipeline: SamplingPipeline, arguments: Namespace) -> dict[str, Any]:
+    """Progressive files, and the usual formats; draws both."""
+    codec = codec_of_singles(pipeline)
+    begin = time.perf_counter()
+    files = code_images(codec, levels, progress=progress_bar)
+    seconds = time.perf_counter() - begin
+    save_curve(None, files, arguments.output.with_suffix(".png"))
+    return files_report(files) | {
+        "steps": len(codec.single.progressive.chain.diffusion.times),
+        "seconds per image, encoded and decoded twice": seconds / len(levels),
+    }
 
 
-def measure_singles(levels: Tensor, codec: Codec) -> dict[str, Any]:
-    """Digits by themselves."""
-    each = [measure_one(digit[None], codec) for digit in levels]
-    bits = [row["bits"] for row in each]
+def measure_steps(levels: Tensor, pipeline: SamplingPipeline, arguments: Namespace) -> dict[str, Any]:
+    """The payload of each image by itself, the error after each step, and whether every prefix decodes."""
+    codec = codec_of_singles(pipeline)
+    each = [watch_one(codec, image) for image in progress_bar(levels.split(1))]
+    bits, means = [row["bits"] for row in each], np.mean([row["errors"] for row in each], axis=0).tolist()
     return {
         "images": len(levels),
         "mean payload bits": statistics.fmean(bits),
         "standard error": statistics.stdev(bits) / len(bits) ** 0.5,
-        "all exact": all(row["exact"] for row in each),
-        "times": list(codec.single.chain.diffusion.times),
-        "mean squared error after each step": [
-            statistics.fmean(row) for row in zip(*(r["errors"] for r in each), strict=True)
-        ],
-    }
+        "all come back, and every prefix decodes": all(row["exact"] for row in each),
+        "times": list(codec.single.progressive.chain.diffusion.times),
+        "mean squared error before and after each step": means,
+        "it never rises": means == sorted(means, reverse=True),
+    } | ({"an ideal histogram per pixel, bits": histogram_bits(levels)} if arguments.dataset == "digits" else {})
 
 
-def rivals(levels: Tensor) -> dict[str, Any]:
-    """Bytes of PNG and WebP, by themselves and of one tiled picture."""
-    pictures = pictures_of(levels)
+def watch_one(codec: Codec, levels: Tensor) -> dict[str, Any]:
+    """One image: the bits of its payload, and the error of x̂_0 before the first step and after each."""
+    images, single = Images(levels, names_by_place(1)), codec.single
+    payload = single.written(images, 0, seed=0).to_bytes()
+    x_0, errors = single.progressive.chain.scaled(levels), []
+
+    def watch(estimate: Tensor) -> None:
+        errors.append((estimate - x_0).square().mean().item())
+
+    noise, shape = SharedNoise(0, 0), tuple(levels.shape)
+    decoded = single.progressive.read(SymbolReader(payload, is_whole=True).read, shape, {}, noise, watch)
+    reads = [SymbolReader(payload[:size], size == len(payload)).read for size in range(len(payload), -1, -1)]
+    prefixes = single.progressive.read_prefixes(reads, shape, {}, noise)
+    exact = decoded.levels.equal(levels.long()) and prefixes[0].levels.equal(levels.long())
+    return {"bits": 8 * len(payload), "errors": errors, "exact": exact and len(prefixes) == len(payload) + 1}
+
+
+def histogram_bits(levels: Tensor) -> float:
+    """The mean ideal length of a test digit by the histogram of each pixel over the training digits, plus one each."""
+    counts = np.ones((8, 8, 17))
+    for digit in load_digits().images[:FIRST].astype(np.int64):
+        np.put_along_axis(counts, digit[..., None], np.take_along_axis(counts, digit[..., None], 2) + 1, 2)
+    costs = -np.log2(counts / counts.sum(axis=2, keepdims=True))
+    found = np.take_along_axis(costs[None], levels.numpy().astype(np.int64)[:, 0, :, :, None], 3)
+    return float(found.sum() / len(levels))
+
+
+def measure_tiled(levels: Tensor, pipeline: SamplingPipeline, arguments: Namespace) -> dict[str, Any]:
+    """Bytes and bits/dim of one lossless picture with all images, in rows of the same length."""
     across = max(n for n in range(1, 28) if len(levels) % n == 0)
-    sheet = Image.fromarray(np.block([[np.asarray(p) for p in pictures[i : i + across]]
-                                      for i in range(0, len(pictures), across)]))  # fmt: skip
-    settings: dict[str, dict[str, Any]] = {"PNG": {"optimize": True}, "WEBP": {"lossless": True, "method": 6}}
-    return {
-        name: {
-            "mean of each by itself": statistics.fmean(size_of(each, name, how) for each in pictures),
-            "one tiled picture": size_of(sheet, name, how),
-        }
-        for name, how in settings.items()
+    rows = [torch.cat(list(row), dim=-1) for row in levels.split(across)]
+    (sheet,) = pictures(torch.cat(rows, dim=-2)[None], codec_of_singles(pipeline).num_levels)
+    sizes = {each.name: len(each.file(sheet)) for each in file_formats() if each.lossless is not None}
+    return {name: {"bytes": size, "bits/dim": 8 * size / levels.numel()} for name, size in sizes.items()}
+
+
+def measure_speed(levels: Tensor, pipeline: SamplingPipeline, arguments: Namespace) -> dict[str, Any]:
+    """Images per second, and the time over that of the model calls along the same chain, interleaved."""
+    sets = codec_of(pipeline, arguments.num_inference_steps, None, arguments.batch_size)
+    some = some_of(levels, arguments.num_speed_images)
+    images = Images(some, names_by_place(len(some)))
+    one, single = Images(levels[:1], names_by_place(1)), codec_of_singles(pipeline)
+    works: dict[str, tuple[Callable[[], Any], int, Any]] = {
+        "set": (lambda: sets.compress(images, batch_size=arguments.batch_size), len(some), sets.sets.bits_back.chain),
+        "progressive": (lambda: single.compress(one, "progressive"), 1, single.single.progressive.chain),
     }
+    found: dict[str, Any] = {"repetitions": arguments.repetitions}
+    for name, (work, count, chain) in works.items():
+        ratios, rates = [], []
+        x = chain.scaled(levels[:1].expand(count, *levels.shape[1:]))
+        for _ in range(arguments.repetitions):
+            calls = seconds_of(
+                lambda x=x, chain=chain: [chain.step(x, k, {}) for k in range(len(chain.diffusion.times))]
+            )
+            seconds = seconds_of(work)
+            ratios.append(seconds / calls)
+            rates.append(count / seconds)
+        found[name] = {
+            "images": count,
+            "model calls": len(chain.diffusion.times),
+            "images per second, encoded and decoded": spread(rates),
+            "time over that of one pass of the model": spread(ratios),
+        }
+    return found
 
 
-def size_of(picture: Image.Image, name: str, how: dict[str, Any]) -> int:
-    file = io.BytesIO()
-    (picture.convert("RGB") if name == "WEBP" else picture).save(file, name, **how)
-    return file.tell()
+def seconds_of(work: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def parse_all() -> Namespace:
+    first = ArgumentParser(add_help=False)
+    first.add_argument("--dataset", choices=["digits", "openmoji"], default="digits")
+    parser = parser_of(__doc__, f"compression_{first.parse_known_args()[0].dataset}")
+    parser.add_argument("--dataset", default="digits", help="digits or openmoji (default: %(default)s)")
+    parser.add_argument("--model", default="runs/digits")
+    parser.add_argument("--resolution", type=int, default=32, help="of OpenMoji (default: %(default)s)")
+    parser.add_argument("--num_images", type=int, help="images by themselves, evenly spread; all if unset")
+    parser.add_argument("--num_set_images", type=int, help="images of the set, evenly spread; all if unset")
+    parser.add_argument("--num_inference_steps", type=int, help="of a set; the default of `compress` if unset")
+    parser.add_argument("--batch_size", type=int, default=16, help="images side by side (default: %(default)s)")
+    parser.add_argument("--noises", type=int, default=5, help="of the bound (default: %(default)s)")
+    parser.add_argument("--repetitions", type=int, default=5, help="of the timings (default: %(default)s)")
+    parser.add_argument("--num_speed_images", type=int, default=32, help="of the timed set (default: %(default)s)")
+    parser.add_argument("--parts", nargs="+", default=["set", "singles", "steps", "tiled", "speed"])
+    parser.add_argument("--resume", action="store_true", help="measure only what the output lacks")
+    return parse(parser)
 
 
 def main() -> None:
-    parser = parser_of(__doc__, "compression")
-    parser.add_argument("--model", default="runs/digits")
-    parser.add_argument("--images", type=int, default=297, help="test digits in the set")
-    parser.add_argument("--singles", type=int, default=297, help="test digits by themselves")
-    parser.add_argument("--noises", type=int, default=10, help="of the bound")
-    parser.add_argument("--resume", action="store_true", help="measure only what the output lacks")
-    arguments = parse(parser)
+    arguments = parse_all()
+    torch.set_num_threads(1)
     pipeline, results = load_pipeline(arguments.model), known_results(arguments)
-    levels = digits(max(arguments.images, arguments.singles))
+    levels = test_images(arguments)
+    some, of_set = some_of(levels, arguments.num_images), some_of(levels, arguments.num_set_images)
     with tempfile.TemporaryDirectory() as folder:
         for name, measure in {
-            "set": lambda: measure_set(
-                levels[: arguments.images], pipeline, arguments.model, Path(folder), arguments.noises
-            ),
-            "singles": lambda: measure_singles(levels[: arguments.singles], codec_of(pipeline, None, None, 1)),
-            "rivals": lambda: rivals(levels[: arguments.images]),
+            "set": lambda: measure_set(of_set, pipeline, arguments, Path(folder)),
+            "singles": lambda: measure_singles(some, pipeline, arguments),
+            "steps": lambda: measure_steps(some, pipeline, arguments),
+            "tiled": lambda: measure_tiled(of_set, pipeline, arguments),
+            "speed": lambda: measure_speed(levels, pipeline, arguments),
         }.items():
-            if name not in results:
+            if name in arguments.parts and name not in results:
                 results[name] = measure()
                 print(name, results[name], flush=True)
-                save_report(arguments.output, results, model=arguments.model, threads=torch.get_num_threads())
+                save_report(arguments.output, results, dataset=arguments.dataset, threads=torch.get_num_threads())
 
 
 if __name__ == "__main__":

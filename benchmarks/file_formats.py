@@ -10,42 +10,30 @@ of each image, in bits per pixel and channel, with its standard error. Headers c
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import io
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
-from PIL import Image
 
+from ddpm_hf.compression.images import Images
+from ddpm_hf.compression.names import names_by_place
 from ddpm_hf.data.arguments import CaptionedDataArguments
 from ddpm_hf.data.level_images import LevelImages
+from ddpm_hf.evaluation.file_formats import FileFormat, file_formats
 from ddpm_hf.likelihood.information import grouped_standard_error
+from ddpm_hf.pipelines.picture_files import pictures_of
 from ddpm_hf.tasks.captioned_images import load_captioned_images
 
 
 RESULTS = Path(__file__).parent / "results"
-FORMATS: dict[str, dict[str, Any]] = {
-    "PNG": {"optimize": True},
-    "WebP": {"lossless": True, "quality": 100, "method": 6},
-    "JXL": {"lossless": True, "effort": 9},
-}
 
 
-def bits_per_dim(images: LevelImages, name: str) -> torch.Tensor:
-    """The size of a file of each image, float64 `[N]` in bits/dim."""
-    sizes = [
-        len(_file(Image.fromarray(images.levels(i).permute(1, 2, 0).numpy().astype("uint8")), name))
-        for i in range(len(images))
-    ]
-    return torch.tensor(sizes, dtype=torch.float64) * 8 / torch.Size(images.shape).numel()
-
-
-def _file(image: Image.Image, name: str) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, name, **FORMATS[name])
-    return buffer.getvalue()
+def bits_per_dim(images: LevelImages, format: FileFormat) -> torch.Tensor:
+    """The size of a lossless file of each image, float64 `[N]` in bits/dim."""
+    levels = torch.stack([images.levels(i) for i in range(len(images))])
+    pictures = pictures_of(Images(levels, names_by_place(len(levels))), images.num_levels)
+    sizes = torch.tensor([len(format.file(picture)) for picture in pictures], dtype=torch.float64)
+    return sizes * 8 / torch.Size(images.shape).numel()
 
 
 def main() -> None:
@@ -53,16 +41,13 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=32, help="side of the images (default: %(default)s)")
     parser.add_argument("--output_dir", type=Path, default=RESULTS, help="(default: %(default)s)")
     arguments = parser.parse_args()
-    formats = ["PNG", "WebP"]
-    if importlib.util.find_spec("pillow_jxl") is not None:
-        importlib.import_module("pillow_jxl")  # registers the format
-        formats.append("JXL")
     images = load_captioned_images(CaptionedDataArguments(resolution=arguments.resolution)).test
     rows = {}
-    for name in formats:
-        bits = bits_per_dim(images, name)
-        error = grouped_standard_error(bits, images.columns["group"])
-        rows[name] = {"bits_per_dim": bits.mean().item(), "bits_per_dim_standard_error": error}
+    for format in file_formats():
+        if format.lossless is not None:
+            bits = bits_per_dim(images, format)
+            error = grouped_standard_error(bits, images.columns["group"])
+            rows[format.name] = {"bits_per_dim": bits.mean().item(), "bits_per_dim_standard_error": error}
     report = {"resolution": arguments.resolution, "images": len(images), "formats": rows}
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     (arguments.output_dir / "file_formats.json").write_text(json.dumps(report, indent=2) + "\n")

@@ -9,7 +9,7 @@ from .version import __version__ as __version__
 
 
 if TYPE_CHECKING:  # the same names once more; `as` marks them as exported
-    from .compression.codec import Compressed as Compressed
+    from .compression.images import Compressed as Compressed
     from .diffusion.denoising_errors import DenoisingErrors as DenoisingErrors
     from .diffusion.gaussian_diffusion import GaussianDiffusion as GaussianDiffusion
     from .diffusion.guidance import autoguidance as autoguidance
@@ -56,7 +56,7 @@ else:
     __getattr__, __dir__, _names = lazy_names(
         __name__,
         {
-            "compression.codec": ("Compressed",),
+            "compression.images": ("Compressed",),
             "diffusion.denoising_errors": ("DenoisingErrors",),
             "diffusion.gaussian_diffusion": ("GaussianDiffusion",),
             "diffusion.guidance": ("autoguidance", "classifier_free_guidance", "timestep_interval"),

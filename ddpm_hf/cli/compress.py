@@ -7,8 +7,8 @@ import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..compression.codec import Compressed
 from ..compression.entropy_coders import require_constriction
+from ..compression.images import Compressed
 from ..pipelines.compressing import compress as compress_images
 from ..runtime.arguments import help_text
 from ..runtime.errors import user_errors
@@ -93,9 +93,10 @@ def described(result: Compressed, output: Path) -> str:
         f" {'lossless' if result.is_exact else 'lossy'}: {output}",
         f"= header {result.header_bytes} + names {result.names_bytes} + payload {result.payload_bytes} bytes",
     ]
-    if result.direct_images:
+    if result.direct_images or result.initial_bits:  # in every set
         lines.append(
-            f"{result.direct_images} coded directly, in {result.direct_bits} bits; initial bits {result.initial_bits}"
+            f"{plural(result.direct_images, 'image')} coded directly, in {result.direct_bits} bits; initial bits"
+            f" {result.initial_bits}"
         )
     if result.direct_images < result.images:
         lines.append(f"{result.net_bits_per_dim:.4f} bits/dim net")

@@ -19,9 +19,11 @@ from ..evaluation.conditioning_worth import Worth, guided_report, worth_of
 from ..evaluation.few_steps import score_few_steps
 from ..evaluation.guiding import guidance_report, load_guidance
 from ..evaluation.quality_features import check_quality_features, load_quality_features
+from ..evaluation.real_files import RealFiles, codec_of_singles
 from ..evaluation.sample_quality import Judge
 from ..evaluation.scoring import check_fit, follow, load_as_they_are, load_pipeline, score, split_of
 from ..evaluation.subject import Subject
+from ..likelihood.distortion import RateDistortion
 from ..likelihood.summary import in_parts
 from ..likelihood.variational import BitsPerDim
 from ..pipelines.sampling_pipeline import SamplingPipeline
@@ -29,7 +31,7 @@ from ..reporting.by_calls import save_few_steps
 from ..reporting.conditioning_figures import save_guided_bounds, save_worth
 from ..reporting.figures import save_evaluation
 from ..reporting.lines import evaluation_report, quality_line, weighted_line
-from ..reporting.rate_distortion import curve_report, save_curve
+from ..reporting.rate_distortion import curve_report, files_lines, files_report, save_curve
 from ..reporting.tables import few_steps_table
 from ..runtime.errors import user_errors
 from ..runtime.output_folder import claim_folder, write_json
@@ -86,14 +88,33 @@ def evaluate(
             "test_images_as_samples": {},
             **compared,
             "flow": flow,
-            "rate_distortion": None if curve is None else curve_report(curve),
+            "rate_distortion": None if curve is None else rate_and_distortion(subject, curve, folder),
             "guidance": guided_report(guided, evaluation.guidance_scales, result, images),
             **({} if worth is None else worth.report()),
         }
-        if curve is not None:
-            save_curve(curve, folder / "rate_distortion.png")
         save_conditioning(worth, more["guidance"], subject.pipeline.scheduler, folder)
         write_evaluation(result, subject, folder, model.model_name_or_path, more)
+
+
+def rate_and_distortion(subject: Subject, curve: RateDistortion, folder: Path) -> dict[str, Any]:
+    """Draw the curve and files of some images, and return both for JSON."""
+    files, fault = code_some(subject)
+    save_curve(curve, files, folder / "rate_distortion.png")
+    return curve_report(curve) | ({"no_files": fault} if files is None else {"files": files_report(files)})
+
+
+def code_some(subject: Subject) -> tuple[RealFiles | None, str | None]:
+    """Files of some images, or why there are none; told on the screen, too."""
+    if not subject.evaluation.num_coded_images:
+        return None, "`num_coded_images` is 0."
+    try:
+        codec = codec_of_singles(subject.pipeline)
+    except ValueError as error:
+        print(f"The rate-distortion curve comes without files. {error}")
+        return None, str(error)
+    files = subject.files(codec, functools.partial(progress_bar, desc="coding", unit="image"))
+    print(files_lines(files))
+    return files, None
 
 
 def save_conditioning(
@@ -195,6 +216,8 @@ def check_evaluation(evaluation: EvaluationArguments) -> None:
     if evaluation.split not in ("train", "test"):
         raise ValueError(f"`split` must be 'train' or 'test', but is {evaluation.split!r}.")
     check_scoring(evaluation)
+    if evaluation.num_coded_images < 0:
+        raise ValueError(f"`num_coded_images` must be at least 0, but is {evaluation.num_coded_images}.")
     if evaluation.num_flow_images < 0 or evaluation.num_quality_samples < 0 or evaluation.num_quality_samples == 1:
         raise ValueError("`num_flow_images` must be at least 0, and `num_quality_samples` 0 or at least 2.")
     if evaluation.num_quality_samples and not evaluation.few_steps:

@@ -11,6 +11,8 @@ Read the modules in this order:
     reverse_channel   a sample of q in about KL(q ‖ p) bits
     progressive       one image, of which every prefix is an image
     file_format       the header, and what is checked
+    images, classes   what a file holds
+    singles, sets     images one at a time, and many
     codec             `Codec`: images to files and back
 """
 
@@ -21,10 +23,10 @@ from .._lazy import lazy_names
 
 if TYPE_CHECKING:  # the same names once more; `as` marks them as exported
     from .codec import Codec as Codec
-    from .codec import Compressed as Compressed
-    from .codec import Images as Images
     from .file_format import Header as Header
+    from .images import Compressed as Compressed
+    from .images import Images as Images
 else:
     __getattr__, __dir__, __all__ = lazy_names(
-        __name__, {"codec": ("Codec", "Compressed", "Images"), "file_format": ("Header",)}
+        __name__, {"codec": ("Codec",), "file_format": ("Header",), "images": ("Compressed", "Images")}
     )

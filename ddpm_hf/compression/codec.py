@@ -1,94 +1,29 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Files of images: sets by bits-back coding, single images by progressive coding.
-
-A set begins with a few images that are coded directly, by the progressive code, until the stack holds the bits that
-bits-back coding draws latents from. Groups then grow with what the stack holds, up to `batch_size` images side by
-side: after n images, ⌊n · growth / 256⌋. So no group needs more initial bits than one image does.
-"""
+"""Files of images: sets by bits-back coding, single images by progressive coding."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import math
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.gaussian_diffusion import GaussianDiffusion
-from ..diffusion.numerics import LOG_2, require_count
-from .bits_back import RESOLUTION, BitsBack
-from .distributions import Digits, Ints, Table
-from .entropy_coders import BitStack, Exhausted, SymbolReader, SymbolWriter, require_constriction
+from ..diffusion.numerics import require_count
+from .bits_back import BitsBack
+from .classes import Classes
+from .entropy_coders import SymbolReader, require_constriction
 from .exact_chain import ExactChain
 from .file_format import FINGERPRINT_BYTES, Contents, Header, check_names, packed, unpacked
-from .progressive import Decoded, Progressive, progressive_diffusion
-from .shared_noise import SharedNoise
-
-
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
-LATENT_BITS = math.log2(RESOLUTION * math.sqrt(2 * math.pi * math.e))  # of an element of a latent, on the lattice
-LEAST_DRAWN = 2  # latents that are drawn before the first bits come back
-
-
-@dataclass(frozen=True)
-class Images:
-    """Images for a file.
-
-    Attributes:
-        levels: integers 0 … K − 1, `[N, C, H, W]`.
-        names: of the files, relative paths; none comes twice.
-        labels: the class of each, `[N]`, or None.
-        is_bilevel: whether the files are black and white (mode "1" of Pillow).
-        is_exact: whether they are the images that were coded, or approximations from a prefix.
-    """
-
-    levels: Tensor
-    names: tuple[str, ...]
-    labels: Tensor | None = None
-    is_bilevel: bool = False
-    is_exact: bool = True
-
-    @property
-    def checksum(self) -> int:
-        """CRC-32 of the pixels, the classes and the names."""
-        content = self.levels.to(torch.uint8).contiguous().numpy().tobytes()
-        labels = b"" if self.labels is None else self.labels.numpy().astype("<i8").tobytes()
-        return zlib.crc32("\0".join(self.names).encode("utf-8", "surrogateescape"), zlib.crc32(content + labels))
-
-
-@dataclass(frozen=True)
-class Compressed:
-    """A file, and what its bits are.
-
-    Attributes:
-        content: the bytes of the file.
-        images: how many.
-        bits_per_dim: all bits of the file, per element of the images.
-        net_bits_per_dim: of the images coded by bits-back, without initial bits; of the payload in progressive mode.
-        header_bytes, names_bytes, payload_bytes: the three parts of the file.
-        initial_bits: random bits within the payload that bits-back coding needed at first.
-        direct_images, direct_bits: images of a set that were coded directly, and their bits.
-        is_exact: whether the file is lossless.
-    """
-
-    content: bytes
-    images: int
-    bits_per_dim: float
-    net_bits_per_dim: float
-    header_bytes: int
-    names_bytes: int
-    payload_bytes: int
-    initial_bits: int
-    direct_images: int
-    direct_bits: int
-    is_exact: bool
+from .images import Compressed, Images
+from .progressive import Progressive, chunk_bits_of, progressive_diffusion
+from .sets import Progress, SetCode
+from .singles import SingleCode
 
 
 class Codec:
@@ -104,6 +39,7 @@ class Codec:
         num_classes: of the labels.
         device: of the model.
         most_at_once: images per call of the model, at most.
+        chunk_bits: expected bits of a chunk of a progressive code; None for as many as are searched quickly.
 
     Raises:
         ValueError: if constriction is not installed, or the model cannot be used to compress.
@@ -120,41 +56,47 @@ class Codec:
         num_classes: int = 0,
         device: torch.device | str = "cpu",
         most_at_once: int = 64,
+        chunk_bits: int | None = None,
     ):
         require_constriction()
         require_count(most_at_once=most_at_once)
         chain = ExactChain(denoise, diffusion, torch.device(device), most_at_once)
         self.shape, self.spacing, self.num_levels = tuple(shape), spacing, chain.num_levels
-        self._sets = BitsBack(chain)
-        self._progressive: Progressive | None = None
+        classes = Classes(condition, num_classes)
+        self._single: SingleCode | None = None
         self._fault = ""
         try:
-            single = progressive_diffusion(diffusion, self.dimensions)
-            self._progressive = Progressive(dataclasses.replace(chain, diffusion=single))
+            chunk_bits = chunk_bits_of(self.dimensions) if chunk_bits is None else chunk_bits
+            progressive = progressive_diffusion(diffusion, self.dimensions, chunk_bits)
+            single = Progressive(dataclasses.replace(chain, diffusion=progressive), chunk_bits)
+            self._single = SingleCode(single, classes)
         except ValueError as error:
             self._fault = str(error)
-        self._condition, self._num_classes = condition, num_classes
+        self.sets = SetCode(BitsBack(chain), self._single, classes)
         self.fingerprint = self._with_chains(fingerprint)
 
     @property
     def dimensions(self) -> int:
         return math.prod(self.shape)
 
-    def _with_chains(self, fingerprint: bytes) -> bytes:
-        chains = [self._sets.chain.diffusion.times, self.single.chain.diffusion.times if self._progressive else ()]
-        text = repr((fingerprint, [list(times) for times in chains], self.shape, self.num_levels)).encode()
-        return hashlib.sha256(text).digest()[:FINGERPRINT_BYTES]
-
     @property
-    def single(self) -> Progressive:
+    def single(self) -> SingleCode:
         """The progressive code.
 
         Raises:
             ValueError: if the model has no measured errors, or its variance holds for neighbouring times only.
         """
-        if self._progressive is None:
+        if self._single is None:
             raise ValueError(self._fault)
-        return self._progressive
+        return self._single
+
+    def _with_chains(self, fingerprint: bytes) -> bytes:
+        chains: list[Any] = [list(self.sets.bits_back.chain.diffusion.times)]
+        if self._single is not None:
+            single = self._single.progressive
+            chains += [list(single.chain.diffusion.times), single.chunk_bits]
+        text = repr((fingerprint, chains, self.shape, self.num_levels)).encode()
+        return hashlib.sha256(text).digest()[:FINGERPRINT_BYTES]
 
     # --- encoding ---
 
@@ -191,10 +133,10 @@ class Codec:
             width=self.shape[2],
             levels=self.num_levels,
             images=len(images.levels),
-            steps=len(self._sets.chain.diffusion.times),
-            resolution=self._sets.resolution,
+            steps=len(self.sets.bits_back.chain.diffusion.times),
+            resolution=self.sets.bits_back.resolution,
             batch_size=batch_size,
-            growth=self._growth,
+            growth=self.sets.growth,
             direct=0,
             seed=seed,
             payload=0,
@@ -235,48 +177,20 @@ class Codec:
 
     def _compress_one(self, header: Header, images: Images, max_bytes: int | None) -> Compressed:
         _check_budget(max_bytes, len(packed(header, b"")))
-        writer = SymbolWriter()
-        labels, given = self._some(images.labels, 0, 1)
-        if labels is not None:
-            writer.write(self._classes(1), labels)
-        self.single.write(writer.write, images.levels.long(), given, SharedNoise(header.seed, 0))
-        payload = writer.to_bytes()
+        payload = self.single.written(images, 0, header.seed).to_bytes()
         content = packed(header, payload)
         if max_bytes is None or len(content) <= max_bytes:
             return self._verified(content, images, 0, 0)
         payload = payload[: max_bytes - len(content)]
         header = dataclasses.replace(header, is_lossy=True)
-        decoded = self._decode_one(Contents(header, payload, 0, 0), is_whole=False)
+        decoded = self.single.read(SymbolReader(payload, is_whole=False).read, header, 0)
         header = dataclasses.replace(header, pixels=decoded.checksum)
         return self._verified(packed(header, payload), decoded, 0, 0)
 
     def _compress_set(self, header: Header, images: Images, progress: Progress) -> Compressed:
-        direct = self._written_directly(images, header.seed)
-        stack = BitStack(is_drawn_from=len(direct) < header.images)
-        for digits in direct:
-            _push_all(stack, digits)
-        direct_bits = stack.bits - stack.initial_bits
-        header = dataclasses.replace(header, direct=len(direct))
-        for start, end in progress(list(_groups(header))):
-            labels, given = self._some(images.labels, start, end)
-            self._sets.push(stack, images.levels[start:end].long(), given)
-            if labels is not None:
-                stack.push(self._classes(end - start), labels)
-        return self._verified(packed(header, stack.to_bytes()), images, direct_bits, stack.initial_bits, progress)
-
-    def _written_directly(self, images: Images, seed: int) -> list[list[Digits]]:
-        """The symbols of the first images by the progressive code, until they are enough to draw latents from."""
-        found: list[list[Digits]] = []
-        stack, needed = BitStack(), LEAST_DRAWN * LATENT_BITS * self.dimensions
-        while self._progressive and len(found) < len(images.levels) and stack.bits < needed:
-            i, writer = len(found), SymbolWriter()
-            labels, given = self._some(images.labels, i, i + 1)
-            if labels is not None:
-                writer.write(self._classes(1), labels)
-            self.single.write(writer.write, images.levels[i : i + 1].long(), given, SharedNoise(seed, i))
-            found.append(writer.written)
-            _push_all(stack, writer.written)
-        return found
+        coded = self.sets.encode(header, images, progress)
+        content = packed(coded.header, coded.payload)
+        return self._verified(content, images, coded.direct_bits, coded.initial_bits, progress)
 
     def _verified(
         self,
@@ -292,7 +206,7 @@ class Codec:
             decoded = self.decompress(content, progress=progress)
         except ValueError as error:
             raise ValueError(f"The file did not decode to the images, and was not written: {error}") from error
-        if not torch.equal(decoded.levels.long(), images.levels.long()):
+        if not torch.equal(decoded.levels, images.levels.to(torch.uint8)):
             raise ValueError("The file did not decode to the images, and was not written.")
         header = file.header
         by_bits_back = (header.images - header.direct) * self.dimensions
@@ -311,12 +225,6 @@ class Codec:
             is_exact=not header.is_lossy,
         )
 
-    @property
-    def _growth(self) -> int:
-        """256 times the images that the bits of one image suffice for, a little less."""
-        bits = float(self._sets.chain.diffusion.expected_terms.sum()) / LOG_2
-        return max(1, min(255, math.floor(0.9 * 256 * bits / (LEAST_DRAWN * LATENT_BITS)))) if bits > 0 else 1
-
     # --- decoding ---
 
     def decompress(self, content: bytes, max_bytes: int | None = None, progress: Progress | None = None) -> Images:
@@ -331,21 +239,42 @@ class Codec:
             ValueError: if the file is damaged, or was made by another model; or if `max_bytes` is too small.
         """
         file = unpacked(content)
-        self._check_file(file, max_bytes)
-        if file.header.mode == "set":
-            images = self._decode_set(file, progress or iter)
-        else:
-            images = self._decode_one(file, is_whole=file.is_whole and not file.header.is_lossy)
-        if file.is_whole and images.checksum != file.header.pixels:
-            raise ValueError(
-                "The file decodes to other pixels than were coded: it is damaged, or this machine differs."
-            )
-        if max_bytes is None or max_bytes >= len(content):
-            return images
-        short = dataclasses.replace(file, payload=file.payload[: max_bytes - len(content)])
-        return self._decode_one(short, is_whole=False)
+        self._check_file(file)
+        if file.header.mode == "progressive":
+            return self.prefixes(content, [len(content) if max_bytes is None else max_bytes])[0]
+        if max_bytes is not None:
+            raise ValueError("`max_bytes` is for files of the mode 'progressive'; a set is decoded as a whole.")
+        images = self.sets.decode(file, progress or iter)
+        _check_pixels(file, images)
+        return images
 
-    def _check_file(self, file: Contents, max_bytes: int | None) -> None:
+    def prefixes(self, content: bytes, sizes: Sequence[int]) -> list[Images]:
+        """The image of a progressive file from prefixes of it, all in the time that the file itself takes.
+
+        Args:
+            content: its bytes.
+            sizes: of the prefixes, in bytes.
+
+        Raises:
+            ValueError: as `decompress`, or if the file is a set.
+        """
+        file = unpacked(content)
+        self._check_file(file)
+        if file.header.mode == "set":
+            raise ValueError("Only files of the mode 'progressive' have prefixes; a set is decoded as a whole.")
+        least = file.header_bytes + file.names_bytes
+        for size in sizes:
+            require_count(max_bytes=size)
+            _check_budget(size, least)
+        is_lossless = file.is_whole and not file.header.is_lossy
+        lengths = [len(file.payload), *(size - least for size in sizes)]
+        whole, *found = self.single.read_prefixes(file.payload, lengths, is_lossless, file.header)
+        if is_lossless and not whole.is_exact:
+            raise ValueError("The file is damaged: its payload does not decode.")
+        _check_pixels(file, whole)
+        return found
+
+    def _check_file(self, file: Contents) -> None:
         header = file.header
         if header.shape != self.shape or header.levels != self.num_levels:
             raise ValueError(
@@ -357,75 +286,13 @@ class Codec:
         if header.direct > header.images or not header.images or not header.batch_size:
             raise ValueError("The file is damaged: its header contradicts itself.")
         check_names(header.names)
-        if max_bytes is not None:
-            require_count(max_bytes=max_bytes)
-            if header.mode == "set":
-                raise ValueError("`max_bytes` is for files of the mode 'progressive'; a set is decoded as a whole.")
-            _check_budget(max_bytes, file.header_bytes + file.names_bytes)
-
-    def _decode_one(self, file: Contents, is_whole: bool) -> Images:
-        header, labels = file.header, None
-        reader = SymbolReader(file.payload, is_whole)
-        try:
-            if header.is_labelled:
-                labels = torch.from_numpy(reader.read(self._classes(1)))
-        except Exhausted:
-            raise ValueError("The file ends before the class of its image; read more of it.") from None
-        shape = (1, *self.shape)
-        given = self._condition(labels, 1)
-        decoded = self.single.read(reader.read, shape, given, SharedNoise(header.seed, 0))
-        if is_whole and not decoded.is_exact:
-            raise ValueError("The file is damaged: its payload does not decode.")
-        return Images(decoded.levels, header.names, labels, header.is_bilevel, decoded.is_exact)
-
-    def _decode_set(self, file: Contents, progress: Progress) -> Images:
-        header, stack = file.header, BitStack(file.payload)
-        levels: list[Tensor] = []
-        labels: list[Tensor] = []
-        for start, end in progress(list(_groups(header))[::-1]):
-            known, given = self._popped_labels(stack, header, end - start)
-            levels.insert(0, self._sets.pop(stack, (end - start, *self.shape), given).to(torch.uint8))
-            labels = [*known, *labels]
-        for i in reversed(range(header.direct)):
-            known, given = self._popped_labels(stack, header, 1)
-            decoded: Decoded = self.single.read(stack.pop, (1, *self.shape), given, SharedNoise(header.seed, i))
-            levels.insert(0, decoded.levels.to(torch.uint8))
-            labels = [*known, *labels]
-        return Images(torch.cat(levels), header.names, torch.cat(labels) if labels else None, header.is_bilevel)
-
-    def _popped_labels(self, stack: BitStack, header: Header, count: int) -> tuple[list[Tensor], Mapping[str, Any]]:
-        """The classes of the next images, in a list, and the arguments of the model for them."""
-        if not header.is_labelled:
-            return [], self._condition(None, count)
-        labels = torch.from_numpy(stack.pop(self._classes(count)))
-        return [labels], self._condition(labels, count)
-
-    def _some(self, labels: Tensor | None, start: int, end: int) -> tuple[Ints | None, Mapping[str, Any]]:
-        """The classes of some of the images, and the arguments of the model for them."""
-        some = None if labels is None else labels[start:end]
-        return None if some is None else some.numpy().astype(np.int64), self._condition(some, end - start)
-
-    def _classes(self, count: int) -> Table:
-        if not self._num_classes:
-            raise ValueError("The file holds classes, and the model knows none.")
-        return Table.uniform(count, self._num_classes)
 
 
-def _push_all(stack: BitStack, written: list[Digits]) -> None:
-    """Push symbols so that they are popped in the order in which they were written."""
-    for digits in reversed(written):
-        stack.push_digits(digits)
+def _check_pixels(file: Contents, images: Images) -> None:
+    if file.is_whole and images.checksum != file.header.pixels:
+        raise ValueError("The file decodes to other pixels than were coded: it is damaged, or this machine differs.")
 
 
 def _check_budget(max_bytes: int | None, least: int) -> None:
     if max_bytes is not None and max_bytes < least:
         raise ValueError(f"`max_bytes` must be at least {least}, the length of the header, but is {max_bytes}.")
-
-
-def _groups(header: Header) -> Iterator[tuple[int, int]]:
-    """The first image of each group that is coded side by side, and the first one after it."""
-    start = header.direct
-    while start < header.images:
-        size = max(1, min(header.batch_size, start * header.growth >> 8, header.images - start))
-        yield start, start + size
-        start += size

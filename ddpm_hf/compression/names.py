@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Names of files as bytes: numbered names as a pattern, others compressed by zlib."""
+"""Names of files as bytes: places in the file as nothing, numbered names as a pattern, others compressed by zlib."""
 
 from __future__ import annotations
 
@@ -8,13 +8,21 @@ import zlib
 from collections.abc import Sequence
 
 
-LIST, PATTERN = 0, 1
+LIST, PATTERN, PLACES = 0, 1, 2
 MOST_PER_NAME = 4096  # bytes: a longer list is damage
 MOST = 2**28
 
 
+def names_by_place(count: int) -> tuple[str, ...]:
+    """Names of images that have none, such as `07.png` of the eighth of twenty."""
+    width = len(str(count - 1))
+    return tuple(f"{i:0{width}d}.png" for i in range(count))
+
+
 def packed_names(names: Sequence[str]) -> bytes:
     """The names in order, none of which contains a zero byte."""
+    if tuple(names) == names_by_place(len(names)):
+        return bytes([PLACES])
     pattern = _pattern(names)
     if pattern is not None:
         return bytes([PATTERN]) + "\0".join(map(str, pattern)).encode("utf-8", "surrogateescape")
@@ -29,10 +37,12 @@ def unpacked_names(content: bytes, count: int) -> tuple[str, ...]:
         ValueError: if the bytes hold something else.
     """
     try:
+        if count > MOST:
+            raise ValueError("There are too many names.")
+        if content[0] == PLACES:
+            return names_by_place(count)
         if content[0] == PATTERN:
             before, after, width, first = _text(content[1:]).split("\0")
-            if count > MOST:
-                raise ValueError("There are too many names.")
             return tuple(f"{before}{int(first) + i:0{int(width)}d}{after}" for i in range(count))
         reader = zlib.decompressobj(-15)
         names = tuple(_text(reader.decompress(content[1:], min(count * MOST_PER_NAME, MOST) + 1)).split("\0"))

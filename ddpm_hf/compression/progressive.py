@@ -10,7 +10,7 @@ Ho et al. (2020, section 4.3, Algorithms 3 and 4) state the rate of this code. H
 Each step goes in chunks of elements in a shared random order, with about `chunk_bits` expected bits each; they follow
 from the variances, ½ log₂(σ²/β̃) for an element. After every step both sides know x̂_0, so any prefix is an image.
 
-A chunk costs some 2.5 bits more than its KL. `coding_times` adds them to the cost of every step: a chain then takes
+A chunk costs 2 to 3 bits more than its KL. `coding_times` adds them to the cost of every step: a chain then takes
 fewer steps, and leaves more to the decoder, which has no such overhead.
 """
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -36,11 +36,12 @@ from ..diffusion.timestep_spacing import optimal_times
 from .distributions import Distribution, GaussianBins, Ints, uniform_digits
 from .entropy_coders import Exhausted
 from .exact_chain import ExactChain
-from .reverse_channel import MOST_BITS, Chunk, Target
+from .reverse_channel import MOST_BITS, Chunk, Target, pad_of
 from .shared_noise import SharedNoise
 
 
-CHUNK_BITS = 4  # longer chunks have less overhead, and take 2^bits longer to search
+LEAST_CHUNK_BITS, MOST_CHUNK_BITS = 4, 8
+WORK_BITS = 25.5  # log₂ of the numbers that are searched in a step, at most: some .2 s
 MOST_STEPS = 100
 LEAST_LOG_RATIO = 2.0**-9  # of σ² to β̃: below it the density ratio has no bound
 SHARE_BITS = 16  # of expected bits, rounded
@@ -62,9 +63,17 @@ class Decoded(NamedTuple):
     is_exact: bool
 
 
-def progressive_diffusion(
-    diffusion: GaussianDiffusion, dimensions: int, chunk_bits: int = CHUNK_BITS
-) -> GaussianDiffusion:
+def chunk_bits_of(dimensions: int) -> int:
+    """The expected bits C of a chunk of images with D elements, 4 … 8.
+
+    Longer chunks have less overhead in all. To search a step takes D · 2^(C + pad) numbers.
+    """
+    choices = range(MOST_CHUNK_BITS, LEAST_CHUNK_BITS, -1)
+    affordable = (bits for bits in choices if bits + pad_of(bits) + math.log2(dimensions) <= WORK_BITS)
+    return next(affordable, LEAST_CHUNK_BITS)
+
+
+def progressive_diffusion(diffusion: GaussianDiffusion, dimensions: int, chunk_bits: int) -> GaussianDiffusion:
     """The diffusion with the times, and for fixed variances with the variance, that serve progressive coding best.
 
     Raises:
@@ -81,9 +90,7 @@ def progressive_diffusion(
     return dataclasses.replace(chain, variance_type="optimal", first_variance=None) if is_fixed else chain
 
 
-def coding_times(
-    schedule: NoiseSchedule, errors: DenoisingErrors, dimensions: int, chunk_bits: int = CHUNK_BITS
-) -> list[int]:
+def coding_times(schedule: NoiseSchedule, errors: DenoisingErrors, dimensions: int, chunk_bits: int) -> list[int]:
     """The times of the chain with the least expected length of a progressive code, ascending.
 
     Args:
@@ -93,9 +100,9 @@ def coding_times(
         chunk_bits: expected bits of a chunk.
     """
     bits = step_costs(schedule, errors) * (dimensions / LOG_2)
-    chunks = torch.round(bits / chunk_bits).clamp(min=1)
+    chunks = torch.ceil(bits / chunk_bits).clamp(min=1)
     # The overhead of a chunk by its expected bits, as simulated.
-    overhead = chunks * (1.5 + 0.3 * bits / chunks).clamp(max=2.6)
+    overhead = chunks * (1.5 + 0.3 * bits / chunks).clamp(max=2.8)
     overhead[0] = 0.0  # the decoder has none
     return optimal_times(bits + overhead, min(MOST_STEPS, schedule.T), at_most=True)
 
@@ -110,7 +117,7 @@ class Progressive:
     """
 
     chain: ExactChain
-    chunk_bits: int = CHUNK_BITS
+    chunk_bits: int
 
     def write(self, write: Write, levels: Tensor, conditioning: Mapping[str, Any], noise: SharedNoise) -> None:
         """Code an image.
@@ -166,18 +173,45 @@ class Progressive:
                     chosen = _read_index(read, step.bits_of(elements))
                     z[elements] = Chunk(noise, index, number, len(elements)).candidate(chosen)
             except Exhausted:
-                return Decoded(self._nearest(p.pred_original_sample), is_exact=False)
+                return self._partly(p.pred_original_sample)
             x = step.next(z)
         p = self.chain.step(x, 0, conditioning)
         watch(p.mean)
         try:
             levels = torch.from_numpy(read(self.chain.law(p))).reshape(shape)
         except Exhausted as end:
-            levels = self._nearest(p.mean)
-            levels.view(-1)[: len(end.known)] = torch.from_numpy(end.known)
-            return Decoded(levels, is_exact=False)
+            return self._partly(p.mean, end.known)
         watch(self.chain.scaled(levels))
         return Decoded(levels, is_exact=True)
+
+    def read_prefixes(
+        self,
+        reads: Sequence[ReadSymbols],
+        shape: tuple[int, ...],
+        conditioning: Mapping[str, Any],
+        noise: SharedNoise,
+    ) -> list[Decoded]:
+        """What `read` returns for each of some prefixes of one code, in one pass along the chain.
+
+        Args:
+            reads: return the symbols of each distribution, from the longest prefix first.
+            shape, conditioning, noise: as in `read`.
+        """
+        longest, *others = reads
+        found: dict[int, Decoded] = {}
+        estimates: list[Tensor] = []
+
+        def read(distribution: Distribution) -> Ints:
+            for place, read_other in enumerate(others):
+                if place not in found:
+                    try:
+                        read_other(distribution)
+                    except Exhausted as end:  # of an index nothing is known, of the levels perhaps the first
+                        found[place] = self._partly(estimates[-1], end.known)
+            return longest(distribution)
+
+        whole = self.read(read, shape, conditioning, noise, watch=estimates.append)
+        return [whole, *(found.get(place, whole) for place in range(len(others)))]
 
     @property
     def _last(self) -> int:
@@ -186,10 +220,13 @@ class Progressive:
     def _first(self, shape: tuple[int, ...], noise: SharedNoise) -> Tensor:
         return noise.normals(len(self.chain.diffusion.times), 0, 0, math.prod(shape)).reshape(shape)
 
-    def _nearest(self, x_0: Tensor) -> Tensor:
-        """The levels nearest to values in [−1, 1], int64."""
+    def _partly(self, x_0: Tensor, known: Ints | None = None) -> Decoded:
+        """The levels nearest to an estimate in [−1, 1], but for the first ones, which may be known."""
         top = self.chain.num_levels - 1
-        return torch.round((x_0 + 1) / 2 * top).clamp(0, top).long()
+        levels = torch.round((x_0 + 1) / 2 * top).clamp(0, top).long()
+        if known is not None:
+            levels.view(-1)[: len(known)] = torch.from_numpy(known)
+        return Decoded(levels, is_exact=False)
 
 
 class _Step:
@@ -231,7 +268,7 @@ def _cut(order: Ints, shares: Ints, most: int) -> list[Ints]:
 
 def _magnitudes(bits: float) -> GaussianBins:
     """floor(log₂(index + 1)) of a chunk with so many expected bits, as simulated."""
-    mean, std = 1.15 * bits - 2.5, min(1.8 + 0.5 * bits, 4.0)  # before what lies below 0 is cut off
+    mean, std = 1.15 * bits - 2.5, min(1.8 + 0.5 * bits, 5.0)  # before what lies below 0 is cut off
     return GaussianBins.of(np.array([mean]), np.array([std]), 0, MOST_BITS + 1)
 
 

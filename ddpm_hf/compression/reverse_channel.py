@@ -24,7 +24,7 @@ from .shared_noise import SharedNoise
 
 AT_ONCE = 2**12  # candidates at first; each time twice as many
 MOST_BITS = 18  # of candidates
-MOST_NUMBERS = 2**22  # in memory at a time
+MOST_NUMBERS = 2**20  # at a time, which fit a cache
 ARRIVALS = 2**31  # streams of chunks from here on are arrival times
 
 
@@ -35,10 +35,11 @@ class Target(NamedTuple):
     log_variance: Tensor
 
     def log_ratio(self, z: Tensor) -> Tensor:
-        """log q/p of candidates `[J, n]`, nats, `[J]`."""
+        """log q/p of candidates `[J, n]`, nats, `[J]`; in their dtype."""
         precision = torch.exp(-self.log_variance)
         constant = -0.5 * (self.shift.square() * precision + self.log_variance).sum()
-        return z.square() @ (0.5 * (1 - precision)) + z @ (self.shift * precision) + constant
+        squares, linear = (each.to(z.dtype) for each in (0.5 * (1 - precision), self.shift * precision))
+        return torch.addmv(z @ linear, z.square(), squares) + constant.to(z.dtype)
 
     @property
     def log_bound(self) -> float:
@@ -80,7 +81,7 @@ class Chunk:
         at_once = AT_ONCE
         while first < limit:
             count = max(1, min(at_once, limit - first, MOST_NUMBERS // self.size))
-            z = self.noise.normals(self.step, self.chunk, first * self.size, count * self.size)
+            z = self.noise.rough_normals(self.step, self.chunk, first * self.size, count * self.size)
             gaps = self.noise.exponentials(self.step, ARRIVALS + self.chunk, first, count)
             times = arrived + torch.cumsum(gaps, 0)
             scores = torch.log(times) - target.log_ratio(z.reshape(count, self.size))

@@ -32,6 +32,11 @@ def _quantiles() -> NDArray[np.float64]:
     return torch.cat([-upper.flip(0), upper]).numpy()
 
 
+@functools.cache
+def _rough_quantiles() -> NDArray[np.float32]:
+    return _quantiles().astype(np.float32)
+
+
 class SharedNoise:
     """The streams of one image.
 
@@ -51,10 +56,18 @@ class SharedNoise:
 
     def normals(self, step: int, chunk: int, first: int, count: int) -> Tensor:
         """The normal numbers `first` … `first` + `count` − 1 of the stream, float64 `[count]`."""
+        return torch.from_numpy(_quantiles()[self._places(step, chunk, first, count)])
+
+    def rough_normals(self, step: int, chunk: int, first: int, count: int) -> Tensor:
+        """The same in float32, twice as fast, for the encoder, which only compares them."""
+        places = self._places(step, chunk, first, count)
+        return torch.from_numpy(np.take(_rough_quantiles(), places, mode="clip"))  # which skips a check
+
+    def _places(self, step: int, chunk: int, first: int, count: int) -> NDArray[np.uint16]:
+        """Which quantiles they are."""
         skip = first % PER_COUNTER
         integers = self._integers(step, chunk, first // PER_COUNTER, -(-(skip + count) * QUANTILE_BITS // 64))
-        places = integers.astype("<u8").view("<u2")[skip : skip + count]
-        return torch.from_numpy(_quantiles()[places])
+        return integers.astype("<u8").view("<u2")[skip : skip + count]
 
     def permutation(self, step: int, chunk: int, count: int) -> Ints:
         """An order of `count` things."""

@@ -152,6 +152,13 @@ class EvaluationArguments(ScoringArguments, QualityArguments):
         default=False,
         metadata=help_text("Also compute and draw the error of the predicted image against the bits so far."),
     )
+    num_coded_images: int = field(
+        default=4,
+        metadata=help_text(
+            "Images for --rate_distortion that are also coded into files, one by one, beside files of PNG, WebP, JPEG"
+            " and JPEG XL; 0 for none."
+        ),
+    )
     guidance_scales: list[float] = field(
         default_factory=list,
         metadata=help_text("Also score the chains guided by these scales, from the same noise, and draw their bound."),

@@ -12,6 +12,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ..compression.codec import Codec
+from ..conditioning.classes import LABELS
 from ..conditioning.columns import Columns
 from ..data.level_images import LevelImages
 from ..likelihood.batches import Batches
@@ -22,6 +24,7 @@ from ..likelihood.variational import BitsPerDim
 from ..pipelines.guidance import Guidance
 from ..pipelines.sampling_pipeline import SamplingPipeline
 from .arguments import EvaluationArguments
+from .real_files import RealFiles, code_images
 from .sampling import draw_images, draw_images_by_ode
 from .scoring import by_batches, on_chain, paths_report, score, score_by_paths
 
@@ -75,6 +78,13 @@ class Subject:
 
         how = (self.accelerator, self.evaluation.batch_size, self.evaluation.seed)
         return RateDistortion.merged(by_batches(denoiser, self.images, *how, part, progress))
+
+    def files(self, codec: Codec, progress: Progress | None = None) -> RealFiles:
+        """Files of some of the images by the model's codec, beside files in other formats."""
+        images, conditioners = self.images.spread(self.evaluation.num_coded_images), self.pipeline.conditioners
+        labels = images.read_for(conditioners).get(LABELS)
+        levels = torch.stack([images.levels(i) for i in range(len(images))])
+        return code_images(codec, levels, labels, seed=self.evaluation.seed, progress=progress)
 
     def likelihood_by_ode(self, calls: int | None = None) -> dict[str, Any]:
         """The likelihood by the probability-flow ODE.

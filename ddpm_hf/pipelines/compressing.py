@@ -14,9 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..compression.codec import Codec, Compressed
+from ..compression.codec import Codec
 from ..compression.entropy_coders import require_constriction
 from ..compression.file_format import SPACINGS, check_names, unpacked
+from ..compression.images import Compressed
+from ..compression.names import names_by_place
 from ..conditioning.classes import LABELS, ClassConditioner
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .exact_models import fingerprint_of, in_float64
@@ -213,15 +215,14 @@ def _named(images: Any) -> list[tuple[str, Picture]]:
         raise ValueError("`images` must hold at least one image, but holds none.")
     if len(pictures) == 1 and isinstance(pictures[0], (str, os.PathLike)):
         return list(find_pictures(Path(pictures[0])))
-    width = len(str(len(pictures) - 1))
     named: list[tuple[str, Picture]] = []
-    for i, picture in enumerate(pictures):
+    for place, picture in zip(names_by_place(len(pictures)), pictures, strict=True):
         if isinstance(picture, (str, os.PathLike)):
             if not Path(picture).is_file():
                 raise ValueError(f"There is no file {picture}; name one folder, or files.")
             named.append((Path(picture).name, picture))
         else:
-            named.append((f"{i:0{width}d}.png", picture))
+            named.append((place, picture))
     return named
 
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..compression.codec import Images
+from ..compression.images import Images
 
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -52,21 +52,18 @@ def read_pictures(pictures: Sequence[tuple[str, Picture]], num_levels: int, shap
     Raises:
         ValueError: for a picture that cannot be read, or not be brought back pixel for pixel; the message names it.
     """
-    opened = [(name, _opened(name, picture)) for name, picture in pictures]
-    bilevel = {image.mode == "1" for _, image in opened}
+    levels = np.empty((len(pictures), *shape), np.uint8)  # all that is kept of many files
+    table, bilevel = _levels_of_values(num_levels), set()
+    for place, (name, picture) in enumerate(pictures):
+        image = _opened(name, picture)
+        bilevel.add(image.mode == "1")
+        found = table[_values(name, image, shape)]
+        if found.min() < 0:
+            raise ValueError(f"{name} has other values than the model's {num_levels} levels, spread over 0 ... 255.")
+        levels[place] = found
     if len(bilevel) > 1:
         raise ValueError("Some images are black and white (mode 1) and others are not; compress them apart.")
-    values = [_values(name, image, shape) for name, image in opened]
-    table = _levels_of_values(num_levels)
-    levels = table[np.stack(values)]
-    wrong = np.flatnonzero((levels < 0).reshape(len(levels), -1).any(axis=1))
-    if len(wrong):
-        raise ValueError(
-            f"{opened[wrong[0]][0]} has other values than the model's {num_levels} levels, spread over 0 ... 255."
-        )
-    return Images(
-        torch.from_numpy(levels.astype(np.uint8)), tuple(name for name, _ in opened), is_bilevel=bilevel == {True}
-    )
+    return Images(torch.from_numpy(levels), tuple(name for name, _ in pictures), is_bilevel=bilevel == {True})
 
 
 def pictures_of(images: Images, num_levels: int) -> list[Image.Image]:

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import small_disks
 from PIL import Image
+from script_server import ScriptServer
 from tiny_models import tiny_unet
 
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, DenoisingErrors
@@ -98,6 +102,49 @@ def test_mistakes_end_in_one_sentence(run: Run, model: Path, pictures: Path, tmp
         code, _, told = run(*arguments)
         assert code == 2 and sentence in told.splitlines()[-1], told
         assert not (tmp_path / "new").exists() and file.read_bytes() == b"mine"
+
+
+def test_a_model_without_a_decoder_of_levels_is_told_of(run: Run, pictures: Path, tmp_path: Path) -> None:
+    continuous = DDPMPaperScheduler(num_train_timesteps=30, beta_end=0.4, num_levels=None)
+    DDPMPaperPipeline(tiny_unet(), continuous).save_pretrained(tmp_path / "continuous")
+    to = ("--model", tmp_path / "continuous", "--output", tmp_path / "new")
+    code, _, told = run("compress", pictures, *to)
+    assert code == 2 and "no decoder of levels" in told.splitlines()[-1] and not (tmp_path / "new").exists()
+
+
+def test_initial_bits_are_always_told_of(run: Run, pictures: Path, tmp_path: Path) -> None:
+    unmeasured = DDPMPaperScheduler(num_train_timesteps=30, beta_end=0.4, num_levels=17)
+    DDPMPaperPipeline(tiny_unet(), unmeasured).save_pretrained(tmp_path / "unmeasured")
+    how = ("--model", tmp_path / "unmeasured", "--num_inference_steps", 5, "--batch_size", 1)
+    code, told, _ = run("compress", pictures, *how, "--output", tmp_path / "new")
+    found = re.search(r"0 images coded directly, in 0 bits; initial bits (\d+)", told)
+    assert code == 0 and found is not None and int(found[1]) > 0
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_told_of_and_nothing_is_left(
+    scripts: ScriptServer, run: Run, model: Path, tmp_path: Path
+) -> None:
+    random, many = np.random.default_rng(0), tmp_path / "many"
+    many.mkdir()
+    for i in range(40):  # of which names alone take more than a page
+        level = random.integers(0, 17, (4, 4)) * 255 / 16
+        Image.fromarray(np.floor(level + 0.5).astype(np.uint8)).save(many / f"{i:02d} {random.bytes(80).hex()}.png")
+    disk, good, how = tmp_path / "disk", tmp_path / "good", ("--model", model)
+    assert run("compress", many, *how, "--output", good, "--num_inference_steps", 5)[0] == 0
+    assert good.stat().st_size > 4096
+    calls = [
+        ("compress", many, *how, "--output", disk / "set", "--num_inference_steps", 5),
+        ("decompress", good, *how, "--output", disk / "out"),
+    ]
+    case = tmp_path / "case.json"
+    case.write_text(json.dumps({"disk": str(disk), "size": 4096, "verbs": [list(map(str, call)) for call in calls]}))
+    done = scripts.run(small_disks.__file__, case)
+    if done.code == small_disks.NO_MOUNTS:
+        pytest.skip(f"no disk can be mounted: {done.output.strip()}")
+    for code, told, files in json.loads(done.output.splitlines()[-1]):
+        assert code == 2 and "No space left on device" in told.splitlines()[-1] and "Traceback" not in told
+        assert files in ([], ["out/.lock"])
 
 
 def test_no_constriction_is_told_of(

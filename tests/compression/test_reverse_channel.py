@@ -29,7 +29,7 @@ def coded(bits: float, size: int, count: int) -> tuple[np.ndarray, np.ndarray, l
     return np.array(shifts), np.array(errors), indices
 
 
-@pytest.mark.parametrize("bits, size, count", [(1, 2, 600), (4, 6, 400), (5, 3, 300)])
+@pytest.mark.parametrize("bits, size, count", [(1, 2, 600), (4, 6, 400), (5, 3, 300), (8, 8, 120)])
 def test_samples_are_those_of_the_target_and_cost_little_more(bits: float, size: int, count: int) -> None:
     shifts, errors, indices = coded(bits, size, count)
     n = errors.size

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from ddpm_hf.data.level_images import LevelImages
+from ddpm_hf.evaluation.file_formats import PNG, WEBP
 
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -61,10 +62,10 @@ def test_files_are_counted_whole_and_without_loss(monkeypatch: pytest.MonkeyPatc
     file_formats = importlib.import_module("file_formats")
     levels = torch.randint(256, (3, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images = LevelImages.in_memory(levels, 256)
-    for name in ("PNG", "WebP"):
-        bits = file_formats.bits_per_dim(images, name)
+    for each in (PNG, WEBP):
+        bits = file_formats.bits_per_dim(images, each)
         for i, picture in enumerate(levels):
-            file = file_formats._file(Image.fromarray(picture.permute(1, 2, 0).numpy()), name)
+            file = each.file(Image.fromarray(picture.permute(1, 2, 0).numpy()))
             assert bits[i] == 8 * len(file) / 192 and bits[i] > 8  # noise cannot be compressed, and headers count
             back = torch.tensor(list(Image.open(io.BytesIO(file)).convert("RGB").tobytes()), dtype=torch.uint8)
             assert torch.equal(back.view(8, 8, 3).permute(2, 0, 1), picture)

@@ -54,8 +54,9 @@ def diffusion(
     return GaussianDiffusion(SCHEDULE, list(range(1, T + 1, step)), "sample", num_levels=num_levels, **chosen)
 
 
-def codec(variance: float = 0.1, **settings: object) -> Codec:
-    return Codec(posterior_mean(variance), diffusion(variance, **settings), SHAPE, spacing="linspace")
+def codec(variance: float = 0.1, chunk_bits: int | None = 4, **settings: object) -> Codec:
+    chain = diffusion(variance, **settings)
+    return Codec(posterior_mean(variance), chain, SHAPE, spacing="linspace", chunk_bits=chunk_bits)
 
 
 def levels_of(count: int, variance: float = 0.1, num_levels: int = LEVELS, seed: int = 0) -> Tensor:

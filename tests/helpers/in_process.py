@@ -16,7 +16,7 @@ import runpy
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 from unittest import mock
 
@@ -38,13 +38,30 @@ class Done(NamedTuple):
 
 def run(script: str, *arguments: object, env: dict[str, str] | None = None) -> Done:
     """Run a script of examples/ to its end, as `python script.py arguments ...` does."""
-    argv = [str(EXAMPLES / script), *map(str, arguments)]
+    path = str(EXAMPLES / script)
+    return _done(lambda: runpy.run_path(path, run_name="__main__"), path, *arguments, env=env)
+
+
+def run_verb(*arguments: object) -> Done:
+    """Run a verb to its end, as `ddpm-hf arguments ...` does."""
+    from ddpm_hf.cli import main
+
+    return _done(main, "ddpm-hf", *arguments)
+
+
+def _done(work: Callable[[], object], *argv: object, env: dict[str, str] | None = None) -> Done:
+    """Call a program with this command line, to its end."""
     # One thread is the fastest for models as small as those of tests; alone, a script takes all cores.
     settings = {"LOCAL_WORLD_SIZE": str(os.cpu_count()), **(env or {})}
     output, code = io.StringIO(), 0
-    with mock.patch.dict(os.environ, settings), mock.patch.object(sys, "argv", argv), a_process(), printed(output):
+    with (
+        mock.patch.dict(os.environ, settings),
+        mock.patch.object(sys, "argv", list(map(str, argv))),
+        a_process(),
+        printed(output),
+    ):
         try:
-            runpy.run_path(argv[0], run_name="__main__")
+            work()
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     return Done(code, output.getvalue())

@@ -1,11 +1,14 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Trainings on disks or with shared memory too small for them, in a process with its own mounts.
+"""Trainings and other verbs on disks, or with shared memory, too small for them, in a process with its own mounts.
 
 `small_disks.py cases.json` takes a list of `{"disk": folder, "size": bytes, "copy": folder, "arguments": [...]}`. For
 each it mounts a disk of this size, trains, copies the final content of the disk, and prints `[[code, output], ...]`.
 
 With `{"shared_memory": bytes, "full_at": batch, "arguments": [...]}` instead of the list it mounts shared memory
 of this size, trains, fills the memory at this batch, and prints `[code, output]`.
+
+With `{"disk": folder, "size": bytes, "verbs": [[...], ...]}` it mounts a disk, calls `ddpm-hf` with each of these
+arguments, and prints `[[code, output, files], ...]`: what each call printed, and the files on the disk after it.
 """
 
 from __future__ import annotations
@@ -55,6 +58,19 @@ def train_on_disk(disk: str, size: int, copy: str, arguments: list[str]) -> tupl
     return done
 
 
+def run_verbs_on_disk(disk: str, size: int, verbs: list[list[str]]) -> list[tuple[int, str, list[str]]]:
+    import in_process
+
+    os.mkdir(disk)
+    mount(disk, size)
+    found = []
+    for arguments in verbs:
+        done = in_process.run_verb(*arguments)
+        files = sorted(str(path.relative_to(disk)) for path in Path(disk).rglob("*") if path.is_file())
+        found.append((done.code, done.output, files))
+    return found
+
+
 def train_with_shared_memory(shared_memory: int, full_at: int, arguments: list[str]) -> tuple[int, str]:
     import in_process
     from hooks import at, few_digits, fill_shared_memory, nothing_freed
@@ -67,8 +83,11 @@ def train_with_shared_memory(shared_memory: int, full_at: int, arguments: list[s
 def main() -> None:
     own_mounts()
     cases = json.loads(Path(sys.argv[1]).read_text())
-    is_list = isinstance(cases, list)
-    print(json.dumps([train_on_disk(**case) for case in cases] if is_list else train_with_shared_memory(**cases)))
+    if isinstance(cases, list):
+        done: object = [train_on_disk(**case) for case in cases]
+    else:
+        done = run_verbs_on_disk(**cases) if "verbs" in cases else train_with_shared_memory(**cases)
+    print(json.dumps(done))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from tiny_models import tiny_unet
 from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler, DenoisingErrors, compress, decompress
 from ddpm_hf.conditioning.classes import with_null_class
 from ddpm_hf.pipelines.exact_models import fingerprint_of, in_float64
+from ddpm_hf.pipelines.loading import load_pipeline
 
 
 pytestmark = pytest.mark.processes(1)
@@ -150,8 +151,27 @@ def test_a_stock_model_without_measured_errors_compresses_sets(tmp_path: Path) -
     assert result.direct_images == 0 and result.initial_bits > 0
     decompress(tmp_path / "set", tmp_path / "stock", tmp_path / "out")
     assert same(values_in(tmp_path / "out"), values)
+    one = tmp_path / "in" / next(iter(values))
     with pytest.raises(ValueError, match="`ddpm-hf measure` measures them"):
-        compress([tmp_path / "in" / next(iter(values))], tmp_path / "stock", mode="progressive")
+        compress([one], tmp_path / "stock", mode="progressive")
+    measured = load_pipeline(tmp_path / "stock")
+    settings = {"variance_type": "fixed_small", "denoising_errors": errors(256), "num_levels": 256}
+    measured.scheduler = DDPMPaperScheduler.from_config(measured.scheduler.config, **settings)
+    for mode, given in {"progressive": [one], "set": tmp_path / "in"}.items():
+        result = compress(given, measured, mode=mode, **({} if mode == "progressive" else {"num_inference_steps": 8}))
+        back = decompress(result.content, measured)
+        assert np.array_equal(np.asarray(next(iter(back.pictures.values()))), np.asarray(Image.open(one)))
+    assert result.direct_images > 0
+
+
+def test_files_keep_their_names_and_the_order_in_which_they_were_given(tmp_path: Path) -> None:
+    model, files = pipeline(), []
+    for value, name in ((0, "b"), (255, "ä 1"), (128, "a")):
+        files.append(tmp_path / f"{name}.png")
+        Image.new("L", (4, 4), value).save(files[-1])
+    back = decompress(compress(files, model, batch_size=1, num_inference_steps=5).content, model)
+    assert list(back.pictures) == ["b.png", "ä 1.png", "a.png"]
+    assert [picture.getpixel((0, 0)) for picture in back.pictures.values()] == [0, 255, 128]
 
 
 def test_a_model_in_float64_from_the_timestep_on() -> None:
