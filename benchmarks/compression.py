@@ -12,7 +12,6 @@ themselves and of one tiled picture.
 
 from __future__ import annotations
 
-import io
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from ddpm_hf import bits_per_dim, compress
 from ddpm_hf.compression.codec import Codec
 from ddpm_hf.compression.entropy_coders import SymbolReader, SymbolWriter
 from ddpm_hf.compression.shared_noise import SharedNoise
+from ddpm_hf.evaluation.file_formats import file_of
 from ddpm_hf.pipelines.compressing import codec_of
 from ddpm_hf.pipelines.loading import load_pipeline
 from ddpm_hf.pipelines.sampling_pipeline import SamplingPipeline
@@ -130,20 +130,13 @@ def rivals(levels: Tensor) -> dict[str, Any]:
     across = max(n for n in range(1, 28) if len(levels) % n == 0)
     sheet = Image.fromarray(np.block([[np.asarray(p) for p in pictures[i : i + across]]
                                       for i in range(0, len(pictures), across)]))  # fmt: skip
-    settings: dict[str, dict[str, Any]] = {"PNG": {"optimize": True}, "WEBP": {"lossless": True, "method": 6}}
     return {
         name: {
-            "mean of each by itself": statistics.fmean(size_of(each, name, how) for each in pictures),
-            "one tiled picture": size_of(sheet, name, how),
+            "mean of each by itself": statistics.fmean(len(file_of(each, name)) for each in pictures),
+            "one tiled picture": len(file_of(sheet, name)),
         }
-        for name, how in settings.items()
+        for name in ("PNG", "WebP")
     }
-
-
-def size_of(picture: Image.Image, name: str, how: dict[str, Any]) -> int:
-    file = io.BytesIO()
-    (picture.convert("RGB") if name == "WEBP" else picture).save(file, name, **how)
-    return file.tell()
 
 
 def main() -> None:

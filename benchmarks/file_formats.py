@@ -10,42 +10,29 @@ of each image, in bits per pixel and channel, with its standard error. Headers c
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import io
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
 
 from ddpm_hf.data.arguments import CaptionedDataArguments
 from ddpm_hf.data.level_images import LevelImages
+from ddpm_hf.evaluation.file_formats import file_of, formats_there
 from ddpm_hf.likelihood.information import grouped_standard_error
 from ddpm_hf.tasks.captioned_images import load_captioned_images
 
 
 RESULTS = Path(__file__).parent / "results"
-FORMATS: dict[str, dict[str, Any]] = {
-    "PNG": {"optimize": True},
-    "WebP": {"lossless": True, "quality": 100, "method": 6},
-    "JXL": {"lossless": True, "effort": 9},
-}
 
 
 def bits_per_dim(images: LevelImages, name: str) -> torch.Tensor:
     """The size of a file of each image, float64 `[N]` in bits/dim."""
     sizes = [
-        len(_file(Image.fromarray(images.levels(i).permute(1, 2, 0).numpy().astype("uint8")), name))
+        len(file_of(Image.fromarray(images.levels(i).permute(1, 2, 0).numpy().astype("uint8")), name))
         for i in range(len(images))
     ]
     return torch.tensor(sizes, dtype=torch.float64) * 8 / torch.Size(images.shape).numel()
-
-
-def _file(image: Image.Image, name: str) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, name, **FORMATS[name])
-    return buffer.getvalue()
 
 
 def main() -> None:
@@ -53,13 +40,9 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=32, help="side of the images (default: %(default)s)")
     parser.add_argument("--output_dir", type=Path, default=RESULTS, help="(default: %(default)s)")
     arguments = parser.parse_args()
-    formats = ["PNG", "WebP"]
-    if importlib.util.find_spec("pillow_jxl") is not None:
-        importlib.import_module("pillow_jxl")  # registers the format
-        formats.append("JXL")
     images = load_captioned_images(CaptionedDataArguments(resolution=arguments.resolution)).test
     rows = {}
-    for name in formats:
+    for name in formats_there():
         bits = bits_per_dim(images, name)
         error = grouped_standard_error(bits, images.columns["group"])
         rows[name] = {"bits_per_dim": bits.mean().item(), "bits_per_dim_standard_error": error}

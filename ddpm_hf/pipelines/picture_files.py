@@ -57,7 +57,7 @@ def read_pictures(pictures: Sequence[tuple[str, Picture]], num_levels: int, shap
     if len(bilevel) > 1:
         raise ValueError("Some images are black and white (mode 1) and others are not; compress them apart.")
     values = [_values(name, image, shape) for name, image in opened]
-    table = _levels_of_values(num_levels)
+    table = levels_of_values(num_levels)
     levels = table[np.stack(values)]
     wrong = np.flatnonzero((levels < 0).reshape(len(levels), -1).any(axis=1))
     if len(wrong):
@@ -86,8 +86,8 @@ def _values_of_levels(num_levels: int) -> np.ndarray:
     return ((2 * 255 * np.arange(num_levels) + top) // (2 * top)).astype(np.uint8)
 
 
-def _levels_of_values(num_levels: int) -> np.ndarray:
-    """The level of each 8-bit value, int16 `[256]`; −1 for values between."""
+def levels_of_values(num_levels: int) -> np.ndarray:
+    """The level of each 8-bit value, int16 `[256]`; −1 for values that are none of the levels, spread over 0 … 255."""
     found: np.ndarray = np.full(256, -1, np.int16)
     found[_values_of_levels(num_levels)] = np.arange(num_levels)
     return found

@@ -64,7 +64,7 @@ def test_files_are_counted_whole_and_without_loss(monkeypatch: pytest.MonkeyPatc
     for name in ("PNG", "WebP"):
         bits = file_formats.bits_per_dim(images, name)
         for i, picture in enumerate(levels):
-            file = file_formats._file(Image.fromarray(picture.permute(1, 2, 0).numpy()), name)
+            file = file_formats.file_of(Image.fromarray(picture.permute(1, 2, 0).numpy()), name)
             assert bits[i] == 8 * len(file) / 192 and bits[i] > 8  # noise cannot be compressed, and headers count
             back = torch.tensor(list(Image.open(io.BytesIO(file)).convert("RGB").tobytes()), dtype=torch.uint8)
             assert torch.equal(back.view(8, 8, 3).permute(2, 0, 1), picture)
