@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +12,45 @@ from PIL import Image
 
 from .compressing import ENDING, PackedPicture, compress_picture, decode_file, decode_prefix
 from .model import PageModel
-from .parts import ONE_AT_A_TIME, PIXELS, class_choice, require_upload, told_of, upload_box, visible, worker
+from .parts import (
+    ONE_AT_A_TIME,
+    PIXELS,
+    class_choice,
+    examples_box,
+    gallery,
+    picture_box,
+    require_upload,
+    shown,
+    told_of,
+    upload_box,
+    visible,
+    worker,
+)
 from .scratch import Scratch
 from .uploads import read_upload
-from .words import told_prefix, told_sizes
+from .words import told_file, told_prefix, told_sizes
 
 
-def compress_tab(model: PageModel, scratch: Scratch) -> None:
-    """Lay out the tab."""
+def compress_tab(model: PageModel, scratch: Scratch, examples: Sequence[Path]) -> None:
+    """Lay out the tab.
+
+    Args:
+        scratch: where files to download are written.
+        examples: files of pictures to click.
+    """
     if model.fault_of_files is not None:
         gr.Markdown(f"Pictures cannot be compressed here. {model.fault_of_files}")
         return
     packed = gr.State()
     with gr.Row():
         with gr.Column():
-            upload, label = upload_box("A picture"), class_choice(model)
+            upload = upload_box("A picture")
+            examples_box(examples, upload)
+            label = class_choice(model)
             button = gr.Button("Compress", variant="primary", elem_id="compress-button")
             sizes = gr.Markdown(elem_id="sizes")
         with gr.Column(visible=False) as results:
-            picture = gr.Image(
-                label="Decoded",
-                format="png",
-                interactive=False,
-                height=280,
-                buttons=["download"],
-                elem_id="decoded",
-                elem_classes=PIXELS,
-            )
+            picture = picture_box("Decoded", height=280, elem_id="decoded", elem_classes=PIXELS)
             slider = gr.Slider(1, 2, value=2, step=1, label="Bytes of the file", elem_id="bytes", buttons=[])
             note = gr.Markdown(elem_id="prefix")
             download = gr.DownloadButton("Download the file", elem_id="download")
@@ -52,15 +65,7 @@ def compress_tab(model: PageModel, scratch: Scratch) -> None:
                 type="filepath",
             )
         with gr.Column():
-            back = gr.Gallery(
-                label="Its pictures",
-                columns=4,
-                height="auto",
-                format="png",
-                object_fit="contain",
-                elem_id="back",
-                elem_classes=PIXELS,
-            )
+            back = gallery("Its pictures", columns=4, elem_id="back")
             told = gr.Markdown(elem_id="told")
 
     def pack(path: str | None, label: int) -> tuple[Any, ...]:
@@ -72,7 +77,7 @@ def compress_tab(model: PageModel, scratch: Scratch) -> None:
             found,
             "\n\n".join(lines),
             gr.update(visible=True),
-            visible(whole.picture),
+            shown(visible(whole.picture)),
             gr.update(minimum=found.least, maximum=size, value=size),
             told_prefix(whole, size, found),
             str(scratch.write(f"picture{ENDING}", found.content)),
@@ -84,12 +89,11 @@ def compress_tab(model: PageModel, scratch: Scratch) -> None:
         prefix = decode_prefix(model, found, int(count))
         return visible(prefix.picture), told_prefix(prefix, int(count), found)
 
-    def unpack(path: str | None) -> tuple[list[Image.Image], str]:
+    def unpack(path: str | None) -> tuple[Any, str]:
         if path is None:
-            return [], ""
+            return gr.update(value=[], visible=False), ""
         found = decode_file(model, Path(path).read_bytes())
-        kind = "as they were compressed" if found.is_exact else "an approximation: the file is cut"
-        return [visible(each) for each in found.pictures.values()], f"{len(found.pictures)} decoded, {kind}."
+        return shown([visible(each) for each in found.pictures.values()]), told_file(found)
 
     button.click(
         worker(pack),

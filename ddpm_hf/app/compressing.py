@@ -21,6 +21,7 @@ from .uploads import Upload
 
 
 ENDING = ".ddpc"
+NAME = "0.png"  # of the picture in its file, as `compress` names a picture without one
 MOST_IMAGES = 256  # of an uploaded file: a header may claim any number
 BYTES_OF_CLASS = 2  # after which a class is known
 
@@ -31,6 +32,7 @@ class PackedPicture:
 
     Attributes:
         content: the file.
+        head: the bytes before the payload.
         least: the bytes of which a prefix is a picture.
         levels: the picture's levels, `[C, H, W]`.
         num_levels: how many there are.
@@ -38,6 +40,7 @@ class PackedPicture:
     """
 
     content: bytes
+    head: int
     least: int
     levels: Tensor
     num_levels: int
@@ -77,11 +80,12 @@ def compress_picture(model: PageModel, upload: Upload, label: int | None = None)
         raise ValueError("Choose a class: the model has no null class.")
     model.columns(label)
     labels = None if label is None else torch.tensor([label])
-    result = model.codec.compress(Images(upload.levels[None], ("picture.png",), labels), "progressive")
-    least = result.header_bytes + result.names_bytes + (0 if label is None else BYTES_OF_CLASS)
+    result = model.codec.compress(Images(upload.levels[None], (NAME,), labels), "progressive")
+    head = result.header_bytes + result.names_bytes
+    least = head + (0 if label is None else BYTES_OF_CLASS)
     picture = upload.picture
     sizes = {name: len(file_of(picture, name)) for name in formats_there()}
-    return PackedPicture(result.content, least, upload.levels, upload.num_levels, sizes)
+    return PackedPicture(result.content, head, least, upload.levels, upload.num_levels, sizes)
 
 
 def decode_prefix(model: PageModel, packed: PackedPicture, count: int) -> Prefix:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -28,7 +29,7 @@ def worker(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*arguments, **options)
         except (ValueError, OSError) as error:
-            raise gr.Error(" ".join(str(error).split()), title="That did not work", print_exception=False) from error
+            raise gr.Error(" ".join(str(error).split()), print_exception=False) from error
 
     return _on_gpu(told)
 
@@ -60,6 +61,46 @@ def upload_box(label: str) -> Any:
     return gr.Image(
         label=label, type="filepath", image_mode=None, sources=["upload", "clipboard"], elem_classes=PIXELS, height=240
     )
+
+
+def picture_box(label: str, **options: Any) -> Any:
+    """A box that shows a picture, whose label and buttons do not lie on it; hidden until there is one."""
+    return gr.Image(
+        label=label,
+        show_label=False,
+        interactive=False,
+        visible=False,
+        alt_text=label,
+        **{"format": "png", "buttons": [], **options},
+    )
+
+
+def gallery(label: str, **options: Any) -> Any:
+    """Pictures side by side; hidden until there are some."""
+    return gr.Gallery(
+        label=label,
+        show_label=False,
+        visible=False,
+        format="png",
+        height="auto",
+        object_fit="contain",
+        fit_columns=False,
+        buttons=[],
+        elem_classes=PIXELS,
+        **options,
+    )
+
+
+def shown(value: Any, **options: Any) -> Any:
+    """The update that shows a value in one of these."""
+    return gr.update(value=value, visible=True, **options)
+
+
+def examples_box(paths: Sequence[Path], upload: Any) -> None:
+    """Pictures to click instead of uploading one; nothing without any."""
+    if paths:
+        with gr.Column(elem_classes=PIXELS):
+            gr.Examples([[str(path)] for path in paths], upload, label="Pictures that training leaves out")
 
 
 def told_of(label: int | None, prompt: str | None) -> Told:

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
 from .model import PageModel
-from .parts import ONE_AT_A_TIME, PIXELS, class_choice, prompt_box, told_of, worker
+from .parts import ONE_AT_A_TIME, class_choice, gallery, picture_box, prompt_box, shown, told_of, worker
 from .sampling import IN_TURN, MOST_PICTURES, SAMPLERS, SampleRequest, sample_pictures, spacings_of
 from .scratch import Scratch
 
@@ -48,25 +48,16 @@ def sample_tab(model: PageModel, scratch: Scratch) -> None:
             spacings = spacings_of(model)
             with gr.Row():
                 sampler = gr.Dropdown(list(SAMPLERS), value=next(iter(SAMPLERS)), label="Sampler", min_width=140)
-                spacing = gr.Dropdown(spacings, value=spacings[0], label="Spacing of the steps", min_width=140)
+                spacing = gr.Dropdown(spacings, value=spacings[0], label="Spacing", min_width=140)
             eta = gr.Slider(0, 1, value=0, step=0.05, label="η", info="0 adds no noise.", visible=False)
             with gr.Row():
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MOST_SEED, min_width=140)
                 is_random = gr.Checkbox(True, label="Randomise", min_width=140)
             button = gr.Button("Sample", variant="primary", elem_id="sample-button")
         with gr.Column():
-            gallery = gr.Gallery(
-                label="Pictures", columns=4, height="auto", format="png", object_fit="contain", elem_classes=PIXELS
-            )
-            animation = gr.Image(
-                label="The reverse process",
-                type="filepath",
-                format="gif",
-                interactive=False,
-                buttons=["download", "fullscreen"],
-                elem_id="animation",
-                elem_classes=PIXELS,
-            )
+            pictures = gallery("Pictures", elem_id="pictures")
+            animation = picture_box("The reverse process", type="filepath", format="gif", elem_id="animation")
+            hint = gr.Markdown("The pictures will be here, and how they come out of noise.")
 
     def draw(
         prompt: str,
@@ -80,7 +71,7 @@ def sample_tab(model: PageModel, scratch: Scratch) -> None:
         seed: int | None,
         is_random: bool,
         progress: Any = gr.Progress(track_tqdm=True),  # noqa: B008  # by this default Gradio follows the steps
-    ) -> tuple[list[Image.Image], str, int]:
+    ) -> tuple[Any, ...]:
         request = SampleRequest(
             count=int(count),
             num_inference_steps=int(steps),
@@ -92,8 +83,10 @@ def sample_tab(model: PageModel, scratch: Scratch) -> None:
             told=label if label == IN_TURN else told_of(label, prompt),
         )
         samples = sample_pictures(model, request, scratch.folder())
-        return samples.pictures, str(samples.animation), request.seed
+        columns = min(4, math.ceil(math.sqrt(request.count)))
+        whole = gr.update(visible=False)
+        return shown(samples.pictures, columns=columns), shown(str(samples.animation)), whole, request.seed
 
     sampler.change(lambda name: gr.update(visible=name == "DDIM"), sampler, eta, queue=False, show_progress="hidden")
     asked = [prompt, label, guidance, count, steps, sampler, spacing, eta, seed, is_random]
-    button.click(worker(draw), asked, [gallery, animation, seed], **ONE_AT_A_TIME, api_name="sample")
+    button.click(worker(draw), asked, [pictures, animation, hint, seed], **ONE_AT_A_TIME, api_name="sample")

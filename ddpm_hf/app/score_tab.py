@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
 from .figures import bits_figure
 from .model import PageModel
@@ -14,8 +15,11 @@ from .parts import (
     ONE_AT_A_TIME,
     PIXELS,
     class_choice,
+    examples_box,
+    picture_box,
     prompt_box,
     require_upload,
+    shown,
     told_of,
     upload_box,
     visible,
@@ -26,14 +30,19 @@ from .uploads import read_upload
 from .words import told_score
 
 
-def score_tab(model: PageModel) -> None:
-    """Lay out the tab."""
+def score_tab(model: PageModel, examples: Sequence[Path]) -> None:
+    """Lay out the tab.
+
+    Args:
+        examples: files of pictures to click.
+    """
     if model.fault_of_scores is not None:
         gr.Markdown(f"Pictures cannot be scored here. {model.fault_of_scores}")
         return
     with gr.Row():
         with gr.Column():
             upload = upload_box("A picture")
+            examples_box(examples, upload)
             prompt, label = prompt_box(model), class_choice(model)
             calls = gr.Slider(
                 2,
@@ -46,18 +55,9 @@ def score_tab(model: PageModel) -> None:
             draws = gr.Slider(1, MOST_DRAWS, value=8, step=1, label="Draws of the noise")
             button = gr.Button("Score", variant="primary", elem_id="score-button")
         with gr.Column():
-            told = gr.Markdown(elem_id="score")
-            scored = gr.Image(
-                label="What was scored",
-                format="png",
-                interactive=False,
-                height=240,
-                visible=False,
-                elem_classes=PIXELS,
-            )
-            figure = gr.Image(
-                label="Where the bits are", format="png", interactive=False, elem_id="bits", visible=False
-            )
+            told = gr.Markdown("The figures will be here.", elem_id="score")
+            scored = picture_box("What was scored", height=240, elem_id="scored", elem_classes=PIXELS)
+            figure = picture_box("Where the bits are", elem_id="bits")
 
     def score(
         path: str | None,
@@ -74,12 +74,9 @@ def score_tab(model: PageModel) -> None:
 
         found = score_picture(model, picture, told_of(label, prompt), int(calls), int(draws), progress=tell)
         lines = [told_score(found), *filter(None, [picture.changes])]
-        return "\n\n".join(lines), _shown(visible(picture.picture)), _shown(bits_figure(found))
+        changed = shown(visible(picture.picture)) if picture.changes else gr.update(visible=False)
+        return "\n\n".join(lines), changed, shown(bits_figure(found))
 
     button.click(
         worker(score), [upload, prompt, label, calls, draws], [told, scored, figure], **ONE_AT_A_TIME, api_name="score"
     )
-
-
-def _shown(picture: Image.Image) -> Any:
-    return gr.update(value=picture, visible=True)

@@ -17,18 +17,21 @@ class Scratch:
 
     def __init__(self, age: float = AGE):
         self._whole = tempfile.TemporaryDirectory(prefix="ddpm-hf-page-", ignore_cleanup_errors=True)
-        self._age = age
+        self._age, self._kept = age, set[Path]()
 
     @property
     def root(self) -> Path:
         return Path(self._whole.name)
 
-    def folder(self) -> Path:
-        """A new folder; old ones are removed."""
-        for old in self.root.iterdir():
+    def folder(self, is_kept: bool = False) -> Path:
+        """A new folder; old ones are removed, but for those that are kept."""
+        for old in set(self.root.iterdir()) - self._kept:
             if time.time() - old.stat().st_mtime > self._age:
                 shutil.rmtree(old, ignore_errors=True)
-        return Path(tempfile.mkdtemp(dir=self.root))
+        new = Path(tempfile.mkdtemp(dir=self.root))
+        if is_kept:
+            self._kept.add(new)
+        return new
 
     def write(self, name: str, content: bytes) -> Path:
         """A file of this name in a new folder."""

@@ -57,5 +57,6 @@ def serve(
         share=share,
         max_file_size=MOST_UPLOADED,
         ssr_mode=False,
+        run_history=False,
         **styles(),
     )

@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 
 from ..evaluation.file_formats import FORMATS, JPEG_XL
+from ..pipelines.compressing import Decompressed
+from ..runtime.words import plural
 from .compressing import PackedPicture, Prefix
 from .scoring import Score
 
@@ -36,7 +38,8 @@ def told_sizes(packed: PackedPicture) -> str:
         for name, size in sorted(sizes.items(), key=lambda row: row[1])
     )
     missing = "" if JPEG_XL in packed.sizes or JPEG_XL not in FORMATS else f"\n\n{PLUGIN}"
-    return f"| file | bytes | bits/dim |\n| --- | --- | --- |\n{rows}{missing}"
+    head = f"{packed.head} of the model's bytes are the header, which names the model and checks the pixels."
+    return f"| file | bytes | bits/dim |\n| --- | --- | --- |\n{rows}\n\n{head}{missing}"
 
 
 def told_prefix(prefix: Prefix, count: int, packed: PackedPicture) -> str:
@@ -46,6 +49,14 @@ def told_prefix(prefix: Prefix, count: int, packed: PackedPicture) -> str:
         return f"All {count} bytes: the picture, pixel for pixel."
     psnr = "" if math.isinf(prefix.psnr) else f", PSNR {prefix.psnr:.1f} dB"
     return f"The first {count} of {len(packed.content)} bytes: an approximation{psnr}."
+
+
+def told_file(found: Decompressed) -> str:
+    """What an uploaded file held."""
+    count = plural(len(found.pictures), "picture")
+    return (
+        f"{count}, as compressed, pixel for pixel." if found.is_exact else f"{count}, approximately: the file is cut."
+    )
 
 
 def _bold(text: str, is_bold: bool) -> str:
