@@ -13,7 +13,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, SpaceCardData
 from huggingface_hub.utils import validate_repo_id
 
 from ..hub_errors import hub_errors
-from ..runtime.output_folder import claim_folder, write_folder
+from ..runtime.output_folder import replace_folder
 from ..version import __version__
 from .model_card import CARD, check_license, parse_card
 from .push import require_private, with_retries
@@ -75,20 +75,24 @@ def space_files(
 
 
 def write_space(folder: str, files: Mapping[str, str]) -> Path:
-    """The files in a folder that is new or empty.
+    """The files in a folder that does not exist yet.
 
     Raises:
-        OSError: if it is neither.
+        ValueError: if it exists.
+        OSError: if it cannot be written.
     """
-    claimed = claim_folder(folder, overwrite=False)
+    path = Path(folder)
+    if path.exists():
+        raise ValueError(f"`space_dir` {folder} already exists; choose another name.")
+    path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(partial: Path) -> None:
-        partial.mkdir(exist_ok=True)
+        partial.mkdir()
         for name, text in files.items():
             (partial / name).write_text(text, encoding="utf-8")
 
-    write_folder(claimed, write, last=APP)
-    return claimed
+    replace_folder(path, write)
+    return path
 
 
 def push_space(

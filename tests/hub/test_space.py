@@ -157,6 +157,8 @@ def test_the_command_pushes_and_writes(hub: LoopbackHub, tmp_path: Path) -> None
     done = run("push.py", "--space", "--hub_model_id", "you/digits", "--space_dir", folder)
     assert done.code == 0 and "nothing was pushed" in done.output, done.output
     assert {path.name for path in folder.iterdir()} == FILES and len(hub.requests) == requests
+    again = run("push.py", "--space", "--hub_model_id", "you/digits", "--space_dir", folder)
+    assert again.code == 2 and "already exists" in again.output
 
 
 @pytest.mark.parametrize(
