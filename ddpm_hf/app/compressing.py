@@ -22,7 +22,7 @@ from .uploads import Upload
 
 ENDING = ".ddpc"
 NAME = "0.png"  # of the picture in its file, as `compress` names a picture without one
-MOST_IMAGES = 256  # of an uploaded file: a header may claim any number
+MOST_IMAGES = 256  # of an uploaded file
 BYTES_OF_CLASS = 2  # after which a class is known
 
 
@@ -113,9 +113,7 @@ def decode_file(model: PageModel, content: bytes) -> Decompressed:
     """
     if model.fault_of_files is not None:
         raise ValueError(model.fault_of_files)
-    header = unpacked(content).header
-    if header.images > MOST_IMAGES:
-        raise ValueError(f"The file has {header.images} pictures; the page decodes at most {MOST_IMAGES}.")
+    header = unpacked(content, MOST_IMAGES).header
     if header.steps > model.num_timesteps:
         raise ValueError("The file was made by another model: it has more timesteps.")
     return decompress(content, model.pipeline)

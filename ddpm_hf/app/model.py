@@ -12,7 +12,8 @@ from ..compression.codec import Codec
 from ..compression.entropy_coders import require_constriction
 from ..conditioning.captions import PROMPT
 from ..conditioning.classes import ClassConditioner, of_classes
-from ..conditioning.columns import Columns
+from ..conditioning.columns import Columns, in_turn
+from ..pipelines.autoencoders import decoder_law_of
 from ..pipelines.compressing import codec_of
 from ..pipelines.images import PIL_CHANNELS
 from ..pipelines.pipeline_ddpm_paper_latent import DDPMPaperLatentPipeline
@@ -52,10 +53,11 @@ class PageModel:
 
     @property
     def num_levels(self) -> int | None:
-        """The number of levels of its images; None if they are continuous, or if it has no p(x | z) of levels."""
-        if isinstance(self.pipeline, DDPMPaperLatentPipeline):
-            return self.pipeline.autoencoder.num_levels
-        return self.pipeline.scheduler.num_levels
+        """The number of levels of its images; None if they are continuous, or if it has no p(x | z)."""
+        if not isinstance(self.pipeline, DDPMPaperLatentPipeline):
+            return self.pipeline.scheduler.num_levels
+        law = decoder_law_of(self.pipeline.vae.config)
+        return None if law is None else law.num_levels
 
     @property
     def num_timesteps(self) -> int:
@@ -122,10 +124,7 @@ class PageModel:
             ValueError: if the model must be told something and is not.
         """
         conditioners, count, device = self.pipeline.conditioners, len(x_0), self.pipeline.device
-        given = {name: [*values] * count for name, values in self.columns(told).items()}
-        if isinstance(told, int):
-            given = of_classes([told] * count)  # type: ignore[assignment]
-        known = conditioners.completed(x_0.cpu(), given)
+        known = conditioners.completed(x_0.cpu(), in_turn(self.columns(told), range(count)))
         made: dict[str, Tensor] = {}
         for each in conditioners.members:
             is_given = all(name in known for name in each.columns)
@@ -152,8 +151,8 @@ class PageModel:
         """Why no picture can be compressed; None if pictures can be."""
         try:
             require_constriction()
-            self._require_pictures()
             self.codec.single  # noqa: B018  # raises
+            self._require_pictures()
         except ValueError as error:
             return str(error)
         return None

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 LIST, PATTERN = 0, 1
 MOST_PER_NAME = 4096  # bytes: a longer list is damage
 MOST = 2**28
+MOST_DIGITS = 9  # of the number in a name
 
 
 def packed_names(names: Sequence[str]) -> bytes:
@@ -31,8 +32,8 @@ def unpacked_names(content: bytes, count: int) -> tuple[str, ...]:
     try:
         if content[0] == PATTERN:
             before, after, width, first = _text(content[1:]).split("\0")
-            if count > MOST:
-                raise ValueError("There are too many names.")
+            if count > MOST or int(width) > MOST_DIGITS:
+                raise ValueError("There are too many names, or they are too long.")
             return tuple(f"{before}{int(first) + i:0{int(width)}d}{after}" for i in range(count))
         reader = zlib.decompressobj(-15)
         names = tuple(_text(reader.decompress(content[1:], min(count * MOST_PER_NAME, MOST) + 1)).split("\0"))
@@ -49,7 +50,7 @@ def _text(content: bytes) -> str:
 
 def _pattern(names: Sequence[str]) -> tuple[str, str, int, int] | None:
     """What stands before and after the number, its width, and the first number; None for other names."""
-    found = re.fullmatch(r"(.*?)(\d{1,9})(\D*)", names[0], re.DOTALL | re.ASCII)
+    found = re.fullmatch(rf"(.*?)(\d{{1,{MOST_DIGITS}}})(\D*)", names[0], re.DOTALL | re.ASCII)
     if found is None:
         return None
     before, digits, after = found.groups()
