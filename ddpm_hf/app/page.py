@@ -19,7 +19,7 @@ from .scratch import Scratch
 KEPT = 3600  # seconds that Gradio keeps the files of a visit
 CSS = f"""
 .{PIXELS} img {{ image-rendering: pixelated; object-fit: contain; }}
-.{PIXELS} .grid-wrap {{ min-height: 0; height: auto; }}
+.{PIXELS} .grid-wrap {{ min-height: 0; max-height: none; height: auto; }}
 .gradio-container {{ width: 100% !important; min-width: 0 !important; max-width: 1100px !important; margin: 0 auto; }}
 """
 
