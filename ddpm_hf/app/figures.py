@@ -7,20 +7,31 @@ import io
 
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import Tensor
 
 from ..reporting.figures import plot_parts, plot_timesteps
 from .scoring import Score
 
 
-WIDTH, HEIGHT, DPI = 5.0, 5.6, 160  # inches, inches, pixels per inch
+WIDTH, OF_MAP, DPI = 5.0, 3.6, 160  # inches, and pixels per inch
 
 
-def bits_figure(score: Score) -> Image.Image:
-    """The bits of every timestep, and below them the parts of the bound."""
-    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")  # pyplot's figures are for one thread
-    by_timestep, parts = figure.subplots(2, 1, height_ratios=(3, 2))
+def bits_figure(score: Score, pixels: Tensor | None = None) -> Image.Image:
+    """The bits of every timestep, below them the parts of the bound, and the bits of every pixel.
+
+    Args:
+        pixels: `[H, W]`, if they are known.
+    """
+    heights = (3.4, 2.2) if pixels is None else (3.4, 2.2, OF_MAP)
+    figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")  # pyplot's figures are for one thread
+    by_timestep, parts, *others = figure.subplots(len(heights), 1, height_ratios=heights)
     plot_timesteps(by_timestep, score.result)
     plot_parts(parts, score.result)
+    for axis in others:
+        shown = axis.imshow(pixels.numpy(), cmap="viridis")
+        axis.set_title("bits of each pixel")
+        axis.axis("off")
+        figure.colorbar(shown, ax=axis)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     return Image.open(buffer)

@@ -25,6 +25,7 @@ from .parts import (
     visible,
     worker,
 )
+from .pixels import bits_by_pixel, has_pixels
 from .scoring import MOST_DRAWS, score_picture
 from .uploads import read_upload
 from .words import told_score
@@ -75,7 +76,11 @@ def score_tab(model: PageModel, examples: Sequence[Path]) -> None:
         found = score_picture(model, picture, told_of(label, prompt), int(calls), int(draws), progress=tell)
         lines = [told_score(found), *filter(None, [picture.changes])]
         changed = shown(visible(picture.picture)) if picture.changes else gr.update(visible=False)
-        return "\n\n".join(lines), changed, shown(bits_figure(found))
+        pixels = None
+        if has_pixels(model):
+            progress(1.0, desc="by pixel")
+            pixels = bits_by_pixel(model, picture, told_of(label, prompt), int(calls), int(draws))
+        return "\n\n".join(lines), changed, shown(bits_figure(found, pixels))
 
     button.click(
         worker(score), [upload, prompt, label, calls, draws], [told, scored, figure], **ONE_AT_A_TIME, api_name="score"

@@ -36,6 +36,7 @@ from ddpm_hf.app.compressing import compress_picture, decode_file, decode_prefix
 from ddpm_hf.app.examples import write_examples
 from ddpm_hf.app.figures import bits_figure
 from ddpm_hf.app.model import PageModel
+from ddpm_hf.app.pixels import bits_by_pixel, has_pixels
 from ddpm_hf.app.sampling import IN_TURN, SampleRequest, sample_pictures, spacings_of
 from ddpm_hf.app.scoring import score_picture
 from ddpm_hf.app.scratch import Scratch
@@ -215,6 +216,41 @@ def test_a_score_is_the_bound_given_the_class(model: PageModel, digit: Path, tol
     assert f"{bound.total:.3f} ±" in told_score(score) and "| decoder |" in told_score(score)
     figure = bits_figure(score)
     assert figure.format == "PNG" and figure.width == 800 and len(figure.getcolors(100000) or []) > 10
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_bits_of_the_pixels_add_up_to_the_bound(digit: Path, channels: int) -> None:
+    """Of the same chain and the same noise."""
+    unet = tiny_unet(channels, 2 * channels, 8)
+    of_one = digits_pipeline(classes=0).scheduler
+    model = PageModel("m", DDPMPaperPipeline(unet, of_one))
+    upload = read_upload(digit, model)
+    pixels = bits_by_pixel(model, upload, None, steps=20, draws=6, seed=4)
+    scheduler = DDPMPaperScheduler.from_config(of_one.config)
+    scheduler.set_timesteps(20, timestep_spacing="optimal")
+    copies = upload.x_0.expand(6, -1, -1, -1)
+    bound = bits_per_dim(unet, scheduler, [copies], generator=generator_of(Use.SCORING, 4, 1))
+    assert has_pixels(model) and pixels.shape == (8, 8)
+    assert pixels.mean().item() / channels == pytest.approx(bound.total, rel=1e-6)
+    assert bits_figure(score_picture(model, upload, None, 5, 1), pixels).height > 1200
+
+
+def test_a_pixel_that_the_model_does_not_expect_costs_more(digit: Path) -> None:
+    """A model that always predicts black: grey and white pixels cost more, the whiter the more."""
+    model = PageModel("m", digits_pipeline(classes=0))
+
+    class Black(type(model.pipeline.unet)):
+        def forward(self, sample: torch.Tensor, timestep: torch.Tensor, **options: object) -> tuple:
+            alpha, sigma = model.pipeline.scheduler.schedule.marginal_coefficients(int(timestep[0]) + 1)
+            v = (sample * float(alpha) + 1) / float(sigma)  # by which x_0 is -1
+            return (torch.cat([v, torch.zeros_like(v)], dim=1),)
+
+    model.pipeline.unet.__class__ = Black
+    upload = read_upload(digit, model)
+    pixels = bits_by_pixel(model, upload, None, steps=30, draws=4)
+    levels = upload.levels[0]
+    means = [pixels[levels == level].mean().item() for level in (0, 16)]
+    assert means[1] > 10 * means[0] and pixels.min() > 0
 
 
 def test_all_timesteps_are_the_most(model: PageModel, digit: Path) -> None:
