@@ -26,10 +26,12 @@ def bits_figure(score: Score, pixels: Tensor | None = None) -> Image.Image:
     figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")  # pyplot's figures are for one thread
     by_timestep, parts, *others = figure.subplots(len(heights), 1, height_ratios=heights)
     plot_timesteps(by_timestep, score.result)
+    above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "frameon": False}
+    by_timestep.legend(**above, fontsize="small")  # beside the marks there is no room for it
     plot_parts(parts, score.result)
     for axis in others:
         shown = axis.imshow(pixels.numpy(), cmap="viridis")
-        axis.set_title("bits of each pixel")
+        axis.set_title(f"bits of each pixel, by {score.calls} steps")
         axis.axis("off")
         figure.colorbar(shown, ax=axis)
     buffer = io.BytesIO()

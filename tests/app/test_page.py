@@ -47,7 +47,7 @@ in_a_browser = pytest.mark.skipif(
 
 pytestmark = pytest.mark.slow
 
-PATIENCE = 90.0  # seconds, for anything that should have come long before
+PATIENCE = 180.0  # seconds, for anything that should have come long before
 DESK, TELEPHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
