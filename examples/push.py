@@ -2,6 +2,7 @@
 """Push a finished run, or any saved pipeline, to the Hugging Face Hub, without training again.
 
     python examples/push.py --output_dir runs/digits --hub_model_id me/digits --hub_private_repo
+    python examples/push.py --space --hub_model_id me/digits      a page for a model on the Hub, as a Space
 
 One commit contains the weights, configurations, sample grid, figures and model card. Text written by hand into the
 card on the Hub is kept. It is safe to run the script again, also after a failure.

@@ -28,6 +28,7 @@ from tiny_text import text_unet
 
 import ddpm_hf
 from ddpm_hf import DDPMPaperLatentPipeline, DDPMPaperPipeline, DDPMPaperScheduler, DenoisingErrors, NoiseSchedule
+from ddpm_hf.cli.app import AppArguments, PageModelArguments
 from ddpm_hf.cli.autoencoder import AutoencoderTrainingArguments
 from ddpm_hf.cli.compress import CompressionArguments
 from ddpm_hf.cli.decompress import DecompressionArguments
@@ -89,7 +90,7 @@ MATHEMATICS_ROOMS = ("diffusion", "likelihood", "schedulers")
 
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 CODE_SPAN = re.compile(r"`([^`\n]+)`")
-VERB = "train|text_to_image|autoencoder|latent|sample|evaluate|measure|classify|compress|decompress|info|push"
+VERB = "train|text_to_image|autoencoder|latent|sample|evaluate|measure|classify|compress|decompress|info|app|push"
 COMMAND = re.compile(rf"(?:ddpm-hf |examples/)({VERB})(?:\.py)?(?= |$)(.*)")
 ARGUMENTS = {
     "train": run_arguments(),
@@ -103,6 +104,7 @@ ARGUMENTS = {
     "compress": (CompressionArguments,),
     "decompress": (DecompressionArguments,),
     "info": (InfoArguments,),
+    "app": (PageModelArguments, AppArguments),
     "push": (PushArguments,),
 }
 DOTTED_NAME = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)(?:\(.*\))?")

@@ -15,7 +15,7 @@ import pytest
 import ddpm_hf
 
 
-pytestmark = pytest.mark.processes(2)
+pytestmark = pytest.mark.processes(3)
 
 
 PACKAGE = Path(ddpm_hf.__file__).parent
@@ -33,6 +33,7 @@ ROOMS = [  # each may import itself and those before it
     "evaluation",
     "reporting",
     "training",
+    "app",
     "cli",
 ]
 GROUND = {"_lazy", "_moved", "_renamed", "hub_errors", "results", "version"}  # modules that every room may import
@@ -41,10 +42,12 @@ EXTRAS = {
     "constriction",
     "efficientnet_lite_pytorch",
     "emoji",
+    "spaces",
     "torchdiffeq",
     "torchmetrics",
     "trackio",
 }  # imported by the functions that need it, since not everyone has it
+OF_THE_PAGE = {"gradio"}  # imported by modules of the room `app`, which load when a page is served
 OF_TEXT = {"transformers"}  # the same in rooms that are there without the extra `train`
 INSTALLED = {"torch", "diffusers", "huggingface_hub", "numpy", "PIL", "safetensors", "typing_extensions", "yaml"}
 TRAINING = {"accelerate", "datasets", "matplotlib", "sklearn", "tqdm", "transformers", "fsspec", "pyarrow", "filelock"}
@@ -150,7 +153,8 @@ def test_an_extra_is_imported_by_functions_alone() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=named)
 def test_nothing_is_imported_but_what_is_declared(path: Path) -> None:
-    assert foreign_packages(path) <= INSTALLED | EXTRAS | (OF_TEXT if needs_no_extra(path) else TRAINING)
+    allowed = INSTALLED | EXTRAS | (OF_TEXT if needs_no_extra(path) else TRAINING)
+    assert foreign_packages(path) <= allowed | (OF_THE_PAGE if room_of(path) == "app" else set())
 
 
 def loaded(code: str, after: str = "") -> set[str]:
@@ -172,6 +176,12 @@ def test_all_of_the_mathematics_loads_torch_alone() -> None:
     names = ", ".join(sorted(set(ddpm_hf.__all__) - {*others, "__version__"}))
     code = f"from ddpm_hf.diffusion import *\nfrom ddpm_hf.likelihood import *\nfrom ddpm_hf import {names}"
     assert loaded(code, after="import torch") <= {"torch", "typing_extensions"}
+
+
+def test_the_page_alone_loads_gradio() -> None:
+    """Not the command, nor what is tested without a page."""
+    code = "import ddpm_hf.cli.app, ddpm_hf.app.sampling, ddpm_hf.app.scoring, ddpm_hf.app.compressing"
+    assert not loaded(code) & {"gradio", "spaces"}
 
 
 def test_no_room_has_a_name_that_diffusers_takes_for_one_of_its_pipelines() -> None:

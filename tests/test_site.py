@@ -38,6 +38,8 @@ EXTENDED = (  # what users subclass or call to train something else
     "cli.train",
     "results",
     "hub.push",
+    "hub.space",
+    "app.serving",
     "hub_errors",
 )
 MODULES = [f"{room}.{each.name}" for room in ROOMS for each in pkgutil.iter_modules([str(ROOT / "ddpm_hf" / room)])]

@@ -23,7 +23,8 @@ VERBS = {
     "compress": "compress PNG files by a model, at its bound",
     "decompress": "the PNG files in a compressed file",
     "info": "what a compressed file says of itself",
-    "push": "push a finished run to the Hugging Face Hub",
+    "app": "a page to click: sample, score and compress with a model",
+    "push": "push a finished run, or a page for it, to the Hugging Face Hub",
 }
 
 

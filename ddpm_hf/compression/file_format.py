@@ -129,11 +129,16 @@ def packed(header: Header, payload: bytes) -> bytes:
     return start + binascii.crc_hqx(start, 0).to_bytes(CHECK_BYTES, "little") + payload + end
 
 
-def unpacked(content: bytes) -> Contents:
+def unpacked(content: bytes, most_images: int | None = None) -> Contents:
     """A file from its bytes.
 
+    Args:
+        content: the bytes.
+        most_images: how many images it may hold, for files of strangers: a short one may claim many.
+
     Raises:
-        ValueError: if they are not such a file, of a later version, or damaged; a progressive file may be cut.
+        ValueError: if they are not such a file, of a later version, damaged, or of too many images; a progressive file
+            may be cut.
     """
     if content[: len(MAGIC)] != MAGIC:
         raise ValueError("It is no file of `ddpm-hf compress`.")
@@ -149,7 +154,7 @@ def unpacked(content: bytes) -> Contents:
     check = int.from_bytes(reader.take(CHECK_BYTES), "little")
     if binascii.crc_hqx(content[: start + size], 0) != check:
         raise ValueError("The file is damaged: the checksum of its header differs.")
-    header, names_bytes = _header(body)
+    header, names_bytes = _header(body, most_images)
     rest = content[reader.place :]
     if header.mode == "progressive":
         if len(rest) > header.payload:
@@ -164,7 +169,7 @@ def unpacked(content: bytes) -> Contents:
     return Contents(header, payload, reader.place - names_bytes + PAYLOAD_BYTES, names_bytes)
 
 
-def _header(body: bytes) -> tuple[Header, int]:
+def _header(body: bytes, most_images: int | None) -> tuple[Header, int]:
     """The header from its bytes, and the length of the names."""
     reader = _Bytes(body, 0)
     mode, flags, spacing = reader.take(3)
@@ -172,6 +177,8 @@ def _header(body: bytes) -> tuple[Header, int]:
         raise ValueError("The file is damaged: its header names a mode that there is not.")
     numbers = {name: reader.varint() for name in NUMBERS}
     numbers["levels"] += 2
+    if most_images is not None and numbers["images"] > most_images:
+        raise ValueError(f"The file has {numbers['images']} images; at most {most_images} are read here.")
     fingerprint = reader.take(FINGERPRINT_BYTES)
     pixels = int.from_bytes(reader.take(PIXEL_BYTES), "little")
     names_bytes = len(body) - reader.place

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 LIST, PATTERN, PLACES = 0, 1, 2
 MOST_PER_NAME = 4096  # bytes: a longer list is damage
 MOST = 2**28
+MOST_DIGITS = 9  # of the number in a name
 
 
 def names_by_place(count: int) -> tuple[str, ...]:
@@ -43,6 +44,8 @@ def unpacked_names(content: bytes, count: int) -> tuple[str, ...]:
             return names_by_place(count)
         if content[0] == PATTERN:
             before, after, width, first = _text(content[1:]).split("\0")
+            if int(width) > MOST_DIGITS:
+                raise ValueError("The names are too long.")
             return tuple(f"{before}{int(first) + i:0{int(width)}d}{after}" for i in range(count))
         reader = zlib.decompressobj(-15)
         names = tuple(_text(reader.decompress(content[1:], min(count * MOST_PER_NAME, MOST) + 1)).split("\0"))
@@ -59,7 +62,7 @@ def _text(content: bytes) -> str:
 
 def _pattern(names: Sequence[str]) -> tuple[str, str, int, int] | None:
     """What stands before and after the number, its width, and the first number; None for other names."""
-    found = re.fullmatch(r"(.*?)(\d{1,9})(\D*)", names[0], re.DOTALL | re.ASCII)
+    found = re.fullmatch(rf"(.*?)(\d{{1,{MOST_DIGITS}}})(\D*)", names[0], re.DOTALL | re.ASCII)
     if found is None:
         return None
     before, digits, after = found.groups()

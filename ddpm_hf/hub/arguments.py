@@ -47,8 +47,31 @@ class PushArguments(RepositoryArguments):
     """The finished run to push."""
 
     output_dir: str = field(default="runs/digits", metadata=help_text("The run's folder, or any saved pipeline."))
-    commit_message: str = "Upload model"
+    commit_message: str | None = field(
+        default=None, metadata=help_text('"Upload model", or "Upload page" with --space, if unset.')
+    )
     create_pr: bool = field(default=False, metadata=help_text("Open a pull request instead of a commit."))
+    space: bool = field(
+        default=False,
+        metadata=help_text("Push a page for the model --hub_model_id, which is on the Hub, instead: a Gradio Space."),
+    )
+    space_id: str | None = field(default=None, metadata=help_text("The Space, owner/name; the model's name if unset."))
+    space_dir: str | None = field(
+        default=None, metadata=help_text("Write the Space into this new folder, and push nothing.")
+    )
+    space_requirement: str | None = field(
+        default=None,
+        metadata=help_text("What the Space's pip installs ddpm_hf from; this version by its name if unset."),
+    )
+
+
+def check_space_arguments(push: PushArguments) -> None:
+    """Raise ValueError for arguments of a Space without `space`, or a `space` without a model."""
+    for name in ("space_id", "space_dir", "space_requirement"):
+        if getattr(push, name) is not None and not push.space:
+            raise ValueError(f"`{name}` does nothing without --space.")
+    if push.space and push.hub_model_id is None:
+        raise ValueError("`hub_model_id` must name the model on the Hub, owner/name, that the Space shows.")
 
 
 def check_hub_arguments(hub: HubArguments) -> None:

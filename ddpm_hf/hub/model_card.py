@@ -121,7 +121,7 @@ def merge_cards(existing: str, filled: str, are_figures_gone: bool = False, lice
     Raises:
         ValueError: if the existing card's metadata cannot be read.
     """
-    old, new = _parse(existing), _parse(filled)
+    old, new = parse_card(existing), parse_card(filled)
     sections = {match[1]: match[0] for match in _SECTION.finditer(new.text)}
     if _SECTION.search(old.text):
         old.text = _SECTION.sub(lambda match: _newer(match, sections), old.text)
@@ -157,7 +157,12 @@ def _newer(section: re.Match[str], sections: dict[str, str]) -> str:
 # --- metadata ---
 
 
-def _parse(card: str) -> RepoCard:
+def parse_card(card: str) -> RepoCard:
+    """A card with its metadata.
+
+    Raises:
+        ValueError: if the metadata cannot be read.
+    """
     try:
         return RepoCard(card.replace("\r\n", "\n"))
     except (yaml.YAMLError, ValueError, TypeError) as error:

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, get_token
@@ -71,13 +72,30 @@ def push_folder(
     files = model_files(folder)
     _check_for_token([*files, folder / CARD], token or get_token())
     api = HfApi(token=token)
+
+    def push() -> CommitInfo:
+        repo = _claim_repository(api, repo_id, private)
+        message = commit_message or "Upload model"
+        return _commit(api, repo, folder, files, path_in_repo, message, create_pr, license)
+
+    return with_retries(repo_id, push)
+
+
+def with_retries(repo_id: str, push: Callable[[], CommitInfo]) -> CommitInfo:
+    """The commit of `push`, which is called again after a transient failure, up to five more times.
+
+    Args:
+        repo_id: the repository, for messages.
+        push: may be called again after it has failed.
+
+    Raises:
+        HubError: if the Hub refuses or cannot be reached.
+    """
     waits = iter(RETRY_WAITS)
     while True:
         try:
             with hub_errors(repo_id, doing="push to"):
-                repo = _claim_repository(api, repo_id, private)
-                message = commit_message or "Upload model"
-                return _commit(api, repo, folder, files, path_in_repo, message, create_pr, license)
+                return push()
         except HubError as error:
             wait = next(waits, None)
             if wait is None or not _may_help_to_retry(error):
@@ -146,12 +164,17 @@ def _claim_repository(api: HfApi, repo_id: str, private: bool | None) -> ModelIn
     """The current state of the repository, which is created if it does not exist."""
     name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     repo = api.model_info(name)
-    if private and not repo.private:  # `private` has no effect on an existing repository
+    require_private(name, repo.private, private)
+    return repo
+
+
+def require_private(name: str, is_private: bool | None, wanted: bool | None) -> None:
+    """Raise HubError for a public repository if a private one was requested: an existing one is left as it is."""
+    if wanted and not is_private:
         raise HubError(
             f"{name} is public on the Hub, but a private repository was requested; nothing was pushed. Make it private"
             " in its settings, or choose another name."
         )
-    return repo
 
 
 def _commit(

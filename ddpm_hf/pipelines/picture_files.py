@@ -53,7 +53,7 @@ def read_pictures(pictures: Sequence[tuple[str, Picture]], num_levels: int, shap
         ValueError: for a picture that cannot be read, or not be brought back pixel for pixel; the message names it.
     """
     levels = np.empty((len(pictures), *shape), np.uint8)  # all that is kept of many files
-    table, bilevel = _levels_of_values(num_levels), set()
+    table, bilevel = levels_of_values(num_levels), set()
     for place, (name, picture) in enumerate(pictures):
         image = _opened(name, picture)
         bilevel.add(image.mode == "1")
@@ -83,8 +83,8 @@ def _values_of_levels(num_levels: int) -> np.ndarray:
     return ((2 * 255 * np.arange(num_levels) + top) // (2 * top)).astype(np.uint8)
 
 
-def _levels_of_values(num_levels: int) -> np.ndarray:
-    """The level of each 8-bit value, int16 `[256]`; −1 for values between."""
+def levels_of_values(num_levels: int) -> np.ndarray:
+    """The level of each 8-bit value, int16 `[256]`; −1 for values that are none of the levels, spread over 0 … 255."""
     found: np.ndarray = np.full(256, -1, np.int16)
     found[_values_of_levels(num_levels)] = np.arange(num_levels)
     return found

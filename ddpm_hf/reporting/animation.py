@@ -32,15 +32,17 @@ def images_shown(count: int, shape: tuple[int, ...]) -> int:
     return min(count, columns**2, MOST_IMAGES)
 
 
-def save_animation(frames: Tensor, timesteps: list[int], path: Path) -> None:
+def save_animation(frames: Tensor, timesteps: list[int], path: Path, smallest_cell: int = SMALLEST_CELL) -> None:
     """x_t beside the predicted x_0 at some timesteps, then the samples alone, which stay for a longer time.
 
     Args:
         frames: `[N, F, 2, C, H, W]` in [0, 1].
         timesteps: of the first F − 1 frames.
+        path: of the file.
+        smallest_cell: pixels; smaller images are enlarged by a whole factor.
     """
     titles = [(f"x_t at timestep {t}", "predicted x_0") for t in timesteps] + [("samples",)]
-    *moving, last = [_frame(frames[:, k], title) for k, title in enumerate(titles)]
+    *moving, last = [_frame(frames[:, k], title, smallest_cell) for k, title in enumerate(titles)]
     pictures = [*(_in_colours(picture, COLOURS) for picture in moving), _in_colours(last, 256)]
     durations = [FRAME_MS] * len(timesteps) + [LAST_FRAME_MS]
 
@@ -50,9 +52,9 @@ def save_animation(frames: Tensor, timesteps: list[int], path: Path) -> None:
     write_file(path, write)
 
 
-def _frame(pair: Tensor, titles: tuple[str, ...]) -> Image.Image:
+def _frame(pair: Tensor, titles: tuple[str, ...], cell: int) -> Image.Image:
     """The grids of `[N, 2, C, H, W]` side by side under their titles; with one title the first, in the middle."""
-    grids = [_opaque(grid_picture(pair[:, side], smallest_cell=SMALLEST_CELL)) for side in range(len(titles))]
+    grids = [_opaque(grid_picture(pair[:, side], smallest_cell=cell)) for side in range(len(titles))]
     width, height = grids[0].size
     picture = Image.new(grids[0].mode, (2 * width + GAP, height + TITLE_HEIGHT), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(TITLE_SIZE)

@@ -183,11 +183,11 @@ def plot_bits(figure: plt.Figure, result: BitsPerDim) -> None:
     examples = plural(result.num_examples, "image")
     figure.suptitle(f"Where the bits go: {result.total:.3f} ± {result.standard_error:.3f} bits/dim on {examples}")
     by_timestep, parts = figure.subplots(1, 2, width_ratios=(3, 1))
-    _plot_timesteps(by_timestep, result)
-    _plot_parts(parts, result)
+    plot_timesteps(by_timestep, result)
+    plot_parts(parts, result)
 
 
-def _plot_timesteps(axis: plt.Axes, result: BitsPerDim) -> None:
+def plot_timesteps(axis: plt.Axes, result: BitsPerDim) -> None:
     """Each step's bits; of an estimate, which knows the mean of a stratum alone, a mark as wide as the stratum."""
     decoder = {"color": VERMILION, "markeredgecolor": "black", "label": f"decoder, at timestep {result.timesteps[0]}"}
     axis.plot(result.timesteps[:1], result.per_timestep[:1], "D", **decoder)
@@ -217,7 +217,7 @@ def strata_of(result: BitsPerDim) -> list[tuple[int, int, float]]:
     return [(group[0][0], group[-1][0], group[0][1]) for group in groups]
 
 
-def _plot_parts(axis: plt.Axes, result: BitsPerDim) -> None:
+def plot_parts(axis: plt.Axes, result: BitsPerDim) -> None:
     """The parts of the bound, such as prior, rate and decoder, as bars with their numbers."""
     names, values = [name.replace(" ", "\n") for name in result.parts], list(result.parts.values())
     bars = axis.bar(names, values, color=(GREEN, BLUE, VERMILION))

@@ -1,9 +1,9 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
 """A small Hugging Face Hub on loopback, which fails when a test asks it to.
 
-The unmodified client (huggingface_hub 2.4, without Xet) pushes and pulls models through it: repositories with commits,
-branches, tags and pull requests; LFS objects at signed addresses of another origin; tokens, private repositories, and
-the real Hub's error headers. Everything lives in memory, in threads of this process.
+The unmodified client (huggingface_hub 2.4, without Xet) pushes and pulls models and Spaces through it: repositories
+with commits, branches, tags and pull requests; LFS objects at signed addresses of another origin; tokens, private
+repositories, and the real Hub's error headers. Everything lives in memory, in threads of this process.
 
     with LoopbackHub() as hub:
         hub.add_user("owner", token="hf_owner")
@@ -60,7 +60,12 @@ CARD_SHAPE = {
     "model-index": [{"name": str, "results": [_RESULT]}],
 }
 
-ID = r"(?P<repo_id>[\w.-]+(?:/[\w.-]+)?)"
+CARD_HEAD = re.compile(r"\s*---[\r\n]+(.*?)[\r\n]*^---\s*?$", re.DOTALL | re.MULTILINE)
+SDKS = ("gradio", "docker", "static")
+SPACE_SHAPE = {"title": str, "sdk": str, "sdk_version": str, "python_version": str, "app_file": str, "models": [str]}
+
+ID = r"(?P<repo_id>(?:spaces/)?[\w.-]+(?:/[\w.-]+)?)"
+API = rf"/api/(?:models/|(?=spaces/)){ID}"  # a Space is kept under its name with "spaces/" before it
 REV = r"(?P<rev>refs/[^/]+/[^/]+|[^/]+)"
 
 
@@ -93,7 +98,7 @@ class Commit:
 
 
 class Repo:
-    """One model repository. `refs` holds branches, tags (named in `tags`) and `refs/pr/N`."""
+    """One repository. `refs` holds branches, tags (named in `tags`) and `refs/pr/N`."""
 
     def __init__(self, repo_id: str, private: bool, lock: threading.RLock) -> None:
         self.id, self.private, self._lock = repo_id, private, lock
@@ -216,9 +221,10 @@ def _mismatches(value: Any, shape: Any, where: str) -> list[str]:
     return [] if is_number else [f'"{where}" must be a number']
 
 
-def check_card(content: str) -> tuple[list[str], list[str]]:
+def check_card(content: str, is_space: bool = False) -> tuple[list[str], list[str]]:
     """The errors and warnings of the Hub for a README.md."""
-    block = re.match(r"\s*---[\r\n]+(.*?)[\r\n]*^---\s*?$", content, re.DOTALL | re.MULTILINE)
+    shape = SPACE_SHAPE if is_space else CARD_SHAPE
+    block = CARD_HEAD.match(content)
     if block is None or not block[1].strip():
         return [], ["empty or missing yaml metadata in repo card"]
     try:
@@ -227,7 +233,11 @@ def check_card(content: str) -> tuple[list[str], list[str]]:
         return [f"bad YAML: {error}"], []
     if not isinstance(metadata, dict):
         return ["the YAML metadata must be an object"], []
-    errors = [m for key in CARD_SHAPE if key in metadata for m in _mismatches(metadata[key], CARD_SHAPE[key], key)]
+    errors = [m for key in shape if key in metadata for m in _mismatches(metadata[key], shape[key], key)]
+    if is_space and metadata.get("sdk") not in SDKS:
+        errors.append(f'"sdk" must be one of [{", ".join(SDKS)}]')
+    if len(metadata.get("short_description", "")) > 60:
+        errors.append('"short_description" length must be less than or equal to 60 characters long')
     if "license" in metadata and metadata["license"] not in LICENSES.split():
         errors.append(f'"license" must be one of [{", ".join(LICENSES.split())}]')
     return errors, []
@@ -389,7 +399,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _repo(self, repo_id: str, write: bool = False, propose: bool = False) -> Repo:
         """The repository, if this user may read it, write to it, or propose a change (open a pull request)."""
         repo = self.server.hub.repos.get(repo_id)
-        is_owner = self.user is not None and self.user.name == repo_id.split("/")[0]
+        is_owner = self.user is not None and self.user.name == repo_id.removeprefix("spaces/").split("/")[0]
         if repo is None or (repo.private and not is_owner):
             raise Refusal(404 if self.user else 401, "Repository not found", "RepoNotFound")
         if write or propose:
@@ -426,32 +436,40 @@ class _Handler(BaseHTTPRequestHandler):
         namespace = wanted.get("organization") or user.name
         if user.role != "write" or namespace != user.name:
             raise Refusal(403, f'You don\'t have the rights to create a model under the namespace "{namespace}"')
-        if not re.fullmatch(r"[\w.-]{1,96}", wanted.get("name", "")) or wanted.get("type", "model") != "model":
+        kind = wanted.get("type", "model")
+        if not re.fullmatch(r"[\w.-]{1,96}", wanted.get("name", "")) or kind not in ("model", "space"):
             raise Refusal(400, "Invalid repository name or type")
-        repo_id = f"{namespace}/{wanted['name']}"
-        place = {"name": repo_id, "url": f"{hub.endpoint}/{repo_id}"}
+        if kind == "space" and wanted.get("sdk") not in SDKS:
+            raise Refusal(400, f'"sdk" must be one of [{", ".join(SDKS)}]')
+        name = f"{namespace}/{wanted['name']}"
+        repo_id = f"spaces/{name}" if kind == "space" else name
+        place = {"name": name, "url": f"{hub.endpoint}/{repo_id}"}
         if repo_id in hub.repos:
             raise Refusal(409, "You already created this model repo", **place)
-        hub.create(repo_id, private=wanted.get("visibility") == "private")
+        repo = hub.create(repo_id, private=wanted.get("visibility") == "private")
+        if kind == "space":  # begins with a README of its own
+            head = yaml.safe_dump({"title": wanted["name"].title(), "sdk": wanted["sdk"], "pinned": False})
+            repo.commit({"README.md": f"---\n{head}---\n".encode()}, "initial commit")
         return _json(200, place)
 
     @_route("POST", "/api/validate-yaml")
     def _validate_yaml(self) -> Answer:
-        errors, warnings = check_card(self._json_body()["content"])
+        asked = self._json_body()
+        errors, warnings = check_card(asked["content"], asked.get("repoType") == "space")
         found = {"errors": [{"message": m} for m in errors], "warnings": [{"message": m} for m in warnings]}
         return _json(400 if errors else 200, found)
 
-    @_route("GET", f"/api/models/{ID}/auth-check(?P<write>/write)?")
+    @_route("GET", f"{API}/auth-check(?P<write>/write)?")
     def _auth_check(self, repo_id: str, write: str) -> Answer:
         self._repo(repo_id, write=bool(write))
         return _json(200, {})
 
-    @_route("POST", f"/api/models/{ID}/branch/(?P<name>[^/]+)")
+    @_route("POST", f"{API}/branch/(?P<name>[^/]+)")
     def _branch(self, repo_id: str, name: str) -> Answer:
         repo = self._repo(repo_id, write=True)
         return self._new_ref(repo, name, self._json_body().get("startingPoint") or "main")
 
-    @_route("POST", f"/api/models/{ID}/tag/{REV}")
+    @_route("POST", f"{API}/tag/{REV}")
     def _tag(self, repo_id: str, rev: str) -> Answer:
         repo, name = self._repo(repo_id, write=True), self._json_body()["tag"]
         answer = self._new_ref(repo, name, rev)
@@ -467,15 +485,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     # ---- reading ----
 
-    @_route("GET", f"/api/models/{ID}(?:/revision/{REV})?")
+    @_route("GET", f"{API}(?:/revision/{REV})?")
     def _info(self, repo_id: str, rev: str) -> Answer:
         repo = self._repo(repo_id)
         sha = self._sha(repo, rev or "main")
         siblings = [{"rfilename": path} for path in sorted(repo.commits[sha].files)]
-        about = {"id": repo_id, "author": repo_id.split("/")[0], "private": repo.private, "tags": []}
+        name = repo_id.removeprefix("spaces/")
+        about = {"id": name, "author": name.split("/")[0], "private": repo.private, "tags": []}
+        readme = repo.files(sha).get("README.md", b"").decode(errors="replace")
+        block = CARD_HEAD.match(readme)
+        about |= {"cardData": yaml.safe_load(block[1])} if block and not check_card(readme)[0] else {}
         return _json(200, {**about, "sha": sha, "siblings": siblings, "gated": False, "disabled": False})
 
-    @_route("GET", f"/api/models/{ID}/tree/{REV}(?:/(?P<path>.+))?")
+    @_route("GET", f"{API}/tree/{REV}(?:/(?P<path>.+))?")
     def _tree(self, repo_id: str, rev: str, path: str) -> Answer:
         repo = self._repo(repo_id)
         prefix = f"{path}/" if path else ""
@@ -486,7 +508,7 @@ class _Handler(BaseHTTPRequestHandler):
         is_deep = self.query.get("recursive", "").lower() in ("true", "1")
         return _json(200, [entry for p, entry in inside.items() if is_deep or "/" not in p[len(prefix) :]])
 
-    @_route("POST", f"/api/models/{ID}/paths-info/{REV}")
+    @_route("POST", f"{API}/paths-info/{REV}")
     def _paths_info(self, repo_id: str, rev: str) -> Answer:
         repo = self._repo(repo_id)
         entries = _entries(repo.commits[self._sha(repo, rev)].files)
@@ -524,7 +546,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     # ---- writing ----
 
-    @_route("POST", f"/api/models/{ID}/preupload/{REV}")
+    @_route("POST", f"{API}/preupload/{REV}")
     def _preupload(self, repo_id: str, rev: str) -> Answer:
         repo = self._repo(repo_id, propose="create_pr" in self.query, write="create_pr" not in self.query)
         held = repo.commits[self._sha(repo, rev)].files
@@ -560,7 +582,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refusal(422, "Object has another size")
         return _json(200, {})
 
-    @_route("POST", f"/api/models/{ID}/commit/{REV}")
+    @_route("POST", f"{API}/commit/{REV}")
     def _commit(self, repo_id: str, rev: str) -> Answer:
         is_pr, hub = "create_pr" in self.query, self.server.hub
         repo = self._repo(repo_id, propose=is_pr, write=not is_pr)
