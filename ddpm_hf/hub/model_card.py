@@ -34,6 +34,13 @@ from .autoencoder_card import (
     autoencoder_facts,
     is_autoencoder,
 )
+from .image_encoder_card import (
+    IMAGE_ENCODER_INDEX,
+    IMAGE_ENCODER_TAGS,
+    IMAGE_ENCODER_TEMPLATE,
+    image_encoder_facts,
+    is_image_encoder,
+)
 
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
@@ -92,8 +99,12 @@ def fill_card(
         facts |= autoencoder_facts(read_json(folder / AUTOENCODER_INDEX))
         facts["parameters"] = sum(map(count_parameters, folder.glob("*.safetensors")))
         metadata = _metadata(name, figures, license, ENCODING, AUTOENCODER_TAGS)
-        shared = (match[0] for match in _SECTION.finditer(template) if match[1] == "training")
-        template = AUTOENCODER_TEMPLATE.read_text("utf-8") + "".join(shared) + "\n"
+        template = _with_training(AUTOENCODER_TEMPLATE, template)
+    elif is_image_encoder(folder):
+        facts |= image_encoder_facts(read_json(folder / IMAGE_ENCODER_INDEX))
+        facts["parameters"] = sum(map(count_parameters, folder.glob("model*.safetensors")))
+        metadata = _metadata(name, figures, license, ENCODING, IMAGE_ENCODER_TAGS)
+        template = _with_training(IMAGE_ENCODER_TEMPLATE, template)
     else:
         facts |= _facts(folder, beside)
         facts["network_distances"] = _network_distances(figures)
@@ -103,6 +114,12 @@ def fill_card(
     card = ModelCard.from_template(metadata, template_str=template, **facts)
     card.text = _SECTION.sub(lambda section: _stamped(section[1], section[3]), card.text)
     return str(card)
+
+
+def _with_training(own: Path, template: str) -> str:
+    """A family's own template with the section on the training of the common one."""
+    shared = (match[0] for match in _SECTION.finditer(template) if match[1] == "training")
+    return own.read_text("utf-8") + "".join(shared) + "\n"
 
 
 def check_license(name: str | None, argument: str = "license") -> None:
