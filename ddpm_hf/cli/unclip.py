@@ -8,24 +8,27 @@ Each of the three is a run with a folder of its own, as `ddpm-hf image_encoder`,
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..conditioning.image_encoders import POSTERIOR_STD
+from ..data.arguments import CaptionedDataArguments
 from ..hub.arguments import HubArguments
 from ..hub.model_card import CARD
 from ..runtime.arguments import help_text, with_given
 from ..runtime.errors import end, run_errors
 from ..tasks.image_encoder import ImageEncoderTask
 from ..tasks.prior import PriorTask
+from ..tasks.text_arguments import CaptionArguments, TextEncoderArguments
 from ..tasks.unclip import UnCLIPTask
 from ..tasks.unclip_arguments import (
     ContrastiveArguments,
     ImageEncoderModelArguments,
     PriorDiffusionArguments,
     PriorModelArguments,
+    UnCLIPModelArguments,
 )
 from ..training.arguments import LATEST, TrainingArguments
 from ..training.step import TrainingStep
@@ -57,7 +60,7 @@ class UnCLIPTrainingArguments(TrainingArguments):
 
 
 @dataclass
-class FirstPhasesArguments:
+class FirstPhasesArguments(TextEncoderArguments):
     """The image encoder and the prior that are trained first if no prior is named; their own verbs take more."""
 
     _argument_group_name = "first phases"
@@ -82,31 +85,34 @@ def main(training_step: TrainingStep | None = None) -> None:
     model, data, _, training, _ = arguments
     with run_errors(script):
         if model.prior is None:
-            folder = train_prior(script, data, training, phases, model.validation_prompts)
+            folder = train_prior(script, model, data, training, phases)
             arguments[0] = _with(model, {"prior": str(folder)})
         train.run(script, arguments, UnCLIPTask, METHOD, training_step)
         end()
 
 
 def train_prior(
-    script: str, data: Any, training: UnCLIPTrainingArguments, phases: FirstPhasesArguments, prompts: Sequence[str]
+    script: str,
+    model: UnCLIPModelArguments,
+    data: CaptionedDataArguments,
+    training: UnCLIPTrainingArguments,
+    phases: FirstPhasesArguments,
 ) -> Path:
     """Train an image encoder and a prior, if they are not there from an earlier try, and return the prior's folder."""
     encoder, folder = (Path(f"{training.output_dir.rstrip('/')}-{name}") for name in ("image-encoder", "prior"))
-    shown = {"validation_prompts": list(prompts)}
+    text = {name.name: getattr(phases, name.name) for name in dataclasses.fields(TextEncoderArguments)}
+    text |= {name.name: getattr(model, name.name) for name in dataclasses.fields(CaptionArguments)}
     if _is_to_train(encoder, training):
         tell(f"First of three: an image encoder, in {encoder}.")
         own = _training(ImageEncoderTrainingArguments, encoder, training, phases.encoder_train_steps)
-        of_encoder = (_given(ImageEncoderModelArguments, shown), copy.copy(data), ContrastiveArguments(), own)
+        of_encoder = (_given(ImageEncoderModelArguments, text), copy.copy(data), ContrastiveArguments(), own)
         train.run(script, (*of_encoder, HubArguments()), ImageEncoderTask, image_encoder.METHOD)
     if _is_to_train(folder, training):
         tell(f"Second of three: a prior of its embeddings, in {folder}.")
         own = _training(PriorTrainingArguments, folder, training, phases.prior_train_steps)
-        model = _given(
-            PriorModelArguments, {**shown, "image_encoder": str(encoder), "posterior_std": phases.posterior_std}
-        )
-        of_prior = (model, copy.copy(data), PriorDiffusionArguments(), own)
-        train.run(script, (*of_prior, HubArguments()), PriorTask, prior.METHOD)
+        of_embeddings = {"image_encoder": str(encoder), "posterior_std": phases.posterior_std}
+        of_prior = (_given(PriorModelArguments, {**text, **of_embeddings}), copy.copy(data), PriorDiffusionArguments())
+        train.run(script, (*of_prior, own, HubArguments()), PriorTask, prior.METHOD)
     tell(f"Third of three: the decoder, in {training.output_dir}.")
     return folder
 

@@ -56,7 +56,7 @@ class ImageEncoderTask(TextEncoding, PixelTask):
     def model_settings(self, model: ContrastiveEncoder) -> dict[str, Any]:
         names = dataclasses.asdict(self.model_arguments)
         del names["preset"]  # the arguments themselves say what it set
-        vision = model.config["vision"]
+        vision = model.config["vision_config"]
         known = {name: vision[name] for name in names if name in vision}
         return names | known | {"text_encoder": self.name_of_encoder}
 

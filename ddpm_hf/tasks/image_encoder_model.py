@@ -33,16 +33,18 @@ class ContrastiveEncoder(ModelMixin, ConfigMixin):
     """A `CLIPVisionModelWithProjection`, and a projection of sentence embeddings into the same space.
 
     Args:
-        vision: the configuration of the `CLIPVisionModelWithProjection`.
+        vision_config: the configuration of the `CLIPVisionModelWithProjection`.
         text_width: the width of the text encoder.
         logit_scale_init_value: the logarithm of the inverse temperature at the start.
     """
 
     @register_to_config
-    def __init__(self, vision: dict[str, Any], text_width: int, logit_scale_init_value: float = math.log(1 / 0.07)):
+    def __init__(
+        self, vision_config: dict[str, Any], text_width: int, logit_scale_init_value: float = math.log(1 / 0.07)
+    ):
         super().__init__()
-        self.vision = CLIPVisionModelWithProjection(CLIPVisionConfig(**vision))
-        self.text_projection = nn.Linear(text_width, vision["projection_dim"], bias=False)
+        self.vision = CLIPVisionModelWithProjection(CLIPVisionConfig(**vision_config))
+        self.text_projection = nn.Linear(text_width, vision_config["projection_dim"], bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(float(logit_scale_init_value)))
 
     def forward(self, x: Tensor, sentences: Tensor) -> Matched:
@@ -63,7 +65,7 @@ def image_encoder_of(model: ContrastiveEncoder, overall_std: float = 1.0) -> CLI
 
     The directions of the embeddings, which alone were trained, do not change.
     """
-    encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**model.config["vision"])).to(model.device).eval()
+    encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**model.config["vision_config"])).to(model.device).eval()
     encoder.load_state_dict(model.vision.state_dict())
     encoder.visual_projection.weight /= overall_std
     return encoder

@@ -27,6 +27,14 @@ class TextEncoderArguments:
         default=None, metadata=help_text("Branch, tag or commit of the text encoder on the Hub.")
     )
     tokenizer_max_length: int = field(default=24, metadata=help_text("Tokens of a caption, at most."))
+
+
+@dataclass
+class CaptionArguments:
+    """What is done with captions."""
+
+    _argument_group_name = "model"
+
     pre_compute_text_embeddings: bool = field(
         default=True, metadata=help_text("Compute the captions' embeddings once, and keep them in the cache folder.")
     )
@@ -74,7 +82,7 @@ class TextUNetArguments:
 
 
 @dataclass
-class TextModelArguments(TextUNetArguments, TextEncoderArguments):
+class TextModelArguments(TextUNetArguments, CaptionArguments, TextEncoderArguments):
     """The UNet2DConditionModel, by its own argument names, and the frozen text encoder."""
 
     text_attention_mask: bool = field(

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from ..conditioning.image_encoders import POSTERIOR_STD
 from ..runtime.arguments import help_text
 from .presets import IMAGE_ENCODER_PRESETS, UNCLIP_PRESETS
-from .text_arguments import TextDiffusionArguments, TextEncoderArguments, TextUNetArguments
+from .text_arguments import CaptionArguments, TextDiffusionArguments, TextEncoderArguments, TextUNetArguments
 
 
 # --- the image encoder ---
 
 
 @dataclass
-class ImageEncoderModelArguments(TextEncoderArguments):
+class ImageEncoderModelArguments(CaptionArguments, TextEncoderArguments):
     """The CLIPVisionModelWithProjection, by its own argument names, and the frozen text encoder."""
 
     preset: str = field(
@@ -49,7 +49,7 @@ class ContrastiveArguments:
 
 
 @dataclass
-class PriorModelArguments(TextEncoderArguments):
+class PriorModelArguments(CaptionArguments, TextEncoderArguments):
     """The PriorTransformer, by its own argument names, the image encoder, and the frozen text encoder."""
 
     image_encoder: str = field(
@@ -87,7 +87,7 @@ class PriorDiffusionArguments(TextDiffusionArguments):
 
 
 @dataclass
-class UnCLIPModelArguments(TextUNetArguments):
+class UnCLIPModelArguments(TextUNetArguments, CaptionArguments):
     """The decoder, a UNet2DConditionModel by its own argument names, and the prior that it is saved with."""
 
     preset: str = field(
@@ -106,13 +106,6 @@ class UnCLIPModelArguments(TextUNetArguments):
     )
     prior_revision: str | None = field(
         default=None, metadata=help_text("Branch, tag or commit of the prior on the Hub.")
-    )
-    pre_compute_text_embeddings: bool = field(
-        default=True, metadata=help_text("Compute the captions' embeddings once, and keep them in the cache folder.")
-    )
-    validation_prompts: list[str] = field(
-        default_factory=list,
-        metadata=help_text("Prompts of the first samples in a grid; the others are of test captions."),
     )
     text_dropout_prob: float = field(
         default=0.5,

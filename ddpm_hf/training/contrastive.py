@@ -91,7 +91,7 @@ class Contrastive(Method[ContrastiveState, ContrastiveResult]):
         return ContrastiveState(method=self, **parts)
 
     def objective(self, state: ContrastiveState) -> str:
-        width = state.model.config["vision"]["projection_dim"]
+        width = state.model.config["vision_config"]["projection_dim"]
         return f"embeddings of {width} numbers, by the caption that is an image's among those of its batch"
 
     def contents(self, state: ContrastiveState) -> Mapping[str, str]:
@@ -172,4 +172,4 @@ class Contrastive(Method[ContrastiveState, ContrastiveResult]):
         }
 
     def facts(self, state: ContrastiveState) -> Metrics:
-        return {"objective": "contrastive", "latent_shape": [state.model.config["vision"]["projection_dim"]]}
+        return {"objective": "contrastive", "latent_shape": [state.model.config["vision_config"]["projection_dim"]]}
