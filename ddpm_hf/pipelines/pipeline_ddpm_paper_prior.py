@@ -83,7 +83,9 @@ class DDPMPaperPriorPipeline(TextPipeline):
         """The `KandinskyV22PriorPipeline` with the same parts."""
         names = ("prior", "image_encoder", "text_encoder", "tokenizer")
         parts = {name: getattr(self, name) for name in names}
-        return stock_class(self.stock_name)(**parts, scheduler=self._stock_scheduler, image_processor=None)
+        stock = stock_class(self.stock_name)(**parts, scheduler=self._stock_scheduler, image_processor=None)
+        stock._optional_components = [*parts, "image_processor"]  # those that are None are left out without a word
+        return stock
 
     def _with(self, parts: Any) -> Self:
         return type(self)(**{**self.components, **parts})

@@ -33,7 +33,7 @@ from .guidance import Guidance
 from .images import batch_of_images, check_output_type
 from .pipeline_ddpm_paper_prior import DDPMPaperPriorPipeline, encoder_of
 from .sampling_pipeline import SOURCE_ARGUMENTS, Chain, Generators
-from .stock import stock_class
+from .stock import stock_class, without_notices
 from .text import Prompts, TextInput, check_width
 from .text_pipeline import Callback, TextPipeline
 
@@ -110,7 +110,8 @@ class DDPMPaperUnCLIPPipeline(TextPipeline):
         if encoder is None:
             encoder = load_image_encoder(name, subfolder=IMAGE_ENCODER, **source)
         absent = [part for part in TEXT_PARTS if not (index.get(part) or [None])[0]]
-        stock = stock_class(cls.stock_name).from_pretrained(name, **dict.fromkeys((*NOT_USED, *absent)) | given)
+        with without_notices():
+            stock = stock_class(cls.stock_name).from_pretrained(name, **dict.fromkeys((*NOT_USED, *absent)) | given)
         parts = {ours: getattr(stock, theirs) for ours, theirs in STOCK_NAMES.items()}
         pipeline = cls(**parts, **{part: getattr(stock, part) for part in SAME_NAMES}, image_encoder=encoder)
         return pipeline if "text_encoder" in kwargs else pipeline._with_named_encoder(kwargs)
@@ -126,7 +127,9 @@ class DDPMPaperUnCLIPPipeline(TextPipeline):
         parts = {theirs: getattr(self, ours) for ours, theirs in STOCK_NAMES.items()}
         parts |= {part: getattr(self, part) for part in SAME_NAMES} | dict.fromkeys(NOT_USED)
         parts |= {"decoder_scheduler": self._stock_scheduler, "prior_scheduler": self.prior_scheduler.to_stock()}
-        stock = stock_class(self.stock_name)(**parts)
+        with without_notices():
+            stock = stock_class(self.stock_name)(**parts)
+        stock._optional_components = list(parts)  # those that are None are left out without a word
         stock.register_modules(image_encoder=self.image_encoder)
         return stock
 

@@ -145,4 +145,5 @@ class UnCLIPTask(TextEncoding, ImageTask):
     def pipeline(self, model: UNet2DConditionModel, scheduler: DDPMPaperScheduler) -> DDPMPaperUnCLIPPipeline:
         prior = self.prior
         encoders = (prior.image_encoder, prior.text_encoder, prior.tokenizer)
-        return DDPMPaperUnCLIPPipeline(prior.prior, prior.scheduler, model, scheduler, *encoders)
+        prior_scheduler = DDPMPaperScheduler.from_config(prior.scheduler.config)  # its own, whose chain samples set
+        return DDPMPaperUnCLIPPipeline(prior.prior, prior_scheduler, model, scheduler, *encoders)
