@@ -176,7 +176,7 @@ class ContrastiveFigures(TypedDict, total=False):
 
 
 class PriorFigures(TypedDict, total=False):
-    """The bits of an embedding of a test image, as a prior of unCLIP codes it: of z ~ q(z | x), less those of q(z | x).
+    """The bits of an embedding of a test image by a prior of unCLIP: those of z ~ q(z | x), less those of q(z | x).
 
     In bits per image; the standard errors are for other groups of images, such as other emoji with their variants.
     """

@@ -5,8 +5,8 @@
     accelerate launch examples/prior.py --image_encoder runs/unclip-image-encoder --output_dir runs/unclip-prior
 
 The training is that of examples/train.py, Algorithm 1 of Ho et al. (2020), on x_0 = z ~ q(z | x), embeddings with a
-little noise that is drawn anew every time, so that they have a density. metrics.json has the bits of an embedding, with
-its caption and without.
+little noise that is drawn anew every time, so that they have a density. metrics.json has the bits of an embedding,
+given its caption and without it.
 """
 
 from ddpm_hf.runtime import threads  # noqa: F401  # isort: skip - sets torch's threads before torch is imported

@@ -122,9 +122,7 @@ def _is_to_train(folder: Path, training: UnCLIPTrainingArguments) -> bool:
     return training.resume_from_checkpoint is None or not (folder / CARD).is_file()
 
 
-def _training(
-    kind: type[Arguments], folder: Path, training: UnCLIPTrainingArguments, steps: int | None
-) -> Arguments:
+def _training(kind: type[Arguments], folder: Path, training: UnCLIPTrainingArguments, steps: int | None) -> Arguments:
     """The arguments of the training of a phase: its own defaults, and what it shares with the decoder's."""
     values = {name: getattr(training, name) for name in SHARED} | {"output_dir": str(folder)}
     if steps is not None:

@@ -217,7 +217,9 @@ def check_prior(prior: PriorTransformer, image_encoder: Any, text_encoder: Any) 
     places = config.num_embeddings + config.additional_embeddings
     tokens = TextSettings.of(config).max_length
     if OWN_CONFIG_KEY in config and places != 1 + tokens + FURTHER_PLACES:
-        raise ValueError(f"`prior` must have {1 + tokens + FURTHER_PLACES} places for {tokens} tokens, but has {places}.")
+        raise ValueError(
+            f"`prior` must have {1 + tokens + FURTHER_PLACES} places for {tokens} tokens, but has {places}."
+        )
     if not bool((prior.clip_std > 0).all()):
         raise ValueError("`clip_std` of the prior must be above 0: set it and `clip_mean` to those of the embeddings.")
     if text_encoder is not None:

@@ -47,7 +47,7 @@ IMAGE_ENCODER = "image_encoder"
 
 
 class DDPMPaperUnCLIPPipeline(TextPipeline):
-    """Images from prompts by way of an embedding of the image, and variations of images (DALL-E 2, Ramesh et al. 2022).
+    """Images from prompts by way of embeddings of images, and variations of images (DALL-E 2, Ramesh et al. 2022).
 
     A prior draws an embedding given the text, and a decoder an image given the embedding and the text. It is saved in
     the layout of `diffusers.UnCLIPPipeline`, with the image encoder beside: every part loads by its stock class. The
@@ -285,7 +285,10 @@ class DDPMPaperUnCLIPPipeline(TextPipeline):
         if known is None:
             drawn = self._of_prior(
                 text if is_prior_guided else _without_negative(text),
-                {"num_inference_steps": prior_num_inference_steps or num_inference_steps, "guidance_scale": prior_guidance_scale},
+                {
+                    "num_inference_steps": prior_num_inference_steps or num_inference_steps,
+                    "guidance_scale": prior_guidance_scale,
+                },
                 {"batch_size": count, "generator": generator, "latents": prior_latents},
             )
         else:
@@ -312,7 +315,7 @@ class DDPMPaperUnCLIPPipeline(TextPipeline):
         return_dict: bool = True,
         **options: Any,
     ) -> ImagePipelineOutput | tuple:
-        """Images whose embeddings lie between those of two images, both ends included (Ramesh et al. 2022, section 3.2).
+        """Images whose embeddings lie between those of two images, both ends included (Ramesh et al. 2022, section 3).
 
         The standardised embeddings are interpolated on the sphere (`slerp`); all images start from the same noise.
 
@@ -368,9 +371,7 @@ class DDPMPaperUnCLIPPipeline(TextPipeline):
         conditioning[LABELS] = self.embed_images(images).to(self.unet.dtype)
         return self._encode(images, Chain(num_inference_steps, timesteps, timestep_spacing), conditioning, Guidance())
 
-    def _of_prior(
-        self, text: TextInput, chain: Mapping[str, Any], batch: Mapping[str, Any]
-    ) -> Callable[[], Tensor]:
+    def _of_prior(self, text: TextInput, chain: Mapping[str, Any], batch: Mapping[str, Any]) -> Callable[[], Tensor]:
         """A function that draws embeddings by the prior; its arguments are checked now.
 
         Raises:

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""The prior of unCLIP (Ramesh et al. 2022, section 2.2): x_0 is z ~ q(z | x), the embedding of an image, given text."""
+"""The prior of unCLIP (Ramesh et al. 2022, section 2.2): x_0 is z ~ q(z | x), an image's embedding, given text."""
 
 from __future__ import annotations
 

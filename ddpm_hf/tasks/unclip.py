@@ -100,7 +100,10 @@ class UnCLIPTask(TextEncoding, ImageTask):
     def data_lines(self, data: ImageData) -> tuple[str, ...]:
         width, std = self.image_encoder.width, self.image_encoder.posterior_std
         name = short_name(self.model_arguments.prior)
-        return (*super().data_lines(data), f"embeddings of {width} numbers as {name} models them, with noise of {std:g}")
+        return (
+            *super().data_lines(data),
+            f"embeddings of {width} numbers as {name} models them, with noise of {std:g}",
+        )
 
     def facts(self, data: ImageData) -> RunFacts:
         return {"latent_shape": [self.image_encoder.width]}
@@ -128,7 +131,9 @@ class UnCLIPTask(TextEncoding, ImageTask):
 
     def conditioners(self, model: UNet2DConditionModel) -> Conditioners:
         text = self.text_conditioner(self.stored_encoder(), TextSettings.of(model.config))
-        dropped = DroppedText(text.encoder, text.settings, text.prompts, probability=self.model_arguments.text_dropout_prob)
+        dropped = DroppedText(
+            text.encoder, text.settings, text.prompts, probability=self.model_arguments.text_dropout_prob
+        )
         x, _ = self.shown.batch(0, SHOWN, skip_bad=True)
         embeds = self.image_encoder.embeds(x.to(self.prior.device)).cpu()
         has_null = EmbeddingSettings.of(model.config).null

@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""How decoders of embeddings are trained and scored: as other diffusions, with the prior for pictures and the bound."""
+"""How decoders of embeddings are trained and scored: as other diffusions, with a prior for pictures and the bound."""
 
 from __future__ import annotations
 

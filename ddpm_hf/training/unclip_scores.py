@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..conditioning.captions import PROMPT
-from ..conditioning.columns import Columns, chosen
+from ..conditioning.columns import Columns
 from ..conditioning.conditioner import Conditioners
 from ..conditioning.denoiser import ConditionalDenoiser
 from ..conditioning.embeddings import IMAGE_EMBEDS
@@ -176,7 +176,9 @@ def save_variations(state: TrainState) -> None:
     save_grid(picture, state.folder / VARIED, VARIATIONS + 1, captions=names)
     if between:
         rows = zip(ends, between, strict=True)
-        picture = torch.cat([part for (a, b), drawn in rows for part in ((a / 2 + 0.5)[None], drawn, (b / 2 + 0.5)[None])])
+        picture = torch.cat(
+            [part for (a, b), drawn in rows for part in ((a / 2 + 0.5)[None], drawn, (b / 2 + 0.5)[None])]
+        )
         save_grid(picture, state.folder / BETWEEN, INTERPOLATIONS + 2)
 
 

@@ -42,7 +42,9 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def chain(*betas: float) -> GaussianDiffusion:
     """A chain whose last β is 1."""
-    return GaussianDiffusion(NoiseSchedule.from_betas([*betas, 1.0]), range(1, len(betas) + 2), "sample", "learned", num_levels=None)
+    return GaussianDiffusion(
+        NoiseSchedule.from_betas([*betas, 1.0]), range(1, len(betas) + 2), "sample", "learned", num_levels=None
+    )
 
 
 def oracle(diffusion: GaussianDiffusion, means: Tensor, std: float) -> Any:

@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import KandinskyV22PriorPipeline, PriorTransformer, UNet2DConditionModel, UnCLIPPipeline, UnCLIPScheduler
+from diffusers import (
+    KandinskyV22PriorPipeline,
+    PriorTransformer,
+    UnCLIPPipeline,
+    UnCLIPScheduler,
+    UNet2DConditionModel,
+)
 from PIL import Image
 from tiny_text import SIZE, bert, stock, text_unet
 from tiny_unclip import (
@@ -72,9 +78,7 @@ def test_embeddings_are_those_of_stocks_loop(guidance_scale: float, per_prompt: 
     own = prior_pipeline(prior=model, tokenizer=tokenizer, text_encoder=encoder)
     process = UnCLIPScheduler(clip_sample=False, prediction_type="sample", variance_type="fixed_small_log")
     parts = {"prior": model, "image_encoder": own.image_encoder, "tokenizer": tokenizer, "scheduler": process}
-    theirs = KandinskyV22PriorPipeline(
-        **parts, text_encoder=WithSentences(encoder, tokenizer), image_processor=None
-    )
+    theirs = KandinskyV22PriorPipeline(**parts, text_encoder=WithSentences(encoder, tokenizer), image_processor=None)
     theirs.set_progress_bar_config(disable=True)
 
     def with_captions(module: Any, args: Any, given: dict[str, Any]) -> Any:
@@ -260,14 +264,18 @@ def test_bits_are_those_of_the_models_called_by_hand() -> None:
 def test_a_batch_of_the_denoiser_has_embeddings_of_its_images() -> None:
     pipeline, x = unclip(), pictures(2)
     denoiser = pipeline.denoiser()
-    _, conditioning = denoiser.batch(x[:1].expand(4000, -1, -1, -1), {"prompt": ["cat"] * 4000}, torch.device("cpu"), seeded())
+    _, conditioning = denoiser.batch(
+        x[:1].expand(4000, -1, -1, -1), {"prompt": ["cat"] * 4000}, torch.device("cpu"), seeded()
+    )
     z = pipeline.encoder.standardised(conditioning["class_labels"])
     mean = pipeline.encoder.posterior(x[:1]).mean
     torch.testing.assert_close(z.mean(0, keepdim=True), mean, rtol=0, atol=5 * POSTERIOR_STD / 4000**0.5)
     torch.testing.assert_close(z.std(0), torch.full((WIDTH,), POSTERIOR_STD), rtol=0.06, atol=0)
     null = denoiser.conditioners.unconditional(conditioning)
     assert not null["class_labels"].any()
-    bound = bits_per_dim(denoiser, pipeline.scheduler, [denoiser.batch(x[:2], {"prompt": PROMPTS}, "cpu")], num_evaluations=2)
+    bound = bits_per_dim(
+        denoiser, pipeline.scheduler, [denoiser.batch(x[:2], {"prompt": PROMPTS}, "cpu")], num_evaluations=2
+    )
     assert bound.num_examples == 2
 
 
@@ -298,7 +306,10 @@ PARTS: dict[str, tuple[Any, str]] = {
     "a width": (lambda: {"image_encoder": image_encoder(width=5)}, "`prior` must model embeddings of 5 numbers"),
     "tokens": (lambda: {"prior": prior(num_embeddings=5)}, "`prior` must have 14 places for 10 tokens, but has 8"),
     "hidden states": (lambda: {"prior": prior(encoder_hid_proj_type="linear")}, "`encoder_hid_proj_type` None"),
-    "text": (lambda: {"prior": prior(text_width=5)}, "`text_encoder` gives embeddings of width 8, but the model takes 5"),
+    "text": (
+        lambda: {"prior": prior(text_width=5)},
+        "`text_encoder` gives embeddings of width 8, but the model takes 5",
+    ),
 }
 
 

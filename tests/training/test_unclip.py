@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Training DALL-E 2: the image encoder, the prior and the decoder, from one command to its end, and what they leave."""
+"""Training DALL-E 2: the image encoder, the prior and the decoder, by one command or three, and what they leave."""
 
 from __future__ import annotations
 
@@ -214,7 +214,10 @@ def test_a_run_goes_on_exactly(kind: str, runs: dict[str, Path], assets: Path, t
     train(assets, straight, *more)
     train(assets, resumed, *more, code=143, during=(signal_at(3, "SIGTERM"),))
     train(assets, resumed, *more, *LATEST)
-    checkpoints = [max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])) for folder in (straight, resumed)]
+    checkpoints = [
+        max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+        for folder in (straight, resumed)
+    ]
     assert_same(*checkpoints)
 
 
