@@ -44,8 +44,10 @@ from .running import program
 METHOD = UnCLIPDecoding()
 
 # Arguments of the decoder's training that also hold for the image encoder and the prior that are trained first.
-SHARED = ("overwrite_output_dir", "seed", "local_rank", "torch_compile", "mixed_precision", "logger", "logging_dir")
-SHARED += ("checkpointing_steps", "checkpoints_total_limit")
+SHARED = (
+    *("overwrite_output_dir", "seed", "local_rank", "torch_compile", "mixed_precision", "logger", "logging_dir"),
+    *("checkpointing_steps", "checkpoints_total_limit"),
+)
 
 Arguments = TypeVar("Arguments")
 
@@ -104,15 +106,19 @@ def train_prior(
     text |= {name.name: getattr(model, name.name) for name in dataclasses.fields(CaptionArguments)}
     if _is_to_train(encoder, training):
         tell(f"First of three: an image encoder, in {encoder}.")
-        own = _training(ImageEncoderTrainingArguments, encoder, training, phases.encoder_train_steps)
-        of_encoder = (_given(ImageEncoderModelArguments, text), copy.copy(data), ContrastiveArguments(), own)
+        of_encoder = (
+            *(_given(ImageEncoderModelArguments, text), copy.copy(data), ContrastiveArguments()),
+            _training(ImageEncoderTrainingArguments, encoder, training, phases.encoder_train_steps),
+        )
         train.run(script, (*of_encoder, HubArguments()), ImageEncoderTask, image_encoder.METHOD)
     if _is_to_train(folder, training):
         tell(f"Second of three: a prior of its embeddings, in {folder}.")
-        own = _training(PriorTrainingArguments, folder, training, phases.prior_train_steps)
         of_embeddings = {"image_encoder": str(encoder), "posterior_std": phases.posterior_std}
-        of_prior = (_given(PriorModelArguments, {**text, **of_embeddings}), copy.copy(data), PriorDiffusionArguments())
-        train.run(script, (*of_prior, own, HubArguments()), PriorTask, prior.METHOD)
+        of_prior = (
+            *(_given(PriorModelArguments, {**text, **of_embeddings}), copy.copy(data), PriorDiffusionArguments()),
+            _training(PriorTrainingArguments, folder, training, phases.prior_train_steps),
+        )
+        train.run(script, (*of_prior, HubArguments()), PriorTask, prior.METHOD)
     tell(f"Third of three: the decoder, in {training.output_dir}.")
     return folder
 

@@ -115,7 +115,8 @@ class ImageEncoder:
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if device not in self._moved:
-            self._moved[device] = tuple(each.detach().float().reshape(-1).to(device) for each in (self.mean, self.std))
+            mean, std = (each.detach().float().reshape(-1).to(device) for each in (self.mean, self.std))
+            self._moved[device] = (mean, std)
         return self._moved[device]
 
 

@@ -8,6 +8,7 @@ after it the tokens. Both have the width of the text encoder, and stock's `proj_
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -52,6 +53,6 @@ def reading_captions(denoise: Denoiser) -> Denoiser:
     return denoise_by_captions
 
 
-def of_captions(conditioning: dict[str, Any]) -> dict[str, Any]:
+def of_captions(conditioning: Mapping[str, Any]) -> dict[str, Any]:
     """Those arguments of a batch that a denoiser of `reading_captions` takes."""
     return {name: conditioning[name] for name in (STATES, MASK)}

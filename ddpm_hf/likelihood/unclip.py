@@ -17,6 +17,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -88,8 +89,8 @@ class DiffusionDecoder:
         """A lower bound on log p(x | z), or the log-weight of a path; nats per example, float64 `[B]`."""
         if self.by_paths:
             return log_path_weights(self.denoise, self.scheduler, x, self.given(z), generator=self.generator)
-        how = {"num_evaluations": self.num_evaluations, "generator": self.generator}
-        bound = bits_per_dim(self.denoise, self.scheduler, [(x, self.given(z))], **how)
+        count = partial(bits_per_dim, num_evaluations=self.num_evaluations, generator=self.generator)
+        bound = count(self.denoise, self.scheduler, [(x, self.given(z))])
         self.num_model_evaluations += bound.num_model_evaluations
         return -LOG_2 * x[0].numel() * torch.tensor(bound.per_example, dtype=torch.float64, device=x.device)
 

@@ -119,7 +119,7 @@ class DDPMPaperPriorPipeline(TextPipeline):
     def _taking_conditioning(self, denoise: Denoiser) -> Denoiser:
         return reading_captions(denoise)
 
-    def levels_of_examples(self, num_levels: int) -> None:  # type: ignore[override]
+    def levels_of_examples(self, num_levels: int) -> None:
         """None, for embeddings are continuous."""
 
     @torch.no_grad()

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,13 @@ class DDPMPaperUnCLIPPipeline(TextPipeline):
         pipeline = cls(**parts, **{part: getattr(stock, part) for part in SAME_NAMES}, image_encoder=encoder)
         return pipeline if "text_encoder" in kwargs else pipeline._with_named_encoder(kwargs)
 
-    def save_pretrained(self, save_directory: Any, *args: Any, parts_there: Sequence[str] = (), **kwargs: Any) -> None:
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        *args: Any,
+        parts_there: Collection[str] = (),
+        **kwargs: Any,
+    ) -> None:
         """Save in the layout of stock diffusers, with the folder `image_encoder`; arguments as in other pipelines."""
         if IMAGE_ENCODER not in parts_there:
             self.image_encoder.save_pretrained(Path(save_directory) / IMAGE_ENCODER)
@@ -341,8 +348,8 @@ class DDPMPaperUnCLIPPipeline(TextPipeline):
             noise = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=self.unet.dtype)
             options["latents"] = noise.expand(len(t), -1, -1, -1)
         embeds = self.encoder.unstandardised(between)
-        how = {"num_inference_steps": num_inference_steps, "generator": generator, "output_type": output_type}
-        return self(image_embeds=embeds, return_dict=return_dict, **how, **options)
+        options |= {"num_inference_steps": num_inference_steps, "output_type": output_type}
+        return self(image_embeds=embeds, generator=generator, return_dict=return_dict, **options)
 
     @torch.no_grad()
     def encode(
@@ -408,7 +415,9 @@ class DDPMPaperUnCLIPPipeline(TextPipeline):
 
 def _without_negative(text: TextInput) -> TextInput:
     """The same without the negative prompt."""
-    return dataclasses.replace(text, **dict.fromkeys(name for name in vars(text) if name.startswith("negative_")))
+    return dataclasses.replace(
+        text, negative_prompt=None, negative_prompt_embeds=None, negative_prompt_attention_mask=None
+    )
 
 
 def check_decoder(unet: UNet2DConditionModel, image_encoder: Any, text_encoder: Any) -> None:

@@ -167,7 +167,7 @@ def _vision(patch: int, width: int, layers: int, batch_size: int, steps: int, ra
 
 # The same for image encoders, trained against a text encoder. The smallest is for OpenMoji on two CPU cores.
 IMAGE_ENCODER_PRESETS: dict[str, Preset] = {
-    "16": _vision(4, 128, 3, batch_size=128, steps=800, rate=1e-3),
+    "16": _vision(4, 128, 3, batch_size=128, steps=150, rate=1e-3),
     "32": _vision(4, 192, 4, batch_size=256, steps=5_000, rate=5e-4),
     "64": _vision(8, 256, 6, batch_size=512, steps=20_000, rate=5e-4),
 }
