@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # the same names once more; `as` marks them as exported
     from .likelihood.measurement import measure_denoising_errors as measure_denoising_errors
     from .likelihood.ode import ode_bits_per_dim as ode_bits_per_dim
     from .likelihood.ode import ode_log_likelihood as ode_log_likelihood
+    from .likelihood.unclip import unclip_bits_per_dim as unclip_bits_per_dim
     from .likelihood.variational import BitsPerDim as BitsPerDim
     from .likelihood.variational import bits_per_dim as bits_per_dim
     from .pipelines.compressing import Decompressed as Decompressed
@@ -45,12 +46,14 @@ if TYPE_CHECKING:  # the same names once more; `as` marks them as exported
     from .pipelines.compressing import decompress as decompress
     from .pipelines.pipeline_ddpm_paper import DDPMPaperPipeline as DDPMPaperPipeline
     from .pipelines.pipeline_ddpm_paper_latent import DDPMPaperLatentPipeline as DDPMPaperLatentPipeline
+    from .pipelines.pipeline_ddpm_paper_prior import DDPMPaperPriorPipeline as DDPMPaperPriorPipeline
     from .pipelines.pipeline_ddpm_paper_super_resolution import (
         DDPMPaperSuperResolutionPipeline as DDPMPaperSuperResolutionPipeline,
     )
     from .pipelines.pipeline_ddpm_paper_text_to_image import (
         DDPMPaperTextToImagePipeline as DDPMPaperTextToImagePipeline,
     )
+    from .pipelines.pipeline_ddpm_paper_unclip import DDPMPaperUnCLIPPipeline as DDPMPaperUnCLIPPipeline
     from .schedulers.scheduling_ddpm_paper import DDPMPaperScheduler as DDPMPaperScheduler
 else:
     __getattr__, __dir__, _names = lazy_names(
@@ -80,12 +83,15 @@ else:
             ),
             "likelihood.measurement": ("measure_denoising_errors",),
             "likelihood.ode": ("ode_bits_per_dim", "ode_log_likelihood"),
+            "likelihood.unclip": ("unclip_bits_per_dim",),
             "likelihood.variational": ("BitsPerDim", "bits_per_dim"),
             "pipelines.compressing": ("Decompressed", "compress", "decompress"),
             "pipelines.pipeline_ddpm_paper": ("DDPMPaperPipeline",),
             "pipelines.pipeline_ddpm_paper_latent": ("DDPMPaperLatentPipeline",),
+            "pipelines.pipeline_ddpm_paper_prior": ("DDPMPaperPriorPipeline",),
             "pipelines.pipeline_ddpm_paper_super_resolution": ("DDPMPaperSuperResolutionPipeline",),
             "pipelines.pipeline_ddpm_paper_text_to_image": ("DDPMPaperTextToImagePipeline",),
+            "pipelines.pipeline_ddpm_paper_unclip": ("DDPMPaperUnCLIPPipeline",),
             "schedulers.scheduling_ddpm_paper": ("DDPMPaperScheduler",),
         },
     )

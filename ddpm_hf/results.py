@@ -88,11 +88,13 @@ class QualityFigures(TypedDict, total=False):
 
 
 class Validation(TypedDict, total=False):
-    """The bound on validation images after a training step."""
+    """The score of validation images after a training step: a bound, or the loss of an image encoder."""
 
     step: int
     bits_per_dim: float
     bits_per_dim_standard_error: float | None
+    contrastive_loss: float
+    contrastive_loss_standard_error: float | None
 
 
 DIGITS = "scikit-learn digits"  # the name of the built-in data in `RunFacts.data`
@@ -162,12 +164,70 @@ class AutoencoderFigures(TypedDict, total=False):
     latents_std: list[float]
 
 
-class Metrics(BoundFigures, QualityFigures, CaptionFigures, LatentFigures, AutoencoderFigures, RunFacts, total=False):
+class ContrastiveFigures(TypedDict, total=False):
+    """How well an image encoder tells which caption of the test images is an image's."""
+
+    contrastive_loss: float  # nats: minus the logarithm of the probability of the right one, in both directions
+    contrastive_loss_standard_error: float | None
+    contrastive_accuracy: float  # the share of images whose own caption is the most similar
+    contrastive_accuracy_of_captions: float  # the share of captions whose own image is the most similar
+    contrastive_chance: float  # that of guessing
+    contrastive_temperature: float
+
+
+class PriorFigures(TypedDict, total=False):
+    """The bits of an embedding of a test image by a prior of unCLIP: those of z ~ q(z | x), less those of q(z | x).
+
+    In bits per image; the standard errors are for other groups of images, such as other emoji with their variants.
+    """
+
+    prior_bits_per_image: float  # given the caption
+    prior_bits_per_image_standard_error: float | None
+    prior_bits_per_image_unconditional: float
+    prior_bits_per_image_unconditional_standard_error: float | None
+    prior_caption_information_bits: float  # the difference, from the same noise
+    prior_caption_information_bits_standard_error: float | None
+    prior_caption_information_bits_shuffled: float  # of another image's caption, the control
+    prior_caption_information_bits_shuffled_standard_error: float | None
+
+
+class UnCLIPFigures(TypedDict, total=False):
+    """The decoder's part of the bound of unCLIP, given an embedding z and the caption.
+
+    `bits_per_dim` of such a run is the whole bound: the parts `bits_per_dim_reconstruction`, of the decoder, and
+    `bits_per_dim_posterior_entropy` and `bits_per_dim_latent`, which are of the prior.
+    """
+
+    bits_per_dim_given_embedding: float
+    bits_per_dim_given_embedding_standard_error: float | None
+    bits_per_dim_given_another_embedding: float  # that of another test image, the control
+    bits_per_dim_given_another_embedding_standard_error: float | None
+    embedding_information_bits: float  # per image: what its own embedding saves in comparison with another's
+    embedding_information_bits_standard_error: float | None
+
+
+PRIOR_NAMES = tuple(PriorFigures.__annotations__)
+CONTRASTIVE_NAMES = tuple(ContrastiveFigures.__annotations__)
+
+
+class Metrics(
+    BoundFigures,
+    QualityFigures,
+    CaptionFigures,
+    LatentFigures,
+    AutoencoderFigures,
+    ContrastiveFigures,
+    PriorFigures,
+    UnCLIPFigures,
+    RunFacts,
+    total=False,
+):
     """All of `metrics.json`."""
 
     importance_weighted: WeightedBound
     validation: list[Validation]
     validation_bits_per_dim_by_ema_decay: dict[str, float]
+    validation_contrastive_loss_by_ema_decay: dict[str, float]
     train_seconds: float
     seconds_by_phase: dict[str, float]  # training, measuring, sampling, scoring, saving
     step_of_training: int  # only in a snapshot

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import tiny_pipelines
 import tiny_text
+import tiny_unclip
 import torch
 from tiny_models import tiny_unet
 from tiny_text import text_unet
@@ -248,6 +249,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     of_levels = DDPMPaperScheduler.from_config(scheduler.config, num_levels=256)
     told_of_text = text_unet(settings=TextSettings(16, attention_mask=True))
     tiny_text.ours(*tiny_text.bert(), told_of_text, of_levels).save_pretrained(folder / "runs" / "emoji")
+    tiny_unclip.unclip(scheduler=of_levels).save_pretrained(folder / "runs" / "unclip")
     return folder
 
 

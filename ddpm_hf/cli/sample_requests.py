@@ -11,6 +11,7 @@ import torch
 from ..conditioning.captions import PROMPT
 from ..conditioning.classes import number_of_classes, of_classes
 from ..conditioning.columns import Columns, in_turn
+from ..conditioning.embeddings import IMAGE_EMBEDS
 from ..conditioning.low_resolution import IMAGE, NOISE_LEVEL
 from ..data.image_files import BadImage, decoded
 from ..diffusion.gaussian_process import check_eta
@@ -66,16 +67,17 @@ def with_count_of_files(sampling: SampleArguments) -> SampleArguments:
 
 
 def with_files(pipeline: SamplingPipeline, sampling: SampleArguments, asked: Columns | None) -> Columns | None:
-    """The columns `asked`, with the files to enlarge by turns for a model that enlarges images.
+    """The columns `asked`, with the files to enlarge or to vary by turns for a model that does so.
 
     Raises:
-        ValueError: for files of a model that enlarges none, no files for one that does, or files that cannot be read
-            or differ in size.
+        ValueError: for files of a model that takes none, no files for one that enlarges them, or files that cannot be
+            read or differ in size.
     """
-    if not pipeline.conditioners.derives:
-        if sampling.image:
-            raise ValueError(f"`image` is {sampling.image}, but the model does not enlarge images.")
+    columns = pipeline.conditioners.columns
+    if not sampling.image and NOISE_LEVEL not in columns:
         return asked
+    if NOISE_LEVEL not in columns and IMAGE_EMBEDS not in columns:
+        raise ValueError(f"`image` is {sampling.image}, but the model neither enlarges nor varies images.")
     if not sampling.image:
         raise ValueError(
             "The model enlarges images: name their files in --image, or name the model in --cascade after one that"
@@ -85,9 +87,8 @@ def with_files(pipeline: SamplingPipeline, sampling: SampleArguments, asked: Col
         pictures = [decoded(Path(name).read_bytes(), name)[0] for name in sampling.image]
     except BadImage as error:
         raise ValueError(f"`image`: {error}") from error
-    given: Columns = {
-        IMAGE: batch_of_images("image", pictures, pipeline.num_channels),
-        NOISE_LEVEL: torch.full((len(pictures),), sampling.noise_level, device="cpu"),
-    }
+    given: Columns = {IMAGE: batch_of_images("image", pictures, pipeline.num_channels)}
+    if NOISE_LEVEL in columns:
+        given = {**given, NOISE_LEVEL: torch.full((len(pictures),), sampling.noise_level, device="cpu")}
     numbers = range(sampling.num_images)
     return {**in_turn(given, numbers), **in_turn(asked or {}, numbers)}

@@ -57,16 +57,27 @@ def main(
     script = program()
     arguments = parse(script, *run_arguments(task, training))
     with run_errors(script):
-        signals = Signals()
-        with user_errors(script):
-            state = prepare_run(arguments, task, method)
-        with (
-            telling_how_to_resume(state.folder),
-            contextlib.closing(state.trackers),
-            contextlib.closing(state.clock),
-        ):
-            announce(state)
-            with signals.noted():
-                train(state, signals, training_step)
-            finish(state)
+        run(script, arguments, task, method, training_step)
         end()
+
+
+def run(
+    script: str,
+    arguments: Sequence[Any],
+    task: type[Task],
+    method: Method[Any, Any] = DIFFUSION,
+    training_step: Step | None = None,
+) -> None:
+    """A training from its dataclasses to its end, in a context of `run_errors`; other arguments as `main`."""
+    signals = Signals()
+    with user_errors(script):
+        state = prepare_run(arguments, task, method)
+    with (
+        telling_how_to_resume(state.folder),
+        contextlib.closing(state.trackers),
+        contextlib.closing(state.clock),
+    ):
+        announce(state)
+        with signals.noted():
+            train(state, signals, training_step)
+        finish(state)

@@ -155,7 +155,7 @@ class Absent(Conditioner):
         return self.of.derive(x_0, columns, generator)
 
     def make(self, columns: Columns, device: torch.device) -> dict[str, Tensor]:
-        return self.null(count_of({name: columns[name] for name in self.columns}), device)
+        return self.null(count_of({name: columns[name] for name in self.columns if name in columns}), device)
 
     def null(self, count: int, device: torch.device) -> dict[str, Tensor]:
         return self.of.null(count, device)

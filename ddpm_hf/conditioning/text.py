@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..runtime.hashing import add_weights
+from ..runtime.randomness import BatchAddress, Use, generator_of
 from .captions import PROMPT, caption_fault
 from .classes import OWN_CONFIG_KEY
 from .columns import Columns
@@ -84,7 +85,9 @@ def is_told_of_text(unet_config: Mapping[str, Any]) -> bool:
 
 
 def width_of_text(unet_config: Mapping[str, Any]) -> int | None:
-    """The width of the embeddings that a `UNet2DConditionModel` takes; None if it has several."""
+    """The width of the embeddings that a `UNet2DConditionModel`, or a `PriorTransformer`, takes; None for several."""
+    if "embedding_proj_dim" in unet_config:
+        return unet_config["embedding_proj_dim"] or unet_config["embedding_dim"]
     if unet_config.get("encoder_hid_dim_type") is not None:
         return unet_config.get("encoder_hid_dim")
     width = unet_config.get("cross_attention_dim")
@@ -277,3 +280,27 @@ class TextConditioner(Conditioner):
 
     def variety(self) -> Columns:
         return {PROMPT: list(self.prompts)} if self.prompts else {}
+
+
+SILENT = "is_silent"  # a column: booleans, True for examples that lose their caption alone
+
+
+@dataclass(frozen=True)
+class DroppedText(TextConditioner):
+    """Captions that training drops by themselves, beside what it drops of all conditioning together.
+
+    Attributes:
+        probability: of a caption to be dropped in training, in [0, 1).
+    """
+
+    probability: float = 0.0
+    columns: ClassVar[tuple[str, ...]] = (PROMPT, SILENT)
+
+    def derive_for_training(self, x_0: Tensor, address: BatchAddress) -> Columns:
+        draws = generator_of(Use.CONDITIONING, address.seed, address.step, 1)  # others than those of all conditioning
+        is_silent = torch.rand(address.total, generator=draws, device="cpu") < self.probability
+        return {SILENT: is_silent[address.first : address.first + len(x_0)].to(x_0.device)}
+
+    def make(self, columns: Columns, device: torch.device) -> dict[str, Tensor]:
+        made, is_silent = super().make(columns, device), columns.get(SILENT)
+        return self.drop(made, is_silent.to(device)) if isinstance(is_silent, Tensor) else made

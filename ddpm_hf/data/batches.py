@@ -85,7 +85,8 @@ class EndlessImages(Dataset):
             except BadImage as error:
                 return Failure(str(error))
         if self.random_flip:
-            levels = torch.where(draws[:, 2].lt(0.5).view(-1, 1, 1, 1), self.images.mirrored(levels), levels)
+            is_mirrored = draws[:, 2].lt(0.5).view(-1, *[1] * (levels.ndim - 1))
+            levels = torch.where(is_mirrored, self.images.mirrored(levels), levels)
         return Levels(levels, with_one_each(chosen(self.images.columns, index), choices.tolist()), bad)
 
     def _read(self, index: Tensor, crops: list[list[float]]) -> tuple[Tensor, Tensor, list[str]]:

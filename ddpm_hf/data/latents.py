@@ -38,7 +38,8 @@ class LatentImages(LevelImages):
 
     Args:
         posteriors: mean and log-variance of every image's latents, in this order along the channels, and then the same
-            of its mirror image if images are mirrored at random: `[N, 2c, h, w]` or `[N, 4c, h, w]`, float32.
+            of its mirror image if images are mirrored at random: `[N, 2c, h, w]` or `[N, 4c, h, w]`, float32; of
+            embeddings `[N, 2c]` or `[N, 4c]`.
         channels: c.
         images: the images.
     """
@@ -68,13 +69,16 @@ class LatentImages(LevelImages):
         columns = with_first(chosen(self.columns, slice(first, last)))
         return self._drawn(self.pixels[first:last], first, seed=0, step=0), columns
 
+    def with_columns(self, columns: Columns) -> LatentImages:
+        return LatentImages(self.pixels, self.shape[0], self.images.with_columns(columns))
+
     def chosen(self, index: Tensor) -> LatentImages:
         return LatentImages(self.pixels[index], self.shape[0], self.images.chosen(index))
 
     @property
     def narrowest(self) -> float:
         """The mean log-variance of q(z | x) in the channel where it is least."""
-        return self.pixels[:, self.shape[0] : 2 * self.shape[0]].mean(dim=(0, 2, 3)).min().item()
+        return self.pixels[:, self.shape[0] : 2 * self.shape[0]].transpose(0, 1).flatten(1).mean(dim=1).min().item()
 
 
 def cache_folder(cache_dir: str | None) -> Path:

@@ -91,9 +91,13 @@ def _in_channels(model: nn.Module) -> int | None:
     return channels if isinstance(channels, int) else None
 
 
+RESULTS = ("sample", "predicted_image_embedding")  # of the outputs of diffusers' models
+
+
 def _call(model: Callable[..., Any], x_t: Tensor, timesteps: float | Tensor, **conditioning: Any) -> Tensor:
     output = model(x_t, timesteps, **conditioning)
-    first = output[0] if isinstance(output, tuple) and output else getattr(output, "sample", output)
+    named = next((getattr(output, name) for name in RESULTS if hasattr(output, name)), output)
+    first = output[0] if isinstance(output, tuple) and output else named
     if not isinstance(first, Tensor):
         raise ValueError(f"`denoise` must return a tensor, or an output with a `sample`, but gave {type(output)!r}.")
     return first

@@ -89,7 +89,7 @@ class SampleArguments(ChainArguments):
     cascade: list[str] = field(default_factory=list, metadata=help_text(CASCADE))
     image: list[str] = field(
         default_factory=list,
-        metadata=help_text("Image files to enlarge in turn, all of one size, for a model that enlarges images."),
+        metadata=help_text("Image files to enlarge, or to vary, in turn, all of one size, for a model that does so."),
     )
     noise_level: int = field(default=0, metadata=help_text("Noise in the images that are enlarged, from 0 (none) on."))
     seed: int = 0

@@ -70,7 +70,7 @@ def worth_of(score: Score, denoiser: ConditionalDenoiser, images: LevelImages, g
     """
     dimensions, groups = math.prod(images.shape), images.columns.get(GROUP)
     without = score(dataclasses.replace(denoiser, conditioners=denoiser.conditioners.without()), images)
-    others = images.with_columns({**images.columns, **chosen(images.columns, _of_others(len(images), seed))})
+    others = images.with_columns({**images.columns, **chosen(images.columns, of_others(len(images), seed))})
     shuffled = score(denoiser, others)
     return Worth(
         denoiser.conditioners.worth_name,
@@ -80,7 +80,7 @@ def worth_of(score: Score, denoiser: ConditionalDenoiser, images: LevelImages, g
     )
 
 
-def _of_others(count: int, seed: int) -> Tensor:
+def of_others(count: int, seed: int) -> Tensor:
     """For each image another one, at random: the next one in a random circle of all."""
     circle = torch.randperm(count, generator=generator_of(Use.SHUFFLING, seed))
     others = torch.empty_like(circle)

@@ -54,7 +54,7 @@ def measured_errors(
     generator = generator_of(Use.MEASURING, seed)
 
     def batch(images: Tensor, columns: Columns) -> tuple[Tensor, dict[str, Tensor]]:
-        x_0, conditioning = denoiser.batch(images, columns, device)
+        x_0, conditioning = denoiser.batch(images, columns, device, generator)
         return (x_0 if examples_of is None else examples_of(x_0, generator)), conditioning
 
     return measure_denoising_errors(

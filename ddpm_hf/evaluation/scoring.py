@@ -20,6 +20,7 @@ from ..likelihood.importance_weighting import ImportanceWeightedBits, importance
 from ..likelihood.latents import LatentBitsPerDim
 from ..likelihood.variational import BitsPerDim, bits_per_dim
 from ..pipelines.loading import load_pipeline as load_any
+from ..pipelines.pipeline_ddpm_paper_prior import DDPMPaperPriorPipeline
 from ..pipelines.sampling_pipeline import SamplingPipeline
 from ..results import WeightedBound
 from ..runtime.distributed import is_main_process, shared
@@ -52,6 +53,8 @@ def load_pipeline(
         raise
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"`{argument}` {name} cannot be loaded: {error}") from error
+    if isinstance(pipeline, DDPMPaperPriorPipeline):
+        raise ValueError(f"`{argument}` {name} is a prior of embeddings, which has no images: name its decoder.")
     pipeline.unet.eval()
     return pipeline.to(device)
 

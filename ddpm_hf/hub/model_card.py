@@ -34,6 +34,14 @@ from .autoencoder_card import (
     autoencoder_facts,
     is_autoencoder,
 )
+from .image_encoder_card import (
+    IMAGE_ENCODER_INDEX,
+    IMAGE_ENCODER_TAGS,
+    IMAGE_ENCODER_TEMPLATE,
+    image_encoder_facts,
+    is_image_encoder,
+)
+from .unclip_card import FOLDERS, UNCLIP_TAGS, UNCLIP_TEMPLATE, unclip_facts, unclip_family
 
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
@@ -92,8 +100,17 @@ def fill_card(
         facts |= autoencoder_facts(read_json(folder / AUTOENCODER_INDEX))
         facts["parameters"] = sum(map(count_parameters, folder.glob("*.safetensors")))
         metadata = _metadata(name, figures, license, ENCODING, AUTOENCODER_TAGS)
-        shared = (match[0] for match in _SECTION.finditer(template) if match[1] == "training")
-        template = AUTOENCODER_TEMPLATE.read_text("utf-8") + "".join(shared) + "\n"
+        template = _with_training(AUTOENCODER_TEMPLATE, template)
+    elif is_image_encoder(folder):
+        facts |= image_encoder_facts(read_json(folder / IMAGE_ENCODER_INDEX))
+        facts["parameters"] = sum(map(count_parameters, folder.glob("model*.safetensors")))
+        metadata = _metadata(name, figures, license, ENCODING, IMAGE_ENCODER_TAGS)
+        template = _with_training(IMAGE_ENCODER_TEMPLATE, template)
+    elif (family := unclip_family(folder)) is not None:
+        facts |= _unclip_facts(folder, family) | {"prompt": json.dumps(_prompt(figures), ensure_ascii=False)}
+        task = TEXT_TO_IMAGE if facts["is_whole"] else ENCODING
+        metadata = _metadata(name, figures, license, task, UNCLIP_TAGS)
+        template = _with_training(UNCLIP_TEMPLATE, template)
     else:
         facts |= _facts(folder, beside)
         facts["network_distances"] = _network_distances(figures)
@@ -103,6 +120,12 @@ def fill_card(
     card = ModelCard.from_template(metadata, template_str=template, **facts)
     card.text = _SECTION.sub(lambda section: _stamped(section[1], section[3]), card.text)
     return str(card)
+
+
+def _with_training(own: Path, template: str) -> str:
+    """A family's own template with the section on the training of the common one."""
+    shared = (match[0] for match in _SECTION.finditer(template) if match[1] == "training")
+    return own.read_text("utf-8") + "".join(shared) + "\n"
 
 
 def check_license(name: str | None, argument: str = "license") -> None:
@@ -277,6 +300,16 @@ def _facts(folder: Path, beside: Collection[str]) -> dict[str, Any]:
         + ([] if text is None else text_in_stock(text["settings"]))
         + ([] if latent is None else latent["in_stock"]),
     }
+
+
+def _unclip_facts(folder: Path, family: str) -> dict[str, Any]:
+    """The values of the template of unCLIP that come from the saved pipeline."""
+    model, process = FOLDERS[family]
+    names = {"prior", "image_encoder", model}
+    facts = unclip_facts(family, {name: read_json(folder / name / "config.json") for name in names})
+    scheduler = DDPMPaperScheduler.from_config(read_json(folder / process / "scheduler_config.json"))
+    parameters = sum(map(count_parameters, (folder / model).glob("*.safetensors")))
+    return {**facts, "scheduler": scheduler, "parameters": parameters, "in_stock": in_stock(scheduler)}
 
 
 def _prompt(metrics: Metrics) -> str:

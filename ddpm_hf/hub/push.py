@@ -18,6 +18,7 @@ from huggingface_hub.hf_api import ModelInfo
 from ..hub_errors import HubError, hub_errors
 from ..results import METRICS
 from .autoencoder_card import autoencoder_files, is_autoencoder
+from .image_encoder_card import image_encoder_files, is_image_encoder
 from .model_card import CARD, SAMPLES, check_license, count_parameters, fill_card, merge_cards, read_json, weights_of
 
 
@@ -126,6 +127,8 @@ def model_files(folder: Path) -> list[Path]:
     """
     if is_autoencoder(folder) and not (folder / INDEX).is_file():
         files = autoencoder_files(folder)
+    elif is_image_encoder(folder) and not (folder / INDEX).is_file():
+        files = image_encoder_files(folder)
     else:
         files = _pipeline_files(folder)
     weights = [file for file in files if file.suffix == ".safetensors"]

@@ -38,6 +38,10 @@ if TYPE_CHECKING:  # the same names once more; `as` marks them as exported
     from .ode import OdeLikelihood as OdeLikelihood
     from .ode import ode_bits_per_dim as ode_bits_per_dim
     from .ode import ode_log_likelihood as ode_log_likelihood
+    from .unclip import DiffusionDecoder as DiffusionDecoder
+    from .unclip import EmbeddingModel as EmbeddingModel
+    from .unclip import unclip_bits_per_dim as unclip_bits_per_dim
+    from .unclip import unclip_importance_weighted_bits_per_dim as unclip_importance_weighted_bits_per_dim
     from .variational import BitsPerDim as BitsPerDim
     from .variational import bits_per_dim as bits_per_dim
 else:
@@ -59,6 +63,12 @@ else:
             "measurement": ("measure_denoising_errors",),
             "ode": ("OdeBitsPerDim", "OdeLikelihood", "ode_bits_per_dim", "ode_log_likelihood"),
             "distortion": ("RateDistortion", "rate_distortion"),
+            "unclip": (
+                "DiffusionDecoder",
+                "EmbeddingModel",
+                "unclip_bits_per_dim",
+                "unclip_importance_weighted_bits_per_dim",
+            ),
             "variational": ("BitsPerDim", "bits_per_dim"),
             # terms of the bound, which were in this package before version 0.2
             ".diffusion.bound_terms": ("posterior_kl", "prior_kl", "vlb_terms"),

@@ -16,14 +16,24 @@ from ..hub.push import INDEX, lacks_index
 from ..hub_errors import hub_errors
 from .pipeline_ddpm_paper import DDPMPaperPipeline
 from .pipeline_ddpm_paper_latent import STOCK, DDPMPaperLatentPipeline
+from .pipeline_ddpm_paper_prior import DDPMPaperPriorPipeline
 from .pipeline_ddpm_paper_super_resolution import DDPMPaperSuperResolutionPipeline
 from .pipeline_ddpm_paper_text_to_image import DDPMPaperTextToImagePipeline
+from .pipeline_ddpm_paper_unclip import DDPMPaperUnCLIPPipeline
 from .sampling_pipeline import SamplingPipeline
 
 
 # By the class that the index names, which is a stock one.
 FAMILIES: dict[str, type[SamplingPipeline]] = {
-    **{family.stock_name: family for family in (DDPMPaperTextToImagePipeline, DDPMPaperSuperResolutionPipeline)},
+    **{
+        family.stock_name: family
+        for family in (
+            DDPMPaperTextToImagePipeline,
+            DDPMPaperSuperResolutionPipeline,
+            DDPMPaperPriorPipeline,
+            DDPMPaperUnCLIPPipeline,
+        )
+    },
     **dict.fromkeys(STOCK, DDPMPaperLatentPipeline),
 }
 

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+from collections.abc import Iterator
 from typing import Any
 
 import diffusers
+from diffusers.utils import logging as diffusers_logging
 
 
 def stock_class(name: str) -> Any:
@@ -25,3 +28,14 @@ def stock_class(name: str) -> Any:
         return getattr(diffusers, name)
     finally:
         logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def without_notices() -> Iterator[None]:
+    """A context without diffusers' notices, such as that one of its pipelines is no longer developed."""
+    verbosity = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(verbosity)

@@ -32,7 +32,43 @@ def describe(report: Metrics) -> str:
             f"{report['bits_per_dim']:.4f} ± {report['bits_per_dim_standard_error']:.4f} bits/dim on"
             f" {report['test_images']} test images = {' + '.join(parts)}\n"
         )
-    return f"{score}{_caption_lines(report)}{weighted}{quality}{_time_line(report)}"
+    if "contrastive_loss" in report:
+        score = _contrastive_line(report)
+    more = f"{_caption_lines(report)}{_unclip_lines(report)}"
+    return f"{score}{more}{weighted}{quality}{_time_line(report)}"
+
+
+def _contrastive_line(report: Metrics) -> str:
+    """How well an image encoder matches images and captions."""
+    return (
+        f"{report['contrastive_accuracy']:.3f} of {report['test_images']} test images have their own caption as the"
+        f" most similar, {report['contrastive_accuracy_of_captions']:.3f} of the captions their own image\n"
+    )
+
+
+def _unclip_lines(report: Metrics) -> str:
+    """The bits of an embedding, and of a picture given an embedding, if they are known."""
+    lines = ""
+    if "prior_bits_per_image" in report:
+        lines += f"{_with_error(report, 'prior_bits_per_image')} bits an image for its embedding"
+        if "prior_caption_information_bits" in report:
+            lines += (
+                f", {_with_error(report, 'prior_bits_per_image_unconditional')} without its caption: a caption saves"
+                f" {_with_error(report, 'prior_caption_information_bits')}"
+            )
+        lines += "\n"
+    if "bits_per_dim_given_another_embedding" in report:
+        lines += (
+            f"{report['bits_per_dim_given_embedding']:.4f} bits/dim given its own embedding,"
+            f" {report['bits_per_dim_given_another_embedding']:.4f} given another's: it saves"
+            f" {_with_error(report, 'embedding_information_bits')} bits an image\n"
+        )
+    return lines
+
+
+def _with_error(report: Mapping[str, Any], name: str) -> str:
+    error = report[f"{name}_standard_error"]
+    return f"{report[name]:.1f}" + ("" if error is None else f" ± {error:.1f}")
 
 
 def _distance_lines(report: Mapping[str, Any]) -> Iterator[str]:

@@ -11,13 +11,14 @@ from typing import Any
 from diffusers import UNet2DConditionModel, UNet2DModel
 
 from ..conditioning.classes import OWN_CONFIG_KEY, number_of_classes, with_null_class
+from ..conditioning.image_encoders import EmbeddingSettings
 from ..conditioning.low_resolution import LowResolutionSettings
 from ..conditioning.text import TextSettings
 from ..data.level_images import LevelImages
 from ..diffusion.noise_schedule import NoiseSchedule
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .arguments import DiffusionArguments, ModelArguments
-from .text_arguments import TextModelArguments
+from .text_arguments import TextModelArguments, TextUNetArguments
 
 
 # The first noise level, as a fraction of half the level spacing: finer noise costs bits and adds no information.
@@ -43,16 +44,29 @@ def build_unet(model: ModelArguments, diffusion: DiffusionArguments, images: Lev
 
 
 def build_text_unet(
-    model: TextModelArguments, diffusion: DiffusionArguments, images: LevelImages, width: int, settings: TextSettings
+    model: TextUNetArguments,
+    diffusion: DiffusionArguments,
+    images: LevelImages,
+    width: int,
+    settings: TextSettings,
+    embedding: tuple[int, EmbeddingSettings] | None = None,
 ) -> UNet2DConditionModel:
     """A UNet2DConditionModel for the images and embeddings of this width, told of text as the settings say.
+
+    Args:
+        embedding: the width of embeddings of the images themselves, and how the model is told of them; None for none.
 
     Raises:
         ValueError: for a configuration that is invalid or does not fit the images.
     """
     config = _text_config(model) | _of_images(images, diffusion)
     _check_size(config, *images.shape[1:])
-    return UNet2DConditionModel.from_config(config | _of_text(width) | settings.to_config())
+    own = settings.to_config()[OWN_CONFIG_KEY]
+    if embedding is not None:
+        width_of_embeddings, settings_of_embeddings = embedding
+        given = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": width_of_embeddings}
+        config, own = config | given, own | settings_of_embeddings.to_config()
+    return UNet2DConditionModel.from_config(config | _of_text(width) | {OWN_CONFIG_KEY: own})
 
 
 def build_super_resolution_unet(
@@ -84,7 +98,7 @@ def build_super_resolution_unet(
     return UNet2DConditionModel.from_config(config | _of_text(width) | own)
 
 
-def _text_config(model: TextModelArguments) -> dict[str, Any]:
+def _text_config(model: TextUNetArguments) -> dict[str, Any]:
     """The part of a UNet2DConditionModel's configuration that the arguments determine."""
     if model.model_config_name_or_path is not None:
         return dict(UNet2DConditionModel.load_config(model.model_config_name_or_path))

@@ -71,7 +71,7 @@ class LatentTask(ImageTask):
     def data_lines(self, data: ImageData) -> tuple[str, ...]:
         latents = "x".join(map(str, data.train.shape))
         pixels = super().data_lines(dataclasses.replace(data, train=data.train.images))
-        return (*pixels, f"latents of {latents} by {_short(self.model_arguments.autoencoder)}")
+        return (*pixels, f"latents of {latents} by {short_name(self.model_arguments.autoencoder)}")
 
     def training_images(self, data: ImageData) -> LevelImages | ImageStream:
         return data.train.images
@@ -93,7 +93,7 @@ class LatentTask(ImageTask):
         return build_scheduler(diffusion, None)
 
     def model_settings(self, model: UNet2DModel) -> dict[str, Any]:
-        return super().model_settings(model) | {"autoencoder": _short(self.model_arguments.autoencoder)}
+        return super().model_settings(model) | {"autoencoder": short_name(self.model_arguments.autoencoder)}
 
     def fingerprint(self) -> dict[str, Any]:
         return {"autoencoder": self._fingerprint}
@@ -109,6 +109,6 @@ def fitted_log_snr_max(latents: LatentImages) -> float:
     return -latents.narrowest - 2 * math.log(FIRST_NOISE_LEVEL)
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
     """The name of the autoencoder, without the path of a folder."""
     return Path(name).resolve().name if Path(name).exists() else name

@@ -148,6 +148,43 @@ LATENT_PRESETS: dict[str, Preset] = {
 }
 
 
+def _vision(patch: int, width: int, layers: int, batch_size: int, steps: int, rate: float) -> dict[str, Any]:
+    return {
+        "patch_size": patch,
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": max(1, width // 32),
+        "train_batch_size": batch_size,
+        "max_train_steps": steps,
+        "lr_warmup_steps": 50,
+        "learning_rate": rate,
+        "adam_weight_decay": 0.2,
+        "ema_max_decay": [0.99],
+        "save_images_epochs": 0,
+    }
+
+
+# The same for image encoders, trained against a text encoder. The smallest is for OpenMoji on two CPU cores.
+IMAGE_ENCODER_PRESETS: dict[str, Preset] = {
+    "16": _vision(4, 128, 3, batch_size=128, steps=150, rate=1e-3),
+    "32": _vision(4, 192, 4, batch_size=256, steps=5_000, rate=5e-4),
+    "64": _vision(8, 256, 6, batch_size=512, steps=20_000, rate=5e-4),
+}
+
+
+# The same for decoders of embeddings (unCLIP). The smallest is for OpenMoji on two CPU cores.
+UNCLIP_PRESETS: dict[str, Preset] = {
+    "16": _text_network(16, 32, 64, 128, groups=16)
+    | _fit(16, 1_900, 50, 2e-3, 0.998, 0.0)
+    | _score(0, 36, num_paths=0, num_evaluations=20),
+    "32": _text_network(32, 64, 128, 192, groups=32) | _fit(32, 20_000, 100, 5e-4, 0.999, 0.1) | _score(0, 36),
+    "64": _text_network(64, 96, 192, 288, 384, groups=32)
+    | _fit(32, 100_000, 500, 2e-4, 0.9999, 0.1)
+    | _score(0, 36, num_paths=0),
+}
+
+
 def check_preset(name: str, presets: Mapping[str, Preset]) -> None:
     """Raise ValueError for a name that is neither auto nor that of a preset."""
     if name not in (AUTO, *presets):

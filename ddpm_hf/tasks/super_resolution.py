@@ -35,7 +35,8 @@ from .captioned_images import load_captioned_images, load_plain_images
 from .presets import SUPER_RESOLUTION_PRESETS, check_preset
 from .super_resolution_arguments import SuperResolutionModelArguments
 from .text_arguments import TextDiffusionArguments
-from .text_to_image import SHOWN, TextToImageTask
+from .text_encoding import SHOWN
+from .text_to_image import TextToImageTask
 
 
 DEFAULT_RESOLUTION = 32  # of the default data

@@ -12,18 +12,11 @@ from .presets import TEXT_PRESETS
 
 
 @dataclass
-class TextModelArguments:
-    """The UNet2DConditionModel, by its own argument names, and the frozen text encoder."""
+class TextEncoderArguments:
+    """The frozen text encoder."""
 
     _argument_group_name = "model"
 
-    preset: str = field(
-        default="auto",
-        metadata=help_text(
-            f"{', '.join(TEXT_PRESETS)}: a network and settings for images of this side, in the arguments of model"
-            " and training; those given win over it. auto: by the size of the images, unless a network is given below."
-        ),
-    )
     text_encoder: str = field(
         default=MINILM,
         metadata=help_text(
@@ -34,16 +27,35 @@ class TextModelArguments:
         default=None, metadata=help_text("Branch, tag or commit of the text encoder on the Hub.")
     )
     tokenizer_max_length: int = field(default=24, metadata=help_text("Tokens of a caption, at most."))
-    text_attention_mask: bool = field(
-        default=True,
-        metadata=help_text("Ignore padding. Stock IFPipeline does not, and draws other images with such a model."),
-    )
+
+
+@dataclass
+class CaptionArguments:
+    """What is done with captions."""
+
+    _argument_group_name = "model"
+
     pre_compute_text_embeddings: bool = field(
         default=True, metadata=help_text("Compute the captions' embeddings once, and keep them in the cache folder.")
     )
     validation_prompts: list[str] = field(
         default_factory=list,
         metadata=help_text("Prompts of the first samples in a grid; the others are of test captions."),
+    )
+
+
+@dataclass
+class TextUNetArguments:
+    """The UNet2DConditionModel, by its own argument names."""
+
+    _argument_group_name = "model"
+
+    preset: str = field(
+        default="auto",
+        metadata=help_text(
+            f"{', '.join(TEXT_PRESETS)}: a network and settings for images of this side, in the arguments of model"
+            " and training; those given win over it. auto: by the size of the images, unless a network is given below."
+        ),
     )
     model_config_name_or_path: str | None = field(
         default=None,
@@ -67,6 +79,16 @@ class TextModelArguments:
     )
     addition_embed_type_num_heads: int = 4
     dropout: float = field(default=0.1, metadata=help_text("Dropout probability in the residual blocks."))
+
+
+@dataclass
+class TextModelArguments(TextUNetArguments, CaptionArguments, TextEncoderArguments):
+    """The UNet2DConditionModel, by its own argument names, and the frozen text encoder."""
+
+    text_attention_mask: bool = field(
+        default=True,
+        metadata=help_text("Ignore padding. Stock IFPipeline does not, and draws other images with such a model."),
+    )
 
 
 @dataclass

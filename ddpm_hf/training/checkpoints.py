@@ -29,6 +29,7 @@ from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
 from ..hub.autoencoder_card import AUTOENCODER_INDEX
+from ..hub.image_encoder_card import TEXT_PROJECTION
 from ..hub.model_card import CARD, SAMPLES
 from ..hub.push import INDEX
 from ..results import METRICS
@@ -45,7 +46,10 @@ Read = TypeVar("Read")
 NAME = re.compile(r"checkpoint-(\d+)")
 PARTS = ("unet", "unet_ema_*", "scheduler", "tokenizer", "text_encoder", "vae", "vae_ema_*")
 PARTS += (AUTOENCODER_INDEX, "diffusion_pytorch_model*")  # of an autoencoder alone
-LEFT = ("samples", *PARTS, INDEX, CARD, SAMPLES, METRICS, "*_information.png")  # by a run, besides checkpoints
+PARTS += ("model*.safetensors", TEXT_PROJECTION)  # of an image encoder alone
+PARTS += ("image_encoder", "prior", "prior_ema_*", "prior_scheduler", "decoder", "decoder_scheduler")
+PICTURES = ("*_information.png", "variations.png", "interpolations.png")
+LEFT = ("samples", *PARTS, INDEX, CARD, SAMPLES, METRICS, *PICTURES)  # by a run, besides checkpoints
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -12,6 +12,7 @@ import functools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 from accelerate.utils import broadcast_object_list
 from diffusers import ModelMixin
@@ -21,7 +22,7 @@ from torch import Tensor
 from ..hub.model_card import CARD, SAMPLES, fill_card
 from ..reporting.figures import save_grid
 from ..reporting.lines import describe
-from ..results import FRECHET_DISTANCES, METRICS, Metrics, Validation, checked
+from ..results import CONTRASTIVE_NAMES, FRECHET_DISTANCES, METRICS, PRIOR_NAMES, Metrics, Validation, checked
 from ..runtime.output_folder import replace_folder, write_file, write_folder, write_json
 from .facts import metrics, training_facts
 from .run_clock import MEASURING, SAMPLING, SAVING, SCORING
@@ -69,16 +70,15 @@ def grid_of(step: int) -> str:
 
 
 def validate(state: RunState) -> None:
-    """Compute the bits/dim of the validation images, if there are any, with the current weights."""
+    """Compute the score of the validation images, if there are any, with the current weights."""
     if not len(state.data.validation):
         return
     with state.clock.phase(SCORING), evaluated(state, state.average):
         result = state.method.validate(state, state.data.validation.spread(state.training.max_validation_images))
-    figures: Validation = {
-        "step": state.step,
-        "bits_per_dim": result.total,
-        "bits_per_dim_standard_error": result.standard_error,
-    }
+    name = state.method.score_name
+    figures = cast(
+        "Validation", {"step": state.step, name: result.total, f"{name}_standard_error": result.standard_error}
+    )
     checked({"validation": [figures]})
     state.validation.append(figures)
     state.trackers.log({f"validation/{name}": value for name, value in figures.items() if name != "step"}, state.step)
@@ -183,7 +183,7 @@ def _tell(state: RunState, report: Metrics) -> None:
 
 def _figures(report: Metrics) -> dict[str, float]:
     names = [f"frechet_distance_{name}" for name in FRECHET_DISTANCES]
-    names += ["bits_per_dim", "bits_per_dim_standard_error"]
+    names += ["bits_per_dim", "bits_per_dim_standard_error", *PRIOR_NAMES, *CONTRASTIVE_NAMES]
     names += [f"bits_per_dim_{part}" for part in ("prior", "rate", "decoder", *OF_LATENTS)]
     figures = {name: report[name] for name in names if report.get(name) is not None}
     for decay, bits in report.get("validation_bits_per_dim_by_ema_decay", {}).items():
@@ -205,7 +205,7 @@ def _scores_of_other_averages(state: RunState) -> Metrics:
                     scores[f"{average.max_decay:g}"] = state.method.validate(state, state.data.validation).total
             if average is not state.average:
                 _save_other(state, average)
-    return {"validation_bits_per_dim_by_ema_decay": scores}
+    return cast("Metrics", {f"validation_{state.method.score_name}_by_ema_decay": scores})
 
 
 def _save_other(state: RunState, average: WeightAverage) -> None:

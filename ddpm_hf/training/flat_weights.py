@@ -22,7 +22,7 @@ class FlatWeights:
     """
 
     def __init__(self, model: nn.Module):
-        self._parameters = dict(model.named_parameters())
+        self._parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
         whole = next(iter(self._parameters.values())).new_zeros(sum(map(_room, self._parameters.values())))
         self.parameter = nn.Parameter(whole)
         self._gradient = torch.zeros_like(whole)

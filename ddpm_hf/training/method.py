@@ -30,7 +30,7 @@ Result = TypeVar("Result")  # of a training step
 
 
 class Score(Protocol):
-    """Bits/dim over images."""
+    """Bits/dim over images, or another figure that training makes smaller."""
 
     @property
     def total(self) -> float: ...
@@ -50,9 +50,11 @@ class Method(ABC, Generic[State, Result]):
 
     Attributes:
         index: the file that is written last when a model is saved, so that it marks a complete model.
+        score_name: the name of the score in metrics.json.
     """
 
     index: ClassVar[str]
+    score_name: ClassVar[str] = "bits_per_dim"
 
     # --- before the first step ---
 

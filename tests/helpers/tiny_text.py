@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DDPMScheduler, IFPipeline, UNet2DConditionModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from PIL import Image
 from tiny_pipelines import TEXT_WIDTH, clip_text_encoder, clip_tokenizer, conditional_unet, prepared, text_parts
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -22,6 +25,8 @@ from ddpm_hf.conditioning.text import TOKENS_OF_STOCK, TextSettings
 
 WORDS = ("a", "red", "blue", "green", "dark", "light", "circle", "square", "cat", "on", "the", "big")
 SIZE = 8  # side of the images in pixels
+COLOURS = {"red": (255, 0, 0), "green": (0, 160, 0), "blue": (0, 0, 255)}
+SHADES = {"dark": 0.5, "big": 0.75, "light": 1.0}
 
 
 def bert_tokenizer() -> PreTrainedTokenizerFast:
@@ -64,6 +69,20 @@ def save_encoder(folder: Path, **options: Any) -> Path:
     """A small BERT in a folder, as `--text_encoder` takes it."""
     for part in bert(**options):
         part.save_pretrained(folder)
+    return folder
+
+
+def save_images(folder: Path, count: int = 60, several: bool = False) -> Path:
+    """Squares of 8x8 pixels in a colour and a shade, which the captions name; with several captions, in two orders."""
+    folder.mkdir(parents=True)
+    noise, rows = np.random.default_rng(0), []
+    for k in range(count):
+        colour, shade = list(COLOURS)[k % 3], list(SHADES)[k // 3 % 3]
+        pixels = np.array(COLOURS[colour]) * SHADES[shade] - noise.uniform(0, 40, (8, 8, 3))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{k:03}.png")
+        caption = f"a {shade} {colour} square"
+        rows.append({"file_name": f"{k:03}.png", "text": [caption, f"{colour} {shade}"] if several else caption})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
 

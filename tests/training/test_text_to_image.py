@@ -14,7 +14,6 @@ from typing import Any
 from unittest import mock
 
 import in_process
-import numpy as np
 import pytest
 import torch
 from clients import as_client
@@ -24,7 +23,7 @@ from loopback_hub import LoopbackHub
 from PIL import Image
 from safetensors.torch import load_file
 from script_server import ScriptServer
-from tiny_text import bert, ours, save_encoder, text_unet
+from tiny_text import COLOURS, SHADES, bert, ours, save_encoder, save_images, text_unet
 from training_runs import LATEST, assert_same, ended, last_line, reports_of_equal_weights
 
 from ddpm_hf import DDPMPaperTextToImagePipeline
@@ -36,8 +35,6 @@ from ddpm_hf.tasks.text_to_image import TextToImageTask
 from ddpm_hf.training import finish, worth
 
 
-COLOURS = {"red": (255, 0, 0), "green": (0, 160, 0), "blue": (0, 0, 255)}
-SHADES = {"dark": 0.5, "big": 0.75, "light": 1.0}
 TINY = shlex.split(
     "--block_out_channels 8 8 --down_block_types DownBlock2D CrossAttnDownBlock2D --up_block_types CrossAttnUpBlock2D"
     " UpBlock2D --norm_num_groups 4 --cross_attention_dim 8 --attention_head_dim 2 --addition_embed_type_num_heads 2"
@@ -50,20 +47,6 @@ FIGURES = set(CaptionFigures.__annotations__)
 
 
 # --- data, an encoder, and runs in the test's own process ------------------------------------------------------------
-
-
-def save_images(folder: Path, count: int = 60, several: bool = False) -> Path:
-    """Squares of 8x8 pixels in a colour and a shade, which the captions name; with several captions, in two orders."""
-    folder.mkdir(parents=True)
-    noise, rows = np.random.default_rng(0), []
-    for k in range(count):
-        colour, shade = list(COLOURS)[k % 3], list(SHADES)[k // 3 % 3]
-        pixels = np.array(COLOURS[colour]) * SHADES[shade] - noise.uniform(0, 40, (8, 8, 3))
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{k:03}.png")
-        caption = f"a {shade} {colour} square"
-        rows.append({"file_name": f"{k:03}.png", "text": [caption, f"{colour} {shade}"] if several else caption})
-    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
 
 
 @pytest.fixture(scope="session")
