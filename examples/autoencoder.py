@@ -23,7 +23,6 @@ from ddpm_hf.cli.autoencoder import main
 from ddpm_hf.data.batches import Batch
 from ddpm_hf.diffusion.diagonal_gaussian import DiagonalGaussian
 from ddpm_hf.diffusion.numerics import nats_to_bits
-from ddpm_hf.likelihood.decoder_law import DecoderLaw
 from ddpm_hf.training.autoencoder_state import AutoencoderState
 from ddpm_hf.training.elbo_step import ElboResult
 
@@ -39,7 +38,7 @@ def training_step(state: AutoencoderState, batches: Iterator[Batch]) -> ElboResu
         batch = next(batches)
         with accelerator.accumulate(state.prepared):
             reconstruction, kl = negative_elbo(state, batch.x_0, shard.first(window))
-            accelerator.backward((reconstruction + state.objective.kl_scale * kl).mean())
+            accelerator.backward((reconstruction + state.kl_weight * kl).mean())
             if accelerator.sync_gradients:
                 norm = state.clip_gradients()
             state.optimizer.step()
@@ -47,7 +46,7 @@ def training_step(state: AutoencoderState, batches: Iterator[Batch]) -> ElboResu
         terms.append(accelerator.gather(torch.stack([reconstruction, kl], dim=1).detach()))
     state.lr_scheduler.step()
     reconstruction, kl = torch.cat(terms).unbind(dim=1)
-    return ElboResult(torch.cat(terms), (reconstruction + state.objective.kl_scale * kl).mean(), norm)
+    return ElboResult(torch.cat(terms), (reconstruction + state.kl_weight * kl).mean(), norm)
 
 
 def negative_elbo(state: AutoencoderState, x: Tensor, first: int) -> tuple[Tensor, Tensor]:
@@ -57,10 +56,9 @@ def negative_elbo(state: AutoencoderState, x: Tensor, first: int) -> tuple[Tenso
         x: images `[B, C, H, W]` in [−1, 1].
         first: the index of the first image in the step's batch, which determines the noise.
     """
-    mean, log_variance, reconstruction, log_scale = state.prepared(x, state.noise(x, first))
-    law = DecoderLaw(log_scale, state.data.train.num_levels)
-    nats = -law.log_likelihood(x, reconstruction)
-    kl = DiagonalGaussian(mean, log_variance).kl_by_channel().sum(dim=1)
+    coded = state.prepared(x, state.noise(x, first))
+    nats = -state.law(coded).log_likelihood(x, coded.reconstruction)
+    kl = DiagonalGaussian(coded.mean, coded.log_variance).kl_by_channel().sum(dim=1)
     return nats_to_bits(nats) / state.dimensions, nats_to_bits(kl) / state.dimensions
 
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from ..diffusion.gaussian_process import unknown
+from ..likelihood.decoder_law import FAMILIES, LOGISTIC
 from ..runtime.arguments import help_text
 from .presets import AUTOENCODER_PRESETS
 
@@ -39,6 +41,14 @@ class AutoencoderModelArguments:
     mid_block_add_attention: bool = field(
         default=True, metadata=help_text("Attention at the resolution of the latents.")
     )
+    decoder_law: str = field(
+        default=LOGISTIC,
+        metadata=help_text(f"p(x given z) around the reconstruction: {' or '.join(FAMILIES)}, in the bin of a level."),
+    )
+    decoder_components: int = field(
+        default=4,
+        metadata=help_text("Laws of different scales that are mixed: errors are small in flat areas; 1 for one law."),
+    )
 
 
 @dataclass
@@ -54,9 +64,26 @@ class ElboArguments:
             " every detail."
         ),
     )
+    kl_warmup_steps: int = field(
+        default=0,
+        metadata=help_text(
+            "Steps in which that weight rises from 0, so that no channel collapses at first; the bound that is"
+            " reported has the divergence at its full weight all the time."
+        ),
+    )
 
 
 def check_elbo_arguments(objective: ElboArguments) -> None:
-    """Raise ValueError for a weight that is not a number of at least 0."""
+    """Raise ValueError for arguments out of range."""
     if not 0 <= objective.kl_scale < math.inf:  # NaN included
         raise ValueError(f"`kl_scale` must be at least 0, but is {objective.kl_scale}.")
+    if objective.kl_warmup_steps < 0:
+        raise ValueError(f"`kl_warmup_steps` must be at least 0, but is {objective.kl_warmup_steps}.")
+
+
+def check_law_arguments(model: AutoencoderModelArguments) -> None:
+    """Raise ValueError for a law that there is not."""
+    if model.decoder_law not in FAMILIES:
+        raise ValueError(unknown("decoder_law", model.decoder_law, FAMILIES))
+    if model.decoder_components < 1:
+        raise ValueError(f"`decoder_components` must be at least 1, but is {model.decoder_components}.")

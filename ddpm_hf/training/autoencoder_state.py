@@ -8,10 +8,11 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from ..likelihood.decoder_law import DecoderLaw
 from ..runtime.randomness import noise_like
 from ..tasks.autoencoder import AutoencoderTask
 from ..tasks.autoencoder_arguments import ElboArguments
-from ..tasks.autoencoder_model import LatentMoments, LikelihoodAutoencoder
+from ..tasks.autoencoder_model import Coded, LatentMoments, LikelihoodAutoencoder
 from .run_state import RunState
 
 
@@ -34,6 +35,16 @@ class AutoencoderState(RunState):
         """The number of dimensions of an image."""
         channels, height, width = self.data.train.shape
         return channels * height * width
+
+    @property
+    def kl_weight(self) -> float:
+        """The weight of the KL divergence in the current step: `kl_scale`, to which it rises in the warm-up."""
+        steps = self.objective.kl_warmup_steps
+        return self.objective.kl_scale * (min(1.0, (self.step + 1) / steps) if steps else 1.0)
+
+    def law(self, coded: Coded) -> DecoderLaw:
+        """p(x | z) of a pass through the autoencoder."""
+        return coded.law(self.data.train.num_levels, self.model.config["decoder_law"])
 
     def empty_latents(self, x: Tensor) -> Tensor:
         """An uninitialised tensor like the latents of images `[B, C, H, W]`."""

@@ -144,7 +144,7 @@ class Autoencoding(Method[AutoencoderState, ElboResult]):
 
     def scores(self, state: AutoencoderState, samples: Tensor) -> Metrics:
         figures: Metrics = {
-            "decoder_scale": state.model.log_scale.exp().tolist(),
+            "decoder_scale": state.model.law(state.data.train.num_levels).scale,
             "latents_mean": state.moments.mean,
             "latents_std": state.moments.std,
         }
