@@ -64,21 +64,53 @@ class ElboArguments:
             " every detail."
         ),
     )
-    kl_warmup_steps: int = field(
-        default=0,
+    kl_warmup_steps: int | None = field(
+        default=None,
         metadata=help_text(
-            "Steps in which that weight rises from 0, so that no channel collapses at first; the bound that is"
-            " reported has the divergence at its full weight all the time."
+            "Steps in which that weight rises from 0, so that no channel collapses before it is of use: half of the"
+            " training if unset. The bound that is reported has the divergence at its full weight all the time."
         ),
+    )
+    perceptual_weight: float = field(
+        default=0.0,
+        metadata=help_text(
+            "Weight of the distance of images and reconstructions by the features of `perceptual_model`, in"
+            " bits/dim. With it, or an adversarial term, the objective is no longer the evidence lower bound."
+        ),
+    )
+    perceptual_model: str = field(
+        default="efficientnet_lite0",
+        metadata=help_text(
+            "efficientnet_lite0, of the extra `features`; or a file of VGG-16's weights as torchvision or LPIPS names"
+            " them, with LPIPS's own weights if it has them."
+        ),
+    )
+    adversarial_weight: float = field(
+        default=0.0,
+        metadata=help_text(
+            "Weight of the term by a discriminator of patches; 1 makes its gradient at the last layer as large as that"
+            " of the reconstruction. Latent diffusion takes 0.5."
+        ),
+    )
+    adversarial_start_step: int = field(
+        default=0, metadata=help_text("The first step with the adversarial term, from which the discriminator learns.")
+    )
+    discriminator_channels: int = field(
+        default=64, metadata=help_text("Channels after the discriminator's first convolution, a multiple of 8.")
     )
 
 
 def check_elbo_arguments(objective: ElboArguments) -> None:
     """Raise ValueError for arguments out of range."""
-    if not 0 <= objective.kl_scale < math.inf:  # NaN included
-        raise ValueError(f"`kl_scale` must be at least 0, but is {objective.kl_scale}.")
-    if objective.kl_warmup_steps < 0:
-        raise ValueError(f"`kl_warmup_steps` must be at least 0, but is {objective.kl_warmup_steps}.")
+    for name in ("kl_scale", "perceptual_weight", "adversarial_weight"):
+        if not 0 <= getattr(objective, name) < math.inf:  # NaN included
+            raise ValueError(f"`{name}` must be at least 0, but is {getattr(objective, name)}.")
+    for name in ("kl_warmup_steps", "adversarial_start_step"):
+        if (getattr(objective, name) or 0) < 0:
+            raise ValueError(f"`{name}` must be at least 0, but is {getattr(objective, name)}.")
+    channels = objective.discriminator_channels
+    if channels < 8 or channels % 8:
+        raise ValueError(f"`discriminator_channels` must be a multiple of 8, but is {channels}.")
 
 
 def check_law_arguments(model: AutoencoderModelArguments) -> None:
