@@ -18,7 +18,6 @@ from ..conditioning.classes import CLASSES_OF_DIT, OWN_CONFIG_KEY, ClassLabels, 
 from ..conditioning.conditioner import Conditioners
 from ..conditioning.text import TextConditioner, TextEncoder
 from ..diffusion.denoiser import Denoiser
-from ..diffusion.numerics import is_number
 from ..likelihood.batches import Batches
 from ..likelihood.importance_weighting import ImportanceWeightedBits
 from ..likelihood.latents import (
@@ -31,8 +30,10 @@ from .autoencoders import Autoencoder, with_scaling_factor
 from .class_labels import class_arguments, number_of_labels
 from .denoising_step import DenoisingStep
 from .guidance import Guidance
-from .images import LATENT, OUTPUT_TYPES, batch_of_images, check_output_type
-from .sampling_pipeline import SOURCE_ARGUMENTS, Chain, Generators
+from .image_starts import ImageStart
+from .images import LATENT, OUTPUT_TYPES, check_output_type
+from .inpainting import Generators, Jumps
+from .sampling_pipeline import SOURCE_ARGUMENTS, Chain
 from .stock import stock_class
 from .text import Prompts, TextInput, check_width
 from .text_pipeline import Callback, TextPipeline
@@ -207,7 +208,7 @@ class DDPMPaperLatentPipeline(TextPipeline):
     # --- the likelihood ---
 
     @torch.no_grad()
-    def examples_of(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def examples_of(self, images: Tensor, generator: Generators = None) -> Tensor:
         """Latents of images `[B, C, H, W]` in [−1, 1], on their device: z ~ q(z | x), if there is a posterior."""
         return self._latents_of(images, generator)
 
@@ -269,7 +270,10 @@ class DDPMPaperLatentPipeline(TextPipeline):
         class_labels: ClassLabels = None,
         batch_size: int | None = None,
         image: Any = None,
-        strength: float = 0.8,
+        mask_image: Any = None,
+        strength: float | None = None,
+        jump_length: int = 10,
+        jump_n_sample: int = 10,
         height: int | None = None,
         width: int | None = None,
         timestep_spacing: str | None = None,
@@ -296,8 +300,13 @@ class DDPMPaperLatentPipeline(TextPipeline):
             batch_size: the number of images without a prompt; by default that of `class_labels` or `image`, or 1.
             image: images to start from, in the place of noise (SDEdit, Meng et al. 2022): PIL images or tensors in
                 [−1, 1], one for all images or one for each. They get the noise of a later timestep of the chain, and
-                only the timesteps from there are visited.
-            strength: the share of the chain's timesteps that an `image` goes through, in (0, 1]; 1 is all of them.
+                only the timesteps from there are visited. With a `mask_image`, what is kept of them.
+            mask_image: white, or at least 0.5, where the `image` is drawn anew (RePaint, Lugmayr et al. 2022): PIL
+                images, or tensors `[H, W]`, `[B, H, W]` or `[B, 1, H, W]`. All other pixels are those of `image`.
+            strength: the share of the chain's timesteps that an `image` goes through, in (0, 1]; 0.8 if not given,
+                and all of them with a `mask_image`.
+            jump_length, jump_n_sample: with a `mask_image`, as in diffusers' `RePaintPipeline`: the chain jumps back
+                by so many steps, every so many steps, until it has taken them this often. 1 for no jumps.
             height, width: of the images, in pixels; by default the model's. A `DiTTransformer2DModel` takes no other.
             num_inference_steps, timesteps, timestep_spacing, eta, solver_order, generator, return_dict: as in
                 `DDPMPaperPipeline`.
@@ -322,7 +331,10 @@ class DDPMPaperLatentPipeline(TextPipeline):
             class_labels=class_labels,
             batch_size=batch_size,
             image=image,
+            mask_image=mask_image,
             strength=strength,
+            jump_length=jump_length,
+            jump_n_sample=jump_n_sample,
             height=height,
             width=width,
             timestep_spacing=timestep_spacing,
@@ -337,7 +349,8 @@ class DDPMPaperLatentPipeline(TextPipeline):
             prompt_attention_mask=prompt_attention_mask,
             negative_prompt_attention_mask=negative_prompt_attention_mask,
         )
-        return self._result(steps, output_type, return_dict, callback, callback_steps)
+        start = ImageStart.of(image, mask_image, strength, Jumps(), self.image_channels)
+        return self._result(steps, output_type, return_dict, callback, callback_steps, start)
 
     def iterate(
         self,
@@ -352,7 +365,10 @@ class DDPMPaperLatentPipeline(TextPipeline):
         class_labels: ClassLabels = None,
         batch_size: int | None = None,
         image: Any = None,
-        strength: float = 0.8,
+        mask_image: Any = None,
+        strength: float | None = None,
+        jump_length: int = 10,
+        jump_n_sample: int = 10,
         height: int | None = None,
         width: int | None = None,
         timestep_spacing: str | None = None,
@@ -369,11 +385,12 @@ class DDPMPaperLatentPipeline(TextPipeline):
         `images_of` decodes a step's latents.
         """
         text = TextInput(prompt, negative_prompt, num_images_per_prompt, **embeddings)
-        images = None if image is None else batch_of_images("image", image, self.image_channels)
+        jumps = Jumps(jump_length, jump_n_sample)
+        start = ImageStart.of(image, mask_image, strength, jumps, self.image_channels)
         if batch_size is None:
             batch_size = number_of_labels(class_labels)
-        if batch_size is None and images is not None and text.is_empty:
-            batch_size = len(images)
+        if batch_size is None and start is not None and text.is_empty:
+            batch_size = len(start.images)
         count = text.count(batch_size)
         self._check_batch(count, generator)
         chain = Chain(num_inference_steps, timesteps, timestep_spacing, eta, solver_order)
@@ -381,38 +398,13 @@ class DDPMPaperLatentPipeline(TextPipeline):
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
         size = self._latent_size(height, width)
         conditioning, unconditional = self._conditioning(text, class_labels, count, guidance)
-        if images is not None:
-            if latents is not None or size is not None:
-                raise ValueError("`latents`, `height` and `width` must be left out with an `image`.")
-            size = self._latent_size(*images.shape[2:])
-            chain, latents = self._start_from(images, strength, chain, count, generator)
-        return self._sample(count, generator, chain, latents, conditioning, guidance, unconditional, size)
-
-    @torch.no_grad()
-    def _start_from(
-        self, images: Tensor, strength: float, chain: Chain, count: int, generator: Generators
-    ) -> tuple[Chain, Tensor]:
-        """The rest of a chain, and x_t at its first timestep, of latents of images.
-
-        The random numbers are drawn in the order of `StableDiffusionImg2ImgPipeline`.
-
-        Raises:
-            ValueError: for another number of images than 1 or `count`, or a `strength` outside (0, 1].
-        """
-        if len(images) not in (1, count):
-            raise ValueError(f"`image` must be one, or one for each of {count} images, but are {len(images)}.")
-        if not is_number(strength) or not 0 < strength <= 1:
-            raise ValueError(f"`strength` must lie in (0, 1], but is {strength!r}.")
-        self._set_timesteps(chain)
-        timesteps = self.scheduler.timesteps.tolist()
-        rest = timesteps[len(timesteps) - max(1, int(strength * len(timesteps))) :]
-        device = self._execution_device
-        images = images.expand(count, -1, -1, -1) if isinstance(generator, list) else images
-        z = self._latents_of(images.to(device), generator)
-        z = z.expand(count, -1, -1, -1)
-        noise = randn_tensor(z.shape, generator=generator, device=device, dtype=z.dtype)
-        x_t = self.scheduler.add_noise(z, noise, torch.tensor([rest[0]], device=device))
-        return replace(chain, num_inference_steps=None, timesteps=rest, timestep_spacing=None), x_t
+        if start is None:
+            return self._sample(count, generator, chain, latents, conditioning, guidance, unconditional, size)
+        if size is not None:
+            raise ValueError("`height` and `width` must be left out with an `image`.")
+        size = self._latent_size(*start.images.shape[2:])
+        chain, latents, inpainting = self._started(start, chain, count, generator, latents)
+        return self._sample(count, generator, chain, latents, conditioning, guidance, unconditional, size, inpainting)
 
     def _latents_of(self, images: Tensor, generator: Generators) -> Tensor:
         """z of images: drawn from q(z | x), if there is a posterior."""

@@ -197,7 +197,7 @@ def test_the_objective_by_hand(tmp_path: Path) -> None:
     reconstruction = (x - found).square().mean() * 3
 
     added, figures = terms(x, found, reconstruction, last, step=4, windows=1)
-    assert float(added) == pytest.approx(0.3 * distance(x, found).mean().item()) and figures.adversarial == 0
+    assert added.item() == pytest.approx(0.3 * distance(x, found).mean().item()) and figures.adversarial == 0
 
     added, figures = terms(x, found, reconstruction, last, step=5, windows=1)
     perceptual, against = distance(x, found).mean(), -opponent.discriminator(found).mean()
