@@ -78,7 +78,7 @@ def test_resampling_leads_to_the_conditional_gaussian() -> None:
     found = {repeats: moments(repeats) for repeats in (1, 4, 20)}
     off = {repeats: abs(mean - truth[0]) for repeats, (mean, _) in found.items()}
     assert off[1] > 2 * off[4] > 0 and off[20] < 0.03 < off[1]
-    assert found[20][1] == pytest.approx(truth[1], rel=0.25) and found[1][1] > 2 * truth[1]
+    assert found[20][1] == pytest.approx(truth[1], rel=0.25) and found[1][1] > 1.5 * truth[1]
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def unet() -> UNet2DModel:
 
 
 def pixel_pipeline(unet: UNet2DModel, steps: int = 12) -> DDPMPaperPipeline:
-    pipeline = DDPMPaperPipeline(unet, DDPMPaperScheduler(num_train_timesteps=steps))
+    pipeline = DDPMPaperPipeline(unet, DDPMPaperScheduler(num_train_timesteps=steps, clip_sample=False))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -105,7 +105,7 @@ def test_without_noise_it_takes_the_steps_of_stocks_repaint(unet: UNet2DModel, l
     is_drawn[..., 3:6] = 1
     noise = torch.randn(shape, generator=seeded(2))
 
-    stock = RePaintScheduler(num_train_timesteps=steps, eta=0.0)
+    stock = RePaintScheduler(num_train_timesteps=steps, eta=0.0, clip_sample=False)
     stock.set_timesteps(steps, length, repeats)
     x, last = noise, steps
     target = "diffusers.schedulers.scheduling_repaint.randn_tensor"
