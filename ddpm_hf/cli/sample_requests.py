@@ -52,11 +52,11 @@ def check_interpolation(sampling: SampleArguments) -> None:
         return
     if len(sampling.interpolate) != 2:
         raise ValueError(f"`interpolate` must be two files, but is {sampling.interpolate}.")
-    if sampling.num_images < 2:
-        raise ValueError(f"`num_images` must be at least 2 with `interpolate`, but is {sampling.num_images}.")
     for name in ("image", "gif", "eta"):
         if getattr(sampling, name) not in (None, [], 0.0):
             raise ValueError(f"`{name}` must be left out with `interpolate`.")
+    if sampling.num_images < 2:
+        raise ValueError(f"`num_images` must be at least 2 with `interpolate`, but is {sampling.num_images}.")
 
 
 def asked_by_turns(pipeline: SamplingPipeline, sampling: SampleArguments) -> Columns | None:
@@ -129,9 +129,12 @@ def options_of_starts(sampling: SampleArguments) -> dict[str, Any]:
 
 def _with_starts(pipeline: SamplingPipeline, sampling: SampleArguments, asked: Columns | None) -> Columns:
     """The columns `asked`, or the model's variety, with images to start from, and their masks."""
-    given: Columns = {"image": batch_of_images("image", pictures_in("image", sampling.image), pipeline.image_channels)}
+    pictures = pictures_in("image", sampling.image)
+    each: list[Columns] = [
+        pipeline.conditioners.variety() if asked is None else asked,
+        {"image": batch_of_images("image", pictures, pipeline.image_channels)},
+    ]
     if sampling.mask_image:
-        given["mask_image"] = mask_of(pictures_in("mask_image", sampling.mask_image)).float()
-    others = pipeline.conditioners.variety() if asked is None else asked
+        each.append({"mask_image": mask_of(pictures_in("mask_image", sampling.mask_image)).float()})
     numbers = range(sampling.num_images)
-    return {**in_turn(others, numbers), **in_turn(given, numbers)}
+    return {name: values for columns in each for name, values in in_turn(columns, numbers).items()}

@@ -424,7 +424,7 @@ def test_what_does_not_fit_is_told_before_the_training(
 def test_every_preset_makes_an_autoencoder_of_its_size(name: str) -> None:
     groups = parse("a.py", *run_arguments(AutoencoderTask, AutoencoderTrainingArguments), argv=["--preset", name])
     model = _built(groups, int(name))
-    factor = 8 if name == "256" else 4
+    factor = {"32": 2, "256": 8}.get(name, 4)
     assert model.latent_shape((3, int(name), int(name))) == (4, int(name) // factor, int(name) // factor)
 
 
