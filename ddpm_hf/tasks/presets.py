@@ -150,6 +150,20 @@ LATENT_PRESETS: dict[str, Preset] = {
     | _score(0, 16, num_paths=0),
 }
 
+# And with text.
+LATENT_TEXT_PRESETS: dict[str, Preset] = {
+    "8": _text_network(8, 64, 96, groups=16) | _fit(16, 1_400, 50, 2e-3, 0.995, 0.0) | _score(36, 36, num_paths=0),
+    "16": _text_network(16, 48, 96, groups=16)
+    | _fit(16, 1_400, 50, 2e-3, 0.995, 0.0)
+    | _score(36, 36, num_paths=0, num_evaluations=20),
+    "32": _text_network(32, 128, 256, 384, groups=32)
+    | _fit(32, 100_000, 500, 2e-4, 0.9995, 0.1)
+    | _score(36, 36, num_paths=0),
+    "64": _text_network(64, 128, 256, 384, 512, groups=32)
+    | _fit(16, 200_000, 1_000, 1e-4, 0.9999, 0.0)
+    | _score(0, 16, num_paths=0),
+}
+
 
 def check_preset(name: str, presets: Mapping[str, Preset]) -> None:
     """Raise ValueError for a name that is neither auto nor that of a preset."""
