@@ -33,26 +33,19 @@ from .guidance import Guidance
 from .image_starts import ImageStart
 from .images import LATENT, OUTPUT_TYPES, check_output_type
 from .inpainting import Generators, Jumps
+from .latent_parts import (
+    NOT_USED,
+    STOCK,
+    TEXT_PARTS,
+    check_fit,
+    is_told_of_text,
+    latent_size,
+    scheduler_of_latents,
+)
 from .sampling_pipeline import SOURCE_ARGUMENTS, Chain
 from .stock import stock_class
-from .text import Prompts, TextInput, check_width
+from .text import Prompts, TextInput
 from .text_pipeline import Callback, TextPipeline
-
-
-# The stock pipelines of latents, by class: what they call our parts.
-STOCK: dict[str, dict[str, str]] = {
-    "StableDiffusionPipeline": {
-        "vae": "vae",
-        "unet": "unet",
-        "scheduler": "scheduler",
-        "tokenizer": "tokenizer",
-        "text_encoder": "text_encoder",
-    },
-    "LDMPipeline": {"vae": "vqvae", "unet": "unet", "scheduler": "scheduler"},
-    "DiTPipeline": {"vae": "vae", "unet": "transformer", "scheduler": "scheduler"},
-}
-NOT_USED = ("safety_checker", "feature_extractor", "image_encoder")  # parts of Stable Diffusion that are not loaded
-TEXT_PARTS = ("tokenizer", "text_encoder")
 
 
 class DDPMPaperLatentPipeline(TextPipeline):
@@ -89,8 +82,8 @@ class DDPMPaperLatentPipeline(TextPipeline):
         id2label: Mapping[int, str] | None = None,
     ):
         super().__init__()
-        _check_fit(Autoencoder(vae), unet, text_encoder)
-        scheduler = _of_latents(scheduler, unet)
+        check_fit(Autoencoder(vae), unet, text_encoder)
+        scheduler = scheduler_of_latents(scheduler, unet)
         parts = {"vae": vae, "unet": unet, "scheduler": scheduler}
         self.register_modules(**parts, tokenizer=tokenizer, text_encoder=text_encoder)
         if id2label is not None:
@@ -150,7 +143,7 @@ class DDPMPaperLatentPipeline(TextPipeline):
     @property
     def _stock_family(self) -> str:
         """The stock pipeline that calls such a model."""
-        if _is_told_of_text(self.unet):
+        if is_told_of_text(self.unet):
             return "StableDiffusionPipeline"
         return "DiTPipeline" if CLASSES_OF_DIT in self.unet.config else "LDMPipeline"
 
@@ -190,7 +183,7 @@ class DDPMPaperLatentPipeline(TextPipeline):
 
     def conditioners_of(self, unet: ModelMixin) -> Conditioners:
         """The conditioners of the pipeline's model, or of another model in its place."""
-        return Conditioners((self._text_of(unet),)) if _is_told_of_text(unet) else conditioners_of(unet.config)
+        return Conditioners((self._text_of(unet),)) if is_told_of_text(unet) else conditioners_of(unet.config)
 
     def _text_of(self, unet: ModelMixin, embeddings: Tensor | None = None) -> TextConditioner:
         """As in other pipelines; a model of stock is told of text as `StableDiffusionPipeline` tells it.
@@ -396,13 +389,13 @@ class DDPMPaperLatentPipeline(TextPipeline):
         chain = Chain(num_inference_steps, timesteps, timestep_spacing, eta, solver_order)
         chain.check()
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
-        size = self._latent_size(height, width)
+        size = latent_size(self, height, width)
         conditioning, unconditional = self._conditioning(text, class_labels, count, guidance)
         if start is None:
             return self._sample(count, generator, chain, latents, conditioning, guidance, unconditional, size)
         if size is not None:
             raise ValueError("`height` and `width` must be left out with an `image`.")
-        size = self._latent_size(*start.images.shape[2:])
+        size = latent_size(self, *start.images.shape[2:])
         chain, latents, inpainting = self._started(start, chain, count, generator, latents)
         return self._sample(count, generator, chain, latents, conditioning, guidance, unconditional, size, inpainting)
 
@@ -456,7 +449,7 @@ class DDPMPaperLatentPipeline(TextPipeline):
         Raises:
             ValueError: for words or classes that do not fit the model.
         """
-        if _is_told_of_text(self.unet):
+        if is_told_of_text(self.unet):
             if class_labels is not None:
                 raise ValueError("`class_labels` must be None: the model is told of text.")
             return self._text_conditioning(text, count, guidance)
@@ -464,59 +457,3 @@ class DDPMPaperLatentPipeline(TextPipeline):
             raise ValueError("`prompt` and `negative_prompt` must be None: the model is not told of text.")
         device = self._execution_device
         return class_arguments(self.unet, self.conditioners_of, class_labels, count, guidance, device), None
-
-    def _latent_size(self, height: int | None, width: int | None) -> tuple[int, int] | None:
-        """Height and width of the latents of images of this size; None for the model's own.
-
-        Raises:
-            ValueError: for sizes that the model or the autoencoder does not take.
-        """
-        if height is None and width is None:
-            return None
-        factor, usual = self.autoencoder.factor, self.image_shape[1:]
-        is_fixed = CLASSES_OF_DIT in self.unet.config
-        step = factor if is_fixed else factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
-        sides = [own if side is None else side for side, own in zip((height, width), usual, strict=True)]
-        for name, side, own in zip(("height", "width"), sides, usual, strict=True):
-            if isinstance(side, bool) or not isinstance(side, int) or side < 1 or side % step:
-                raise ValueError(
-                    f"`{name}` must be a multiple of {step}, by which the autoencoder and the model reduce it, but is"
-                    f" {side!r}."
-                )
-            if is_fixed and side != own:
-                raise ValueError(f"`{name}` must be {own}, the only one that a DiT takes, but is {side}.")
-        return sides[0] // factor, sides[1] // factor
-
-
-def _is_told_of_text(unet: ModelMixin) -> bool:
-    return "cross_attention_dim" in unet.config  # a UNet2DConditionModel
-
-
-def _check_fit(autoencoder: Autoencoder, unet: ModelMixin, text_encoder: Any) -> None:
-    """Raise ValueError unless the model denoises the autoencoder's latents, and takes the encoder's embeddings."""
-    latents, channels = autoencoder.latent_channels, unet.config.in_channels
-    if channels != latents:
-        raise ValueError(
-            f"`unet` must take the {latents} channels of the latents of `vae`, but takes {channels}; they belong to"
-            " different models."
-        )
-    if text_encoder is None:
-        return
-    if not _is_told_of_text(unet):
-        raise ValueError("`text_encoder` must be None: the model is not told of text.")
-    check_width(text_encoder, unet)
-
-
-def _of_latents(scheduler: SchedulerMixin, unet: ModelMixin) -> DDPMPaperScheduler:
-    """The scheduler of continuous data, whose variance is learned if the model has channels for it."""
-    if not isinstance(scheduler, DDPMPaperScheduler):
-        scheduler = DDPMPaperScheduler.from_scheduler(scheduler)
-    changes: dict[str, Any] = {}
-    if scheduler.diffusion.num_levels is not None:
-        changes["num_levels"] = None
-    if unet.config.out_channels == 2 * unet.config.in_channels and not scheduler.process.learns_variance:
-        changes["variance_type"] = "learned_range"
-    if _is_told_of_text(unet):
-        wanted = {"clip_sample": False, "steps_offset": 1}  # as StableDiffusionPipeline has them
-        changes |= {name: value for name, value in wanted.items() if scheduler.config[name] != value}
-    return DDPMPaperScheduler.from_config(scheduler.config, **changes) if changes else scheduler

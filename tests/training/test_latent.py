@@ -20,8 +20,8 @@ import torch
 from accelerate.state import AcceleratorState
 from diffusers import AutoencoderKL, LDMPipeline, StableDiffusionPipeline, VQModel
 from PIL import Image
-from script_server import EXAMPLES
-from training_runs import LATEST, assert_same, last_line, names_in
+from script_server import EXAMPLES, ScriptServer
+from training_runs import LATEST, assert_same, ended, last_line, names_in
 
 from ddpm_hf import DDPMPaperLatentPipeline
 from ddpm_hf.cli.latent import LatentTrainingArguments, is_told_of_text
@@ -215,6 +215,18 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(images: Path, run: Path
     trained(images, tmp_path / "run", *LATEST)
     assert_same(tmp_path / "run", run)
     assert len(list((images / "cache" / FOLDER).glob("*.safetensors"))) >= 1
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(scripts: ScriptServer, images: Path, tmp_path: Path) -> None:
+    script, common = EXAMPLES / "latent.py", given(images)
+    alone = scripts.start(script, *common, "--output_dir", tmp_path / "one")
+    both = scripts.start_together(2, script, *common, "--train_batch_size", 4, "--output_dir", tmp_path / "two")
+    for each in (alone, *both):
+        ended(each)
+    one, two = (json.loads((tmp_path / name / METRICS).read_text()) for name in ("one", "two"))
+    for part in ("bits_per_dim", "bits_per_dim_reconstruction", "bits_per_dim_latent"):
+        assert two[part] == pytest.approx(one[part], rel=1e-3)
 
 
 def test_a_run_does_not_go_on_with_another_autoencoder(images: Path, run: Path, tmp_path: Path) -> None:
