@@ -139,6 +139,11 @@ class LatentTextTask(LatentData, TextToImageTask):
         self._check_data()
         return self._with_latents(super().load_data)
 
+    def build_scheduler(self, data: ImageData) -> DDPMPaperScheduler:
+        # StableDiffusionPipeline sets `steps_offset` to 1, which leads out of the chain if all steps are visited,
+        # unless the spacing is another one than "leading".
+        return DDPMPaperScheduler.from_config(super().build_scheduler(data).config, timestep_spacing="trailing")
+
     def pipeline(self, model: UNet2DConditionModel, scheduler: DDPMPaperScheduler) -> DDPMPaperLatentPipeline:
         text = (self.encoder.tokenizer, self.encoder.model)
         return DDPMPaperLatentPipeline(self.autoencoder.model, model, scheduler, *text)
