@@ -139,8 +139,8 @@ AUTOENCODER_PRESETS: dict[str, Preset] = {
 # The same for diffusions of latents, by the side of the latents. The first two are for OpenMoji on two CPU cores.
 LATENT_PRESETS: dict[str, Preset] = {
     "8": _network(8, 64, 96, groups=16, head=48) | _fit(32, 1_200, 50, 2e-3, 0.995, 0.1) | _score(100, 36),
-    "16": _network(16, 48, 96, groups=16, head=48)
-    | _fit(16, 1_400, 50, 2e-3, 0.995, 0.0)
+    "16": _network(16, 32, 64, groups=16, head=32)
+    | _fit(16, 1_500, 50, 2e-3, 0.995, 0.0)
     | _score(36, 36, num_paths=0, num_evaluations=20),
     "32": _network(32, 128, 256, 384, groups=32, head=64)
     | _fit(32, 100_000, 500, 2e-4, 0.9995, 0.1)
@@ -153,7 +153,7 @@ LATENT_PRESETS: dict[str, Preset] = {
 # And with text.
 LATENT_TEXT_PRESETS: dict[str, Preset] = {
     "8": _text_network(8, 64, 96, groups=16) | _fit(16, 1_400, 50, 2e-3, 0.995, 0.0) | _score(36, 36, num_paths=0),
-    "16": _text_network(16, 48, 96, groups=16)
+    "16": _text_network(16, 32, 64, groups=16)
     | _fit(16, 1_400, 50, 2e-3, 0.995, 0.0)
     | _score(36, 36, num_paths=0, num_evaluations=20),
     "32": _text_network(32, 128, 256, 384, groups=32)

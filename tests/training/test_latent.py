@@ -298,7 +298,7 @@ def test_a_model_told_of_captions_is_scored_saved_and_resumed(
         for prompt in ("a dark one", "a light one")
     )
     assert words.shape == (1, 3, 8, 8) and not torch.equal(words, others)
-    if kind == "clip":  # stock tells its model of the same words in the same way
+    if kind == "clip":  # stock tells its model of these words in the same way, since they leave no room for padding
         stock = StableDiffusionPipeline.from_pretrained(tmp_path / "whole")
         stock.set_progress_bar_config(disable=True)
         ours, theirs = (
