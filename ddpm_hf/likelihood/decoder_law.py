@@ -20,7 +20,7 @@ where P is the probability of a bin under a Gaussian, or under the logistic dist
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -59,7 +59,10 @@ def _gaussian(x: Tensor, mean: Tensor, log_scale: Tensor, num_levels: int) -> Te
 
 
 GAUSSIAN, LOGISTIC = "gaussian", "logistic"
-BINS = {GAUSSIAN: _gaussian, LOGISTIC: discretized_logistic_log_likelihood}
+BINS: dict[str, Callable[[Tensor, Tensor, Tensor, int], Tensor]] = {
+    GAUSSIAN: _gaussian,
+    LOGISTIC: discretized_logistic_log_likelihood,
+}
 FAMILIES = tuple(BINS)
 STANDARD_DEVIATION = {GAUSSIAN: 1.0, LOGISTIC: math.pi / math.sqrt(3)}  # where the scale is 1
 
@@ -96,7 +99,7 @@ class DecoderLaw:
             if not _are_numbers(self.log_scale):
                 raise ValueError(f"`log_scale` must hold one finite number per channel, but is {self.log_scale!r}.")
             return
-        rows = list(self.log_scale) if isinstance(self.log_scale, (list, tuple, Tensor)) else []
+        rows: list[Any] = list(self.log_scale) if isinstance(self.log_scale, (list, tuple, Tensor)) else []
         if not rows or not all(_are_numbers(row) for row in rows) or len({len(row) for row in rows}) != 1:
             raise ValueError(
                 f"`log_scale` must hold one finite number per channel for each component, but is {self.log_scale!r}."
@@ -115,7 +118,7 @@ class DecoderLaw:
     @property
     def num_channels(self) -> int:
         """The number of channels of the images."""
-        return len(self.log_scale) if self.log_weight is None else len(self.log_scale[0])
+        return torch.as_tensor(self.log_scale).shape[-1]
 
     @property
     def scale(self) -> list[float]:

@@ -71,15 +71,16 @@ class ImageStart:
         """The timesteps that are visited."""
         return timesteps[len(timesteps) - max(1, int(self.strength * len(timesteps))) :]
 
-    def mask_at(self, factor: int) -> Tensor:
-        """The mask of latents: those that any pixel to be drawn anew belongs to."""
-        return max_pool2d(self.mask.float(), factor) > 0
-
     def with_known(self, found: Tensor) -> Tensor:
         """Images `[B, C, H, W]` with the pixels that are known."""
         if self.mask is None:
             return found
         return torch.where(self.mask.to(found.device), found, self.images.to(found))
+
+
+def mask_of_latents(mask: Tensor, factor: int) -> Tensor:
+    """The mask of latents `[B, 1, h, w]`: those that any pixel to be drawn anew belongs to."""
+    return max_pool2d(mask.float(), factor) > 0
 
 
 def mask_of(given: Any) -> Tensor:

@@ -10,7 +10,6 @@ A jump over several steps is one draw from q(x_t | x_s), whose law is that of si
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -82,7 +81,7 @@ class Inpainting:
         order = self.jumps.order(len(timesteps))
         return [
             (timesteps[k], self._after(scheduler, times[k + 1], None if following is None else times[following]))
-            for k, following in itertools.zip_longest(order, order[1:])
+            for k, following in zip(order, [*order[1:], None], strict=True)
         ]
 
     def _after(self, scheduler: DDPMPaperScheduler, s: int, following: int | None) -> After:

@@ -33,9 +33,9 @@ from ..likelihood.variational import BitsPerDim, bits_per_dim
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .denoising_step import DenoisingStep, stepper
 from .guidance import Guidance
-from .image_starts import ImageStart
+from .image_starts import ImageStart, mask_of_latents
 from .images import check_images, require_finite_latents
-from .inpainting import Generators, Inpainting
+from .inpainting import After, Generators, Inpainting
 
 
 # Arguments that say how a model is loaded from the Hub, beside its revision.
@@ -319,8 +319,9 @@ class SamplingPipeline(DiffusionPipeline):
                 x_t = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
             else:
                 x_t = latents.to(device, dtype)
-            plain = ((t, _as_it_is) for t in self.scheduler.timesteps.tolist())
-            walk = list(plain) if inpainting is None else inpainting.walk(self.scheduler)
+            walk: list[tuple[int, After]] = [(t, _as_it_is) for t in self.scheduler.timesteps.tolist()]
+            if inpainting is not None:
+                walk = inpainting.walk(self.scheduler)
             for t, after in self.progress_bar(walk):
                 x_s, x_0 = step(denoise(x_t, t, **conditioning), t, x_t)
                 x_s, following = after(x_s)
@@ -357,7 +358,7 @@ class SamplingPipeline(DiffusionPipeline):
         inpainting = None
         if start.mask is not None:
             factor = images.shape[-1] // x_0.shape[-1]
-            inpainting = Inpainting(x_0, start.mask_at(factor).to(device), start.jumps, generator)
+            inpainting = Inpainting(x_0, mask_of_latents(start.mask, factor).to(device), start.jumps, generator)
         return replace(chain, num_inference_steps=None, timesteps=rest, timestep_spacing=None), latents, inpainting
 
     def _encode(self, images: Tensor, chain: Chain, conditioning: Mapping[str, Tensor], guidance: Guidance) -> Tensor:

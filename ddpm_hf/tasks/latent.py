@@ -145,8 +145,9 @@ class LatentTextTask(LatentData, TextToImageTask):
         return DDPMPaperScheduler.from_config(super().build_scheduler(data).config, timestep_spacing="trailing")
 
     def pipeline(self, model: UNet2DConditionModel, scheduler: DDPMPaperScheduler) -> DDPMPaperLatentPipeline:
-        text = (self.encoder.tokenizer, self.encoder.model)
-        return DDPMPaperLatentPipeline(self.autoencoder.model, model, scheduler, *text)
+        tokenizer = self.encoder.tokenizer
+        tokenizer.model_max_length = self.encoder.max_length  # to which StableDiffusionPipeline pads
+        return DDPMPaperLatentPipeline(self.autoencoder.model, model, scheduler, tokenizer, self.encoder.model)
 
 
 def fitted_log_snr_max(latents: LatentImages) -> float:
