@@ -67,7 +67,7 @@ class ElboArguments:
     kl_warmup_steps: int | None = field(
         default=None,
         metadata=help_text(
-            "Steps in which that weight rises from 0, so that no channel collapses before it is of use: half of the"
+            "Steps in which that weight rises from 0, so that no channel collapses before it is of use: a third of the"
             " training if unset. The bound that is reported has the divergence at its full weight all the time."
         ),
     )
