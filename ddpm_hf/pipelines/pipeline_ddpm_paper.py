@@ -152,9 +152,19 @@ class DDPMPaperPipeline(SamplingPipeline):
         check_output_type(output_type, self.unet.config.in_channels)
         guidance = (guidance_scale, guidance_interval, guidance_rescale, guidance_model)
         chain = (num_inference_steps, timesteps, class_labels, timestep_spacing, eta, latents)
-        images = {"image": image, "mask_image": mask_image, "strength": strength}
-        jumps = {"jump_length": jump_length, "jump_n_sample": jump_n_sample}
-        for step in self.iterate(batch_size, generator, *chain, *guidance, solver_order, **images, **jumps):
+        steps = self.iterate(
+            batch_size,
+            generator,
+            *chain,
+            *guidance,
+            solver_order,
+            image=image,
+            mask_image=mask_image,
+            strength=strength,
+            jump_length=jump_length,
+            jump_n_sample=jump_n_sample,
+        )
+        for step in steps:
             last = step
         require_finite_images(last.prev_sample, last.sample, last.timestep, self.unet.config)
         images = to_output(last.prev_sample, output_type)
