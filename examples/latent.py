@@ -3,6 +3,7 @@
 
     accelerate launch examples/autoencoder.py --output_dir runs/autoencoder
     accelerate launch examples/latent.py --autoencoder runs/autoencoder        OpenMoji, 32x32, by latents of 8x8
+    accelerate launch examples/latent.py --with_text --output_dir runs/words   told of captions, as Stable Diffusion
     accelerate launch examples/latent.py examples/configs/latent256.yaml
 
 The training is that of examples/train.py, Algorithm 1 of Ho et al. (2020), on x_0 = z ~ q(z | x): latents drawn anew

@@ -14,9 +14,11 @@ from ..conditioning.columns import Columns, chosen
 from ..evaluation.arguments import GuidanceArguments, ModelPathArguments, SampleArguments
 from ..evaluation.filming import Film, draw_film
 from ..evaluation.guiding import load_guidance
+from ..evaluation.interpolating import draw_between
 from ..evaluation.sampling import draw_images
 from ..evaluation.scoring import load_pipeline
 from ..pipelines.guidance import Guidance
+from ..pipelines.images import batch_of_images, check_images
 from ..pipelines.sampling_pipeline import SamplingPipeline
 from ..reporting.animation import check_animation, images_shown, save_animation
 from ..reporting.figures import check_picture, save_grid
@@ -26,7 +28,15 @@ from ..runtime.progress import shows_bars
 from ..runtime.threads import use_all_cores
 from .cascades import sample_cascade
 from .running import run_script
-from .sample_requests import asked_by_turns, captions_of, check_sampling, with_count_of_files, with_files
+from .sample_requests import (
+    asked_by_turns,
+    captions_of,
+    check_sampling,
+    options_of_starts,
+    pictures_in,
+    with_count_of_files,
+    with_files,
+)
 
 
 def main() -> None:
@@ -51,7 +61,25 @@ def sample(script: str, model: ModelPathArguments, sampling: SampleArguments, gu
         guidance = load_guidance(guiding, pipeline)
         turns = with_files(pipeline, sampling, asked_by_turns(pipeline, sampling))
         check_call(pipeline, sampling, steps, turns, guidance)
+        ends = ends_of(pipeline, sampling)
     use_all_cores(accelerator.device)
+    if ends is not None:
+        images = draw_between(
+            pipeline,
+            ends,
+            sampling.num_images,
+            sampling.batch_size,
+            steps,
+            turns,
+            guidance,
+            sampling.timestep_spacing,
+            sampling.solver_order,
+            sampling.seed,
+        )
+        if accelerator.is_main_process:
+            save_grid(images, output)
+            print(f"{sampling.num_images} images between {' and '.join(sampling.interpolate)} in {output}")
+        return
     filmed = 0 if animation is None else images_shown(sampling.num_images, pipeline.image_shape)
     images, film = draw(pipeline, sampling, steps, accelerator, turns, guidance, filmed)
     if accelerator.is_main_process:
@@ -85,6 +113,20 @@ def draw(
     return torch.cat(parts), film
 
 
+def ends_of(pipeline: SamplingPipeline, sampling: SampleArguments) -> Tensor | None:
+    """The two images to draw others between, `[2, C, H, W]` in [−1, 1]; None if there are none.
+
+    Raises:
+        ValueError: for files that cannot be read, or images of another size than the model's.
+    """
+    if not sampling.interpolate:
+        return None
+    pictures = pictures_in("interpolate", sampling.interpolate)
+    images = batch_of_images("interpolate", pictures, pipeline.image_channels)
+    check_images("interpolate", images, (2, *pipeline.image_shape))
+    return images
+
+
 def chain_of(sampling: SampleArguments) -> dict[str, Any]:
     """The arguments of a pipeline's call that are the same for all images."""
     chain: dict[str, Any] = {
@@ -92,6 +134,7 @@ def chain_of(sampling: SampleArguments) -> dict[str, Any]:
         "eta": sampling.eta,
         "solver_order": sampling.solver_order,
     }
+    chain |= options_of_starts(sampling)
     return chain if sampling.negative_prompt is None else {**chain, "negative_prompt": sampling.negative_prompt}
 
 

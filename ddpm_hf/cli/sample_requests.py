@@ -1,12 +1,14 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""What a user asks `ddpm-hf sample` for: checks, classes, prompts and files by turns, and captions."""
+"""What a user asks `ddpm-hf sample` for: checks, classes, prompts and files by turns, masks, and captions."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import Image
 
 from ..conditioning.captions import PROMPT
 from ..conditioning.classes import number_of_classes, of_classes
@@ -17,6 +19,7 @@ from ..data.image_files import BadImage, decoded
 from ..diffusion.gaussian_process import check_eta
 from ..diffusion.multistep import check_solver_order
 from ..evaluation.arguments import SampleArguments
+from ..pipelines.image_starts import mask_of
 from ..pipelines.images import batch_of_images
 from ..pipelines.sampling_pipeline import SamplingPipeline
 from ..runtime.arguments import given_in
@@ -36,6 +39,25 @@ def check_sampling(sampling: SampleArguments) -> None:
     if sampling.eta is not None:
         check_eta(sampling.eta)
     check_solver_order(sampling.solver_order, sampling.eta)
+    for name in ("mask_image", "strength"):
+        if getattr(sampling, name) and not sampling.image:
+            raise ValueError(f"`{name}` needs the files of `image`.")
+    if sampling.mask_image and sampling.gif is not None:
+        raise ValueError("`gif` must be left out with `mask_image`: the chain goes back and forth.")
+    check_interpolation(sampling)
+
+
+def check_interpolation(sampling: SampleArguments) -> None:
+    """Raise ValueError for arguments that do not go with `interpolate`."""
+    if not sampling.interpolate:
+        return
+    if len(sampling.interpolate) != 2:
+        raise ValueError(f"`interpolate` must be two files, but is {sampling.interpolate}.")
+    for name in ("image", "gif", "eta"):
+        if getattr(sampling, name) not in (None, [], 0.0):
+            raise ValueError(f"`{name}` must be left out with `interpolate`.")
+    if sampling.num_images < 2:
+        raise ValueError(f"`num_images` must be at least 2 with `interpolate`, but is {sampling.num_images}.")
 
 
 def asked_by_turns(pipeline: SamplingPipeline, sampling: SampleArguments) -> Columns | None:
@@ -67,28 +89,57 @@ def with_count_of_files(sampling: SampleArguments) -> SampleArguments:
 
 
 def with_files(pipeline: SamplingPipeline, sampling: SampleArguments, asked: Columns | None) -> Columns | None:
-    """The columns `asked`, with the files to enlarge or to vary by turns for a model that does so.
+    """The columns `asked`, with the image files by turns: to enlarge, to vary, or to start from, with masks.
 
     Raises:
-        ValueError: for files of a model that takes none, no files for one that enlarges them, or files that cannot be
-            read or differ in size.
+        ValueError: for no files for a model that enlarges images, masks for a model that enlarges or varies them, or
+            files that cannot be read or differ in size.
     """
     columns = pipeline.conditioners.columns
-    if not sampling.image and NOISE_LEVEL not in columns:
+    enlarges, varies = NOISE_LEVEL in columns, IMAGE_EMBEDS in columns
+    if not enlarges and not varies:
+        return asked if not sampling.image else _with_starts(pipeline, sampling, asked)
+    if sampling.mask_image:
+        what = "enlarges" if enlarges else "varies"
+        raise ValueError(f"`mask_image` is {sampling.mask_image}, but the model {what} whole images.")
+    if not sampling.image and varies:
         return asked
-    if NOISE_LEVEL not in columns and IMAGE_EMBEDS not in columns:
-        raise ValueError(f"`image` is {sampling.image}, but the model neither enlarges nor varies images.")
     if not sampling.image:
         raise ValueError(
             "The model enlarges images: name their files in --image, or name the model in --cascade after one that"
             " draws them."
         )
-    try:
-        pictures = [decoded(Path(name).read_bytes(), name)[0] for name in sampling.image]
-    except BadImage as error:
-        raise ValueError(f"`image`: {error}") from error
-    given: Columns = {IMAGE: batch_of_images("image", pictures, pipeline.num_channels)}
-    if NOISE_LEVEL in columns:
-        given = {**given, NOISE_LEVEL: torch.full((len(pictures),), sampling.noise_level, device="cpu")}
+    given: Columns = {IMAGE: batch_of_images("image", pictures_in("image", sampling.image), pipeline.image_channels)}
+    if enlarges:
+        given = {**given, NOISE_LEVEL: torch.full((len(sampling.image),), sampling.noise_level, device="cpu")}
     numbers = range(sampling.num_images)
     return {**in_turn(given, numbers), **in_turn(asked or {}, numbers)}
+
+
+def pictures_in(argument: str, files: list[str]) -> list[Image.Image]:
+    """The pictures in files that an argument names; ValueError for one that cannot be read."""
+    try:
+        return [decoded(Path(name).read_bytes(), name)[0] for name in files]
+    except BadImage as error:
+        raise ValueError(f"`{argument}`: {error}") from error
+
+
+def options_of_starts(sampling: SampleArguments) -> dict[str, Any]:
+    """The arguments of a pipeline's call that belong to its `image`; none without image files to start from."""
+    options: dict[str, Any] = {} if sampling.strength is None else {"strength": sampling.strength}
+    if sampling.mask_image:
+        options |= {"jump_length": sampling.jump_length, "jump_n_sample": sampling.jump_n_sample}
+    return options
+
+
+def _with_starts(pipeline: SamplingPipeline, sampling: SampleArguments, asked: Columns | None) -> Columns:
+    """The columns `asked`, or the model's variety, with images to start from, and their masks."""
+    pictures = pictures_in("image", sampling.image)
+    each: list[Columns] = [
+        pipeline.conditioners.variety() if asked is None else asked,
+        {"image": batch_of_images("image", pictures, pipeline.image_channels)},
+    ]
+    if sampling.mask_image:
+        each.append({"mask_image": mask_of(pictures_in("mask_image", sampling.mask_image)).float()})
+    numbers = range(sampling.num_images)
+    return {name: values for columns in each for name, values in in_turn(columns, numbers).items()}

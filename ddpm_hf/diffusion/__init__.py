@@ -9,6 +9,7 @@ Read the modules in this order:
     reverse_variances        σ² of every visited pair of times
     reverse_process          p_θ(x_s | x_t) from a model's output
     discretized_likelihood   the decoder p_θ(x_0 | x_1) for discrete and continuous data
+    discretized_logistic     bins of the logistic distribution, for an autoencoder's p(x | z)
     diagonal_gaussian        a Gaussian of independent elements, as an autoencoder's q(z | x)
     bound_terms              L_T, L_{t−1} and L_0 of one example
     gaussian_diffusion       `GaussianDiffusion`: a chain with all of the above

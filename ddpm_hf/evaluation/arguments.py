@@ -89,7 +89,34 @@ class SampleArguments(ChainArguments):
     cascade: list[str] = field(default_factory=list, metadata=help_text(CASCADE))
     image: list[str] = field(
         default_factory=list,
-        metadata=help_text("Image files to enlarge, or to vary, in turn, all of one size, for a model that does so."),
+        metadata=help_text(
+            "Image files in turn, all of one size: to enlarge or to vary, for a model that does so; for others to"
+            " start from in the place of noise, or with --mask_image to keep a part of."
+        ),
+    )
+    mask_image: list[str] = field(
+        default_factory=list,
+        metadata=help_text(
+            "Files of masks in turn, of the size of --image, which is drawn anew where they are white (RePaint)."
+        ),
+    )
+    strength: float | None = field(
+        default=None,
+        metadata=help_text(
+            "The share of the steps that --image goes through, from 0 (none) to 1; 0.8 if unset, and 1 with"
+            " --mask_image."
+        ),
+    )
+    jump_length: int = field(
+        default=10, metadata=help_text("With --mask_image: the steps that a chain jumps back by, every so many steps.")
+    )
+    jump_n_sample: int = field(
+        default=10,
+        metadata=help_text("With --mask_image: how often these steps are taken, so that the parts fit; 1 for once."),
+    )
+    interpolate: list[str] = field(
+        default_factory=list,
+        metadata=help_text("Two image files, between which images are drawn, through the noise that leads to them."),
     )
     noise_level: int = field(default=0, metadata=help_text("Noise in the images that are enlarged, from 0 (none) on."))
     seed: int = 0

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -34,7 +35,7 @@ def draw_images(
     guidance: Guidance | None = None,
     solver_order: int = 1,
     first: int = 0,
-    negative_prompt: str | None = None,
+    **further: Any,
 ) -> Tensor:
     """Images `[count − first, C, H, W]` in [0, 1], on the CPU, drawn by all processes together.
 
@@ -47,11 +48,10 @@ def draw_images(
         guidance: None for no guidance.
         solver_order: 2 for DPM-Solver++(2M), which needs an `eta` of 0.
         first: the number of the first image.
-        negative_prompt: what guidance leads away from, for a model that is told of text.
+        further: further arguments of the pipeline's call, such as `negative_prompt`; None for those left out.
     """
-    guided = (guidance or Guidance()).options
-    if negative_prompt is not None:
-        guided["negative_prompt"] = negative_prompt
+    given = {name: value for name, value in further.items() if value is not None}
+    guided = {**(guidance or Guidance()).options, **given}
 
     def draw(generators: list[torch.Generator], columns: Columns) -> Tensor:
         options = {**columns, **guided, "timestep_spacing": timestep_spacing, "eta": eta, "solver_order": solver_order}

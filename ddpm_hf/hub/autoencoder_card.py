@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..likelihood.decoder_law import GAUSSIAN, LOGISTIC, DecoderLaw
 from ..schedulers.configuration import OWN_CONFIG_KEY
 
 
 AUTOENCODER_INDEX = "config.json"  # in the folder of a model that is saved alone
 AUTOENCODER_TEMPLATE = Path(__file__).with_name("autoencoder_card.md")
+LAW_NAMES = {GAUSSIAN: "Gaussian", LOGISTIC: "logistic distribution"}
 AUTOENCODER_TAGS = ["ddpm_hf", "autoencoder", "vae"]
 
 
@@ -39,7 +40,7 @@ def autoencoder_facts(config: Mapping[str, Any]) -> dict[str, Any]:
     size, factor = config["sample_size"], 2 ** (len(config["block_out_channels"]) - 1)
     sides = [size, size] if isinstance(size, int) else list(size)
     own = (config.get(OWN_CONFIG_KEY) or {}).get("autoencoder") or {}
-    scales = [math.exp(value) for value in own.get("log_scale", [])]
+    law = DecoderLaw(**own) if own else None
     return {
         "channels": config["in_channels"],
         "size": sides,
@@ -47,6 +48,6 @@ def autoencoder_facts(config: Mapping[str, Any]) -> dict[str, Any]:
         "latent_channels": config["latent_channels"],
         "factor": factor,
         "scaling_factor": config["scaling_factor"],
-        "scales": scales,
-        "num_levels": own.get("num_levels"),
+        "law": law,
+        "law_name": law and LAW_NAMES[law.family],
     }

@@ -127,7 +127,7 @@ def decoder_law_of(config: Mapping[str, Any]) -> DecoderLaw | None:
 
 def decoder_law_config(law: DecoderLaw) -> dict[str, Any]:
     """The part of an autoencoder's configuration that records p(x | z): `model.register_to_config(**this)`."""
-    return {OWN_CONFIG_KEY: {AUTOENCODER: {"log_scale": law.numbers, "num_levels": law.num_levels}}}
+    return {OWN_CONFIG_KEY: {AUTOENCODER: law.config}}
 
 
 def factor_of(config: Mapping[str, Any]) -> int:

@@ -20,9 +20,11 @@ from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .class_labels import class_arguments
 from .denoising_step import DenoisingStep
 from .guidance import Guidance
-from .images import check_output_type, require_finite_images, to_output
+from .image_starts import ImageStart
+from .images import check_images, check_output_type, require_finite_images, to_output
+from .inpainting import Generators, Jumps
 from .models import check_unet
-from .sampling_pipeline import SOURCE_ARGUMENTS, Chain, Generators, SamplingPipeline
+from .sampling_pipeline import SOURCE_ARGUMENTS, Chain, SamplingPipeline
 
 
 class DDPMPaperPipeline(SamplingPipeline):
@@ -105,6 +107,12 @@ class DDPMPaperPipeline(SamplingPipeline):
         guidance_rescale: float = 0.0,
         guidance_model: UNet2DModel | None = None,
         solver_order: int = 1,
+        *,
+        image: Any = None,
+        mask_image: Any = None,
+        strength: float | None = None,
+        jump_length: int = 10,
+        jump_n_sample: int = 10,
     ) -> ImagePipelineOutput | tuple:
         """Draw images.
 
@@ -128,6 +136,15 @@ class DDPMPaperPipeline(SamplingPipeline):
                 needs a model with a null class and `class_labels`, or a `guidance_model`.
             solver_order: 1, or 2 for DPM-Solver++(2M) (Lu et al. 2022), which needs `eta` 0: DDIM's chain without
                 noise, by steps of second order, each with one call of the model.
+            image: images to start from, in the place of noise (SDEdit, Meng et al. 2022): PIL images or tensors in
+                [−1, 1], one for all images or one for each. They get the noise of a later timestep of the chain, and
+                only the timesteps from there are visited. With a `mask_image`, what is kept of them.
+            mask_image: white, or at least 0.5, where the `image` is drawn anew (RePaint, Lugmayr et al. 2022): PIL
+                images, or tensors `[H, W]`, `[B, H, W]` or `[B, 1, H, W]`. All other pixels are those of `image`.
+            strength: the share of the chain's timesteps that an `image` goes through, in (0, 1]; 0.8 if not given,
+                and all of them with a `mask_image`.
+            jump_length, jump_n_sample: with a `mask_image`, as in diffusers' `RePaintPipeline`: the chain jumps back
+                by so many steps, every so many steps, until it has taken them this often. 1 for no jumps.
 
         Raises:
             ValueError: for arguments out of range, before any image is drawn; and for images that are not finite.
@@ -135,7 +152,19 @@ class DDPMPaperPipeline(SamplingPipeline):
         check_output_type(output_type, self.unet.config.in_channels)
         guidance = (guidance_scale, guidance_interval, guidance_rescale, guidance_model)
         chain = (num_inference_steps, timesteps, class_labels, timestep_spacing, eta, latents)
-        for step in self.iterate(batch_size, generator, *chain, *guidance, solver_order):
+        steps = self.iterate(
+            batch_size,
+            generator,
+            *chain,
+            *guidance,
+            solver_order,
+            image=image,
+            mask_image=mask_image,
+            strength=strength,
+            jump_length=jump_length,
+            jump_n_sample=jump_n_sample,
+        )
+        for step in steps:
             last = step
         require_finite_images(last.prev_sample, last.sample, last.timestep, self.unet.config)
         images = to_output(last.prev_sample, output_type)
@@ -156,6 +185,12 @@ class DDPMPaperPipeline(SamplingPipeline):
         guidance_rescale: float = 0.0,
         guidance_model: UNet2DModel | None = None,
         solver_order: int = 1,
+        *,
+        image: Any = None,
+        mask_image: Any = None,
+        strength: float | None = None,
+        jump_length: int = 10,
+        jump_n_sample: int = 10,
     ) -> Iterator[DenoisingStep]:
         """Yield one `DenoisingStep` per visited timestep while sampling. Arguments and errors as in a call."""
         self._check_batch(batch_size, generator)
@@ -163,7 +198,13 @@ class DDPMPaperPipeline(SamplingPipeline):
         chain.check()
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
         conditioning = self._conditioning(class_labels, batch_size, guidance)
-        return self._sample(batch_size, generator, chain, latents, conditioning, guidance)
+        jumps = Jumps(jump_length, jump_n_sample)
+        start = ImageStart.of(image, mask_image, strength, jumps, self.image_channels)
+        if start is None:
+            return self._sample(batch_size, generator, chain, latents, conditioning, guidance)
+        check_images("image", start.images, (len(start.images), *self.example_shape))
+        chain, latents, inpainting = self._started(start, chain, batch_size, generator, latents)
+        return self._sample(batch_size, generator, chain, latents, conditioning, guidance, inpainting=inpainting)
 
     @torch.no_grad()
     def encode(

@@ -18,7 +18,6 @@ from ..conditioning.classes import CLASSES_OF_DIT, OWN_CONFIG_KEY, ClassLabels, 
 from ..conditioning.conditioner import Conditioners
 from ..conditioning.text import TextConditioner, TextEncoder
 from ..diffusion.denoiser import Denoiser
-from ..diffusion.numerics import is_number
 from ..likelihood.batches import Batches
 from ..likelihood.importance_weighting import ImportanceWeightedBits
 from ..likelihood.latents import (
@@ -31,27 +30,22 @@ from .autoencoders import Autoencoder, with_scaling_factor
 from .class_labels import class_arguments, number_of_labels
 from .denoising_step import DenoisingStep
 from .guidance import Guidance
-from .images import LATENT, OUTPUT_TYPES, batch_of_images, check_output_type
-from .sampling_pipeline import SOURCE_ARGUMENTS, Chain, Generators
+from .image_starts import ImageStart
+from .images import LATENT, OUTPUT_TYPES, check_output_type
+from .inpainting import Generators, Jumps
+from .latent_parts import (
+    NOT_USED,
+    STOCK,
+    TEXT_PARTS,
+    check_fit,
+    is_told_of_text,
+    latent_size,
+    scheduler_of_latents,
+)
+from .sampling_pipeline import SOURCE_ARGUMENTS, Chain
 from .stock import stock_class
-from .text import Prompts, TextInput, check_width
+from .text import Prompts, TextInput
 from .text_pipeline import Callback, TextPipeline
-
-
-# The stock pipelines of latents, by class: what they call our parts.
-STOCK: dict[str, dict[str, str]] = {
-    "StableDiffusionPipeline": {
-        "vae": "vae",
-        "unet": "unet",
-        "scheduler": "scheduler",
-        "tokenizer": "tokenizer",
-        "text_encoder": "text_encoder",
-    },
-    "LDMPipeline": {"vae": "vqvae", "unet": "unet", "scheduler": "scheduler"},
-    "DiTPipeline": {"vae": "vae", "unet": "transformer", "scheduler": "scheduler"},
-}
-NOT_USED = ("safety_checker", "feature_extractor", "image_encoder")  # parts of Stable Diffusion that are not loaded
-TEXT_PARTS = ("tokenizer", "text_encoder")
 
 
 class DDPMPaperLatentPipeline(TextPipeline):
@@ -88,8 +82,8 @@ class DDPMPaperLatentPipeline(TextPipeline):
         id2label: Mapping[int, str] | None = None,
     ):
         super().__init__()
-        _check_fit(Autoencoder(vae), unet, text_encoder)
-        scheduler = _of_latents(scheduler, unet)
+        check_fit(Autoencoder(vae), unet, text_encoder)
+        scheduler = scheduler_of_latents(scheduler, unet)
         parts = {"vae": vae, "unet": unet, "scheduler": scheduler}
         self.register_modules(**parts, tokenizer=tokenizer, text_encoder=text_encoder)
         if id2label is not None:
@@ -149,7 +143,7 @@ class DDPMPaperLatentPipeline(TextPipeline):
     @property
     def _stock_family(self) -> str:
         """The stock pipeline that calls such a model."""
-        if _is_told_of_text(self.unet):
+        if is_told_of_text(self.unet):
             return "StableDiffusionPipeline"
         return "DiTPipeline" if CLASSES_OF_DIT in self.unet.config else "LDMPipeline"
 
@@ -189,7 +183,7 @@ class DDPMPaperLatentPipeline(TextPipeline):
 
     def conditioners_of(self, unet: ModelMixin) -> Conditioners:
         """The conditioners of the pipeline's model, or of another model in its place."""
-        return Conditioners((self._text_of(unet),)) if _is_told_of_text(unet) else conditioners_of(unet.config)
+        return Conditioners((self._text_of(unet),)) if is_told_of_text(unet) else conditioners_of(unet.config)
 
     def _text_of(self, unet: ModelMixin, embeddings: Tensor | None = None) -> TextConditioner:
         """As in other pipelines; a model of stock is told of text as `StableDiffusionPipeline` tells it.
@@ -207,7 +201,7 @@ class DDPMPaperLatentPipeline(TextPipeline):
     # --- the likelihood ---
 
     @torch.no_grad()
-    def examples_of(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def examples_of(self, images: Tensor, generator: Generators = None) -> Tensor:
         """Latents of images `[B, C, H, W]` in [−1, 1], on their device: z ~ q(z | x), if there is a posterior."""
         return self._latents_of(images, generator)
 
@@ -269,7 +263,10 @@ class DDPMPaperLatentPipeline(TextPipeline):
         class_labels: ClassLabels = None,
         batch_size: int | None = None,
         image: Any = None,
-        strength: float = 0.8,
+        mask_image: Any = None,
+        strength: float | None = None,
+        jump_length: int = 10,
+        jump_n_sample: int = 10,
         height: int | None = None,
         width: int | None = None,
         timestep_spacing: str | None = None,
@@ -296,8 +293,13 @@ class DDPMPaperLatentPipeline(TextPipeline):
             batch_size: the number of images without a prompt; by default that of `class_labels` or `image`, or 1.
             image: images to start from, in the place of noise (SDEdit, Meng et al. 2022): PIL images or tensors in
                 [−1, 1], one for all images or one for each. They get the noise of a later timestep of the chain, and
-                only the timesteps from there are visited.
-            strength: the share of the chain's timesteps that an `image` goes through, in (0, 1]; 1 is all of them.
+                only the timesteps from there are visited. With a `mask_image`, what is kept of them.
+            mask_image: white, or at least 0.5, where the `image` is drawn anew (RePaint, Lugmayr et al. 2022): PIL
+                images, or tensors `[H, W]`, `[B, H, W]` or `[B, 1, H, W]`. All other pixels are those of `image`.
+            strength: the share of the chain's timesteps that an `image` goes through, in (0, 1]; 0.8 if not given,
+                and all of them with a `mask_image`.
+            jump_length, jump_n_sample: with a `mask_image`, as in diffusers' `RePaintPipeline`: the chain jumps back
+                by so many steps, every so many steps, until it has taken them this often. 1 for no jumps.
             height, width: of the images, in pixels; by default the model's. A `DiTTransformer2DModel` takes no other.
             num_inference_steps, timesteps, timestep_spacing, eta, solver_order, generator, return_dict: as in
                 `DDPMPaperPipeline`.
@@ -322,7 +324,10 @@ class DDPMPaperLatentPipeline(TextPipeline):
             class_labels=class_labels,
             batch_size=batch_size,
             image=image,
+            mask_image=mask_image,
             strength=strength,
+            jump_length=jump_length,
+            jump_n_sample=jump_n_sample,
             height=height,
             width=width,
             timestep_spacing=timestep_spacing,
@@ -337,7 +342,8 @@ class DDPMPaperLatentPipeline(TextPipeline):
             prompt_attention_mask=prompt_attention_mask,
             negative_prompt_attention_mask=negative_prompt_attention_mask,
         )
-        return self._result(steps, output_type, return_dict, callback, callback_steps)
+        start = ImageStart.of(image, mask_image, strength, Jumps(), self.image_channels)
+        return self._result(steps, output_type, return_dict, callback, callback_steps, start)
 
     def iterate(
         self,
@@ -352,7 +358,10 @@ class DDPMPaperLatentPipeline(TextPipeline):
         class_labels: ClassLabels = None,
         batch_size: int | None = None,
         image: Any = None,
-        strength: float = 0.8,
+        mask_image: Any = None,
+        strength: float | None = None,
+        jump_length: int = 10,
+        jump_n_sample: int = 10,
         height: int | None = None,
         width: int | None = None,
         timestep_spacing: str | None = None,
@@ -369,50 +378,26 @@ class DDPMPaperLatentPipeline(TextPipeline):
         `images_of` decodes a step's latents.
         """
         text = TextInput(prompt, negative_prompt, num_images_per_prompt, **embeddings)
-        images = None if image is None else batch_of_images("image", image, self.image_channels)
+        jumps = Jumps(jump_length, jump_n_sample)
+        start = ImageStart.of(image, mask_image, strength, jumps, self.image_channels)
         if batch_size is None:
             batch_size = number_of_labels(class_labels)
-        if batch_size is None and images is not None and text.is_empty:
-            batch_size = len(images)
+        if batch_size is None and start is not None and text.is_empty:
+            batch_size = len(start.images)
         count = text.count(batch_size)
         self._check_batch(count, generator)
         chain = Chain(num_inference_steps, timesteps, timestep_spacing, eta, solver_order)
         chain.check()
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
-        size = self._latent_size(height, width)
+        size = latent_size(self, height, width)
         conditioning, unconditional = self._conditioning(text, class_labels, count, guidance)
-        if images is not None:
-            if latents is not None or size is not None:
-                raise ValueError("`latents`, `height` and `width` must be left out with an `image`.")
-            size = self._latent_size(*images.shape[2:])
-            chain, latents = self._start_from(images, strength, chain, count, generator)
-        return self._sample(count, generator, chain, latents, conditioning, guidance, unconditional, size)
-
-    @torch.no_grad()
-    def _start_from(
-        self, images: Tensor, strength: float, chain: Chain, count: int, generator: Generators
-    ) -> tuple[Chain, Tensor]:
-        """The rest of a chain, and x_t at its first timestep, of latents of images.
-
-        The random numbers are drawn in the order of `StableDiffusionImg2ImgPipeline`.
-
-        Raises:
-            ValueError: for another number of images than 1 or `count`, or a `strength` outside (0, 1].
-        """
-        if len(images) not in (1, count):
-            raise ValueError(f"`image` must be one, or one for each of {count} images, but are {len(images)}.")
-        if not is_number(strength) or not 0 < strength <= 1:
-            raise ValueError(f"`strength` must lie in (0, 1], but is {strength!r}.")
-        self._set_timesteps(chain)
-        timesteps = self.scheduler.timesteps.tolist()
-        rest = timesteps[len(timesteps) - max(1, int(strength * len(timesteps))) :]
-        device = self._execution_device
-        images = images.expand(count, -1, -1, -1) if isinstance(generator, list) else images
-        z = self._latents_of(images.to(device), generator)
-        z = z.expand(count, -1, -1, -1)
-        noise = randn_tensor(z.shape, generator=generator, device=device, dtype=z.dtype)
-        x_t = self.scheduler.add_noise(z, noise, torch.tensor([rest[0]], device=device))
-        return replace(chain, num_inference_steps=None, timesteps=rest, timestep_spacing=None), x_t
+        if start is None:
+            return self._sample(count, generator, chain, latents, conditioning, guidance, unconditional, size)
+        if size is not None:
+            raise ValueError("`height` and `width` must be left out with an `image`.")
+        size = latent_size(self, *start.images.shape[2:])
+        chain, latents, inpainting = self._started(start, chain, count, generator, latents)
+        return self._sample(count, generator, chain, latents, conditioning, guidance, unconditional, size, inpainting)
 
     def _latents_of(self, images: Tensor, generator: Generators) -> Tensor:
         """z of images: drawn from q(z | x), if there is a posterior."""
@@ -464,7 +449,7 @@ class DDPMPaperLatentPipeline(TextPipeline):
         Raises:
             ValueError: for words or classes that do not fit the model.
         """
-        if _is_told_of_text(self.unet):
+        if is_told_of_text(self.unet):
             if class_labels is not None:
                 raise ValueError("`class_labels` must be None: the model is told of text.")
             return self._text_conditioning(text, count, guidance)
@@ -472,59 +457,3 @@ class DDPMPaperLatentPipeline(TextPipeline):
             raise ValueError("`prompt` and `negative_prompt` must be None: the model is not told of text.")
         device = self._execution_device
         return class_arguments(self.unet, self.conditioners_of, class_labels, count, guidance, device), None
-
-    def _latent_size(self, height: int | None, width: int | None) -> tuple[int, int] | None:
-        """Height and width of the latents of images of this size; None for the model's own.
-
-        Raises:
-            ValueError: for sizes that the model or the autoencoder does not take.
-        """
-        if height is None and width is None:
-            return None
-        factor, usual = self.autoencoder.factor, self.image_shape[1:]
-        is_fixed = CLASSES_OF_DIT in self.unet.config
-        step = factor if is_fixed else factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
-        sides = [own if side is None else side for side, own in zip((height, width), usual, strict=True)]
-        for name, side, own in zip(("height", "width"), sides, usual, strict=True):
-            if isinstance(side, bool) or not isinstance(side, int) or side < 1 or side % step:
-                raise ValueError(
-                    f"`{name}` must be a multiple of {step}, by which the autoencoder and the model reduce it, but is"
-                    f" {side!r}."
-                )
-            if is_fixed and side != own:
-                raise ValueError(f"`{name}` must be {own}, the only one that a DiT takes, but is {side}.")
-        return sides[0] // factor, sides[1] // factor
-
-
-def _is_told_of_text(unet: ModelMixin) -> bool:
-    return "cross_attention_dim" in unet.config  # a UNet2DConditionModel
-
-
-def _check_fit(autoencoder: Autoencoder, unet: ModelMixin, text_encoder: Any) -> None:
-    """Raise ValueError unless the model denoises the autoencoder's latents, and takes the encoder's embeddings."""
-    latents, channels = autoencoder.latent_channels, unet.config.in_channels
-    if channels != latents:
-        raise ValueError(
-            f"`unet` must take the {latents} channels of the latents of `vae`, but takes {channels}; they belong to"
-            " different models."
-        )
-    if text_encoder is None:
-        return
-    if not _is_told_of_text(unet):
-        raise ValueError("`text_encoder` must be None: the model is not told of text.")
-    check_width(text_encoder, unet)
-
-
-def _of_latents(scheduler: SchedulerMixin, unet: ModelMixin) -> DDPMPaperScheduler:
-    """The scheduler of continuous data, whose variance is learned if the model has channels for it."""
-    if not isinstance(scheduler, DDPMPaperScheduler):
-        scheduler = DDPMPaperScheduler.from_scheduler(scheduler)
-    changes: dict[str, Any] = {}
-    if scheduler.diffusion.num_levels is not None:
-        changes["num_levels"] = None
-    if unet.config.out_channels == 2 * unet.config.in_channels and not scheduler.process.learns_variance:
-        changes["variance_type"] = "learned_range"
-    if _is_told_of_text(unet):
-        wanted = {"clip_sample": False, "steps_offset": 1}  # as StableDiffusionPipeline has them
-        changes |= {name: value for name, value in wanted.items() if scheduler.config[name] != value}
-    return DDPMPaperScheduler.from_config(scheduler.config, **changes) if changes else scheduler

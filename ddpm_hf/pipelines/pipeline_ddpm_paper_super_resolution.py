@@ -28,7 +28,8 @@ from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .denoising_step import DenoisingStep
 from .guidance import Guidance
 from .images import batch_of_images, check_images, check_output_type
-from .sampling_pipeline import Chain, Generators
+from .inpainting import Generators
+from .sampling_pipeline import Chain
 from .stock import stock_class
 from .text import Prompts, TextInput, check_width
 from .text_pipeline import Callback, TextPipeline

@@ -15,8 +15,10 @@ from ..conditioning.conditioner import Conditioners
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .denoising_step import DenoisingStep
 from .guidance import Guidance
-from .images import check_output_type
-from .sampling_pipeline import Chain, Generators
+from .image_starts import ImageStart
+from .images import check_images, check_output_type
+from .inpainting import Generators, Jumps
+from .sampling_pipeline import Chain
 from .stock import stock_class
 from .text import Prompts, TextInput, check_width
 from .text_pipeline import Callback, TextPipeline
@@ -82,6 +84,11 @@ class DDPMPaperTextToImagePipeline(TextPipeline):
         return_dict: bool = True,
         *,
         batch_size: int | None = None,
+        image: Any = None,
+        mask_image: Any = None,
+        strength: float | None = None,
+        jump_length: int = 10,
+        jump_n_sample: int = 10,
         timestep_spacing: str | None = None,
         eta: float | None = None,
         solver_order: int = 1,
@@ -108,7 +115,9 @@ class DDPMPaperTextToImagePipeline(TextPipeline):
             negative_prompt: what guidance leads away from: one for all images, or one for each prompt; the empty
                 prompt if not given.
             num_images_per_prompt: images of each prompt, one after the other.
-            batch_size: the number of images without a prompt; 1 if not given.
+            batch_size: the number of images without a prompt; that of `image`, or 1, if not given.
+            image, mask_image, strength, jump_length, jump_n_sample: images to start from, or to keep a part of, as in
+                `DDPMPaperPipeline`.
             prompt_embeds, negative_prompt_embeds: `[B, L, width]`, in place of prompts, from `encode_prompt` or stock.
             prompt_attention_mask, negative_prompt_attention_mask: booleans `[B, L]`, with embeddings for a model that
                 ignores padding.
@@ -127,6 +136,11 @@ class DDPMPaperTextToImagePipeline(TextPipeline):
             num_images_per_prompt,
             generator,
             batch_size=batch_size,
+            image=image,
+            mask_image=mask_image,
+            strength=strength,
+            jump_length=jump_length,
+            jump_n_sample=jump_n_sample,
             timestep_spacing=timestep_spacing,
             eta=eta,
             solver_order=solver_order,
@@ -152,6 +166,11 @@ class DDPMPaperTextToImagePipeline(TextPipeline):
         generator: Generators = None,
         *,
         batch_size: int | None = None,
+        image: Any = None,
+        mask_image: Any = None,
+        strength: float | None = None,
+        jump_length: int = 10,
+        jump_n_sample: int = 10,
         timestep_spacing: str | None = None,
         eta: float | None = None,
         solver_order: int = 1,
@@ -163,13 +182,22 @@ class DDPMPaperTextToImagePipeline(TextPipeline):
     ) -> Iterator[DenoisingStep]:
         """Yield one `DenoisingStep` per visited timestep while sampling. Arguments and errors as in a call."""
         text = TextInput(prompt, negative_prompt, num_images_per_prompt, **embeddings)
+        jumps = Jumps(jump_length, jump_n_sample)
+        start = ImageStart.of(image, mask_image, strength, jumps, self.image_channels)
+        if batch_size is None and start is not None and text.is_empty:
+            batch_size = len(start.images)
         count = text.count(batch_size)
         self._check_batch(count, generator)
         chain = Chain(num_inference_steps, timesteps, timestep_spacing, eta, solver_order)
         chain.check()
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
         conditioning, unconditional = self._text_conditioning(text, count, guidance)
-        return self._sample(count, generator, chain, latents, conditioning, guidance, unconditional)
+        told = (conditioning, guidance, unconditional)
+        if start is None:
+            return self._sample(count, generator, chain, latents, *told)
+        check_images("image", start.images, (len(start.images), *self.example_shape))
+        chain, latents, inpainting = self._started(start, chain, count, generator, latents)
+        return self._sample(count, generator, chain, latents, *told, inpainting=inpainting)
 
     @torch.no_grad()
     def encode(

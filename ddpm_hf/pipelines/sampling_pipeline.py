@@ -7,7 +7,7 @@ import os
 import tempfile
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,10 @@ from ..likelihood.variational import BitsPerDim, bits_per_dim
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .denoising_step import DenoisingStep, stepper
 from .guidance import Guidance
+from .image_starts import ImageStart, mask_of_latents
 from .images import check_images, require_finite_latents
+from .inpainting import After, Generators, Inpainting
 
-
-Generators = torch.Generator | list[torch.Generator] | None
 
 # Arguments that say how a model is loaded from the Hub, beside its revision.
 SOURCE_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
@@ -218,7 +218,7 @@ class SamplingPipeline(DiffusionPipeline):
 
     # --- the likelihood ---
 
-    def examples_of(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def examples_of(self, images: Tensor, generator: Generators = None) -> Tensor:
         """x_0 of images `[B, C, H, W]` in [−1, 1]: the images themselves, or latents drawn from q(z | x)."""
         return images
 
@@ -296,12 +296,14 @@ class SamplingPipeline(DiffusionPipeline):
         guidance: Guidance,
         unconditional: Callable[..., Mapping[str, Tensor]] | None = None,
         size: tuple[int, int] | None = None,
+        inpainting: Inpainting | None = None,
     ) -> Iterator[DenoisingStep]:
         """The steps of a chain, all arguments checked.
 
         Args:
             unconditional: the conditioning of the unconditional prediction; the null value if not given.
             size: height and width of the images; the model's if not given.
+            inpainting: what is known of x_0.
         """
         shape = (batch_size, *self.example_shape) if size is None else (batch_size, self.num_channels, *size)
         if latents is not None:
@@ -317,13 +319,47 @@ class SamplingPipeline(DiffusionPipeline):
                 x_t = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
             else:
                 x_t = latents.to(device, dtype)
-            for t in self.progress_bar(self.scheduler.timesteps.tolist()):
+            walk: list[tuple[int, After]] = [(t, _as_it_is) for t in self.scheduler.timesteps.tolist()]
+            if inpainting is not None:
+                walk = inpainting.walk(self.scheduler)
+            for t, after in self.progress_bar(walk):
                 x_s, x_0 = step(denoise(x_t, t, **conditioning), t, x_t)
+                x_s, following = after(x_s)
                 yield DenoisingStep(timestep=t, sample=x_t, prev_sample=x_s, pred_original_sample=x_0)
-                x_t = x_s
+                x_t = following
             self.maybe_free_model_hooks()
 
         return steps()
+
+    @torch.no_grad()
+    def _started(
+        self, start: ImageStart, chain: Chain, count: int, generator: Generators, latents: Tensor | None
+    ) -> tuple[Chain, Tensor | None, Inpainting | None]:
+        """The rest of a chain from images, x_t at its first timestep (None for noise), and what is known of x_0.
+
+        The random numbers are drawn in the order of `StableDiffusionImg2ImgPipeline`.
+
+        Raises:
+            ValueError: for another number of images than 1 or `count`, or a chain that cannot be inpainted.
+        """
+        start.check_count(count)
+        if start.mask is None and latents is not None:
+            raise ValueError("`latents` must be left out with an `image`.")
+        if start.mask is not None and chain.solver_order != 1:
+            raise ValueError(f"`solver_order` must be 1 with a `mask_image`, but is {chain.solver_order}.")
+        self._set_timesteps(chain)
+        timesteps, device = self.scheduler.timesteps.tolist(), self._execution_device
+        rest = start.rest_of(timesteps)
+        images = start.images.expand(count, -1, -1, -1) if isinstance(generator, list) else start.images
+        x_0 = self.examples_of(images.to(device), generator).expand(count, -1, -1, -1)
+        if latents is None and (start.mask is None or len(rest) < len(timesteps)):
+            noise = randn_tensor(x_0.shape, generator=generator, device=device, dtype=x_0.dtype)
+            latents = self.scheduler.add_noise(x_0, noise, torch.tensor([rest[0]], device=device))
+        inpainting = None
+        if start.mask is not None:
+            factor = images.shape[-1] // x_0.shape[-1]
+            inpainting = Inpainting(x_0, mask_of_latents(start.mask, factor).to(device), start.jumps, generator)
+        return replace(chain, num_inference_steps=None, timesteps=rest, timestep_spacing=None), latents, inpainting
 
     def _encode(self, images: Tensor, chain: Chain, conditioning: Mapping[str, Tensor], guidance: Guidance) -> Tensor:
         """x_T by DDIM's step without noise, run backwards (Song, Meng & Ermon 2021, section 4.3)."""
@@ -375,3 +411,8 @@ class SamplingPipeline(DiffusionPipeline):
             return self._taking_conditioning(denoise)
 
         return guidance.denoiser(self.unet, self.conditioners_of, call, unconditional)
+
+
+def _as_it_is(x_s: Tensor) -> tuple[Tensor, Tensor]:
+    """What follows a step of a chain that goes straight to x_0: nothing."""
+    return x_s, x_s

@@ -17,6 +17,7 @@ from ..conditioning.text_encoders import load_text_encoder
 from ..diffusion.numerics import require_count
 from .denoising_step import DenoisingStep
 from .guidance import Guidance
+from .image_starts import ImageStart
 from .images import LATENT, require_finite_images, to_output
 from .sampling_pipeline import SOURCE_ARGUMENTS, SamplingPipeline
 from .stock import stock_class
@@ -122,8 +123,9 @@ class TextPipeline(SamplingPipeline):
         return_dict: bool,
         callback: Callback | None,
         callback_steps: int,
+        start: ImageStart | None = None,
     ) -> ImagePipelineOutput | tuple:
-        """The images at the end of the steps, as a call returns them.
+        """The images at the end of the steps, as a call returns them, with the pixels that `start` knows.
 
         Raises:
             ValueError: for `callback_steps` below 1, before any image is drawn; and for images that are not finite.
@@ -134,5 +136,9 @@ class TextPipeline(SamplingPipeline):
                 callback(number, step.timestep, step.prev_sample)
         require_finite_images(step.prev_sample, step.sample, step.timestep, self.unet.config)
         x_0 = step.prev_sample
-        images = x_0 if output_type == LATENT else to_output(self.images_of(x_0), output_type)
+        if output_type == LATENT:
+            images = x_0
+        else:
+            found = self.images_of(x_0)
+            images = to_output(found if start is None else start.with_known(found), output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)

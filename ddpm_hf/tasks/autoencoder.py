@@ -13,7 +13,7 @@ from ..data.arguments import EmojiDataArguments
 from ..data.level_images import ImageData
 from ..pipelines.autoencoders import factor_of
 from ..runtime.arguments import decided
-from .autoencoder_arguments import AutoencoderModelArguments, ElboArguments
+from .autoencoder_arguments import AutoencoderModelArguments, ElboArguments, check_law_arguments
 from .autoencoder_model import LikelihoodAutoencoder
 from .captioned_images import load_plain_images
 from .pixels import PixelTask
@@ -31,6 +31,7 @@ class AutoencoderTask(PixelTask):
     model_part = "vae"
 
     def load_data(self) -> ImageData:
+        check_law_arguments(self.model_arguments)
         check_preset(self.model_arguments.preset, self.presets)
         if not self.data_arguments.names_data:
             self.data_arguments = decided(self.data_arguments, {"resolution": DEFAULT_RESOLUTION})
@@ -59,7 +60,8 @@ class AutoencoderTask(PixelTask):
                 f"`norm_num_groups` must divide all of `block_out_channels`, {config['block_out_channels']}, but is"
                 f" {config['norm_num_groups']}."
             )
-        return LikelihoodAutoencoder(config)
+        model = self.model_arguments
+        return LikelihoodAutoencoder(config, model.decoder_law, model.decoder_components)
 
     def _config(self) -> dict[str, Any]:
         """The part of the configuration that the arguments determine."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from diffusers import UNet2DModel
+from diffusers import ModelMixin, UNet2DConditionModel, UNet2DModel
 
 from ..data.arguments import EmojiDataArguments
 from ..data.image_streams import ImageStream
@@ -23,12 +24,20 @@ from ..results import RunFacts
 from ..runtime.arguments import decided
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .autoencoder import DEFAULT_RESOLUTION
+from .base import DiffusionTask
 from .building import build_scheduler
 from .class_columns import class_column
 from .images import ImageTask
-from .latent_arguments import LatentDiffusionArguments, LatentModelArguments
+from .latent_arguments import (
+    CaptionedEmojiArguments,
+    LatentDiffusionArguments,
+    LatentModelArguments,
+    LatentTextDiffusionArguments,
+    LatentTextModelArguments,
+)
 from .latent_autoencoder import fingerprint_of, load_autoencoder, with_law
-from .presets import LATENT_PRESETS, check_preset
+from .presets import LATENT_PRESETS, LATENT_TEXT_PRESETS, check_preset
+from .text_to_image import TextToImageTask
 
 
 # The first noise level, as a fraction of the width of q(z | x) in the narrowest channel. The density of the latents is
@@ -36,37 +45,42 @@ from .presets import LATENT_PRESETS, check_preset
 FIRST_NOISE_LEVEL = 0.5
 
 
-class LatentTask(ImageTask):
-    """Latents as x_0, a `UNet2DModel`, and a `DDPMPaperLatentPipeline` that saves it with the autoencoder."""
+class LatentData(DiffusionTask):
+    """The part of a task whose x_0 are latents of a frozen autoencoder: data, process and facts.
 
-    arguments = (LatentModelArguments, EmojiDataArguments, LatentDiffusionArguments)
-    presets = LATENT_PRESETS
+    Attributes:
+        autoencoder: with its p(x | z); there once the data are loaded.
+    """
+
+    autoencoder: Autoencoder
 
     # --- the data ---
 
-    def load_data(self) -> ImageData:
-        check_preset(self.model_arguments.preset, self.presets)
+    def _check_data(self) -> None:
+        """Raise ValueError for arguments of the data that latents cannot have; fill in what is open."""
         if self.data_arguments.streaming:
             raise ValueError("`streaming` must be False: latents are computed once, of all images.")
-        model, name = self.model_arguments, self.model_arguments.autoencoder
-        vae = load_autoencoder(name, model.autoencoder_revision)
-        data = self._load_images()
-        device = PartialState().device
-        self._fingerprint = fingerprint_of(vae)
-        self.autoencoder = with_law(vae, data.train, device)
-        folder, mirrored = cache_folder(self.data_arguments.cache_dir), self.data_arguments.random_flip
-        given = (self.autoencoder, self._fingerprint, folder, device)
-        return dataclasses.replace(data, train=latents_of(data.train, *given, with_mirrored=mirrored))
-
-    def _load_images(self) -> ImageData:
-        """The images, cropped in the middle, since every image has one set of latents."""
         arguments = decided(self.data_arguments, {"center_crop": True})
         if not arguments.names_data:
             arguments = decided(arguments, {"resolution": DEFAULT_RESOLUTION})
         if not arguments.center_crop:
             raise ValueError("`center_crop` must be True: latents are computed once, of the middle of an image.")
         self.data_arguments = arguments
-        return load_images(arguments, class_column(arguments.label_column), load_openmoji)
+
+    def _with_latents(self, load: Callable[[], ImageData]) -> ImageData:
+        """The images, and the latents of those of training.
+
+        Args:
+            load: reads the images; the autoencoder is loaded first, since that may fail.
+        """
+        model = self.model_arguments
+        vae = load_autoencoder(model.autoencoder, model.autoencoder_revision)
+        data, device = load(), PartialState().device
+        self._fingerprint = fingerprint_of(vae)
+        self.autoencoder = with_law(vae, data.train, device)
+        folder, mirrored = cache_folder(self.data_arguments.cache_dir), self.data_arguments.random_flip
+        given = (self.autoencoder, self._fingerprint, folder, device)
+        return dataclasses.replace(data, train=latents_of(data.train, *given, with_mirrored=mirrored))
 
     def data_lines(self, data: ImageData) -> tuple[str, ...]:
         latents = "x".join(map(str, data.train.shape))
@@ -92,16 +106,48 @@ class LatentTask(ImageTask):
             diffusion = dataclasses.replace(diffusion, log_snr_max=fitted_log_snr_max(data.train))
         return build_scheduler(diffusion, None)
 
-    def model_settings(self, model: UNet2DModel) -> dict[str, Any]:
+    def model_settings(self, model: ModelMixin) -> dict[str, Any]:
         return super().model_settings(model) | {"autoencoder": short_name(self.model_arguments.autoencoder)}
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"autoencoder": self._fingerprint}
+        return super().fingerprint() | {"autoencoder": self._fingerprint}
+
+
+class LatentTask(LatentData, ImageTask):
+    """Latents as x_0, a `UNet2DModel`, and a `DDPMPaperLatentPipeline` that saves it with the autoencoder."""
+
+    arguments = (LatentModelArguments, EmojiDataArguments, LatentDiffusionArguments)
+    presets = LATENT_PRESETS
+
+    def load_data(self) -> ImageData:
+        check_preset(self.model_arguments.preset, self.presets)
+        self._check_data()
+        arguments = self.data_arguments
+        return self._with_latents(lambda: load_images(arguments, class_column(arguments.label_column), load_openmoji))
 
     def pipeline(self, model: UNet2DModel, scheduler: DDPMPaperScheduler) -> DDPMPaperLatentPipeline:
         return DDPMPaperLatentPipeline(self.autoencoder.model, model, scheduler)
 
-    autoencoder: Autoencoder
+
+class LatentTextTask(LatentData, TextToImageTask):
+    """Latents as x_0, and a `UNet2DConditionModel` that is told of captions, as Stable Diffusion's."""
+
+    arguments = (LatentTextModelArguments, CaptionedEmojiArguments, LatentTextDiffusionArguments)
+    presets = LATENT_TEXT_PRESETS
+
+    def load_data(self) -> ImageData:
+        self._check_data()
+        return self._with_latents(super().load_data)
+
+    def build_scheduler(self, data: ImageData) -> DDPMPaperScheduler:
+        # StableDiffusionPipeline sets `steps_offset` to 1, which leads out of the chain if all steps are visited,
+        # unless the spacing is another one than "leading".
+        return DDPMPaperScheduler.from_config(super().build_scheduler(data).config, timestep_spacing="trailing")
+
+    def pipeline(self, model: UNet2DConditionModel, scheduler: DDPMPaperScheduler) -> DDPMPaperLatentPipeline:
+        tokenizer = self.encoder.tokenizer
+        tokenizer.model_max_length = self.encoder.max_length  # to which StableDiffusionPipeline pads
+        return DDPMPaperLatentPipeline(self.autoencoder.model, model, scheduler, tokenizer, self.encoder.model)
 
 
 def fitted_log_snr_max(latents: LatentImages) -> float:

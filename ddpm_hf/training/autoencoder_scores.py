@@ -9,7 +9,6 @@ from torch import Tensor
 from ..data.level_images import LevelImages
 from ..diffusion.denoiser import randn_like
 from ..diffusion.diagonal_gaussian import DiagonalGaussian
-from ..likelihood.decoder_law import DecoderLaw
 from ..likelihood.elbo import ElboBits
 from ..runtime.distributed import shared
 from ..runtime.randomness import Use, generator_of
@@ -26,9 +25,10 @@ def elbo_of(state: AutoencoderState, images: LevelImages) -> ElboBits:
     def of_batch(k: int) -> ElboBits:
         x = images.batch(k * size, (k + 1) * size)[0].to(device)
         noise = randn_like(state.empty_latents(x), generator_of(Use.SCORING, seed, k))
-        mean, log_variance, reconstruction, log_scale = state.model(x, noise)
-        nats = -DecoderLaw(log_scale, images.num_levels).log_likelihood(x, reconstruction)
-        return ElboBits.of(nats, DiagonalGaussian(mean, log_variance).kl_by_channel(), state.dimensions)
+        coded = state.model(x, noise)
+        nats = -state.law(coded).log_likelihood(x, coded.reconstruction)
+        kl = DiagonalGaussian(coded.mean, coded.log_variance).kl_by_channel()
+        return ElboBits.of(nats, kl, state.dimensions)
 
     return ElboBits.merged(shared(state.accelerator, -(-len(images) // size), of_batch))
 

@@ -29,7 +29,9 @@ from .elbo_step import ElboResult, training_step
 from .method import Method
 from .plan import ends_of_epochs, pass_over_training_images, times_due, work_on
 from .run_clock import MEASURING, SAMPLING, SCORING, Work
+from .run_state import DIVIDED
 from .tracking import StepFigures, tell
+from .visual_terms import VisualTerms
 
 
 class ElboFigures(StepFigures):
@@ -37,18 +39,26 @@ class ElboFigures(StepFigures):
 
     def _start(self) -> None:
         super()._start()
-        self.terms = torch.zeros(2, device=self.device)
+        self.terms = torch.zeros(5, device=self.device)
 
     def add(self, result: ElboResult) -> None:
         """Add a step."""
         self._keep(result.loss.float(), result.gradient_norm)
-        self.terms += result.terms.float().mean(dim=0)
+        self.terms += torch.cat([result.terms.float().mean(dim=0), result.visual.float()])
 
     def _further(self) -> Tensor:
         return self.terms / len(self)
 
     def _named(self, numbers: list[float]) -> dict[str, float]:
-        return dict(zip(("bits_per_dim_reconstruction", "bits_per_dim_kl"), numbers, strict=True))
+        named = dict(zip(TERMS, numbers, strict=True))
+        return {name: value for name, value in named.items() if value != 0 or name in TERMS[:2]}
+
+
+# The two of the bound, and those of `VisualFigures`, which are 0 where they are not there.
+TERMS = (
+    *("bits_per_dim_reconstruction", "bits_per_dim_kl"),
+    *("perceptual_distance", "adversarial_loss", "discriminator_loss"),
+)
 
 
 class Autoencoding(Method[AutoencoderState, ElboResult]):
@@ -61,9 +71,16 @@ class Autoencoding(Method[AutoencoderState, ElboResult]):
     def check_arguments(self, task: AutoencoderTask, training: RunArguments) -> None:
         check_run_arguments(training)
         check_elbo_arguments(task.objective_arguments)
+        if task.objective_arguments.adversarial_weight and training.torch_compile:
+            raise ValueError("`adversarial_weight` must be 0 with `torch_compile`: it needs two gradients of a pass.")
 
-    def parts(self, task: AutoencoderTask, data: ImageData, accelerator: Accelerator) -> dict[str, Any]:
-        return {"objective": task.objective_arguments}
+    def parts(
+        self, task: AutoencoderTask, training: RunArguments, data: ImageData, accelerator: Accelerator
+    ) -> dict[str, Any]:
+        objective = task.objective_arguments
+        if objective.adversarial_weight and accelerator.distributed_type in DIVIDED:
+            raise ValueError("`adversarial_weight` must be 0 where an engine divides the model among processes.")
+        return {"objective": objective, "visual": VisualTerms.of(objective, training, data, accelerator)}
 
     def state(self, **parts: Any) -> AutoencoderState:
         return AutoencoderState(method=self, **parts)
@@ -72,7 +89,8 @@ class Autoencoding(Method[AutoencoderState, ElboResult]):
         scale = state.objective.kl_scale
         latents = "x".join(map(str, state.model.latent_shape(state.data.train.shape)))
         weight = "" if scale == 1 else f", with the KL divergence times {scale:g}"
-        return f"latents of {latents} by the evidence lower bound{weight}"
+        further = "".join(f" and a{'n' if name[0] == 'a' else ''} {name} term" for name in state.visual.names)
+        return f"latents of {latents} by the evidence lower bound{weight}{further}"
 
     def contents(self, state: AutoencoderState) -> Mapping[str, str]:
         test = len(state.data.test)
@@ -113,6 +131,14 @@ class Autoencoding(Method[AutoencoderState, ElboResult]):
     def note(self, state: AutoencoderState, result: ElboResult, progress: ElboFigures) -> None:
         progress.add(result)
 
+    # --- checkpoints ---
+
+    def tensors(self, state: AutoencoderState) -> Mapping[str, Mapping[str, Tensor]]:
+        return {} if state.visual.adversary is None else state.visual.adversary.tensors()
+
+    def restore(self, state: AutoencoderState, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        state.visual.adversary.restore(tensors)
+
     # --- reconstructions, scores and the saved model ---
 
     def saved(self, state: AutoencoderState, model: ModelMixin) -> AutoencoderKL:
@@ -144,7 +170,7 @@ class Autoencoding(Method[AutoencoderState, ElboResult]):
 
     def scores(self, state: AutoencoderState, samples: Tensor) -> Metrics:
         figures: Metrics = {
-            "decoder_scale": state.model.log_scale.exp().tolist(),
+            "decoder_scale": state.model.law(state.data.train.num_levels).scale,
             "latents_mean": state.moments.mean,
             "latents_std": state.moments.std,
         }
@@ -164,7 +190,10 @@ class Autoencoding(Method[AutoencoderState, ElboResult]):
         }
 
     def facts(self, state: AutoencoderState) -> Metrics:
-        return {"objective": "elbo", "latent_shape": list(state.model.latent_shape(state.data.train.shape))}
+        return {
+            "objective": " + ".join(["elbo", *state.visual.names]),
+            "latent_shape": list(state.model.latent_shape(state.data.train.shape)),
+        }
 
 
 def _tell_of_channels(state: AutoencoderState, result: ElboBits) -> None:

@@ -44,7 +44,9 @@ class Diffusion(Method[TrainState, StepResult]):
     def check_arguments(self, task: DiffusionTask, training: TrainingArguments) -> None:
         check_training_arguments(training, task.diffusion)
 
-    def parts(self, task: DiffusionTask, data: ImageData, accelerator: Accelerator) -> dict[str, Any]:
+    def parts(
+        self, task: DiffusionTask, training: TrainingArguments, data: ImageData, accelerator: Accelerator
+    ) -> dict[str, Any]:
         scheduler, diffusion = task.build_scheduler(data), task.diffusion
         is_by_loss = diffusion.timestep_sampling == "importance"
         return {

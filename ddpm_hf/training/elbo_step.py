@@ -15,7 +15,7 @@ from torch import Tensor
 from ..data.batches import Batch
 from ..diffusion.diagonal_gaussian import DiagonalGaussian
 from ..diffusion.numerics import nats_to_bits
-from ..likelihood.decoder_law import DecoderLaw
+from ..tasks.autoencoder_model import Coded
 from .autoencoder_state import AutoencoderState
 
 
@@ -26,41 +26,46 @@ class ElboResult(NamedTuple):
         terms: of each image, in bits/dim, `[B, 2]`: −log p(x | z) and KL(q(z | x) ‖ N(0, 1)).
         loss: the mean of the objective.
         gradient_norm: the norm of the gradient before clipping; None if it is not known.
+        visual: the means of `VisualFigures`, `[3]`.
     """
 
     terms: Tensor
     loss: Tensor
     gradient_norm: Tensor | float | None
+    visual: Tensor
 
 
 def training_step(state: AutoencoderState, batches: Iterator[Batch]) -> ElboResult:
     """One gradient descent step, on the batches of all processes and accumulation windows together."""
     accelerator, shard = state.accelerator, state.shard
-    terms, norm = [], None
+    terms, means, norm = [], [], None
     for window in range(shard.accumulation):
-        batch = next(batches)
+        x = next(batches).x_0
         with accelerator.accumulate(state.prepared):
-            reconstruction, kl = negative_elbo(state, batch.x_0, shard.first(window))
-            accelerator.backward((reconstruction + state.objective.kl_scale * kl).mean())
+            coded = state.prepared(x, state.noise(x, shard.first(window)))
+            reconstruction, kl = negative_elbo(state, x, coded)
+            visual, figures = state.visual_terms(x, coded, reconstruction)  # 0 unless perceptual or adversarial
+            loss = (reconstruction + state.kl_weight * kl).mean() + visual
+            accelerator.backward(loss)
             if accelerator.sync_gradients:
                 norm = state.clip_gradients()
             state.optimizer.step()
             state.optimizer.zero_grad()
         terms.append(accelerator.gather(torch.stack([reconstruction, kl], dim=1).detach()))
+        means.append(accelerator.reduce(torch.stack([loss.detach(), *figures]), "mean"))
+    state.visual.learn()
     state.lr_scheduler.step()
-    reconstruction, kl = torch.cat(terms).unbind(dim=1)
-    return ElboResult(torch.cat(terms), (reconstruction + state.objective.kl_scale * kl).mean(), norm)
+    loss, *figures = torch.stack(means).mean(dim=0)
+    return ElboResult(torch.cat(terms), loss, norm, torch.stack(figures))
 
 
-def negative_elbo(state: AutoencoderState, x: Tensor, first: int) -> tuple[Tensor, Tensor]:
+def negative_elbo(state: AutoencoderState, x: Tensor, coded: Coded) -> tuple[Tensor, Tensor]:
     """−log p(x | z) for z ~ q(z | x), and KL(q(z | x) ‖ N(0, 1)): bits/dim of each image, `[B]`.
 
     Args:
         x: images `[B, C, H, W]` in [−1, 1].
-        first: the index of the first image in the step's batch, which determines the noise.
+        coded: the result of the autoencoder.
     """
-    mean, log_variance, reconstruction, log_scale = state.prepared(x, state.noise(x, first))
-    law = DecoderLaw(log_scale, state.data.train.num_levels)
-    nats = -law.log_likelihood(x, reconstruction)
-    kl = DiagonalGaussian(mean, log_variance).kl_by_channel().sum(dim=1)
+    nats = -state.law(coded).log_likelihood(x, coded.reconstruction)
+    kl = DiagonalGaussian(coded.mean, coded.log_variance).kl_by_channel().sum(dim=1)
     return nats_to_bits(nats) / state.dimensions, nats_to_bits(kl) / state.dimensions

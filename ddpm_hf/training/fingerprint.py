@@ -23,7 +23,12 @@ INDIFFERENT = {
 }
 # Arguments that older checkpoints do not know, and the values that they were written with.
 NAMES, SIZES = "names of the images", "sizes of the images"
-ADDED = {"conditioning_dropout_prob": 0.0, "image_column": None, "background": "white", "low_resolution_of": None}
+ADDED = {
+    **{"conditioning_dropout_prob": 0.0, "image_column": None, "background": "white", "low_resolution_of": None},
+    **{"kl_warmup_steps": None, "decoder_law": "gaussian", "decoder_components": 1},
+    **{"perceptual_weight": 0.0, "adversarial_weight": 0.0, "adversarial_start_step": 0},
+    **{"perceptual_model": "efficientnet_lite0", "discriminator_channels": 64},
+}
 
 
 def fingerprint_of(state: RunState) -> dict[str, Any]:
@@ -32,7 +37,7 @@ def fingerprint_of(state: RunState) -> dict[str, Any]:
     model = {name: value for name, value in state.model.config.items() if not name.startswith("_")}
     train = state.data.train
     return (
-        model
+        {name: value for name, value in model.items() if name not in ADDED or value != ADDED[name]}
         | {
             name: value
             for name, value in given.items()
@@ -69,7 +74,7 @@ def check_fingerprint(recorded: dict[str, Any], now: dict[str, Any]) -> None:
 def settings(state: RunState) -> dict[str, Any]:
     """The arguments that the model card shows, without paths on the user's machine."""
     # These may be paths. The card names the data without their path.
-    private = ("_dir", "_path", "dataset_name", "resume_from_checkpoint", "inception_weights")
+    private = ("_dir", "_path", "dataset_name", "resume_from_checkpoint", "inception_weights", "perceptual_model")
     given = state.task.model_settings(state.model)
     given |= _given(state.task.data_arguments, state.task.objective_arguments, state.training)
     return {name: value for name, value in given.items() if not (value is None or name.endswith(private))}

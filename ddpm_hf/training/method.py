@@ -63,7 +63,7 @@ class Method(ABC, Generic[State, Result]):
         """Raise ValueError, naming the argument, for arguments out of range or that contradict each other."""
 
     @abstractmethod
-    def parts(self, task: Task, data: ImageData, accelerator: Accelerator) -> dict[str, Any]:
+    def parts(self, task: Task, training: Any, data: ImageData, accelerator: Accelerator) -> dict[str, Any]:
         """What the state has beside that of any run, by name.
 
         Raises:

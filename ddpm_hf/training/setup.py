@@ -59,7 +59,7 @@ def prepare(task: Task, method: Method[State, Any], training: RunArguments, hub:
     data, checkpoint = task.load_data(), _checkpoint(training, accelerator)
     training, preset = task.settle(data, training, None if checkpoint is None else preset_of(checkpoint))
     method.check_arguments(task, training)  # completed for the data
-    parts = method.parts(task, data, accelerator)
+    parts = method.parts(task, training, data, accelerator)
     model = task.build_model(data)
     conditioners = task.conditioners(model)
     method.check_conditioning(task, conditioners)

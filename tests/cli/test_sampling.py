@@ -152,3 +152,79 @@ def test_a_file_is_not_written_over(tmp_path: Path) -> None:
         code, said = run("sample.py", "--model_name_or_path", "nowhere", "--gif", gif, "--output", output)
         assert code == 2 and "`gif`" in said and sentence in said
     assert (tmp_path / "way.gif").read_bytes() == b"kept"
+
+
+# --- images to start from -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two grey pictures, and a mask that leaves their left half as it is."""
+    folder, draws = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    paths = [folder / name for name in ("a.png", "b.png", "mask.png")]
+    for path in paths[:2]:
+        Image.fromarray(draws.integers(0, 256, (SIDE, SIDE), np.uint8)).save(path)
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    mask[:, SIDE // 2 :] = 255
+    Image.fromarray(mask).save(paths[2])
+    return paths
+
+
+def made_from(model: Path, folder: Path, count: int, *arguments: object) -> np.ndarray:
+    """The images of a grid, `[N, H, W]`."""
+    output = folder / "grid.png"
+    done = run("sample.py", "--model_name_or_path", model, "--output", output, "--num_images", count, *arguments)
+    assert done.code == 0, done.output
+    columns = int(np.ceil(np.sqrt(count)))
+    grid = np.asarray(Image.open(output).convert("L"))
+    return cells(grid, GRID_CELL, columns, count)
+
+
+def test_inpainted_images_keep_what_the_mask_leaves(model: Path, pictures: list[Path], tmp_path: Path) -> None:
+    a, b, mask = pictures
+    flags = ["--image", a, b, "--mask_image", mask, "--jump_length", 2, "--jump_n_sample", 2]
+    found = made_from(model, tmp_path, 4, *flags, "--num_inference_steps", 6, "--class_labels", 1)
+    for k, image in enumerate(found):
+        given = np.asarray(Image.open((a, b)[k % 2]))
+        assert np.array_equal(image[:, : SIDE // 2], given[:, : SIDE // 2])
+        assert not np.array_equal(image, given)
+
+
+def test_little_strength_leaves_an_image_nearly_as_it_is(model: Path, pictures: list[Path], tmp_path: Path) -> None:
+    given = np.asarray(Image.open(pictures[0])).astype(float)
+    off = []
+    for strength in (0.1, 1.0):
+        flags = ["--image", pictures[0], "--strength", strength, "--num_inference_steps", 10]
+        (found,) = made_from(model, tmp_path / str(strength), 1, *flags)
+        off.append(abs(found - given).mean())
+    assert off[0] < off[1] / 2
+
+
+def test_between_two_images_the_ends_are_the_images(model: Path, pictures: list[Path], tmp_path: Path) -> None:
+    flags = ["--interpolate", *pictures[:2], "--num_inference_steps", T, "--class_labels", 2]
+    found = made_from(model, tmp_path, 4, *flags)
+    ends = [np.asarray(Image.open(path)).astype(int) for path in pictures[:2]]
+    off = [[abs(image.astype(int) - end).mean() for end in ends] for image in found]
+    assert off[0][0] < 0.5 * off[0][1] and off[3][1] < 0.5 * off[3][0]
+    assert off[0][0] < off[1][0] < off[3][0] and off[3][1] < off[2][1] < off[0][1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--strength", 0.5], "`strength` needs the files of `image`."),
+        (["--mask_image", "{mask}"], "`mask_image` needs the files of `image`."),
+        (["--image", "{a}", "--mask_image", "{mask}", "--gif", "way.gif"], "`gif` must be left out with `mask_image`"),
+        (["--image", "{a}", "--strength", 2], "`strength` must lie in (0, 1], but is 2.0."),
+        (["--interpolate", "{a}"], "`interpolate` must be two files"),
+        (["--interpolate", "{a}", "{b}", "--num_images", 1], "`num_images` must be at least 2 with `interpolate`"),
+        (["--interpolate", "{a}", "{b}", "--image", "{a}"], "`image` must be left out with `interpolate`."),
+    ],
+)
+def test_what_does_not_go_together_is_told(
+    model: Path, pictures: list[Path], tmp_path: Path, flags: list[object], message: str
+) -> None:
+    names = dict(zip(("a", "b", "mask"), pictures, strict=True))
+    given = [flag.format(**names) if isinstance(flag, str) else flag for flag in flags]
+    done = run("sample.py", "--model_name_or_path", model, "--output", tmp_path / "grid.png", *given)
+    assert done.code == 2 and message in done.output, done.output

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize_scalar
-from scipy.stats import norm
+from scipy.stats import logistic, norm
 from torch import Tensor
 
 from ddpm_hf.diffusion.diagonal_gaussian import DiagonalGaussian
@@ -67,6 +70,50 @@ def test_the_scale_is_the_one_of_highest_likelihood(noise: float, num_levels: in
     assert fitted == pytest.approx(math.log(noise), abs=0.03)  # what made the images, within its standard error
 
 
+@pytest.mark.parametrize(("family", "distribution"), [("gaussian", norm), ("logistic", logistic)])
+def test_the_channels_of_a_pixel_share_the_component_of_a_mixture(family: str, distribution: Any) -> None:
+    generator = seeded()
+    found = torch.rand(3, 2, 4, 5, generator=generator, dtype=torch.float64) - 0.5
+    x = levels_of(found + 0.1 * torch.randn(found.shape, generator=generator, dtype=torch.float64), 17)
+    log_scale, log_weight = [[-1.0, -1.5], [-2.5, -2.0], [-3.0, -3.5]], [0.0, 1.0, -2.0]
+    law = DecoderLaw(log_scale, 17, log_weight, family)
+    half, weights = 1 / 16, np.exp(log_weight) / np.exp(log_weight).sum()
+    upper = np.where(x > 1 - half, math.inf, x + half)
+    lower = np.where(x < -1 + half, -math.inf, x - half)
+    mixed = np.zeros((3, 4, 5))
+    for weight, row in zip(weights, log_scale, strict=True):
+        scales = np.exp(row).reshape(2, 1, 1)
+        bins = distribution.cdf(upper, found, scales) - distribution.cdf(lower, found, scales)
+        mixed += weight * bins.prod(axis=1)
+    assert law.log_likelihood(x, found).numpy() == pytest.approx(np.log(mixed).sum(axis=(1, 2)), rel=1e-9)
+    variance = sum(w * np.exp(2 * np.array(row)) for w, row in zip(weights, log_scale, strict=True))
+    assert law.scale == pytest.approx(distribution.std() * np.sqrt(variance))
+    assert law.num_components == 3 and law.num_channels == 2
+
+
+def test_one_component_is_the_single_law_and_a_mixture_learns() -> None:
+    x = levels_of(torch.rand(2, 2, 3, generator=seeded()) * 2 - 1, 17)
+    found = torch.zeros_like(x)
+    single, mixed = DecoderLaw([-1.0, -2.0], 17), DecoderLaw([[-1.0, -2.0]], 17, [0.3])
+    assert torch.equal(single.log_likelihood(x, found), mixed.log_likelihood(x, found))
+    log_scale = torch.tensor([[-1.0, -1.0], [-3.0, -3.0]], requires_grad=True)
+    log_weight = torch.zeros(2, requires_grad=True)
+    law = DecoderLaw(log_scale, 17, log_weight, "logistic")
+    law.log_likelihood(x, found).sum().backward()
+    assert bool((log_scale.grad != 0).all()) and bool((log_weight.grad != 0).all())
+    assert log_weight.grad.sum().abs() < 1e-6  # a constant added to all of them changes nothing
+    assert len(law.scale) == 2
+
+
+@pytest.mark.parametrize(
+    "law", [DecoderLaw([-1.0], 17), DecoderLaw([-1.0, -2.0], 17, None, "logistic"), DecoderLaw([[-1.0]], 4, [0.5])]
+)
+def test_a_configuration_restores_it(law: DecoderLaw) -> None:
+    again = DecoderLaw(**json.loads(json.dumps(law.config)))
+    assert again.config == law.config
+    assert ("family" in law.config) == (law.family != "gaussian")  # as earlier versions wrote it
+
+
 def test_images_that_are_reconstructed_exactly_cost_nothing() -> None:
     x = levels_of(torch.rand(50, 2, 4, generator=seeded()).double() * 2 - 1, 256)
     law = DecoderLaw.fitted(x, x)
@@ -111,6 +158,12 @@ def test_bad_arguments() -> None:
         DecoderLaw([0.0, math.nan])
     with pytest.raises(ValueError, match="`log_scale` must hold"):
         DecoderLaw(torch.zeros(2, 2))
+    with pytest.raises(ValueError, match="`log_scale` must hold one finite number per channel for each component"):
+        DecoderLaw([[0.0, 1.0], [0.0]], 256, [0.0, 0.0])
+    with pytest.raises(ValueError, match="`log_weight` must hold one finite number for each of 2 components"):
+        DecoderLaw([[0.0], [0.0]], 256, [0.0])
+    with pytest.raises(ValueError, match="`family` must be one of 'gaussian', 'logistic', but is 'normal'"):
+        DecoderLaw([0.0], family="normal")
     with pytest.raises(ValueError, match="`num_levels` of an autoencoder's images must be an int >= 2, but is None"):
         DecoderLaw([0.0], None)
     with pytest.raises(ValueError, match="must have 2 channels, as the decoder's scale has, but have 3"):

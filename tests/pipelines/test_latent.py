@@ -463,7 +463,7 @@ def test_calls_that_do_not_fit(unconditional: DDPMPaperLatentPipeline, folders: 
         (unconditional, {"latents": torch.zeros(1, 4, 4, 4)}, r"`latents` must be of shape \[1, 4, 8, 8\]"),
         (unconditional, {"image": images(), "strength": 0}, r"`strength` must lie in \(0, 1\], but is 0"),
         (unconditional, {"image": images(3), "batch_size": 2}, "`image` must be one, or one for each of 2 images"),
-        (unconditional, {"image": images(1), "height": 16}, "`latents`, `height` and `width` must be left out with"),
+        (unconditional, {"image": images(1), "height": 16}, "`height` and `width` must be left out with"),
         (unconditional, {"image": images(1, 15)}, "`height` must be a multiple of 2"),
         (told, {"class_labels": 1}, "`class_labels` must be None: the model is told of text"),
         (told, {"prompt": "a", "width": 18}, "`width` must be a multiple of 4, by which"),

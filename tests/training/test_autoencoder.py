@@ -23,6 +23,7 @@ import yaml
 from accelerate.state import AcceleratorState
 from diffusers import AutoencoderKL
 from PIL import Image
+from safetensors.torch import save_file
 from script_server import EXAMPLES, ScriptServer
 from training_runs import LATEST, assert_same, ended, last_line, names_in
 
@@ -44,6 +45,7 @@ from ddpm_hf.training import plan
 from ddpm_hf.training.autoencoder_state import AutoencoderState
 from ddpm_hf.training.elbo_step import training_step
 from ddpm_hf.training.loop import train
+from ddpm_hf.training.perceptual import CONVOLUTIONS
 from ddpm_hf.training.run_clock import PHASES
 
 
@@ -53,6 +55,7 @@ TINY = shlex.split(
     "--block_out_channels 8 8 --norm_num_groups 4 --latent_channels 2 --train_batch_size 8 --eval_batch_size 8"
     " --max_train_steps 6 --max_measured_images 16 --test_fraction 0.25 --validation_steps 4 --save_images_epochs 1"
 )
+ONE_GAUSSIAN = ["--decoder_law", "gaussian", "--decoder_components", 1]
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +69,19 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         picture[x**2 + y**2 < draws.uniform(2, 12)] = draws.integers(0, 256, 3)
         Image.fromarray(picture).save(folder / f"{k}.png")
     return folder
+
+
+@pytest.fixture(scope="module")
+def vgg_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of weights like VGG-16's, of few channels."""
+    path, generator = tmp_path_factory.mktemp("weights") / "vgg.safetensors", torch.Generator().manual_seed(0)
+    tensors, before = {}, 3
+    for number in CONVOLUTIONS:
+        tensors[f"features.{number}.weight"] = torch.randn(4, before, 3, 3, generator=generator) / 4
+        tensors[f"features.{number}.bias"] = torch.zeros(4)
+        before = 4
+    save_file(tensors, path)
+    return path
 
 
 @pytest.fixture
@@ -116,7 +132,7 @@ def test_the_example_has_the_librarys_algorithm() -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 0.25])
 def test_a_step_learns_the_bound_by_hand(made: Any, scale: float) -> None:
-    state = made("--kl_scale", scale)
+    state = made("--kl_scale", scale, *ONE_GAUSSIAN, "--kl_warmup_steps", 0)
     batch = next(iter(state.batches))
     noise = state.noise(batch.x_0, 0)
     with torch.no_grad():
@@ -133,6 +149,7 @@ def test_a_step_learns_the_bound_by_hand(made: Any, scale: float) -> None:
 
 def test_the_bound_falls_and_the_scale_becomes_that_of_the_errors(made: Any) -> None:
     flags = ["--lr_warmup_steps", 0, "--validation_steps", 0, "--save_images_epochs", 0, "--checkpointing_steps", 0]
+    flags += [*ONE_GAUSSIAN, "--kl_warmup_steps", 0]
     state = made("--max_train_steps", 150, "--learning_rate", 4e-3, *flags)
     losses: list[float] = []
 
@@ -148,6 +165,50 @@ def test_the_bound_falls_and_the_scale_becomes_that_of_the_errors(made: Any) -> 
         found = state.model(x, state.noise(x, 0)).reconstruction
     errors = (found - x).square().mean(dim=(0, 2, 3)).sqrt()
     torch.testing.assert_close(state.model.log_scale.exp().detach(), errors, rtol=0.25, atol=0)
+
+
+def test_the_weight_of_the_divergence_rises_to_its_scale(made: Any) -> None:
+    state = made("--kl_scale", 0.5, "--kl_warmup_steps", 4)
+    weights = []
+    for state.step in range(6):
+        weights.append(state.kl_weight)
+    assert weights == [0.125, 0.25, 0.375, 0.5, 0.5, 0.5]
+    state.step = 0
+    result = training_step(state, iter(state.batches))
+    assert result.loss.item() == pytest.approx((result.terms[:, 0] + 0.125 * result.terms[:, 1]).mean().item())
+
+
+def test_components_of_different_widths_code_a_pixel_together(made: Any) -> None:
+    state = made("--decoder_components", 3)
+    law = state.model.law(256)
+    assert law.num_components == 3 and law.family == "logistic"
+    assert law.numbers == [pytest.approx([value] * 3) for value in (-1.0, -3.25, -5.5)]
+    before, batches = [state.model.log_scale.clone(), state.model.log_weight.clone()], iter(state.batches)
+    for _ in range(2):  # the learning rate of the first step is 0
+        training_step(state, batches)
+    assert not torch.equal(before[0], state.model.log_scale) and not torch.equal(before[1], state.model.log_weight)
+
+
+VISUAL = ["--perceptual_weight", 0.1, "--adversarial_weight", 0.5, "--adversarial_start_step", 2]
+VISUAL += ["--discriminator_channels", 8]
+
+
+def test_visual_terms_resume_exactly_and_leave_the_bound_as_it_is(
+    images: Path, tmp_path: Path, vgg_weights: Path
+) -> None:
+    flags = [*VISUAL, "--perceptual_model", vgg_weights, "--checkpointing_steps", 4, "--checkpoints_total_limit", 1]
+    whole = trained(images, tmp_path / "whole", *flags)
+    with hooks.signal_at(5, "SIGINT"):
+        trained(images, tmp_path / "run", *flags, code=130)
+    kept = names_in(tmp_path / "run" / "checkpoint-5")
+    assert {"discriminator.safetensors", "discriminator_optimizer.safetensors"} <= set(kept)
+    trained(images, tmp_path / "run", *flags, *LATEST)
+    assert_same(tmp_path / "run", tmp_path / "whole")
+    assert "by the evidence lower bound and a perceptual term and an adversarial term\n" in whole
+    report = json.loads((tmp_path / "whole" / METRICS).read_text())
+    assert report["objective"] == "elbo + perceptual + adversarial" and "perceptual_model" not in report["settings"]
+    assert report["bits_per_dim"] == pytest.approx(report["bits_per_dim_reconstruction"] + report["bits_per_dim_kl"])
+    assert "Its objective was `elbo + perceptual + adversarial`" in (tmp_path / "whole" / "README.md").read_text()
 
 
 # --- what is saved --------------------------------------------------------------------------------------------------
@@ -332,6 +393,15 @@ def test_a_collapsed_channel_is_told(images: Path, tmp_path: Path) -> None:
         (("--kl_scale", "nan"), "`kl_scale` must be at least 0, but is nan."),
         (("--norm_num_groups", 3), "`norm_num_groups` must divide all of `block_out_channels`, [8, 8], but is 3."),
         (("--preset", 512), "`preset` must be one of auto, 32, 64, 128, 256, but is '512'."),
+        (("--kl_warmup_steps", -1), "`kl_warmup_steps` must be at least 0, but is -1."),
+        (("--decoder_law", "laplace"), "`decoder_law` must be one of 'gaussian', 'logistic', but is 'laplace'."),
+        (("--decoder_components", 0), "`decoder_components` must be at least 1, but is 0."),
+        (("--adversarial_weight", -1), "`adversarial_weight` must be at least 0, but is -1.0."),
+        (("--discriminator_channels", 12), "`discriminator_channels` must be a multiple of 8, but is 12."),
+        (
+            ("--perceptual_weight", 1, "--perceptual_model", "none.pth"),
+            "`perceptual_model` must be efficientnet_lite0 or a file of weights, but is none.pth.",
+        ),
         (("--num_paths", 4), "there is no argument --num_paths."),
         (
             ("--block_out_channels", *[8] * 5),
@@ -354,7 +424,7 @@ def test_what_does_not_fit_is_told_before_the_training(
 def test_every_preset_makes_an_autoencoder_of_its_size(name: str) -> None:
     groups = parse("a.py", *run_arguments(AutoencoderTask, AutoencoderTrainingArguments), argv=["--preset", name])
     model = _built(groups, int(name))
-    factor = 8 if name == "256" else 4
+    factor = {"32": 2, "256": 8}.get(name, 4)
     assert model.latent_shape((3, int(name), int(name))) == (4, int(name) // factor, int(name) // factor)
 
 

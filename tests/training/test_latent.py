@@ -14,15 +14,17 @@ import hooks
 import in_process
 import numpy as np
 import pytest
+import tiny_pipelines
+import tiny_text
 import torch
 from accelerate.state import AcceleratorState
-from diffusers import AutoencoderKL, LDMPipeline, VQModel
+from diffusers import AutoencoderKL, LDMPipeline, StableDiffusionPipeline, VQModel
 from PIL import Image
-from script_server import EXAMPLES
-from training_runs import LATEST, assert_same, last_line, names_in
+from script_server import EXAMPLES, ScriptServer
+from training_runs import LATEST, assert_same, ended, last_line, names_in
 
 from ddpm_hf import DDPMPaperLatentPipeline
-from ddpm_hf.cli.latent import LatentTrainingArguments
+from ddpm_hf.cli.latent import LatentTrainingArguments, is_told_of_text
 from ddpm_hf.cli.parsing import parse
 from ddpm_hf.cli.train import prepare_run, run_arguments
 from ddpm_hf.data.latents import FOLDER
@@ -215,6 +217,18 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(images: Path, run: Path
     assert len(list((images / "cache" / FOLDER).glob("*.safetensors"))) >= 1
 
 
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(scripts: ScriptServer, images: Path, tmp_path: Path) -> None:
+    script, common = EXAMPLES / "latent.py", given(images)
+    alone = scripts.start(script, *common, "--output_dir", tmp_path / "one")
+    both = scripts.start_together(2, script, *common, "--train_batch_size", 4, "--output_dir", tmp_path / "two")
+    for each in (alone, *both):
+        ended(each)
+    one, two = (json.loads((tmp_path / name / METRICS).read_text()) for name in ("one", "two"))
+    for part in ("bits_per_dim", "bits_per_dim_reconstruction", "bits_per_dim_latent"):
+        assert two[part] == pytest.approx(one[part], rel=1e-3)
+
+
 def test_a_run_does_not_go_on_with_another_autoencoder(images: Path, run: Path, tmp_path: Path) -> None:
     with hooks.signal_at(5, "SIGINT"):
         trained(images, tmp_path / "run", code=130)
@@ -225,6 +239,103 @@ def test_a_run_does_not_go_on_with_another_autoencoder(images: Path, run: Path, 
 def test_mirrored_images_are_trained_on(images: Path, tmp_path: Path) -> None:
     trained(images, tmp_path / "run", "--random_flip", "--num_quality_samples", 0)
     assert json.loads((tmp_path / "run" / METRICS).read_text())["train_steps"] == 6
+
+
+# --- told of captions ---
+
+WITH_TEXT = shlex.split(
+    "--with_text --objective simple --block_out_channels 8 16 --down_block_types DownBlock2D CrossAttnDownBlock2D"
+    " --up_block_types CrossAttnUpBlock2D UpBlock2D --cross_attention_dim 8 --norm_num_groups 4"
+    " --attention_head_dim 2 --addition_embed_type_num_heads 2 --tokenizer_max_length 8 --dropout 0"
+)
+
+
+@pytest.fixture(scope="module")
+def captioned(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pictures, with their colour as a caption, and encoders of text: CLIP's architecture, and BERT's."""
+    folder = tmp_path_factory.mktemp("captioned")
+    paths = sorted((images / "images").rglob("*.png"))
+    (folder / "images").mkdir()
+    with open(folder / "images" / "metadata.jsonl", "w") as lines:
+        for k, path in enumerate(paths):
+            Image.open(path).save(folder / "images" / f"{k}.png")
+            lines.write(json.dumps({"file_name": f"{k}.png", "text": f"a {path.parent.name} one"}) + "\n")
+    tokenizer = tiny_pipelines.clip_tokenizer()
+    save_encoder(folder / "clip", tokenizer, tiny_pipelines.clip_text_encoder(tokenizer))
+    save_encoder(folder / "bert", *tiny_text.bert())
+    return folder
+
+
+def save_encoder(folder: Path, tokenizer: Any, model: Any) -> None:
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+
+
+def told(images: Path, captioned: Path, folder: Path, *flags: object, code: int = 0) -> str:
+    data = ["--train_data_dir", captioned / "images", "--autoencoder", images / "A", "--cache_dir", images / "cache"]
+    done = in_process.run("latent.py", *TINY, *WITH_TEXT, *data, *flags, "--output_dir", folder)
+    assert done.code == code, done.output
+    return done.output
+
+
+@pytest.mark.parametrize("kind", ["clip", pytest.param("bert", marks=pytest.mark.slow)])
+def test_a_model_told_of_captions_is_scored_saved_and_resumed(
+    images: Path, captioned: Path, tmp_path: Path, kind: str
+) -> None:
+    flags = ["--text_encoder", captioned / kind]
+    if kind == "clip":
+        flags += ["--text_attention_mask", False, "--variance_type", "fixed_small", "--tokenizer_max_length", 12]
+    told(images, captioned, tmp_path / "whole", *flags)
+    report = json.loads((tmp_path / "whole" / METRICS).read_text())
+    parts = ("reconstruction", "posterior_entropy", "latent")
+    assert report["bits_per_dim"] == pytest.approx(sum(report[f"bits_per_dim_{part}"] for part in parts), abs=1e-6)
+    assert math.isfinite(report["caption_information_bits"]) and report["latent_shape"] == [2, 4, 4]
+    pipeline = DDPMPaperLatentPipeline.from_pretrained(tmp_path / "whole")
+    pipeline.set_progress_bar_config(disable=True)
+    how = {"num_inference_steps": 3, "output_type": "pt"}
+    words, others = (
+        pipeline(prompt, generator=torch.Generator().manual_seed(0), guidance_scale=3.0, **how).images
+        for prompt in ("a dark one", "a light one")
+    )
+    assert words.shape == (1, 3, 8, 8) and not torch.equal(words, others)
+    if (
+        kind == "clip"
+    ):  # stock tells its model of these words in the same way, since their 12 tokens leave no room for padding
+        stock = StableDiffusionPipeline.from_pretrained(tmp_path / "whole")
+        stock.set_progress_bar_config(disable=True)
+        ours, theirs = (
+            each(
+                "a dark one ab", generator=torch.Generator().manual_seed(0), num_inference_steps=8, guidance_scale=1.0
+            )
+            for each in (pipeline, stock)
+        )
+        difference = np.asarray(ours.images[0]).astype(int) - np.asarray(theirs.images[0]).astype(int)
+        assert abs(difference).max() <= 2
+        return
+    with hooks.signal_at(5, "SIGINT"):
+        told(images, captioned, tmp_path / "run", *flags, code=130)
+    told(images, captioned, tmp_path / "run", *flags, *LATEST)
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ([], False),
+        (["--with_text"], True),
+        (["--with_text", "False"], False),
+        (["--with_text", "perhaps"], False),
+        (["settings.yaml"], True),
+        (["settings.yaml", "--with_text", "no"], False),
+        (["none.yaml"], False),
+    ],
+)
+def test_text_is_asked_for_by_a_flag_or_a_file(
+    argv: list[str], expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "settings.yaml").write_text("with_text: true\n")
+    assert is_told_of_text(argv) is expected
 
 
 # --- what does not fit ----------------------------------------------------------------------------------------------

@@ -408,7 +408,8 @@ def test_files_are_enlarged(cascade: tuple[Path, Path], tmp_path: Path) -> None:
     ("stage", "flags", "message"),
     [
         (1, (), "The model enlarges images: name their files in --image, or name the model in --cascade"),
-        (0, ("--image", "a.png"), "`image` is ['a.png'], but the model does not enlarge images."),
+        (0, ("--image", "a.png"), "a.png"),
+        (1, ("--image", "a.png", "--mask_image", "a.png"), "`mask_image` is ['a.png'], but the model enlarges whole"),
         (1, ("--image", "none.png"), "none.png"),
         (1, ("--image", __file__), f"`image`: {__file__} is not an image that can be read: it is of no known format."),
     ],

@@ -175,6 +175,9 @@ def test_the_whole_samples_scores_and_varies(runs: dict[str, Path], assets: Path
     picture = next((assets / "images").glob("*.png"))
     command("sample.py", *model, *some, "--image", picture, "--output", varied)
     assert Image.open(words).size[0] > 50 < Image.open(varied).size[0]
+    between, others = tmp_path / "between.png", sorted((assets / "images").glob("*.png"))[:2]
+    command("sample.py", *model, "--num_images", 3, "--interpolate", *others, "--output", between)
+    assert Image.open(between).size[0] > 50
     given = ["--num_evaluations", 2, "--test_fraction", 0.4, "--num_paths", 2]
     command("evaluate.py", *model, *data(assets), *given, "--output_dir", tmp_path / "evaluated")
     found = json.loads((tmp_path / "evaluated" / "evaluation.json").read_text())
