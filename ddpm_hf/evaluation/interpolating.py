@@ -30,9 +30,9 @@ def draw_between(
 ) -> Tensor:
     """`count` images from the first to the second of two, `[count, C, H, W]` in [0, 1], on the CPU.
 
-    A model that varies images draws them from embeddings between those of the two. For other models both are encoded by
-    DDIM's steps without noise, their noises are interpolated along the great circle, and the steps lead back. The first
-    and the last are then the two images, as far as steps and autoencoder restore them.
+    A model that varies images draws them from embeddings between those of the two. For other models both are encoded
+    by DDIM's steps without noise, their noises are interpolated along the great circle, and the steps lead back. The
+    first and the last are then the two images, as far as steps and autoencoder restore them.
 
     Args:
         ends: the two images, `[2, C, H, W]` in [−1, 1].
@@ -43,12 +43,7 @@ def draw_between(
         seed: of the noise of a model that varies images.
     """
     if isinstance(pipeline, DDPMPaperUnCLIPPipeline):
-        chain = {"num_inference_steps": steps, "timestep_spacing": timestep_spacing, "solver_order": solver_order}
-        generator = generator_of(Use.SAMPLING, seed, 0)
-        options = {**_times(chosen(turns or {}, [0]), count), **(guidance or Guidance()).options, "eta": 0.0}
-        return pipeline.interpolate(
-            *ends, count, generator=generator, output_type="pt", **chain, **options
-        ).images.cpu()
+        return _by_embeddings(pipeline, ends, count, turns, guidance, seed, steps, timestep_spacing, solver_order)
     columns = chosen(pipeline.conditioners.variety() if turns is None else turns, [0])
     chain: dict[str, Any] = {"num_inference_steps": steps, "timestep_spacing": timestep_spacing}
     guided = (guidance or Guidance()).options
@@ -61,6 +56,23 @@ def draw_between(
         for part in between.split(batch_size)
     ]
     return torch.cat(parts)
+
+
+def _by_embeddings(
+    pipeline: DDPMPaperUnCLIPPipeline,
+    ends: Tensor,
+    count: int,
+    turns: Columns | None,
+    guidance: Guidance | None,
+    seed: int,
+    steps: int | None,
+    timestep_spacing: str | None,
+    solver_order: int,
+) -> Tensor:
+    options = {**_times(chosen(turns or {}, [0]), count), **(guidance or Guidance()).options, "eta": 0.0}
+    options |= {"num_inference_steps": steps, "timestep_spacing": timestep_spacing, "solver_order": solver_order}
+    generator = generator_of(Use.SAMPLING, seed, 0)
+    return pipeline.interpolate(*ends, count, generator=generator, output_type="pt", **options).images.cpu()
 
 
 def _times(columns: Columns, count: int) -> dict[str, Any]:

@@ -84,7 +84,9 @@ class Contrastive(Method[ContrastiveState, ContrastiveResult]):
         if training.train_batch_size < 2:
             raise ValueError("`train_batch_size` must be at least 2: other images of the batch are the alternatives.")
 
-    def parts(self, task: ImageEncoderTask, data: ImageData, accelerator: Accelerator) -> dict[str, Any]:
+    def parts(
+        self, task: ImageEncoderTask, training: RunArguments, data: ImageData, accelerator: Accelerator
+    ) -> dict[str, Any]:
         return {"objective": task.objective_arguments}
 
     def state(self, **parts: Any) -> ContrastiveState:
