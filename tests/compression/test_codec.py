@@ -83,6 +83,17 @@ def test_the_net_length_of_a_set_is_the_bound() -> None:
     assert sum(size > 1 for size in [end - start for start, end in groups(unpacked(result.content).header)]) > 3
 
 
+def test_a_long_chain_that_begins_with_much_noise_is_no_worse_than_its_bound() -> None:
+    """Its first step is far longer than the others, and its lattice must be as fine as theirs."""
+    chain = dataclasses.replace(diffusion(0.1), times=list(range(15, 61)))
+    chosen, levels = Codec(posterior_mean(0.1), chain, SHAPE, chunk_bits=4), levels_of(100)
+    result = chosen.compress(Images(levels, tuple(map(str, range(100)))))
+    rest = chosen.sets.bits_back.chain.scaled(levels[result.direct_images :])
+    noises = [torch.Generator().manual_seed(seed) for seed in range(20)]
+    bounds = [bits_per_dim(posterior_mean(0.1), chain, [rest], generator=each).total for each in noises]
+    assert abs(result.net_bits_per_dim - np.mean(bounds)) < 0.01 + 3 * np.std(bounds)
+
+
 def test_files_do_not_depend_on_how_many_images_the_model_takes() -> None:
     images, chosen = some_images(30), codec()
     file = chosen.compress(images, batch_size=8).content
