@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..diffusion.numerics import LOG_2
-from .bits_back import RESOLUTION, BitsBack
+from .bits_back import BitsBack
 from .classes import Classes
 from .distributions import Digits
 from .entropy_coders import BitStack
@@ -27,8 +27,6 @@ from .singles import SingleCode
 
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
-LATENT_BITS = math.log2(RESOLUTION * math.sqrt(2 * math.pi * math.e))  # of an element of a latent, on the lattice
-LEAST_DRAWN = 2  # latents that are drawn before the first bits come back
 
 
 class CodedSet(NamedTuple):
@@ -65,7 +63,7 @@ class SetCode:
     def growth(self) -> int:
         """256 times the images that the bits of one image suffice for, a little less."""
         bits = float(self.bits_back.chain.diffusion.expected_terms.sum()) / LOG_2
-        return max(1, min(255, math.floor(0.9 * 256 * bits / (LEAST_DRAWN * LATENT_BITS)))) if bits > 0 else 1
+        return max(1, min(255, math.floor(0.9 * 256 * bits / self.bits_back.drawn_bits))) if bits > 0 else 1
 
     def encode(self, header: Header, images: Images, progress: Progress) -> CodedSet:
         """Code the images."""
@@ -99,7 +97,7 @@ class SetCode:
     def _written_directly(self, images: Images, seed: int) -> list[list[Digits]]:
         """The symbols of the first images by the progressive code, until they are enough to draw latents from."""
         found: list[list[Digits]] = []
-        stack, needed = BitStack(), LEAST_DRAWN * LATENT_BITS * math.prod(images.levels.shape[1:])
+        stack, needed = BitStack(), self.bits_back.drawn_bits * math.prod(images.levels.shape[1:])
         while self.single and len(found) < len(images.levels) and stack.bits < needed:
             found.append(self.single.written(images, len(found), seed).written)
             _push_all(stack, found[-1])

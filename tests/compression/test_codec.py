@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import gaussian_codec
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,7 @@ from ddpm_hf.compression.progressive import Progressive, chunk_bits_of, coding_t
 from ddpm_hf.compression.reverse_channel import Chunk
 from ddpm_hf.compression.sets import groups
 from ddpm_hf.compression.shared_noise import SharedNoise
+from ddpm_hf.diffusion.noise_schedule import NoiseSchedule
 from ddpm_hf.likelihood.variational import bits_per_dim
 
 
@@ -81,6 +83,20 @@ def test_the_net_length_of_a_set_is_the_bound() -> None:
     assert abs(result.net_bits_per_dim - np.mean(bounds)) < 0.01 + 3 * np.std(bounds)
     assert result.initial_bits <= 160  # of the images that are not side by side with others
     assert sum(size > 1 for size in [end - start for start, end in groups(unpacked(result.content).header)]) > 3
+
+
+def test_a_first_step_that_is_longer_than_the_others_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lattice of x_1 must be as fine as the second step needs it."""
+    betas = torch.tensor([0.3] + [0.01] * 19, dtype=torch.float64)
+    monkeypatch.setattr(gaussian_codec, "SCHEDULE", NoiseSchedule.from_betas(betas))
+    monkeypatch.setattr(gaussian_codec, "T", 20)
+    chain = diffusion(0.1, step=1)
+    chosen, levels = Codec(posterior_mean(0.1), chain, SHAPE, chunk_bits=4), levels_of(100)
+    result = chosen.compress(Images(levels, tuple(map(str, range(100)))))
+    rest = chosen.sets.bits_back.chain.scaled(levels[result.direct_images :])
+    noises = [torch.Generator().manual_seed(seed) for seed in range(20)]
+    bounds = [bits_per_dim(posterior_mean(0.1), chain, [rest], generator=each).total for each in noises]
+    assert abs(result.net_bits_per_dim - np.mean(bounds)) < 0.01 + 3 * np.std(bounds)
 
 
 def test_files_do_not_depend_on_how_many_images_the_model_takes() -> None:
