@@ -17,7 +17,7 @@ from ..conditioning.image_encoders import POSTERIOR_STD
 from ..data.arguments import CaptionedDataArguments
 from ..hub.arguments import HubArguments
 from ..hub.model_card import CARD
-from ..runtime.arguments import help_text, with_given
+from ..runtime.arguments import given_in, help_text, with_given
 from ..runtime.errors import end, run_errors
 from ..tasks.image_encoder import ImageEncoderTask
 from ..tasks.prior import PriorTask
@@ -144,7 +144,8 @@ def _given(kind: type[Arguments], values: dict[str, Any]) -> Arguments:
 
 
 def _with(arguments: Arguments, values: dict[str, Any]) -> Arguments:
-    """A copy with these values, which remembers what the user gave."""
+    """A copy with these values, which count as given by the user, as no preset changes them."""
+    given = given_in(arguments) | values.keys()
     other = copy.copy(arguments)
     vars(other).update(values)
-    return other
+    return with_given(other, given)
