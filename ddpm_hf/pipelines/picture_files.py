@@ -52,8 +52,9 @@ def read_pictures(pictures: Sequence[tuple[str, Picture]], num_levels: int, shap
     Raises:
         ValueError: for a picture that cannot be read, or not be brought back pixel for pixel; the message names it.
     """
-    levels = np.empty((len(pictures), *shape), np.uint8)  # all that is kept of many files
-    table, bilevel = levels_of_values(num_levels), set()
+    levels: np.ndarray = np.empty((len(pictures), *shape), np.uint8)  # all that is kept of many files
+    table = levels_of_values(num_levels)
+    bilevel: set[bool] = set()
     for place, (name, picture) in enumerate(pictures):
         image = _opened(name, picture)
         bilevel.add(image.mode == "1")

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, PriorTransformer
+from diffusers.utils.torch_utils import randn_tensor
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor
@@ -123,10 +124,10 @@ class DDPMPaperPriorPipeline(TextPipeline):
         """None, for embeddings are continuous."""
 
     @torch.no_grad()
-    def examples_of(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def examples_of(self, images: Tensor, generator: Generators = None) -> Tensor:
         """z ~ q(z | x) of images `[B, C, H, W]` in [−1, 1], standardised."""
         q = self.encoder.posterior(images)
-        return q.sample(torch.randn(q.mean.shape, generator=generator, device="cpu").to(q.mean))
+        return q.sample(randn_tensor(q.mean.shape, generator, q.mean.device, q.mean.dtype))
 
     # --- sampling ---
 
