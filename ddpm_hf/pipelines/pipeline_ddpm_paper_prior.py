@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, PriorTransformer
-from diffusers.utils.torch_utils import randn_tensor
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from typing_extensions import Self
 
