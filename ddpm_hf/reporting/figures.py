@@ -49,7 +49,10 @@ def save_grid(
     Args:
         captions: what is written below each image.
     """
-    picture = grid_picture(images, columns, margin) if captions is None else captioned_grid(images, captions)
+    if captions is None:
+        picture = grid_picture(images, columns, margin)
+    else:
+        picture = captioned_grid(images, captions, columns=columns)
     write_file(path, picture.save)
     return picture
 
@@ -74,18 +77,21 @@ def grid_picture(
     return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
 
 
-def captioned_grid(images: Tensor, captions: Sequence[str], cell: int = 128) -> Image.Image:
+def captioned_grid(
+    images: Tensor, captions: Sequence[str], cell: int = 128, columns: int | None = None
+) -> Image.Image:
     """Images `[N, C, H, W]` in [0, 1] in rows on white, each with its caption below it.
 
     Args:
         cell: the least width of an image, pixels; smaller images are enlarged by a whole factor.
+        columns: images in a row; as many as rows if None.
     """
     width = images.shape[3] * max(1, cell // max(images.shape[2:]))
     height = images.shape[2] * width // images.shape[3]
     font = ImageFont.load_default(FONT_SIZE)
     wrapped = [_wrapped(caption, font, width) for caption in captions]
     text_height = max(len(lines) for lines in wrapped) * LINE_HEIGHT
-    columns = math.ceil(math.sqrt(len(images)))
+    columns = columns or math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
     cell_w, cell_h = width + 2 * GAP, height + text_height + 2 * GAP
     grid = Image.new("RGB", (columns * cell_w, rows * cell_h), "white")

@@ -25,8 +25,11 @@ from training_runs import LATEST, assert_same, last_line
 from transformers import CLIPVisionModelWithProjection
 
 from ddpm_hf import DDPMPaperPriorPipeline, DDPMPaperUnCLIPPipeline
+from ddpm_hf.cli import unclip
 from ddpm_hf.hub.push import model_files
 from ddpm_hf.results import CONTRASTIVE_NAMES, PRIOR_NAMES, UnCLIPFigures
+from ddpm_hf.runtime.arguments import completed
+from ddpm_hf.tasks.unclip_arguments import UnCLIPModelArguments
 from ddpm_hf.training import contrastive_step as library
 from ddpm_hf.training import unclip_scores, worth
 from ddpm_hf.training.contrastive_scores import Matches
@@ -159,7 +162,8 @@ def test_the_whole_is_scored_in_parts_that_add_up(runs: dict[str, Path]) -> None
     # The prior is scored on the same z, with the same seed, but here along all of its six timesteps.
     assert report["prior_bits_per_image"] == pytest.approx(of_prior["prior_bits_per_image"], rel=0.3)
     for name in ("samples.png", "variations.png", "interpolations.png"):
-        assert Image.open(runs["unclip"] / name).size[0] > 100
+        width, height = Image.open(runs["unclip"] / name).size
+        assert width > height if name != "samples.png" else width > 100  # rows of eight and of ten, six of them
     output = runs["unclip"].with_name("output.txt").read_text()
     assert "bits an image for its embedding" in output and "bits/dim given its own embedding" in output
 
@@ -204,6 +208,13 @@ def test_one_command_trains_all_three_and_goes_on_where_it_was_stopped(assets: P
     assert output.index("First of three") < output.index("Going on from") < output.index("Second of three")
     models = [load_file(folder / "decoder" / "diffusion_pytorch_model.safetensors") for folder in (whole, stopped)]
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+
+
+def test_a_preset_keeps_the_prior_that_was_just_trained() -> None:
+    arguments = unclip._with(UnCLIPModelArguments(), {"prior": "runs/prior"})
+    assert completed(arguments, {"layers_per_block": 3}) == UnCLIPModelArguments(
+        prior="runs/prior", layers_per_block=3
+    )
 
 
 SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("prior", "unclip")]
