@@ -21,7 +21,7 @@ from accelerate.state import AcceleratorState
 from diffusers import AutoencoderKL, LDMPipeline, StableDiffusionPipeline, VQModel
 from PIL import Image
 from script_server import EXAMPLES, ScriptServer
-from training_runs import LATEST, assert_same, ended, last_line, names_in
+from training_runs import LATEST, assert_same, ended, last_line, names_in, reports_of_equal_weights
 
 from ddpm_hf import DDPMPaperLatentPipeline
 from ddpm_hf.cli.latent import LatentTrainingArguments, is_told_of_text
@@ -224,9 +224,9 @@ def test_two_processes_train_as_one_does(scripts: ScriptServer, images: Path, tm
     both = scripts.start_together(2, script, *common, "--train_batch_size", 4, "--output_dir", tmp_path / "two")
     for each in (alone, *both):
         ended(each)
-    one, two = (json.loads((tmp_path / name / METRICS).read_text()) for name in ("one", "two"))
+    one, two = reports_of_equal_weights(tmp_path / "one", tmp_path / "two", atol=1e-3)
     for part in ("bits_per_dim", "bits_per_dim_reconstruction", "bits_per_dim_latent"):
-        assert two[part] == pytest.approx(one[part], rel=1e-3)
+        assert two[part] == pytest.approx(one[part], rel=1e-2)  # scored in other batches, with other noise
 
 
 def test_a_run_does_not_go_on_with_another_autoencoder(images: Path, run: Path, tmp_path: Path) -> None:
