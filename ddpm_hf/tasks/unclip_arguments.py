@@ -71,9 +71,17 @@ class PriorModelArguments(CaptionArguments, TextEncoderArguments):
 
 @dataclass
 class PriorDiffusionArguments(TextDiffusionArguments):
-    """The forward process of the embeddings, and what the prior learns: as in the paper, to predict the embedding."""
+    """The forward process of the embeddings, and what the prior learns.
 
-    prediction_type: str = field(default="sample", metadata=help_text("epsilon, sample, v_prediction or mean."))
+    The paper predicts the embedding itself. Where there is little noise the bound weighs the error of that prediction
+    by a high SNR, and a small transformer that has to copy its input pays for it; a v-prediction has the input by its
+    definition, and the embedding follows from both.
+    """
+
+    prediction_type: str = field(
+        default="v_prediction",
+        metadata=help_text("epsilon, sample (the embedding itself, as in the paper), v_prediction or mean."),
+    )
     variance_type: str | None = field(
         default="optimal",
         metadata=help_text("Of the reverse process; a PriorTransformer has no output for a learned one."),
