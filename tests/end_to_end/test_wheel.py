@@ -145,6 +145,8 @@ def test_the_wheel_holds_the_package_its_template_and_nothing_else(wheel: Path) 
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "ddpm_hf").rglob("*.py")}
     assert {name for name in names if ".dist-info/" not in name} == modules | {
         "ddpm_hf/hub/autoencoder_card.md",
+        "ddpm_hf/hub/image_encoder_card.md",
+        "ddpm_hf/hub/unclip_card.md",
         "ddpm_hf/hub/model_card.md",
         "ddpm_hf/py.typed",
     }

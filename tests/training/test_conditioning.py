@@ -408,16 +408,21 @@ NAMES_A_KIND = {  # what a user calls by its name, and what answers to it
     "data/arguments.py",
     "data/class_names.py",
     "evaluation/arguments.py",
+    "evaluation/cascade_few_steps.py",
     "evaluation/cascades.py",
     "evaluation/classification.py",
     "evaluation/sample_quality.py",
+    "evaluation/subject.py",
     "hub/model_card.py",
     "pipelines/class_labels.py",
     "pipelines/compressing.py",
     "pipelines/guidance.py",
+    "pipelines/latent_parts.py",
     "pipelines/pipeline_ddpm_paper.py",
     "pipelines/pipeline_ddpm_paper_latent.py",
+    "pipelines/pipeline_ddpm_paper_prior.py",
     "pipelines/pipeline_ddpm_paper_super_resolution.py",
+    "pipelines/pipeline_ddpm_paper_unclip.py",
 }
 
 
