@@ -15,7 +15,7 @@ import pytest
 import ddpm_hf
 
 
-pytestmark = pytest.mark.processes(3)
+pytestmark = pytest.mark.processes(2)
 
 
 PACKAGE = Path(ddpm_hf.__file__).parent
@@ -178,6 +178,7 @@ def test_all_of_the_mathematics_loads_torch_alone() -> None:
     assert loaded(code, after="import torch") <= {"torch", "typing_extensions"}
 
 
+@pytest.mark.slow
 def test_the_page_alone_loads_gradio() -> None:
     """Not the command, nor what is tested without a page."""
     code = "import ddpm_hf.cli.app, ddpm_hf.app.sampling, ddpm_hf.app.scoring, ddpm_hf.app.compressing"

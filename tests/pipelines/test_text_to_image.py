@@ -24,7 +24,7 @@ from ddpm_hf.conditioning.text import MASK, STATES, TextSettings
 from ddpm_hf.pipelines.loading import load_pipeline, pipeline_class
 
 
-pytestmark = pytest.mark.processes(2)
+pytestmark = pytest.mark.processes(1)
 
 PROMPTS = ["a red cat", "big"]
 NEGATIVE = ["dark", "a blue circle on the square"]
@@ -217,6 +217,7 @@ def test_stock_loads_what_ours_saved_without_ddpm_hf(tmp_path: Path) -> None:
         close(found, np.load(tmp_path / kind / "drawn.npy"))
 
 
+@pytest.mark.slow
 def test_loading_warns_of_nothing(tmp_path: Path, masked: Any) -> None:
     """Also not of torchvision, which nothing here needs."""
     masked.save_pretrained(tmp_path / "model")

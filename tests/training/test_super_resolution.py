@@ -335,6 +335,7 @@ def test_a_cascade_is_scored_by_all_of_its_stages(cascade: tuple[Path, Path], im
     assert found["noisy"]["bits_per_dim_cascade"] != found["cascade"]["bits_per_dim_cascade"]
 
 
+@pytest.mark.slow
 def test_a_cascade_in_few_steps(cascade: tuple[Path, Path], images: Path, tmp_path: Path) -> None:
     """Its bounds are those of its stages in as many steps, and its samples are compared with training images."""
     data = ["--train_data_dir", images / "images", "--test_fraction", 0.25, "--num_evaluations", 3, "--few_steps", 3]
