@@ -72,7 +72,12 @@ def served(*command: object, folder: Path) -> Iterator[str]:
     arguments = [sys.executable, *map(str, command), "--server_port", str(port)]
     with (folder / f"{port}.txt").open("w+") as output:
         process = subprocess.Popen(
-            arguments, cwd=folder, env=os.environ | settings, stdout=output, stderr=subprocess.STDOUT
+            arguments,
+            cwd=folder,
+            env=os.environ | settings,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            preexec_fn=heed_interrupts,
         )
         try:
             end = time.monotonic() + PATIENCE
@@ -86,6 +91,11 @@ def served(*command: object, folder: Path) -> Iterator[str]:
         finally:
             process.kill()
             process.wait()
+
+
+def heed_interrupts() -> None:
+    """A shell's background jobs ignore Ctrl-C, and so do their children unless they are told otherwise."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def answers(address: str) -> bool:

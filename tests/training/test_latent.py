@@ -224,7 +224,7 @@ def test_two_processes_train_as_one_does(scripts: ScriptServer, images: Path, tm
     both = scripts.start_together(2, script, *common, "--train_batch_size", 4, "--output_dir", tmp_path / "two")
     for each in (alone, *both):
         ended(each)
-    one, two = reports_of_equal_weights(tmp_path / "one", tmp_path / "two", atol=1e-3)
+    one, two = reports_of_equal_weights(tmp_path / "one", tmp_path / "two", atol=2e-3)
     for part in ("bits_per_dim", "bits_per_dim_reconstruction", "bits_per_dim_latent"):
         assert two[part] == pytest.approx(one[part], rel=1e-2)  # scored in other batches, with other noise
 
