@@ -27,7 +27,7 @@ from .autoencoder_scores import elbo_of, moments_of, reconstructed
 from .autoencoder_state import AutoencoderState
 from .elbo_step import ElboResult, training_step
 from .method import Method
-from .plan import ends_of_epochs, pass_over_training_images, times_due, work_on
+from .plan import ends_of_epochs, pass_over_training_images, scoring_work
 from .run_clock import MEASURING, SAMPLING, SCORING, Work
 from .run_state import DIVIDED
 from .tracking import StepFigures, tell
@@ -101,18 +101,12 @@ class Autoencoding(Method[AutoencoderState, ElboResult]):
         }
 
     def work(self, state: AutoencoderState) -> Mapping[str, Work]:
-        training, validation = state.training, len(state.data.validation)
+        training = state.training
         grid = Work(1, min(self.number_of_samples(state) // 2, len(self._shown(state))))
-        along_the_way = work_on(state, min(validation, training.max_validation_images)).times(
-            times_due(state, training.validation_steps)
-        )
-        averages = len(state.averages) if len(state.averages) > 1 else 0
         return {
             MEASURING: pass_over_training_images(state, training.max_measured_images),
             SAMPLING: grid.times(1 + ends_of_epochs(state, training.save_images_epochs)),
-            SCORING: along_the_way.plus(work_on(state, validation).times(averages)).plus(
-                work_on(state, len(state.data.test))
-            ),
+            SCORING: scoring_work(state),
         }
 
     def example_call(self, state: AutoencoderState, size: int) -> Callable[[], Any]:

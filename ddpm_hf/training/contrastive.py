@@ -31,7 +31,7 @@ from .contrastive_scores import Matches, matches_of, overall_std, retrieved
 from .contrastive_state import ContrastiveState
 from .contrastive_step import ContrastiveResult, training_step
 from .method import Method
-from .plan import ends_of_epochs, pass_over_training_images, times_due, work_on
+from .plan import ends_of_epochs, pass_over_training_images, scoring_work, work_on
 from .run_clock import MEASURING, SAMPLING, SCORING, Work
 from .tracking import StepFigures
 
@@ -105,18 +105,12 @@ class Contrastive(Method[ContrastiveState, ContrastiveResult]):
         }
 
     def work(self, state: ContrastiveState) -> Mapping[str, Work]:
-        training, validation = state.training, len(state.data.validation)
+        training = state.training
         of_grid = work_on(state, len(self._shown(state)))
-        along_the_way = work_on(state, min(validation, training.max_validation_images)).times(
-            times_due(state, training.validation_steps)
-        )
-        averages = len(state.averages) if len(state.averages) > 1 else 0
         return {
             MEASURING: pass_over_training_images(state, training.max_measured_images),
             SAMPLING: of_grid.times(1 + ends_of_epochs(state, training.save_images_epochs)),
-            SCORING: along_the_way.plus(work_on(state, validation).times(averages)).plus(
-                work_on(state, len(state.data.test))
-            ),
+            SCORING: scoring_work(state),
         }
 
     def example_call(self, state: ContrastiveState, size: int) -> Callable[[], Any]:

@@ -11,7 +11,7 @@ import torch
 from ..conditioning.columns import in_turn
 from ..evaluation.measuring import EVALUATIONS
 from .diffusion_scores import number_of_paths, steps_of_a_path
-from .plan import ends_of_epochs, pass_over_training_images, times_due, work_on
+from .plan import ends_of_epochs, pass_over_training_images, scoring_work, work_on
 from .run_clock import MEASURING, SAMPLING, SCORING, Work
 from .state import TrainState
 from .worth import calls_of_worth
@@ -45,20 +45,15 @@ def _sampling(state: TrainState) -> Work:
 
 
 def _scoring(state: TrainState) -> Work:
-    training, validation, test = state.training, len(state.data.validation), len(state.data.test)
-    calls = _evaluations(state, training.num_validation_evaluations)
-    along_the_way = work_on(state, min(validation, training.max_validation_images)).times(
-        calls * times_due(state, training.validation_steps)
-    )
-    averages = len(state.averages) if len(state.averages) > 1 else 0
-    of_averages = work_on(state, validation).times(calls * averages)
+    training, test = state.training, len(state.data.test)
     of_test = _evaluations(state, training.num_evaluations) + number_of_paths(state) * steps_of_a_path(state)
     extra, of_retrieval = calls_of_worth(state)
     of_test += extra * _evaluations(state, training.num_evaluations)
     most = training.num_retrieval_images
     retrieved = sum(min(most, count) for count in (test, state.images_per_epoch or most))
     of_worth = work_on(state, retrieved).times(of_retrieval)
-    return along_the_way.plus(of_averages).plus(work_on(state, test).times(of_test)).plus(of_worth)
+    of_validation = _evaluations(state, training.num_validation_evaluations)
+    return scoring_work(state, of_validation, of_test).plus(of_worth)
 
 
 def _evaluations(state: TrainState, asked: int) -> int:

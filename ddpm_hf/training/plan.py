@@ -96,6 +96,20 @@ def work_on(state: RunState, images: int) -> Work:
     return Work(len(numbers), sum(min(size, images - number * size) for number in numbers))
 
 
+def scoring_work(state: RunState, validation_calls: int = 1, test_calls: int = 1) -> Work:
+    """The scores to come: of validation images along the way and for each of several averages, and of the test images.
+
+    Args:
+        validation_calls, test_calls: model calls for an image.
+    """
+    training, validation = state.training, len(state.data.validation)
+    due = times_due(state, training.validation_steps)
+    along_the_way = work_on(state, min(validation, training.max_validation_images)).times(validation_calls * due)
+    averages = len(state.averages) if len(state.averages) > 1 else 0
+    of_averages = work_on(state, validation).times(validation_calls * averages)
+    return along_the_way.plus(of_averages).plus(work_on(state, len(state.data.test)).times(test_calls))
+
+
 def times_due(state: RunState, interval: int) -> int:
     """How many more times something happens that is done every `interval` steps; 0 for an interval of 0."""
     return state.steps // interval - state.step // interval if interval else 0
