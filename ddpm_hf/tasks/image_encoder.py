@@ -13,11 +13,10 @@ from ..conditioning.conditioner import Conditioners
 from ..conditioning.text import TextSettings
 from ..data.arguments import CaptionedDataArguments
 from ..data.level_images import ImageData
-from .captioned_images import load_captioned_images
 from .image_encoder_model import ContrastiveEncoder
 from .pixels import PixelTask
-from .presets import IMAGE_ENCODER_PRESETS, check_preset
-from .text_encoding import TextEncoding, captions_shown
+from .presets import IMAGE_ENCODER_PRESETS
+from .text_encoding import TextEncoding
 from .unclip_arguments import ContrastiveArguments, ImageEncoderModelArguments
 
 
@@ -27,13 +26,6 @@ class ImageEncoderTask(TextEncoding, PixelTask):
     arguments = (ImageEncoderModelArguments, CaptionedDataArguments, ContrastiveArguments)
     presets = IMAGE_ENCODER_PRESETS
     model_part = "image_encoder"
-
-    def load_data(self) -> ImageData:
-        check_preset(self.model_arguments.preset, self.presets)
-        self.check_prompts()
-        data = load_captioned_images(self.data_arguments)
-        self._captions = captions_shown(data)
-        return data
 
     def build_model(self, data: ImageData) -> ContrastiveEncoder:
         channels, height, width = data.train.shape

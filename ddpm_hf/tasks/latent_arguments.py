@@ -13,7 +13,30 @@ from .text_arguments import TextModelArguments, TextToImageDiffusionArguments
 
 
 @dataclass
-class LatentModelArguments(ModelArguments):
+class AutoencoderNameArguments:
+    """The autoencoder of the latents."""
+
+    autoencoder: str = field(
+        default="runs/autoencoder",
+        metadata=help_text("A saved AutoencoderKL, or a pipeline with one: a folder, or a name on the Hub."),
+    )
+    autoencoder_revision: str | None = field(
+        default=None, metadata=help_text("Branch, tag or commit of the autoencoder on the Hub.")
+    )
+
+
+@dataclass
+class NarrowestNoiseArguments:
+    """Where the noise of the latents begins."""
+
+    log_snr_max: float | None = field(
+        default=None,
+        metadata=help_text("Of log_snr; if unset, from the width of the autoencoder's q(z | x)."),
+    )
+
+
+@dataclass
+class LatentModelArguments(AutoencoderNameArguments, ModelArguments):
     """The autoencoder, and the UNet2DModel of its latents, by its own argument names."""
 
     preset: str = field(
@@ -24,13 +47,6 @@ class LatentModelArguments(ModelArguments):
             " below."
         ),
     )
-    autoencoder: str = field(
-        default="runs/autoencoder",
-        metadata=help_text("A saved AutoencoderKL, or a pipeline with one: a folder, or a name on the Hub."),
-    )
-    autoencoder_revision: str | None = field(
-        default=None, metadata=help_text("Branch, tag or commit of the autoencoder on the Hub.")
-    )
     with_text: bool = field(
         default=False,
         metadata=help_text("Train a UNet2DConditionModel that is told of captions; it has arguments of its own."),
@@ -38,7 +54,7 @@ class LatentModelArguments(ModelArguments):
 
 
 @dataclass
-class LatentTextModelArguments(TextModelArguments):
+class LatentTextModelArguments(AutoencoderNameArguments, TextModelArguments):
     """The autoencoder, the UNet2DConditionModel of its latents, by its own argument names, and the text encoder."""
 
     preset: str = field(
@@ -48,13 +64,6 @@ class LatentTextModelArguments(TextModelArguments):
             " model and training; those given win over it. auto: by the size of the latents, unless a network is given"
             " below."
         ),
-    )
-    autoencoder: str = field(
-        default="runs/autoencoder",
-        metadata=help_text("A saved AutoencoderKL, or a pipeline with one: a folder, or a name on the Hub."),
-    )
-    autoencoder_revision: str | None = field(
-        default=None, metadata=help_text("Branch, tag or commit of the autoencoder on the Hub.")
     )
     with_text: bool = field(
         default=True, metadata=help_text("Tell the model of captions; without it, it is a UNet2DModel.")
@@ -67,20 +76,10 @@ class CaptionedEmojiArguments(CaptionedDataArguments):
 
 
 @dataclass
-class LatentDiffusionArguments(DiffusionArguments):
+class LatentDiffusionArguments(NarrowestNoiseArguments, DiffusionArguments):
     """The forward process of the latents, and what the model learns."""
-
-    log_snr_max: float | None = field(
-        default=None,
-        metadata=help_text("Of log_snr; if unset, from the width of the autoencoder's q(z | x)."),
-    )
 
 
 @dataclass
-class LatentTextDiffusionArguments(TextToImageDiffusionArguments):
+class LatentTextDiffusionArguments(NarrowestNoiseArguments, TextToImageDiffusionArguments):
     """The forward process of the latents, and what the model learns; a tenth of the captions are dropped."""
-
-    log_snr_max: float | None = field(
-        default=None,
-        metadata=help_text("Of log_snr; if unset, from the width of the autoencoder's q(z | x)."),
-    )

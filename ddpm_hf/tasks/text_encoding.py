@@ -15,6 +15,8 @@ from ..conditioning.text import Encoder, TextConditioner, TextEncoder, TextSetti
 from ..conditioning.text_encoders import is_on_the_hub, load_text_encoder
 from ..data.level_images import ImageData, LevelImages
 from ..data.text_embeddings import StoredEmbeddings, cache_folder
+from .captioned_images import load_captioned_images
+from .presets import check_preset
 
 
 SHOWN = 144  # captions that samples take their turns of
@@ -25,12 +27,26 @@ class TextEncoding:
 
     Attributes:
         model_arguments: with those of `TextEncoderArguments`.
-        data_arguments: the task's.
+        data_arguments: of captioned images.
+        presets: the task's.
     """
 
     model_arguments: Any
     data_arguments: Any
+    presets: Any
     _captions: list[str]  # shown in grids; `load_data` sets them by `captions_shown`
+
+    def load_data(self) -> ImageData:
+        """The images with their captions.
+
+        Raises:
+            ValueError: for an unknown preset, an empty prompt, or data without captions.
+        """
+        check_preset(self.model_arguments.preset, self.presets)
+        self.check_prompts()
+        data = load_captioned_images(self.data_arguments)
+        self._captions = captions_shown(data)
+        return data
 
     @functools.cached_property
     def encoder(self) -> TextEncoder:

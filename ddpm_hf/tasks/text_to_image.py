@@ -15,11 +15,10 @@ from ..data.level_images import ImageData
 from ..pipelines.pipeline_ddpm_paper_text_to_image import DDPMPaperTextToImagePipeline
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .building import build_text_unet
-from .captioned_images import load_captioned_images
 from .images import ImageTask
-from .presets import TEXT_PRESETS, check_preset
+from .presets import TEXT_PRESETS
 from .text_arguments import TextModelArguments, TextToImageDiffusionArguments
-from .text_encoding import TextEncoding, captions_shown
+from .text_encoding import TextEncoding
 
 
 class TextToImageTask(TextEncoding, ImageTask):
@@ -28,13 +27,6 @@ class TextToImageTask(TextEncoding, ImageTask):
     arguments = (TextModelArguments, CaptionedDataArguments, TextToImageDiffusionArguments)
     presets = TEXT_PRESETS
     frozen_parts = ("tokenizer", "text_encoder")
-
-    def load_data(self) -> ImageData:
-        check_preset(self.model_arguments.preset, self.presets)
-        self.check_prompts()
-        data = load_captioned_images(self.data_arguments)
-        self._captions = captions_shown(data)
-        return data
 
     def build_model(self, data: ImageData) -> UNet2DConditionModel:
         how = (self.encoder.width, self._settings)
