@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from ..evaluation.guiding import guidance_report
 from ..evaluation.quality_features import load_quality_features
 from ..evaluation.sample_quality import Judge
 from ..evaluation.sampling import draw_images
-from ..evaluation.scoring import load_as_they_are, on_chain, split_of
+from ..evaluation.scoring import check_few_steps, load_as_they_are, split_of
 from ..likelihood.cascade import CascadeBitsPerDim
 from ..pipelines.guidance import Guidance
 from ..pipelines.sampling_pipeline import SamplingPipeline
@@ -69,8 +68,7 @@ def evaluate_cascade(
         images = split_of(loaded, evaluation.split).spread(evaluation.max_images)
         prepare_to_score(stages, images, evaluation)
         guidances = guidances_of(stages, guiding)
-        for stage, steps in itertools.product(stages, evaluation.few_steps):  # raises now if there are too many steps
-            on_chain(stage, steps, "linspace")
+        check_few_steps([stage.scheduler for stage in stages], evaluation.few_steps)
         train = split_of(loaded, "train") if evaluation.num_quality_samples else None
         folder = claim_folder(evaluation.output_dir, evaluation.overwrite_output_dir, accelerator)
     use_all_cores(accelerator.device)

@@ -21,7 +21,7 @@ from ..evaluation.guiding import guidance_report, load_guidance
 from ..evaluation.quality_features import check_quality_features, load_quality_features
 from ..evaluation.real_files import RealFiles, codec_of_singles
 from ..evaluation.sample_quality import Judge
-from ..evaluation.scoring import check_fit, follow, load_as_they_are, load_pipeline, score, split_of
+from ..evaluation.scoring import check_few_steps, check_fit, follow, load_as_they_are, load_pipeline, score, split_of
 from ..evaluation.subject import Subject
 from ..likelihood.distortion import RateDistortion
 from ..likelihood.summary import in_parts
@@ -169,8 +169,7 @@ def choose_subject(
         raise ValueError("`num_flow_images` must be 0: a model that predicts the 'mean' has no probability-flow ODE.")
     guidance = load_guidance(guiding, pipeline)
     pipeline.scheduler = follow(pipeline.scheduler, levels, evaluation)
-    for steps in evaluation.few_steps:  # raises now if there are too many steps
-        DDPMPaperScheduler.from_config(pipeline.scheduler.config).set_timesteps(steps)
+    check_few_steps([pipeline.scheduler], evaluation.few_steps)
     subject = Subject(pipeline, images, evaluation, accelerator, guidance)
     for scale in evaluation.guidance_scales:  # raises now if the model cannot be guided by it
         subject.guided_by(scale)

@@ -69,11 +69,10 @@ def sample(script: str, model: ModelPathArguments, sampling: SampleArguments, gu
             ends,
             sampling.num_images,
             sampling.batch_size,
-            steps,
+            {"num_inference_steps": steps, "timestep_spacing": sampling.timestep_spacing},
+            sampling.solver_order,
             turns,
             guidance,
-            sampling.timestep_spacing,
-            sampling.solver_order,
             sampling.seed,
         )
         if accelerator.is_main_process:

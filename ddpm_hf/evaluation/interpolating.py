@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,11 +22,10 @@ def draw_between(
     ends: Tensor,
     count: int,
     batch_size: int,
-    steps: int | None,
+    chain: Mapping[str, Any],
+    solver_order: int = 1,
     turns: Columns | None = None,
     guidance: Guidance | None = None,
-    timestep_spacing: str | None = None,
-    solver_order: int = 1,
     seed: int = 0,
 ) -> Tensor:
     """`count` images from the first to the second of two, `[count, C, H, W]` in [0, 1], on the CPU.
@@ -38,41 +38,25 @@ def draw_between(
         ends: the two images, `[2, C, H, W]` in [−1, 1].
         count: at least 2.
         batch_size: images in a call of the model, at most.
-        steps, timestep_spacing, solver_order, guidance: as in `draw_images`.
+        chain: `num_inference_steps` and `timestep_spacing`, as in a pipeline's call.
+        solver_order, guidance: as in `draw_images`.
         turns: columns whose first entry conditions all images; None takes the conditioners' variety.
         seed: of the noise of a model that varies images.
     """
+    guided = {**chain, **(guidance or Guidance()).options}
+    drawn = {**guided, "eta": 0.0, "solver_order": solver_order, "output_type": "pt"}
     if isinstance(pipeline, DDPMPaperUnCLIPPipeline):
-        return _by_embeddings(pipeline, ends, count, turns, guidance, seed, steps, timestep_spacing, solver_order)
+        columns = _times(chosen(turns or {}, [0]), count)
+        generator = generator_of(Use.SAMPLING, seed, 0)
+        return pipeline.interpolate(*ends, count, generator=generator, **columns, **drawn).images.cpu()
     columns = chosen(pipeline.conditioners.variety() if turns is None else turns, [0])
-    chain: dict[str, Any] = {"num_inference_steps": steps, "timestep_spacing": timestep_spacing}
-    guided = (guidance or Guidance()).options
-    noise = pipeline.encode(ends, **_times(columns, 2), **chain, **guided)
-    first, second = noise.chunk(2)
+    first, second = pipeline.encode(ends, **_times(columns, 2), **guided).chunk(2)
     between = torch.cat([slerp(first, second, k / (count - 1)) for k in range(count)])
-    chain |= {"eta": 0.0, "solver_order": solver_order, "output_type": "pt", **guided}
     parts = [
-        pipeline(batch_size=len(part), latents=part, **_times(columns, len(part)), **chain).images.cpu()
+        pipeline(batch_size=len(part), latents=part, **_times(columns, len(part)), **drawn).images.cpu()
         for part in between.split(batch_size)
     ]
     return torch.cat(parts)
-
-
-def _by_embeddings(
-    pipeline: DDPMPaperUnCLIPPipeline,
-    ends: Tensor,
-    count: int,
-    turns: Columns | None,
-    guidance: Guidance | None,
-    seed: int,
-    steps: int | None,
-    timestep_spacing: str | None,
-    solver_order: int,
-) -> Tensor:
-    options = {**_times(chosen(turns or {}, [0]), count), **(guidance or Guidance()).options, "eta": 0.0}
-    options |= {"num_inference_steps": steps, "timestep_spacing": timestep_spacing, "solver_order": solver_order}
-    generator = generator_of(Use.SAMPLING, seed, 0)
-    return pipeline.interpolate(*ends, count, generator=generator, output_type="pt", **options).images.cpu()
 
 
 def _times(columns: Columns, count: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
@@ -74,6 +75,12 @@ def on_chain(pipeline: SamplingPipeline, steps: int, spacing: str) -> SamplingPi
     chained = pipeline.with_scheduler(chain)
     chained.set_progress_bar_config(disable=True)
     return chained
+
+
+def check_few_steps(schedulers: Sequence[DDPMPaperScheduler], few_steps: Sequence[int]) -> None:
+    """Raise ValueError for more steps than one of the chains has."""
+    for scheduler, steps in itertools.product(schedulers, few_steps):
+        DDPMPaperScheduler.from_config(scheduler.config).set_timesteps(steps)
 
 
 def spacings_of(schedulers: Sequence[DDPMPaperScheduler]) -> tuple[str, ...]:
