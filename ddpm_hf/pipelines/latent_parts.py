@@ -11,6 +11,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from ..conditioning.classes import CLASSES_OF_DIT
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .autoencoders import Autoencoder
+from .stock import own_scheduler
 from .text import check_width
 
 
@@ -64,8 +65,7 @@ def check_fit(autoencoder: Autoencoder, unet: ModelMixin, text_encoder: Any) -> 
 
 def scheduler_of_latents(scheduler: SchedulerMixin, unet: ModelMixin) -> DDPMPaperScheduler:
     """The scheduler of continuous data, whose variance is learned if the model has channels for it."""
-    if not isinstance(scheduler, DDPMPaperScheduler):
-        scheduler = DDPMPaperScheduler.from_scheduler(scheduler)
+    scheduler = own_scheduler(scheduler)
     changes: dict[str, Any] = {}
     if scheduler.diffusion.num_levels is not None:
         changes["num_levels"] = None

@@ -25,6 +25,7 @@ from .images import check_images, check_output_type, require_finite_images, to_o
 from .inpainting import Generators, Jumps
 from .models import check_unet
 from .sampling_pipeline import SOURCE_ARGUMENTS, Chain, SamplingPipeline
+from .stock import own_scheduler
 
 
 class DDPMPaperPipeline(SamplingPipeline):
@@ -50,9 +51,7 @@ class DDPMPaperPipeline(SamplingPipeline):
         super().__init__()
         if type(self) is DDPMPaperPipeline:  # a subclass may call its model with more arguments
             check_unet(unet)
-        if not isinstance(scheduler, DDPMPaperScheduler):
-            scheduler = DDPMPaperScheduler.from_scheduler(scheduler)
-        self.register_modules(unet=unet, scheduler=scheduler)
+        self.register_modules(unet=unet, scheduler=own_scheduler(scheduler))
 
     # --- loading and saving ---
 

@@ -26,7 +26,7 @@ from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .denoising_step import DenoisingStep
 from .guidance import Guidance
 from .sampling_pipeline import Chain, Generators
-from .stock import stock_class
+from .stock import own_scheduler, stock_class
 from .text import Prompts, TextInput, check_width
 from .text_pipeline import TextPipeline
 
@@ -229,8 +229,7 @@ def check_prior(prior: PriorTransformer, image_encoder: Any, text_encoder: Any) 
 
 def of_embeddings(scheduler: SchedulerMixin) -> DDPMPaperScheduler:
     """The scheduler of continuous embeddings."""
-    if not isinstance(scheduler, DDPMPaperScheduler):
-        scheduler = DDPMPaperScheduler.from_scheduler(scheduler)
+    scheduler = own_scheduler(scheduler)
     if scheduler.diffusion.num_levels is None:
         return scheduler
     return DDPMPaperScheduler.from_config(scheduler.config, num_levels=None)

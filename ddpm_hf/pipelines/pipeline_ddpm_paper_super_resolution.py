@@ -24,13 +24,12 @@ from ..conditioning.low_resolution import (
 )
 from ..conditioning.text import is_told_of_text
 from ..diffusion.denoiser import Denoiser
-from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .denoising_step import DenoisingStep
 from .guidance import Guidance
 from .images import batch_of_images, check_images, check_output_type
 from .inpainting import Generators
 from .sampling_pipeline import Chain
-from .stock import stock_class
+from .stock import own_scheduler, stock_class
 from .text import Prompts, TextInput, check_width
 from .text_pipeline import Callback, TextPipeline
 
@@ -91,16 +90,12 @@ class DDPMPaperSuperResolutionPipeline(TextPipeline):
             )
         if text_encoder is not None:
             check_width(text_encoder, unet)
-        schedulers = [
-            each if isinstance(each, DDPMPaperScheduler) else DDPMPaperScheduler.from_scheduler(each)
-            for each in (scheduler, image_noising_scheduler)
-        ]
         self.register_modules(
             tokenizer=tokenizer,
             text_encoder=text_encoder,
             unet=unet,
-            scheduler=schedulers[0],
-            image_noising_scheduler=schedulers[1],
+            scheduler=own_scheduler(scheduler),
+            image_noising_scheduler=own_scheduler(image_noising_scheduler),
         )
 
     def to_stock(self) -> DiffusionPipeline:

@@ -12,14 +12,13 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from ..conditioning.conditioner import Conditioners
-from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .denoising_step import DenoisingStep
 from .guidance import Guidance
 from .image_starts import ImageStart
 from .images import check_images, check_output_type
 from .inpainting import Generators, Jumps
 from .sampling_pipeline import Chain
-from .stock import stock_class
+from .stock import own_scheduler, stock_class
 from .text import Prompts, TextInput, check_width
 from .text_pipeline import Callback, TextPipeline
 
@@ -49,9 +48,9 @@ class DDPMPaperTextToImagePipeline(TextPipeline):
         super().__init__()
         if text_encoder is not None:
             check_width(text_encoder, unet)
-        if not isinstance(scheduler, DDPMPaperScheduler):
-            scheduler = DDPMPaperScheduler.from_scheduler(scheduler)
-        self.register_modules(tokenizer=tokenizer, text_encoder=text_encoder, unet=unet, scheduler=scheduler)
+        self.register_modules(
+            tokenizer=tokenizer, text_encoder=text_encoder, unet=unet, scheduler=own_scheduler(scheduler)
+        )
 
     # --- loading and saving ---
 

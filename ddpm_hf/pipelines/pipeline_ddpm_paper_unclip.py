@@ -34,7 +34,7 @@ from .guidance import Guidance
 from .images import batch_of_images, check_output_type
 from .pipeline_ddpm_paper_prior import DDPMPaperPriorPipeline, encoder_of
 from .sampling_pipeline import SOURCE_ARGUMENTS, Chain, Generators
-from .stock import stock_class, without_notices
+from .stock import own_scheduler, stock_class, without_notices
 from .text import Prompts, TextInput, check_width
 from .text_pipeline import Callback, TextPipeline
 
@@ -83,13 +83,11 @@ class DDPMPaperUnCLIPPipeline(TextPipeline):
         super().__init__()
         of_prior = DDPMPaperPriorPipeline(prior, image_encoder, text_encoder, tokenizer, prior_scheduler)
         check_decoder(unet, image_encoder, text_encoder)
-        if not isinstance(scheduler, DDPMPaperScheduler):
-            scheduler = DDPMPaperScheduler.from_scheduler(scheduler)
         self.register_modules(
             prior=prior,
             prior_scheduler=of_prior.scheduler,
             unet=unet,
-            scheduler=scheduler,
+            scheduler=own_scheduler(scheduler),
             image_encoder=image_encoder,
             text_encoder=text_encoder,
             tokenizer=tokenizer,

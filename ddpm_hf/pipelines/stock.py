@@ -1,5 +1,5 @@
 # Copyright 2026 The ddpm_hf authors. Licensed under the Apache License, Version 2.0.
-"""Pipelines of diffusers, in whose layout ours are saved."""
+"""Pipelines of diffusers, in whose layout ours are saved, and their schedulers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import diffusers
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import logging as diffusers_logging
+
+from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 
 
 def stock_class(name: str) -> Any:
@@ -28,6 +31,11 @@ def stock_class(name: str) -> Any:
         return getattr(diffusers, name)
     finally:
         logging.set_verbosity(verbosity)
+
+
+def own_scheduler(scheduler: SchedulerMixin) -> DDPMPaperScheduler:
+    """The scheduler, converted if it is of another class; ValueError if it has another process."""
+    return scheduler if isinstance(scheduler, DDPMPaperScheduler) else DDPMPaperScheduler.from_scheduler(scheduler)
 
 
 @contextlib.contextmanager
