@@ -15,6 +15,7 @@ from ..pipelines.autoencoders import factor_of
 from ..runtime.arguments import decided
 from .autoencoder_arguments import AutoencoderModelArguments, ElboArguments, check_law_arguments
 from .autoencoder_model import LikelihoodAutoencoder
+from .building import saved_config
 from .captioned_images import load_plain_images
 from .pixels import PixelTask
 from .presets import AUTOENCODER_PRESETS, check_preset
@@ -67,7 +68,7 @@ class AutoencoderTask(PixelTask):
         """The part of the configuration that the arguments determine."""
         model = self.model_arguments
         if model.model_config_name_or_path is not None:
-            return _without_what_is_private(AutoencoderKL.load_config(model.model_config_name_or_path))
+            return _without_what_is_private(saved_config(AutoencoderKL, model.model_config_name_or_path))
         known = inspect.signature(AutoencoderKL.__init__).parameters
         given = {name: value for name, value in dataclasses.asdict(model).items() if name in known}
         depth = len(model.block_out_channels)

@@ -8,7 +8,7 @@ import inspect
 import math
 from typing import Any
 
-from diffusers import UNet2DConditionModel, UNet2DModel
+from diffusers import ConfigMixin, UNet2DConditionModel, UNet2DModel
 
 from ..conditioning.classes import OWN_CONFIG_KEY, number_of_classes, with_null_class
 from ..conditioning.image_encoders import EmbeddingSettings
@@ -33,7 +33,7 @@ def build_unet(model: ModelArguments, diffusion: DiffusionArguments, images: Lev
     Raises:
         ValueError: for a configuration that is invalid or does not fit the images.
     """
-    config = _config(model) | _of_images(images, diffusion)
+    config = _config(model) | of_images(images, diffusion)
     if diffusion.conditioning_dropout_prob > 0 and number_of_classes(config) is not None:
         config |= with_null_class(number_of_classes(config))
     _check_size(config, *images.shape[1:])
@@ -59,7 +59,7 @@ def build_text_unet(
     Raises:
         ValueError: for a configuration that is invalid or does not fit the images.
     """
-    config = _text_config(model) | _of_images(images, diffusion)
+    config = _text_config(model) | of_images(images, diffusion)
     _check_size(config, *images.shape[1:])
     own = settings.to_config()[OWN_CONFIG_KEY]
     if embedding is not None:
@@ -87,7 +87,7 @@ def build_super_resolution_unet(
     Raises:
         ValueError: for a configuration that is invalid or does not fit the images.
     """
-    config = _text_config(model) | _of_images(images, diffusion)
+    config = _text_config(model) | of_images(images, diffusion)
     config |= {"in_channels": 2 * config["in_channels"], "class_embed_type": "timestep"}
     for height, width in (images.shape[1:], *([] if crop_size is None else [(crop_size, crop_size)])):
         _check_size(config, height, width)
@@ -101,7 +101,7 @@ def build_super_resolution_unet(
 def _text_config(model: TextUNetArguments) -> dict[str, Any]:
     """The part of a UNet2DConditionModel's configuration that the arguments determine."""
     if model.model_config_name_or_path is not None:
-        return dict(UNet2DConditionModel.load_config(model.model_config_name_or_path))
+        return saved_config(UNet2DConditionModel, model.model_config_name_or_path)
     known = inspect.signature(UNet2DConditionModel.__init__).parameters
     return {name: value for name, value in dataclasses.asdict(model).items() if name in known}
 
@@ -125,7 +125,22 @@ def _without_text(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _of_images(images: LevelImages, diffusion: DiffusionArguments) -> dict[str, Any]:
+def saved_config(kind: type[ConfigMixin], name: str) -> dict[str, Any]:
+    """The configuration that `model_config_name_or_path` names.
+
+    Raises:
+        ValueError: if it is that of another class.
+    """
+    config = dict(kind.load_config(name))
+    found = config.get("_class_name", kind.__name__)
+    if found != kind.__name__:
+        raise ValueError(
+            f"`model_config_name_or_path` must be the configuration of a {kind.__name__}, but is that of a {found}."
+        )
+    return config
+
+
+def of_images(images: LevelImages, diffusion: DiffusionArguments) -> dict[str, Any]:
     """The part of the configuration that the images and the variance determine."""
     channels, height, width = images.shape
     return {
@@ -141,7 +156,7 @@ def _config(model: ModelArguments) -> dict[str, Any]:
         known = inspect.signature(UNet2DModel.__init__).parameters
         config = {name: value for name, value in dataclasses.asdict(model).items() if name in known}
     else:
-        config = dict(UNet2DModel.load_config(model.model_config_name_or_path))
+        config = saved_config(UNet2DModel, model.model_config_name_or_path)
         if model.num_class_embeds is not None:
             config["num_class_embeds"] = model.num_class_embeds
             config.pop(OWN_CONFIG_KEY, None)  # the null class of the saved model
