@@ -22,7 +22,7 @@ from huggingface_hub.repocard import RepoCard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from safetensors import SafetensorError, safe_open
 
-from ..conditioning.classes import OWN_CONFIG_KEY, embeds_classes, number_of_classes
+from ..conditioning.classes import CLASSES_OF_DIT, OWN_CONFIG_KEY, embeds_classes, number_of_classes
 from ..conditioning.low_resolution import JOINED, LowResolutionSettings
 from ..conditioning.text import TextSettings, is_told_of_text
 from ..results import DIGITS, FRECHET_DISTANCES, MEASURES, METRICS, Metrics, measured, understood
@@ -59,6 +59,7 @@ NOTES = {  # on the features of each network
 LICENSES = "https://huggingface.co/docs/hub/repositories-licenses"
 
 # The Hub's names of the tasks.
+STOCK_NULL_CLASS = 1000  # of DiTPipeline, whatever model it has
 UNCONDITIONAL = ("unconditional-image-generation", "Unconditional Image Generation")
 TEXT_TO_IMAGE = ("text-to-image", "Text-to-Image")
 ENLARGING = ("image-to-image", "Image-to-Image")
@@ -355,6 +356,12 @@ def latent_in_stock(family: str | None, autoencoder: Mapping[str, Any], unet: Ma
     sentences = []
     if family == "DiTPipeline" and learns_variance:
         sentences.append("It drops the variance that the model has learned, and samples with `fixed_small`.")
+    classes = unet.get(CLASSES_OF_DIT)
+    if family == "DiTPipeline" and classes != STOCK_NULL_CLASS:
+        sentences.append(
+            f"Its guidance takes {STOCK_NULL_CLASS} for the null class, which is {classes} here, and fails: pass"
+            " `guidance_scale=1`."
+        )
     if family == "StableDiffusionPipeline" and learns_variance:
         sentences.append("With guidance it extrapolates the learned variance too, and draws other images.")
     if family == "StableDiffusionPipeline" and OWN_CONFIG_KEY in unet:

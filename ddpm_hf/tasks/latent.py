@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from diffusers import ModelMixin, UNet2DConditionModel, UNet2DModel
+from diffusers import DiTTransformer2DModel, ModelMixin, UNet2DConditionModel, UNet2DModel
 
 from ..data.arguments import EmojiDataArguments
 from ..data.image_streams import ImageStream
@@ -27,6 +27,7 @@ from .autoencoder import DEFAULT_RESOLUTION
 from .base import DiffusionTask
 from .building import build_scheduler
 from .class_columns import class_column
+from .dit import build_dit, dit_config, with_null_class_trained
 from .images import ImageTask
 from .latent_arguments import (
     CaptionedEmojiArguments,
@@ -114,7 +115,7 @@ class LatentData(DiffusionTask):
 
 
 class LatentTask(LatentData, ImageTask):
-    """Latents as x_0, a `UNet2DModel`, and a `DDPMPaperLatentPipeline` that saves it with the autoencoder."""
+    """Latents as x_0, a `UNet2DModel` or a `DiTTransformer2DModel`, and a `DDPMPaperLatentPipeline` that saves it."""
 
     arguments = (LatentModelArguments, EmojiDataArguments, LatentDiffusionArguments)
     presets = LATENT_PRESETS
@@ -122,10 +123,18 @@ class LatentTask(LatentData, ImageTask):
     def load_data(self) -> ImageData:
         check_preset(self.model_arguments.preset, self.presets)
         self._check_data()
+        if dit_config(self.model_arguments) is not None:
+            self.diffusion = with_null_class_trained(self.diffusion)
         arguments = self.data_arguments
         return self._with_latents(lambda: load_images(arguments, class_column(arguments.label_column), load_openmoji))
 
-    def pipeline(self, model: UNet2DModel, scheduler: DDPMPaperScheduler) -> DDPMPaperLatentPipeline:
+    def build_model(self, data: ImageData) -> UNet2DModel | DiTTransformer2DModel:
+        config = dit_config(self.model_arguments)
+        return super().build_model(data) if config is None else build_dit(config, self.diffusion, data.train)
+
+    def pipeline(
+        self, model: UNet2DModel | DiTTransformer2DModel, scheduler: DDPMPaperScheduler
+    ) -> DDPMPaperLatentPipeline:
         return DDPMPaperLatentPipeline(self.autoencoder.model, model, scheduler)
 
 

@@ -39,6 +39,13 @@ class NarrowestNoiseArguments:
 class LatentModelArguments(AutoencoderNameArguments, ModelArguments):
     """The autoencoder, and the UNet2DModel of its latents, by its own argument names."""
 
+    model_config_name_or_path: str | None = field(
+        default=None,
+        metadata=help_text(
+            "A saved configuration of a UNet2DModel or a DiTTransformer2DModel, in place of the arguments below, all"
+            " but num_class_embeds."
+        ),
+    )
     preset: str = field(
         default="auto",
         metadata=help_text(
