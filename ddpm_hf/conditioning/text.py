@@ -30,6 +30,7 @@ from .columns import Columns
 from .conditioner import Conditioner
 
 
+NULL_CAPTION = ""
 STATES, MASK = "encoder_hidden_states", "encoder_attention_mask"  # arguments of UNet2DConditionModel
 TOKENS_OF_STOCK = 77  # the fixed length of IFPipeline
 TEXT = "text"  # in the own part of a model's configuration
@@ -249,7 +250,7 @@ class TextConditioner(Conditioner):
     def prepare(self, columns: Columns) -> tuple[str, ...]:
         several = [[value] if isinstance(value, str) else value for value in columns[PROMPT]]
         captions = list(dict.fromkeys(itertools.chain.from_iterable(several)))
-        return self.encoder.prepare([*captions, ""] if self.settings.null else captions)
+        return self.encoder.prepare([*captions, NULL_CAPTION] if self.settings.null else captions)
 
     def make(self, columns: Columns, device: torch.device) -> dict[str, Tensor]:
         self.check(columns)
@@ -259,7 +260,7 @@ class TextConditioner(Conditioner):
         if not self.settings.null:
             raise ValueError("The model was not trained without text; pass --conditioning_dropout_prob above 0.")
         if device not in self._null:
-            self._null[device] = self.embed([""], device)
+            self._null[device] = self.embed([NULL_CAPTION], device)
         return {name: value.expand(count, *value.shape[1:]) for name, value in self._null[device].items()}
 
     def embed(self, captions: Sequence[str], device: torch.device) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from typing import Any
 from accelerate import PartialState
 
 from ..conditioning.captions import PROMPT
-from ..conditioning.text import Encoder, TextConditioner, TextEncoder, TextSettings
+from ..conditioning.text import NULL_CAPTION, Encoder, TextConditioner, TextEncoder, TextSettings
 from ..conditioning.text_encoders import is_on_the_hub, load_text_encoder
 from ..data.level_images import ImageData, LevelImages
 from ..data.text_embeddings import StoredEmbeddings, cache_folder
@@ -79,6 +79,8 @@ class TextEncoding:
             raise ValueError(
                 "`validation_prompts` must be given, since there are no test captions to draw samples of."
             )
+        if settings.null:
+            encoder.prepare([NULL_CAPTION])  # first, so that the file of the captions is the same without it
         encoder.prepare(prompts)
         return TextConditioner(encoder, settings, prompts)
 

@@ -26,6 +26,7 @@ from transformers import CLIPVisionModelWithProjection
 
 from ddpm_hf import DDPMPaperPriorPipeline, DDPMPaperUnCLIPPipeline
 from ddpm_hf.cli import unclip
+from ddpm_hf.data.text_embeddings import FOLDER
 from ddpm_hf.hub.push import model_files
 from ddpm_hf.results import CONTRASTIVE_NAMES, PRIOR_NAMES, UnCLIPFigures
 from ddpm_hf.runtime.arguments import completed
@@ -109,6 +110,15 @@ def short_scores() -> Iterator[None]:
 
 def report_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "metrics.json").read_text())
+
+
+def test_captions_are_embedded_once_for_encoder_and_prior(assets: Path, tmp_path: Path) -> None:
+    folder, cache = tmp_path / "cache" / FOLDER, ("--cache_dir", tmp_path / "cache")
+    encoder(assets, tmp_path / "encoder", *cache)
+    before = set(folder.glob("*.safetensors"))
+    prior(assets, tmp_path / "prior", "--image_encoder", tmp_path / "encoder", *cache)
+    (of_the_empty_one,) = set(folder.glob("*.safetensors")) - before
+    assert len(load_file(of_the_empty_one)["lengths"]) == 1
 
 
 # --- what the runs leave ---------------------------------------------------------------------------------------------
