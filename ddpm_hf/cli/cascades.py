@@ -64,7 +64,7 @@ def evaluate_cascade(
         check_for_cascade(model, evaluation)
         accelerator = Accelerator()
         stages = load_cascade(evaluation.cascade, accelerator.device)
-        loaded = load_as_they_are(data, told_of_most(stages))
+        loaded = load_as_they_are(data, told_of_most(stages), stages[-1].image_shape)
         images = split_of(loaded, evaluation.split).spread(evaluation.max_images)
         prepare_to_score(stages, images, evaluation)
         guidances = guidances_of(stages, guiding)

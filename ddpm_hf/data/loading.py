@@ -56,10 +56,9 @@ def load_images(
             says how to convert them.
     """
     _check(arguments)
-    if arguments.dataset_name is None and arguments.train_data_dir is None:
-        return load_default(arguments, find_columns)
-    if arguments.dataset_name in PACKAGED:
-        return PACKAGED[arguments.dataset_name](arguments, find_columns)
+    load = _loader(arguments, load_default)
+    if load is not None:
+        return load(arguments, find_columns)
     name, splits, notes, listed, identity = open_source(arguments)
     is_local = Path(name).exists()
     features = splits["train"].features or splits["train"]._resolve_features().features
@@ -75,6 +74,16 @@ def load_images(
     label = Path(name).resolve().name if is_local else name
     notes = (split_note(label, parts, listed), *alternatives_notes(columns, parts), *parts.pop("notes", ()), *notes)
     return ImageData(name=label, hub_name=None if is_local else name, notes=notes, identity=identity, **parts)
+
+
+def loads(arguments: DataArguments, load_default: LoadDefault, data: LoadDefault) -> bool:
+    """Whether `load_images` takes these data of a package, with `load_default` for the default."""
+    return _loader(arguments, load_default) is data
+
+
+def _loader(arguments: DataArguments, load_default: LoadDefault) -> LoadDefault | None:
+    """What loads the data of a package; None for others."""
+    return PACKAGED.get(arguments.dataset_name or "") if arguments.names_data else load_default
 
 
 def _check(arguments: DataArguments) -> None:

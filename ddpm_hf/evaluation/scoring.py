@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -14,21 +15,26 @@ from accelerate import Accelerator
 from ..conditioning.captions import PROMPT
 from ..conditioning.denoiser import ConditionalDenoiser
 from ..data.arguments import CaptionedDataArguments
+from ..data.data_columns import no_columns
+from ..data.digits import load_digits
 from ..data.level_images import ImageData, LevelImages
+from ..data.loading import load_images, loads
+from ..data.openmoji import load_openmoji
 from ..hub_errors import HubError
 from ..likelihood.batches import Batches
 from ..likelihood.importance_weighting import ImportanceWeightedBits, importance_weighted_bits_per_dim
 from ..likelihood.latents import LatentBitsPerDim
 from ..likelihood.variational import BitsPerDim, bits_per_dim
 from ..pipelines.loading import load_pipeline as load_any
+from ..pipelines.pipeline_ddpm_paper_latent import DDPMPaperLatentPipeline
 from ..pipelines.pipeline_ddpm_paper_prior import DDPMPaperPriorPipeline
 from ..pipelines.sampling_pipeline import SamplingPipeline
 from ..results import WeightedBound
 from ..runtime.distributed import is_main_process, shared
 from ..runtime.randomness import Use, generator_of
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
-from ..tasks.captioned_images import load_captioned_images, load_plain_images
-from ..tasks.images import load_labelled_images
+from ..tasks.caption_columns import caption_column
+from ..tasks.class_columns import class_column
 from .arguments import ChainArguments, ModelPathArguments
 
 
@@ -156,19 +162,35 @@ def by_batches(
     return shared(accelerator, -(-len(images) // batch_size), of_batch, progress)
 
 
-def load_as_they_are(data: CaptionedDataArguments, pipeline: SamplingPipeline) -> ImageData:
-    """The images without mirroring, with the columns that the model's conditioning needs; OpenMoji or the digits.
+def load_as_they_are(
+    data: CaptionedDataArguments, pipeline: SamplingPipeline, image_shape: Sequence[int] | None = None
+) -> ImageData:
+    """The images without mirroring, with the columns that the model's conditioning needs.
 
-    The main process reports how many there are and which are left out.
+    By default they are OpenMoji for a model of captions, of enlarged images or of latents, and else the digits. The
+    main process reports how many there are and which are left out.
+
+    Args:
+        data: the data arguments.
+        pipeline: the model.
+        image_shape: (C, H, W) of the images, which OpenMoji is drawn for unless `resolution` is set; the model's own
+            if unset.
+
+    Raises:
+        ValueError: for data that cannot be read or lack a column.
     """
     if data.random_flip:
         raise ValueError("`random_flip` is for training; scores are computed on the original images.")
-    load = load_labelled_images
+    find_columns, load_default = class_column(data.label_column), load_digits
     if PROMPT in pipeline.conditioners.columns:
-        load = load_captioned_images
+        find_columns, load_default = caption_column(data.caption_column), load_openmoji
     elif pipeline.conditioners.derives:
-        load = load_plain_images
-    loaded = load(data)
+        find_columns, load_default = no_columns, load_openmoji
+    elif isinstance(pipeline, DDPMPaperLatentPipeline):
+        load_default = load_openmoji
+    if data.resolution is None and loads(data, load_default, load_openmoji):
+        data = dataclasses.replace(data, resolution=max((image_shape or pipeline.image_shape)[1:]))
+    loaded = load_images(data, find_columns, load_default)
     if is_main_process():
         print(*loaded.notes, sep="\n", end="\n" if loaded.notes else "", file=sys.stderr)
     return loaded
