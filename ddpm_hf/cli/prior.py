@@ -22,7 +22,7 @@ class PriorTrainingArguments(TrainingArguments):
 
     output_dir: str = field(default="runs/unclip-prior", metadata=help_text("Must not hold another run."))
     max_train_steps: int | None = field(
-        default=1_200, metadata=help_text("Optimisation steps, in place of num_epochs.")
+        default=600, metadata=help_text("Optimisation steps, in place of num_epochs.")
     )
     train_batch_size: int = field(default=64, metadata=help_text("Per process."))
     learning_rate: float = 1e-3

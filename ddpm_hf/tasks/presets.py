@@ -193,7 +193,7 @@ IMAGE_ENCODER_PRESETS: dict[str, Preset] = {
 # The same for decoders of embeddings (unCLIP). The smallest is for OpenMoji on two CPU cores.
 UNCLIP_PRESETS: dict[str, Preset] = {
     "16": _text_network(16, 32, 64, 128, groups=16)
-    | _fit(16, 1_900, 50, 2e-3, 0.998, 0.0)
+    | _fit(16, 3_000, 50, 2e-3, 0.998, 0.0)
     | _score(0, 36, num_paths=0, num_evaluations=20),
     "32": _text_network(32, 64, 128, 192, groups=32) | _fit(32, 20_000, 100, 5e-4, 0.999, 0.1) | _score(0, 36),
     "64": _text_network(64, 96, 192, 288, 384, groups=32)

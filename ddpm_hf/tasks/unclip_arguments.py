@@ -63,10 +63,10 @@ class PriorModelArguments(CaptionArguments, TextEncoderArguments):
         default=POSTERIOR_STD,
         metadata=help_text("s of q(z | x) = N(e(x), s^2 I), for embeddings of variance 1 over images."),
     )
-    num_layers: int = 4
+    num_layers: int = 2
     num_attention_heads: int = 4
     attention_head_dim: int = 32
-    dropout: float = field(default=0.1, metadata=help_text("Dropout probability in the transformer."))
+    dropout: float = field(default=0.2, metadata=help_text("Dropout probability in the transformer."))
 
 
 @dataclass
