@@ -128,7 +128,7 @@ def _coder(
 # The same for autoencoders. The smallest is for OpenMoji in minutes on two CPU cores: its latents are half as wide and
 # high as the images, since emoji have outlines of one pixel. Others are 4 times smaller, and from 256 on 8 times.
 AUTOENCODER_PRESETS: dict[str, Preset] = {
-    "32": _coder(16, 32, groups=8, layers=1, batch_size=16, steps=3_000, rate=2e-3, average=0.995)
+    "32": _coder(16, 32, groups=8, layers=1, batch_size=16, steps=9_000, rate=2e-3, average=0.995)
     | {"mid_block_add_attention": False},
     "64": _coder(32, 64, 128, groups=16, layers=1, batch_size=32, steps=20_000, rate=1e-3, average=0.999),
     "128": _coder(64, 128, 256, groups=32, layers=2, batch_size=16, steps=100_000, rate=2e-4, average=0.9995),
@@ -140,7 +140,7 @@ AUTOENCODER_PRESETS: dict[str, Preset] = {
 LATENT_PRESETS: dict[str, Preset] = {
     "8": _network(8, 64, 96, groups=16, head=48) | _fit(32, 1_200, 50, 2e-3, 0.995, 0.1) | _score(100, 36),
     "16": _network(16, 32, 64, groups=16, head=32)
-    | _fit(16, 1_500, 50, 2e-3, 0.995, 0.0)
+    | _fit(16, 2_000, 50, 2e-3, 0.995, 0.0)
     | _score(36, 36, num_paths=0, num_evaluations=20),
     "32": _network(32, 128, 256, 384, groups=32, head=64)
     | _fit(32, 100_000, 500, 2e-4, 0.9995, 0.1)
