@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # the same names once more; `as` marks them as exported
     from .likelihood.importance_weighting import log_path_weights as log_path_weights
     from .likelihood.information import Information as Information
     from .likelihood.information import information_of as information_of
+    from .likelihood.latent_ode import latent_ode_bits_per_dim as latent_ode_bits_per_dim
     from .likelihood.latents import LatentBitsPerDim as LatentBitsPerDim
     from .likelihood.latents import latent_bits_per_dim as latent_bits_per_dim
     from .likelihood.latents import (
@@ -76,6 +77,7 @@ else:
                 "log_path_weights",
             ),
             "likelihood.information": ("Information", "information_of"),
+            "likelihood.latent_ode": ("latent_ode_bits_per_dim",),
             "likelihood.latents": (
                 "LatentBitsPerDim",
                 "latent_bits_per_dim",

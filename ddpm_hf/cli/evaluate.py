@@ -161,8 +161,6 @@ def choose_subject(
     check_fit(pipeline, images)
     pipeline.require_likelihood(images.num_levels)
     levels = pipeline.levels_of_examples(images.num_levels)
-    if evaluation.num_flow_images and levels is None:
-        raise ValueError("`num_flow_images` must be 0: the ODE's likelihood of latents is not one of images.")
     if evaluation.rate_distortion and levels is None:
         raise ValueError("`rate_distortion` must be False: the error of predicted latents is not one of images.")
     if evaluation.num_flow_images and pipeline.scheduler.config.prediction_type == "mean":

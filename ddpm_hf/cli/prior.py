@@ -21,9 +21,7 @@ class PriorTrainingArguments(TrainingArguments):
     """The optimisation, and where results are written."""
 
     output_dir: str = field(default="runs/unclip-prior", metadata=help_text("Must not hold another run."))
-    max_train_steps: int | None = field(
-        default=600, metadata=help_text("Optimisation steps, in place of num_epochs.")
-    )
+    max_train_steps: int | None = field(default=600, metadata=help_text("Optimisation steps, in place of num_epochs."))
     train_batch_size: int = field(default=64, metadata=help_text("Per process."))
     learning_rate: float = 1e-3
     lr_warmup_steps: int = 50

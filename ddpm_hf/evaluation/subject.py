@@ -18,8 +18,9 @@ from ..conditioning.columns import Columns
 from ..data.level_images import LevelImages
 from ..likelihood.batches import Batches
 from ..likelihood.distortion import RateDistortion, rate_distortion
+from ..likelihood.latent_ode import LatentOdeBitsPerDim
 from ..likelihood.latents import LatentBitsPerDim
-from ..likelihood.ode import OdeBitsPerDim, ode_bits_per_dim
+from ..likelihood.ode import OdeBitsPerDim
 from ..likelihood.variational import BitsPerDim
 from ..pipelines.guidance import Guidance
 from ..pipelines.sampling_pipeline import SamplingPipeline
@@ -97,12 +98,13 @@ class Subject:
         if calls is not None:
             solver = {"method": "rk4", "num_steps": calls // 4}
 
-        def part(batches: Batches, generator: torch.Generator) -> OdeBitsPerDim:
+        def part(batches: Batches, generator: torch.Generator) -> OdeBitsPerDim | LatentOdeBitsPerDim:
             options = {**solver, "generator": generator}
-            return ode_bits_per_dim(denoiser, self.pipeline.scheduler, batches, **options)
+            return self.pipeline.ode_bits_per_dim(denoiser, self.pipeline.scheduler, batches, **options)
 
         how = (self.accelerator, self.evaluation.batch_size, self.evaluation.seed)
-        result = OdeBitsPerDim.merged(by_batches(denoiser, images, *how, part))
+        parts = by_batches(denoiser, images, *how, part)
+        result = type(parts[0]).merged(parts)
         return {
             "flow_bits_per_dim": result.total,
             "flow_bits_per_dim_standard_error": result.standard_error if len(images) > 1 else None,
@@ -110,7 +112,8 @@ class Subject:
             "model_calls_per_image": result.num_model_evaluations / len(images),
             **({"tolerance": ODE_TOLERANCE} if calls is None else solver),
             "log_snr_at_the_start": self.pipeline.scheduler.schedule.log_snr[1].item(),
-            "dequantisation": "uniform",
+            "dequantisation": "uniform" if self.pipeline.scheduler.num_levels is not None else None,
+            **{f"flow_bits_per_dim_{name.replace(' ', '_')}": bits for name, bits in result.parts.items()},
         }
 
     def guided_by(self, scale: float) -> Subject:

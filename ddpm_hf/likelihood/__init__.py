@@ -29,6 +29,8 @@ if TYPE_CHECKING:  # the same names once more; `as` marks them as exported
     from .importance_weighting import log_path_weights as log_path_weights
     from .information import Information as Information
     from .information import information_of as information_of
+    from .latent_ode import LatentOdeBitsPerDim as LatentOdeBitsPerDim
+    from .latent_ode import latent_ode_bits_per_dim as latent_ode_bits_per_dim
     from .latents import LatentBitsPerDim as LatentBitsPerDim
     from .latents import latent_bits_per_dim as latent_bits_per_dim
     from .latents import latent_importance_weighted_bits_per_dim as latent_importance_weighted_bits_per_dim
@@ -40,8 +42,12 @@ if TYPE_CHECKING:  # the same names once more; `as` marks them as exported
     from .ode import ode_log_likelihood as ode_log_likelihood
     from .unclip import DiffusionDecoder as DiffusionDecoder
     from .unclip import EmbeddingModel as EmbeddingModel
+    from .unclip import by_bound as by_bound
+    from .unclip import by_ode as by_ode
+    from .unclip import by_path as by_path
     from .unclip import unclip_bits_per_dim as unclip_bits_per_dim
     from .unclip import unclip_importance_weighted_bits_per_dim as unclip_importance_weighted_bits_per_dim
+    from .unclip import unclip_ode_bits_per_dim as unclip_ode_bits_per_dim
     from .variational import BitsPerDim as BitsPerDim
     from .variational import bits_per_dim as bits_per_dim
 else:
@@ -54,6 +60,7 @@ else:
             "elbo": ("ElboBits", "elbo_bits_per_dim"),
             "importance_weighting": ("ImportanceWeightedBits", "importance_weighted_bits_per_dim", "log_path_weights"),
             "information": ("Information", "information_of"),
+            "latent_ode": ("LatentOdeBitsPerDim", "latent_ode_bits_per_dim"),
             "latents": (
                 "LatentBitsPerDim",
                 "latent_bits_per_dim",
@@ -66,8 +73,12 @@ else:
             "unclip": (
                 "DiffusionDecoder",
                 "EmbeddingModel",
+                "by_bound",
+                "by_ode",
+                "by_path",
                 "unclip_bits_per_dim",
                 "unclip_importance_weighted_bits_per_dim",
+                "unclip_ode_bits_per_dim",
             ),
             "variational": ("BitsPerDim", "bits_per_dim"),
             # terms of the bound, which were in this package before version 0.2

@@ -228,15 +228,15 @@ def latent_bits_per_dim(
     """
     check_generator(generator)
     require_count(num_latents=num_latents)
-    diffusion = _of_latents(scheduler)
+    diffusion = diffusion_of_latents(scheduler)
     count = partial(bits_per_dim, denoise, diffusion, num_evaluations=num_evaluations, generator=generator)
     parts = []
     for x, conditioning in checked_batches(batches, autoencoder.num_levels, progress):
-        q, draws = _posterior(autoencoder, x), []
+        q, draws = checked_posterior(autoencoder, x), []
         for _ in range(num_latents):
             z = q.sample(randn_like(q.mean, generator))
             of_latents = count([(z, conditioning)])
-            nats = (-_log_likelihood(autoencoder, x, z), -q.entropy())
+            nats = (-checked_log_likelihood(autoencoder, x, z), -q.entropy())
             reconstruction, entropy = (nats_to_bits(each).cpu() / x[0].numel() for each in nats)
             draws.append(LatentBitsPerDim.of(of_latents, reconstruction, entropy, z[0].numel() / x[0].numel()))
         parts.append(LatentBitsPerDim.mean_of(draws))
@@ -268,10 +268,10 @@ def latent_log_weights(
     Raises:
         ValueError: as `log_path_weights`; also if the autoencoder has no likelihood, or its output is not finite.
     """
-    q = _posterior(autoencoder, x)
+    q = checked_posterior(autoencoder, x)
     z = q.sample(randn_like(q.mean, generator))
-    of_path = log_path_weights(denoise, _of_latents(scheduler), z, conditioning, generator=generator)
-    return _log_likelihood(autoencoder, x, z) + of_path - q.log_prob(z)
+    of_path = log_path_weights(denoise, diffusion_of_latents(scheduler), z, conditioning, generator=generator)
+    return checked_log_likelihood(autoencoder, x, z) + of_path - q.log_prob(z)
 
 
 @torch.no_grad()
@@ -302,7 +302,7 @@ def latent_importance_weighted_bits_per_dim(
         ValueError: as `importance_weighted_bits_per_dim`, and as `latent_log_weights`.
     """
     check_generator(generator)
-    diffusion = _of_latents(scheduler)
+    diffusion = diffusion_of_latents(scheduler)
 
     def log_weights(x: Tensor, conditioning: Mapping[str, Any]) -> Tensor:
         return latent_log_weights(denoise, diffusion, x, autoencoder, conditioning, generator=generator)
@@ -311,20 +311,22 @@ def latent_importance_weighted_bits_per_dim(
     return bits_of_weights(log_weights, checked, num_paths, len(diffusion.times))
 
 
-def _of_latents(scheduler: DiffusionSource) -> GaussianDiffusion:
+def diffusion_of_latents(scheduler: DiffusionSource) -> GaussianDiffusion:
     """The diffusion with the decoder of continuous data."""
     diffusion = diffusion_of(scheduler)
     return diffusion if diffusion.num_levels is None else dataclasses.replace(diffusion, num_levels=None)
 
 
-def _posterior(autoencoder: LatentModel, x: Tensor) -> DiagonalGaussian:
+def checked_posterior(autoencoder: LatentModel, x: Tensor) -> DiagonalGaussian:
+    """q(z | x); raises ValueError if it is not finite."""
     q = autoencoder.posterior(x)
     if not bool((q.mean.isfinite() & q.log_variance.isfinite()).all()):
         raise ValueError("The autoencoder's q(z | x) is not finite for some images.")
     return q
 
 
-def _log_likelihood(autoencoder: LatentModel, x: Tensor, z: Tensor) -> Tensor:
+def checked_log_likelihood(autoencoder: LatentModel, x: Tensor, z: Tensor) -> Tensor:
+    """log p(x | z), nats per example, float64 `[B]`; raises ValueError if it is not finite."""
     log_likelihood = to_float64(autoencoder.log_likelihood(x, z))
     if not bool(log_likelihood.isfinite().all()):
         raise ValueError("The autoencoder's p(x | z) is not finite for some images: its decoder's output is not.")

@@ -77,6 +77,11 @@ class OdeBitsPerDim(Summary):
 
     HEADLINES = ("total", "standard_error", "num_examples")
 
+    @property
+    def parts(self) -> dict[str, float]:
+        """The parts that add up to the total: there are none."""
+        return {}
+
     def __str__(self) -> str:
         return f"{self.first_line}\n{self.last_line}"
 

@@ -17,7 +17,6 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -28,12 +27,17 @@ from ..diffusion.diagonal_gaussian import DiagonalGaussian
 from ..diffusion.gaussian_diffusion import DiffusionSource, diffusion_of
 from .batches import Batches, Progress, checked_batches
 from .importance_weighting import ImportanceWeightedBits, bits_of_weights, log_path_weights
+from .latent_ode import LatentOdeBitsPerDim, latent_ode_bits_per_dim
 from .latents import LatentBitsPerDim, latent_bits_per_dim, latent_log_weights
+from .ode import ode_bits_per_dim
 from .variational import bits_per_dim
 
 
 LOG_2 = math.log(2.0)
 Conditioning = Mapping[str, Any]
+Estimate = Callable[[Tensor, Conditioning], tuple[Tensor, int]]
+"""estimate(x, conditioning) -> log p(x | conditioning) of each example, nats, float64 `[B]`; and the model calls,
+counted for each example."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,38 +65,58 @@ class DiffusionDecoder:
 
     Attributes:
         posterior: q(z | x), as in `EmbeddingModel`.
-        denoise: the diffusion's model of x.
-        scheduler: its process.
-        given: given(z) -> further arguments of `denoise`, such as `{"class_labels": z}`.
-        num_evaluations: as for `bits_per_dim`.
-        by_paths: whether `log_likelihood` is the log-weight of one path, as importance-weighted bounds need it: the
-            expectation of its exponential is p(x | z). Otherwise it is minus the variational bound.
-        generator: for the noise and the times.
-        num_model_evaluations: number of calls of `denoise` so far, counted for each example.
+        num_levels: number of levels of x; None if p(x | z) is a density.
+        given: given(z) -> the diffusion's arguments, such as `{"class_labels": z}`.
+        estimate: log p(x | z) or what stands for it, by `by_bound`, `by_path` or `by_ode`.
+        num_model_evaluations: number of calls of the diffusion's model so far, counted for each example.
     """
 
     posterior: Callable[[Tensor], DiagonalGaussian]
-    denoise: Denoiser
-    scheduler: DiffusionSource
+    num_levels: int | None
     given: Callable[[Tensor], Conditioning]
-    num_evaluations: int | None = None
-    by_paths: bool = False
-    generator: torch.Generator | None = None
+    estimate: Estimate
     num_model_evaluations: int = 0
 
-    @property
-    def num_levels(self) -> int | None:
-        """Number of levels of x; None if p(x | z) is a density."""
-        return diffusion_of(self.scheduler).num_levels
-
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
-        """A lower bound on log p(x | z), or the log-weight of a path; nats per example, float64 `[B]`."""
-        if self.by_paths:
-            return log_path_weights(self.denoise, self.scheduler, x, self.given(z), generator=self.generator)
-        count = partial(bits_per_dim, num_evaluations=self.num_evaluations, generator=self.generator)
-        bound = count(self.denoise, self.scheduler, [(x, self.given(z))])
-        self.num_model_evaluations += bound.num_model_evaluations
-        return -LOG_2 * x[0].numel() * torch.tensor(bound.per_example, dtype=torch.float64, device=x.device)
+        """The estimate, nats per example, float64 `[B]`."""
+        found, calls = self.estimate(x, self.given(z))
+        self.num_model_evaluations += calls
+        return found
+
+
+def by_bound(denoise: Denoiser, scheduler: DiffusionSource, **options: Any) -> Estimate:
+    """Minus the variational bound; arguments as for `bits_per_dim`."""
+
+    def estimate(x: Tensor, conditioning: Conditioning) -> tuple[Tensor, int]:
+        bound = bits_per_dim(denoise, scheduler, [(x, conditioning)], **options)
+        return _log_likelihood(bound.per_example, x), bound.num_model_evaluations
+
+    return estimate
+
+
+def by_path(denoise: Denoiser, scheduler: DiffusionSource, generator: torch.Generator | None = None) -> Estimate:
+    """The log-weight of one path, as importance-weighted bounds need it: its exponential has the expectation p(x)."""
+    steps = len(diffusion_of(scheduler).times)
+
+    def estimate(x: Tensor, conditioning: Conditioning) -> tuple[Tensor, int]:
+        return log_path_weights(denoise, scheduler, x, conditioning, generator=generator), steps * len(x)
+
+    return estimate
+
+
+def by_ode(denoise: Denoiser, scheduler: DiffusionSource, **options: Any) -> Estimate:
+    """The density of the probability-flow ODE, of discrete data dequantised; arguments as for `ode_bits_per_dim`."""
+
+    def estimate(x: Tensor, conditioning: Conditioning) -> tuple[Tensor, int]:
+        found = ode_bits_per_dim(denoise, scheduler, [(x, conditioning)], **options)
+        return _log_likelihood(found.per_example, x), found.num_model_evaluations
+
+    return estimate
+
+
+def _log_likelihood(bits: list[float], x: Tensor) -> Tensor:
+    """Nats per example from bits/dim, float64 `[B]`."""
+    return -LOG_2 * x[0].numel() * torch.tensor(bits, dtype=torch.float64, device=x.device)
 
 
 @torch.no_grad()
@@ -128,7 +152,8 @@ def unclip_bits_per_dim(
     check_generator(generator)
     parts = []
     for x, conditioning in checked_batches(batches, diffusion_of(scheduler).num_levels, progress):
-        decoder = _decoder(denoise, scheduler, embedding, conditioning, num_evaluations, generator=generator)
+        estimate = by_bound(denoise, scheduler, num_evaluations=num_evaluations, generator=generator)
+        decoder = _decoder(embedding, conditioning, scheduler, estimate)
         bound = latent_bits_per_dim(
             embedding.prior,
             embedding.prior_scheduler,
@@ -171,7 +196,7 @@ def unclip_importance_weighted_bits_per_dim(
     diffusion = diffusion_of(scheduler)
 
     def log_weights(x: Tensor, conditioning: Conditioning) -> Tensor:
-        decoder = _decoder(denoise, scheduler, embedding, conditioning, by_paths=True, generator=generator)
+        decoder = _decoder(embedding, conditioning, scheduler, by_path(denoise, scheduler, generator))
         of_prior = embedding.of_prior(conditioning)
         prior = (embedding.prior, embedding.prior_scheduler)
         return latent_log_weights(*prior, x, decoder, of_prior, generator=generator)
@@ -181,18 +206,46 @@ def unclip_importance_weighted_bits_per_dim(
     return bits_of_weights(log_weights, checked, num_paths, calls)
 
 
-def _decoder(
+@torch.no_grad()
+def unclip_ode_bits_per_dim(
     denoise: Denoiser,
     scheduler: DiffusionSource,
+    batches: Batches,
     embedding: EmbeddingModel,
-    conditioning: Conditioning,
-    num_evaluations: int | None = None,
-    by_paths: bool = False,
+    *,
     generator: torch.Generator | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> LatentOdeBitsPerDim:
+    """The bound with the densities of the probability-flow ODEs of decoder and prior.
+
+    Args:
+        denoise, scheduler, batches, embedding: as for `unclip_bits_per_dim`.
+        generator, progress, options: as for `latent_ode_bits_per_dim`; both ODEs are solved in the same way.
+
+    Raises:
+        ValueError: as `latent_ode_bits_per_dim`.
+    """
+    check_generator(generator)
+    parts = []
+    for x, conditioning in checked_batches(batches, diffusion_of(scheduler).num_levels, progress):
+        estimate = by_ode(denoise, scheduler, generator=generator, **options)
+        decoder = _decoder(embedding, conditioning, scheduler, estimate)
+        given = (embedding.prior, embedding.prior_scheduler, [(x, embedding.of_prior(conditioning))], decoder)
+        bound = latent_ode_bits_per_dim(*given, generator=generator, **options)
+        calls = bound.num_model_evaluations + decoder.num_model_evaluations
+        parts.append(dataclasses.replace(bound, num_model_evaluations=calls))
+    if not parts:
+        raise ValueError("`batches` holds no examples.")
+    return LatentOdeBitsPerDim.merged(parts)
+
+
+def _decoder(
+    embedding: EmbeddingModel, conditioning: Conditioning, scheduler: DiffusionSource, estimate: Estimate
 ) -> DiffusionDecoder:
     """The decoder of a batch with this conditioning."""
 
     def given(z: Tensor) -> Conditioning:
         return embedding.of_decoder(z, conditioning)
 
-    return DiffusionDecoder(embedding.posterior, denoise, scheduler, given, num_evaluations, by_paths, generator)
+    return DiffusionDecoder(embedding.posterior, diffusion_of(scheduler).num_levels, given, estimate)

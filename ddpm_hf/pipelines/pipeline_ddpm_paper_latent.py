@@ -20,6 +20,7 @@ from ..conditioning.text import TextConditioner, TextEncoder
 from ..diffusion.denoiser import Denoiser
 from ..likelihood.batches import Batches
 from ..likelihood.importance_weighting import ImportanceWeightedBits
+from ..likelihood.latent_ode import LatentOdeBitsPerDim, latent_ode_bits_per_dim
 from ..likelihood.latents import (
     LatentBitsPerDim,
     latent_bits_per_dim,
@@ -244,6 +245,12 @@ class DDPMPaperLatentPipeline(TextPipeline):
     ) -> ImportanceWeightedBits:
         """`latent_importance_weighted_bits_per_dim` of images, with the autoencoder."""
         return latent_importance_weighted_bits_per_dim(denoise, scheduler, batches, self.autoencoder, **options)
+
+    def ode_bits_per_dim(
+        self, denoise: Any, scheduler: DDPMPaperScheduler, batches: Batches, **options: Any
+    ) -> LatentOdeBitsPerDim:
+        """`latent_ode_bits_per_dim` of images, with the autoencoder."""
+        return latent_ode_bits_per_dim(denoise, scheduler, batches, self.autoencoder, **options)
 
     # --- sampling ---
 

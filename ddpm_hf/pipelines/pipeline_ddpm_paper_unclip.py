@@ -26,8 +26,14 @@ from ..diffusion.finiteness import require_finite
 from ..diffusion.numerics import require_count, slerp
 from ..likelihood.batches import Batches
 from ..likelihood.importance_weighting import ImportanceWeightedBits
+from ..likelihood.latent_ode import LatentOdeBitsPerDim
 from ..likelihood.latents import LatentBitsPerDim
-from ..likelihood.unclip import EmbeddingModel, unclip_bits_per_dim, unclip_importance_weighted_bits_per_dim
+from ..likelihood.unclip import (
+    EmbeddingModel,
+    unclip_bits_per_dim,
+    unclip_importance_weighted_bits_per_dim,
+    unclip_ode_bits_per_dim,
+)
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .denoising_step import DenoisingStep
 from .guidance import Guidance
@@ -197,6 +203,12 @@ class DDPMPaperUnCLIPPipeline(TextPipeline):
     ) -> ImportanceWeightedBits:
         """`unclip_importance_weighted_bits_per_dim` of images."""
         return unclip_importance_weighted_bits_per_dim(denoise, scheduler, batches, self.embedding_model, **options)
+
+    def ode_bits_per_dim(
+        self, denoise: Any, scheduler: DDPMPaperScheduler, batches: Batches, **options: Any
+    ) -> LatentOdeBitsPerDim:
+        """`unclip_ode_bits_per_dim` of images."""
+        return unclip_ode_bits_per_dim(denoise, scheduler, batches, self.embedding_model, **options)
 
     # --- sampling ---
 

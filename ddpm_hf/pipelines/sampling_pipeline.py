@@ -28,7 +28,9 @@ from ..hub.push import push_folder
 from ..hub_errors import hub_errors
 from ..likelihood.batches import Batches
 from ..likelihood.importance_weighting import ImportanceWeightedBits, importance_weighted_bits_per_dim
+from ..likelihood.latent_ode import LatentOdeBitsPerDim
 from ..likelihood.latents import LatentBitsPerDim
+from ..likelihood.ode import OdeBitsPerDim, ode_bits_per_dim
 from ..likelihood.variational import BitsPerDim, bits_per_dim
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .denoising_step import DenoisingStep, stepper
@@ -251,6 +253,12 @@ class SamplingPipeline(DiffusionPipeline):
     ) -> ImportanceWeightedBits:
         """The importance-weighted bound on batches of images; arguments as `importance_weighted_bits_per_dim`."""
         return importance_weighted_bits_per_dim(denoise, scheduler, batches, **options)
+
+    def ode_bits_per_dim(
+        self, denoise: Any, scheduler: DDPMPaperScheduler, batches: Batches, **options: Any
+    ) -> OdeBitsPerDim | LatentOdeBitsPerDim:
+        """The likelihood of batches of images by the probability-flow ODE; arguments as `ode_bits_per_dim`."""
+        return ode_bits_per_dim(denoise, scheduler, batches, **options)
 
     # --- the denoiser ---
 

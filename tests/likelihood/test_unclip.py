@@ -26,6 +26,8 @@ from ddpm_hf.likelihood import (
     DiffusionDecoder,
     EmbeddingModel,
     LatentBitsPerDim,
+    by_bound,
+    by_path,
     unclip_bits_per_dim,
     unclip_importance_weighted_bits_per_dim,
 )
@@ -207,13 +209,15 @@ def test_calls_of_both_models_are_counted_and_estimates_agree() -> None:
 def test_a_decoder_alone_is_a_latent_model() -> None:
     model, (x, conditioning) = LinearGaussian(), batch()
     z = model.posterior(x).mean
-    decoder = DiffusionDecoder(
-        model.posterior, decoder_of(model), DECODER, lambda z: {"z": z, "style": conditioning["style"]}
-    )
+    estimates = (by_bound(decoder_of(model), DECODER, generator=seeded()), by_path(decoder_of(model), DECODER))
     exact = Normal(z @ model.weights.T, PIXEL_STD).log_prob(x).sum(1)
-    assert decoder.num_levels is None
-    decoder.by_paths = True
-    torch.testing.assert_close(decoder.log_likelihood(x, z), exact, rtol=0, atol=1e-10)
+    for estimate in estimates:
+        given = {"style": conditioning["style"]}
+        decoder = DiffusionDecoder(model.posterior, None, lambda z, given=given: {"z": z, **given}, estimate)
+        found = decoder.log_likelihood(x, z)
+        assert decoder.num_model_evaluations == len(x) * len(DECODER.times)
+        assert found.shape == exact.shape and abs((found - exact).mean()) < 2
+    torch.testing.assert_close(found, exact, rtol=0, atol=1e-10)  # of any path
 
 
 @pytest.mark.parametrize("batches", [[], [torch.zeros(0, PIXELS)]])
