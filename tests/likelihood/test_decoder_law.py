@@ -172,3 +172,75 @@ def test_bad_arguments() -> None:
         DecoderLaw([0.0] * 3).log_likelihood(torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 1))
     with pytest.raises(ValueError, match="`batches` holds no examples"):
         measured_decoder_scale(Doubling(), [])
+
+
+# --- channels in turn ------------------------------------------------------------------------------------------------
+
+SCALES = [[-0.5, -1.0, -0.8], [-1.5, -0.7, -1.2]]
+COEFFICIENTS = [[0.7, -0.3, 0.5], [1.2, 0.4, 0.6]]
+
+
+@pytest.mark.parametrize("family", ["gaussian", "logistic"])
+def test_the_probabilities_of_all_pixels_sum_to_one(family: str) -> None:
+    """Over all colours of three levels, also with means that lie outside of them."""
+    colours = torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)] * 3)
+    law = DecoderLaw(SCALES, 3, [0.3, -0.2], family, COEFFICIENTS)
+    for mean in ([0.1, -0.4, 0.8], [-1.3, 0.0, 2.0]):
+        found = torch.tensor(mean, dtype=torch.float64).expand(27, 3)
+        assert law.log_likelihood(colours, found).exp().sum().item() == pytest.approx(1, abs=1e-10)
+
+
+def test_a_channel_is_told_of_the_errors_of_those_before_it() -> None:
+    generator = seeded()
+    found = torch.rand(4, 3, 5, generator=generator, dtype=torch.float64) - 0.5
+    x = levels_of(found + 0.3 * torch.randn(found.shape, generator=generator, dtype=torch.float64), 17)
+    law = DecoderLaw(SCALES, 17, [0.3, -0.2], "gaussian", COEFFICIENTS)
+    error, mixed = x - found, 0.0
+    for weight, row, (green, blue, blue_of_green) in zip(
+        np.exp([0.3, -0.2]) / np.exp([0.3, -0.2]).sum(), SCALES, COEFFICIENTS, strict=True
+    ):
+        means = found.clone()
+        means[:, 1] += green * error[:, 0]
+        means[:, 2] += blue * error[:, 0] + blue_of_green * error[:, 1]
+        upper = np.where(x > 1 - 1 / 16, math.inf, x + 1 / 16)
+        lower = np.where(x < -1 + 1 / 16, -math.inf, x - 1 / 16)
+        scales = np.exp(row).reshape(3, 1)
+        mixed = mixed + weight * (norm.cdf(upper, means, scales) - norm.cdf(lower, means, scales)).prod(axis=1)
+    assert law.log_likelihood(x, found).numpy() == pytest.approx(np.log(mixed).sum(axis=1), rel=1e-9)
+    restored = DecoderLaw(**json.loads(json.dumps(law.config)))
+    assert torch.equal(restored.log_likelihood(x, found), law.log_likelihood(x, found))
+
+
+def test_without_coefficients_or_with_zeros_the_channels_are_independent() -> None:
+    x = levels_of(torch.rand(2, 3, 4, generator=seeded()).double() * 2 - 1, 17)
+    found = torch.zeros_like(x)
+    alone, zeros = DecoderLaw([-1.0, -2.0, -1.5], 17), DecoderLaw([-1.0, -2.0, -1.5], 17, None, "gaussian", [0.0] * 3)
+    torch.testing.assert_close(zeros.log_likelihood(x, found), alone.log_likelihood(x, found), rtol=0, atol=1e-12)
+    assert "channel_coefficients" not in alone.config  # as earlier versions wrote it
+
+
+def test_coefficients_learn_what_channels_have_in_common() -> None:
+    shared = torch.randn(4000, 1, 1, generator=seeded()).double()
+    x = levels_of(0.2 * shared + 0.02 * torch.randn(4000, 3, 1, generator=seeded(1)).double(), 256)
+    given = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    log_scale = torch.full((3,), -1.5, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([given, log_scale], lr=0.05)
+    for _ in range(300):
+        loss = -DecoderLaw(log_scale, 256, None, "gaussian", given).log_likelihood(x, torch.zeros_like(x)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert given[0].item() == pytest.approx(1, abs=0.05)  # green is as red
+    assert given[1:].tolist() == pytest.approx([0.5, 0.5], abs=0.1)  # blue is as both
+    independent = -DecoderLaw.fitted(x, torch.zeros_like(x)).log_likelihood(x, torch.zeros_like(x)).mean()
+    assert loss < independent - 3
+
+
+@pytest.mark.parametrize(
+    ("coefficients", "log_weight"),
+    [([0.0, 0.0], None), ([0.0, math.nan, 0.0], None), ([[0.0] * 3], [0.1, 0.2]), ([0.0] * 3, [0.1, 0.2])],
+)
+def test_coefficients_that_do_not_fit_are_refused(coefficients: Any, log_weight: Any) -> None:
+    log_scale = [-1.0] * 3 if log_weight is None else [[-1.0] * 3] * 2
+    with pytest.raises(ValueError, match="`channel_coefficients` must hold 3 finite numbers for each component"):
+        DecoderLaw(log_scale, 256, log_weight, "gaussian", coefficients)
