@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ..diffusion.gaussian_process import unknown
 from ..likelihood.decoder_law import FAMILIES, LOGISTIC
 from ..runtime.arguments import help_text
-from .autoencoder_model import CHANNELS, IN_TURN
+from .autoencoder_model import CHANNELS, INDEPENDENT
 from .presets import AUTOENCODER_PRESETS
 
 
@@ -51,9 +51,10 @@ class AutoencoderModelArguments:
         metadata=help_text("Laws of different scales that are mixed: errors are small in flat areas; 1 for one law."),
     )
     decoder_channels: str = field(
-        default=IN_TURN,
+        default=INDEPENDENT,
         metadata=help_text(
-            "in_turn: green is told of red's error and blue of both, since they are much alike; or independent."
+            "independent; or in_turn: green is told of red's error and blue of both, which takes fewer bits, and tells"
+            " the latents less of colours."
         ),
     )
 
@@ -74,8 +75,8 @@ class ElboArguments:
     kl_warmup_steps: int | None = field(
         default=None,
         metadata=help_text(
-            "Steps in which that weight rises from 0, so that no channel collapses before it is of use: a third of the"
-            " training if unset. The bound that is reported has the divergence at its full weight all the time."
+            "Steps in which that weight rises from 0, so that no channel collapses before it is of use: two thirds of"
+            " the training if unset. The bound that is reported has the divergence at its full weight all the time."
         ),
     )
     perceptual_weight: float = field(

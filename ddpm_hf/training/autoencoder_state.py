@@ -43,7 +43,7 @@ class AutoencoderState(RunState):
     def kl_weight(self) -> float:
         """The weight of the KL divergence in the current step: `kl_scale`, to which it rises in the warm-up."""
         given = self.objective.kl_warmup_steps
-        steps = self.steps // 3 if given is None else given
+        steps = 2 * self.steps // 3 if given is None else given
         return self.objective.kl_scale * (min(1.0, (self.step + 1) / steps) if steps else 1.0)
 
     def law(self, coded: Coded) -> DecoderLaw:

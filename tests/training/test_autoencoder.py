@@ -179,7 +179,7 @@ def test_the_weight_of_the_divergence_rises_to_its_scale(made: Any) -> None:
 
 
 def test_components_of_different_widths_code_a_pixel_together(made: Any) -> None:
-    state = made("--decoder_components", 3)
+    state = made("--decoder_components", 3, "--decoder_channels", "in_turn")
     law = state.model.law(256)
     assert law.num_components == 3 and law.family == "logistic"
     assert law.numbers == [pytest.approx([value] * 3) for value in (-1.0, -3.25, -5.5)]
@@ -193,10 +193,11 @@ def _law_of(model: LikelihoodAutoencoder) -> tuple[torch.Tensor, ...]:
     return model.log_scale, model.log_weight, model.channel_coefficients
 
 
-def test_channels_are_told_of_those_before_them_unless_they_are_to_be_independent(made: Any) -> None:
-    assert made().model.law(256).config["channel_coefficients"] == [[0.0] * 3] * 4
-    assert "channel_coefficients" not in made("--decoder_channels", "independent").model.law(256).config
-    one = made(*ONE_GAUSSIAN).model.law(256)
+def test_channels_are_told_of_those_before_them_if_asked_for(made: Any) -> None:
+    assert "channel_coefficients" not in made().model.law(256).config
+    in_turn = ["--decoder_channels", "in_turn"]
+    assert made(*in_turn).model.law(256).config["channel_coefficients"] == [[0.0] * 3] * 4
+    one = made(*in_turn, *ONE_GAUSSIAN).model.law(256)
     assert one.num_components == 1 and one.config["channel_coefficients"] == [0.0] * 3
 
 
