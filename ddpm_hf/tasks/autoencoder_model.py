@@ -19,7 +19,9 @@ from ..pipelines.autoencoders import Autoencoder, decoder_law_config, with_scali
 IN_TURN, INDEPENDENT = "in_turn", "independent"
 CHANNELS = (IN_TURN, INDEPENDENT)  # how the channels of a pixel depend on each other given z
 FIRST_LOG_SCALE = -1.0  # wider than the errors of any trained decoder
-LAST_LOG_SCALE = -5.5  # of the narrowest of several components at first: about half a level of 256
+# Of the narrowest of several components at first. A narrow law has steep gradients at pixels that are nearly right,
+# next to which those of wrong colours vanish: with one from the start, some trainings never learned colours.
+LAST_LOG_SCALE = -2.0
 RATE_OF_THE_LAW = 10.0  # its learning rate in units of the weights': it has far to go, from e^−1 to e^−4
 
 
