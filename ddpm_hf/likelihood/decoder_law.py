@@ -15,13 +15,6 @@ A mixture of K laws around the same reconstruction knows this: given z, every pi
     p(x | z) = Π_p Σ_k π_k Π_c P(x_pc; x̂_pc(z), s_kc)
 
 where P is the probability of a bin under a Gaussian, or under the logistic distribution (Salimans et al. 2017).
-
-Nor are the errors of red, green and blue independent: that of a black line is the same in all three. So the channels
-may be told of those before them, as in PixelCNN++ (Salimans et al. 2017, section 2.2): in place of x̂_pc the mean is
-
-    x̂_pc + Σ_{d < c} a_kcd (x_pd − x̂_pd)
-
-which leaves p(x | z) a distribution, that of the first channel times those of the others given the ones before.
 """
 
 from __future__ import annotations
@@ -85,20 +78,16 @@ class DecoderLaw:
         log_weight: of a mixture: the logarithms of the components' weights, but for a constant; K numbers or a tensor
             `[K]`. None for a single component.
         family: "gaussian", whose scale is the standard deviation, or "logistic".
-        channel_coefficients: the coefficients a_cd of the channels before, in the order (1, 0), (2, 0), (2, 1) and so
-            on: C (C − 1)/2 numbers, or a row of so many for each component, or tensors of these shapes. None if the
-            channels are independent given z.
 
     Raises:
-        ValueError: if scale, weights or coefficients have no finite number per channel and component, `num_levels` is
-            not an int ≥ 2, or the family is unknown.
+        ValueError: if scale or weights have no finite number per channel and component, `num_levels` is not an
+            int ≥ 2, or the family is unknown.
     """
 
     log_scale: Sequence[float] | Sequence[Sequence[float]] | Tensor
     num_levels: int = 256
     log_weight: Sequence[float] | Tensor | None = None
     family: str = GAUSSIAN
-    channel_coefficients: Sequence[float] | Sequence[Sequence[float]] | Tensor | None = None
 
     def __post_init__(self) -> None:
         check_num_levels(self.num_levels)
@@ -106,23 +95,11 @@ class DecoderLaw:
             raise ValueError("`num_levels` of an autoencoder's images must be an int >= 2, but is None.")
         if self.family not in FAMILIES:
             raise ValueError(unknown("family", self.family, FAMILIES))
-        self._check_scales()
-        if self.channel_coefficients is None:
-            return
-        pairs = self.num_channels * (self.num_channels - 1) // 2
-        rows = _rows(self.channel_coefficients, self.log_weight)
-        if len(rows) != self.num_components or not all(_are_numbers(row) and len(row) == pairs for row in rows):
-            raise ValueError(
-                f"`channel_coefficients` must hold {pairs} finite numbers for each component, of {self.num_channels}"
-                f" channels, but are {self.channel_coefficients!r}."
-            )
-
-    def _check_scales(self) -> None:
         if self.log_weight is None:
             if not _are_numbers(self.log_scale):
                 raise ValueError(f"`log_scale` must hold one finite number per channel, but is {self.log_scale!r}.")
             return
-        rows = _rows(self.log_scale, self.log_weight)
+        rows: list[Any] = list(self.log_scale) if isinstance(self.log_scale, (list, tuple, Tensor)) else []
         if not rows or not all(_are_numbers(row) for row in rows) or len({len(row) for row in rows}) != 1:
             raise ValueError(
                 f"`log_scale` must hold one finite number per channel for each component, but is {self.log_scale!r}."
@@ -145,7 +122,7 @@ class DecoderLaw:
 
     @property
     def scale(self) -> list[float]:
-        """The standard deviation of each channel given those before, where levels are 2/(num_levels − 1) apart."""
+        """The standard deviation of each channel, where neighbouring levels are 2/(num_levels − 1) apart."""
         log_scale, log_weight = self._tensors(torch.float64, torch.device("cpu"))
         log_variance = torch.logsumexp(log_weight[:, None] + 2 * log_scale, dim=0).tolist()
         return [STANDARD_DEVIATION[self.family] * math.exp(0.5 * each) for each in log_variance]
@@ -161,8 +138,6 @@ class DecoderLaw:
         kept: dict[str, Any] = {"log_scale": self.numbers, "num_levels": self.num_levels}
         if self.log_weight is not None:
             kept["log_weight"] = _as_numbers(self.log_weight)
-        if self.channel_coefficients is not None:
-            kept["channel_coefficients"] = _as_numbers(self.channel_coefficients)
         return kept if self.family == GAUSSIAN else kept | {"family": self.family}
 
     def log_likelihood(self, x: Tensor, reconstruction: Tensor) -> Tensor:
@@ -187,25 +162,11 @@ class DecoderLaw:
             )
         log_scale, log_weight = self._tensors(to_float64(reconstruction).dtype, x.device)
         log_scale = log_scale.reshape(self.num_components, 1, -1, *[1] * (x.ndim - 2))
-        means = self._means(x, reconstruction)
-        of_elements = BINS[self.family](x.expand_as(means), means, log_scale, self.num_levels)  # [K, B, C, …]
+        of_elements = BINS[self.family](x, reconstruction, log_scale, self.num_levels)  # [K, B, C, …]
         if self.num_components == 1:
             return of_elements[0].flatten(start_dim=1).sum(dim=1)
         of_pixels = of_elements.sum(dim=2).reshape(self.num_components, len(x), -1)
         return torch.logsumexp(of_pixels + log_weight[:, None, None], dim=0).sum(dim=1)
-
-    def _means(self, x: Tensor, reconstruction: Tensor) -> Tensor:
-        """The means of all components, given the channels before, `[K, B, C, …]`; those of one are `[1, B, C, …]`."""
-        if self.channel_coefficients is None:
-            return reconstruction[None]
-        given = torch.as_tensor(self.channel_coefficients, dtype=reconstruction.dtype, device=x.device)
-        C = self.num_channels
-        before = torch.tril_indices(C, C, offset=-1, device=x.device)
-        matrices = given.new_zeros(self.num_components, C, C).index_put(
-            (torch.arange(self.num_components, device=x.device)[:, None], before[0], before[1]),
-            given.reshape(self.num_components, -1),
-        )
-        return reconstruction + torch.einsum("kcd,bd...->kbc...", matrices, x - reconstruction)
 
     def _tensors(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
         """The logarithms of the scales, `[K, C]`, and of the weights, `[K]`, whose sum is 1."""
@@ -274,13 +235,6 @@ def _are_numbers(given: Any) -> bool:
     if not isinstance(given, (list, tuple)):
         return False
     return len(given) > 0 and all(is_number(value) and math.isfinite(value) for value in given)
-
-
-def _rows(given: Any, log_weight: Any) -> list[Any]:
-    """What is given for each component: the rows of a mixture, or the whole of a single law."""
-    if log_weight is None:
-        return [given]
-    return list(given) if isinstance(given, (list, tuple, Tensor)) else []
 
 
 def _as_numbers(given: Any) -> Any:

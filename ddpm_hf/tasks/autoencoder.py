@@ -62,7 +62,7 @@ class AutoencoderTask(PixelTask):
                 f" {config['norm_num_groups']}."
             )
         model = self.model_arguments
-        return LikelihoodAutoencoder(config, model.decoder_law, model.decoder_components, model.decoder_channels)
+        return LikelihoodAutoencoder(config, model.decoder_law, model.decoder_components)
 
     def _config(self) -> dict[str, Any]:
         """The part of the configuration that the arguments determine."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from ..diffusion.gaussian_process import unknown
 from ..likelihood.decoder_law import FAMILIES, LOGISTIC
 from ..runtime.arguments import help_text
-from .autoencoder_model import CHANNELS, INDEPENDENT
 from .presets import AUTOENCODER_PRESETS
 
 
@@ -49,13 +48,6 @@ class AutoencoderModelArguments:
     decoder_components: int = field(
         default=4,
         metadata=help_text("Laws of different scales that are mixed: errors are small in flat areas; 1 for one law."),
-    )
-    decoder_channels: str = field(
-        default=INDEPENDENT,
-        metadata=help_text(
-            "independent; or in_turn: green is told of red's error and blue of both, which takes fewer bits, and tells"
-            " the latents less of colours."
-        ),
     )
 
 
@@ -125,7 +117,5 @@ def check_law_arguments(model: AutoencoderModelArguments) -> None:
     """Raise ValueError for a law that there is not."""
     if model.decoder_law not in FAMILIES:
         raise ValueError(unknown("decoder_law", model.decoder_law, FAMILIES))
-    if model.decoder_channels not in CHANNELS:
-        raise ValueError(unknown("decoder_channels", model.decoder_channels, CHANNELS))
     if model.decoder_components < 1:
         raise ValueError(f"`decoder_components` must be at least 1, but is {model.decoder_components}.")

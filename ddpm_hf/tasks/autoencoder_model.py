@@ -16,8 +16,6 @@ from ..likelihood.decoder_law import GAUSSIAN, DecoderLaw
 from ..pipelines.autoencoders import Autoencoder, decoder_law_config, with_scaling_factor
 
 
-IN_TURN, INDEPENDENT = "in_turn", "independent"
-CHANNELS = (IN_TURN, INDEPENDENT)  # how the channels of a pixel depend on each other given z
 FIRST_LOG_SCALE = -1.0  # wider than the errors of any trained decoder
 # Of the narrowest of several components at first. A narrow law has steep gradients at pixels that are nearly right,
 # next to which those of wrong colours vanish: with one from the start, some trainings never learned colours.
@@ -33,7 +31,6 @@ class Coded(NamedTuple):
         reconstruction: x̂(z), `[B, C, H, W]`.
         log_scale: of p(x | z) as in `DecoderLaw`: `[C]`, or `[K, C]` for a mixture.
         log_weight: of the components of a mixture, `[K]`; None for a single one.
-        channel_coefficients: of the channels before, `[P]` or `[K, P]`; None if the channels are independent.
     """
 
     mean: Tensor
@@ -41,11 +38,10 @@ class Coded(NamedTuple):
     reconstruction: Tensor
     log_scale: Tensor
     log_weight: Tensor | None
-    channel_coefficients: Tensor | None
 
     def law(self, num_levels: int, family: str) -> DecoderLaw:
         """p(x | z) of images of so many levels."""
-        return DecoderLaw(self.log_scale, num_levels, self.log_weight, family, self.channel_coefficients)
+        return DecoderLaw(self.log_scale, num_levels, self.log_weight, family)
 
 
 class LikelihoodAutoencoder(ModelMixin, ConfigMixin):
@@ -55,27 +51,17 @@ class LikelihoodAutoencoder(ModelMixin, ConfigMixin):
         autoencoder: the configuration of the `AutoencoderKL`.
         decoder_law: the family of p(x | z); see `DecoderLaw`.
         decoder_components: the number of laws that are mixed.
-        decoder_channels: "in_turn" if each channel is told of those before it, or "independent".
     """
 
     _supports_gradient_checkpointing = True
 
     @register_to_config
-    def __init__(
-        self,
-        autoencoder: dict[str, Any],
-        decoder_law: str = GAUSSIAN,
-        decoder_components: int = 1,
-        decoder_channels: str = INDEPENDENT,
-    ):
+    def __init__(self, autoencoder: dict[str, Any], decoder_law: str = GAUSSIAN, decoder_components: int = 1):
         super().__init__()
         self.vae = AutoencoderKL.from_config(autoencoder)
         channels = self.vae.config["out_channels"]
         self.slow_log_scale = nn.Parameter(_first_log_scale(decoder_components, channels) / RATE_OF_THE_LAW)
         self.slow_log_weight = nn.Parameter(torch.zeros(decoder_components)) if decoder_components > 1 else None
-        pairs = channels * (channels - 1) // 2 if decoder_channels == IN_TURN else 0
-        shape = (decoder_components, pairs) if decoder_components > 1 else (pairs,)
-        self.slow_channel_coefficients = nn.Parameter(torch.zeros(shape)) if pairs else None
 
     @property
     def log_scale(self) -> Tensor:
@@ -87,17 +73,10 @@ class LikelihoodAutoencoder(ModelMixin, ConfigMixin):
         """The logarithms of the weights of a mixture, but for a constant, `[K]`; None for a single law."""
         return None if self.slow_log_weight is None else RATE_OF_THE_LAW * self.slow_log_weight
 
-    @property
-    def channel_coefficients(self) -> Tensor | None:
-        """The coefficients of the channels before, `[P]`, or `[K, P]` for a mixture; None for independent channels."""
-        slow = self.slow_channel_coefficients
-        return None if slow is None else RATE_OF_THE_LAW * slow
-
     def law(self, num_levels: int) -> DecoderLaw:
         """p(x | z) of images of so many levels, as numbers."""
-        family, others = self.config["decoder_law"], (self.log_weight, self.channel_coefficients)
-        log_weight, coefficients = (None if each is None else each.tolist() for each in others)
-        return DecoderLaw(self.log_scale.tolist(), num_levels, log_weight, family, coefficients)
+        log_weight = None if self.log_weight is None else self.log_weight.tolist()
+        return DecoderLaw(self.log_scale.tolist(), num_levels, log_weight, self.config["decoder_law"])
 
     def latent_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the latents of an image (C, H, W)."""
@@ -112,7 +91,7 @@ class LikelihoodAutoencoder(ModelMixin, ConfigMixin):
         """
         q = self.vae.encode(x).latent_dist
         found = self.vae.decode(q.mean + q.std * noise).sample
-        return Coded(q.mean, q.logvar, found, self.log_scale, self.log_weight, self.channel_coefficients)
+        return Coded(q.mean, q.logvar, found, self.log_scale, self.log_weight)
 
 
 def _first_log_scale(components: int, channels: int) -> Tensor:

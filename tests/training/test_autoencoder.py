@@ -179,26 +179,14 @@ def test_the_weight_of_the_divergence_rises_to_its_scale(made: Any) -> None:
 
 
 def test_components_of_different_widths_code_a_pixel_together(made: Any) -> None:
-    state = made("--decoder_components", 3, "--decoder_channels", "in_turn")
+    state = made("--decoder_components", 3)
     law = state.model.law(256)
     assert law.num_components == 3 and law.family == "logistic"
     assert law.numbers == [pytest.approx([value] * 3) for value in (-1.0, -1.5, -2.0)]
-    before, batches = [each.clone() for each in _law_of(state.model)], iter(state.batches)
+    before, batches = [state.model.log_scale.clone(), state.model.log_weight.clone()], iter(state.batches)
     for _ in range(2):  # the learning rate of the first step is 0
         training_step(state, batches)
-    assert not any(map(torch.equal, before, _law_of(state.model)))
-
-
-def _law_of(model: LikelihoodAutoencoder) -> tuple[torch.Tensor, ...]:
-    return model.log_scale, model.log_weight, model.channel_coefficients
-
-
-def test_channels_are_told_of_those_before_them_if_asked_for(made: Any) -> None:
-    assert "channel_coefficients" not in made().model.law(256).config
-    in_turn = ["--decoder_channels", "in_turn"]
-    assert made(*in_turn).model.law(256).config["channel_coefficients"] == [[0.0] * 3] * 4
-    one = made(*in_turn, *ONE_GAUSSIAN).model.law(256)
-    assert one.num_components == 1 and one.config["channel_coefficients"] == [0.0] * 3
+    assert not torch.equal(before[0], state.model.log_scale) and not torch.equal(before[1], state.model.log_weight)
 
 
 VISUAL = ["--perceptual_weight", 0.1, "--adversarial_weight", 0.5, "--adversarial_start_step", 2]
@@ -407,10 +395,6 @@ def test_a_collapsed_channel_is_told(images: Path, tmp_path: Path) -> None:
         (("--preset", 512), "`preset` must be one of auto, 32, 64, 128, 256, but is '512'."),
         (("--kl_warmup_steps", -1), "`kl_warmup_steps` must be at least 0, but is -1."),
         (("--decoder_law", "laplace"), "`decoder_law` must be one of 'gaussian', 'logistic', but is 'laplace'."),
-        (
-            ("--decoder_channels", "rgb"),
-            "`decoder_channels` must be one of 'in_turn', 'independent', but is 'rgb'.",
-        ),
         (("--decoder_components", 0), "`decoder_components` must be at least 1, but is 0."),
         (("--adversarial_weight", -1), "`adversarial_weight` must be at least 0, but is -1.0."),
         (("--discriminator_channels", 12), "`discriminator_channels` must be a multiple of 8, but is 12."),
