@@ -35,7 +35,7 @@ def seconds_of_batches(
 
 def _seconds(pipeline: SamplingPipeline, steps: int, batch_size: int, generator: torch.Generator) -> float:
     start = time.perf_counter()
-    pipeline(batch_size, num_inference_steps=steps, generator=generator, output_type="pt")
+    pipeline(batch_size=batch_size, num_inference_steps=steps, generator=generator, output_type="pt")
     return time.perf_counter() - start
 
 

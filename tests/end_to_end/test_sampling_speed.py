@@ -11,9 +11,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from diffusers import DDIMScheduler, DiffusionPipeline
 from tiny_models import tiny_unet
+from tiny_pipelines import SIZE, latent_unconditional
 
-from ddpm_hf import DDPMPaperPipeline, DDPMPaperScheduler
+from ddpm_hf import DDPMPaperLatentPipeline, DDPMPaperPipeline, DDPMPaperScheduler
 
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -25,12 +27,16 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("sampling_speed")
 
 
+def pixels(side: int) -> DDPMPaperPipeline:
+    return DDPMPaperPipeline(tiny_unet(3, sample_size=side), DDPMPaperScheduler(20))
+
+
 def measured(
-    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, folder: Path, sizes: dict[str, int]
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, folder: Path, **pipelines: DiffusionPipeline
 ) -> dict[str, Any]:
-    for name, size in sizes.items():
-        DDPMPaperPipeline(tiny_unet(sample_size=size), DDPMPaperScheduler(20)).save_pretrained(folder / name)
-    models = [str(folder / name) for name in sizes]
+    for name, pipeline in pipelines.items():
+        pipeline.save_pretrained(folder / name)
+    models = [str(folder / name) for name in pipelines]
     flags = ["--steps", "4", "--batch-size", "2", "--repetitions", "3", "--output", str(folder / "speed.json")]
     monkeypatch.setattr("sys.argv", ["sampling_speed.py", *models, *flags])
     benchmark.main()
@@ -40,7 +46,8 @@ def measured(
 def test_the_time_of_each_model_is_over_that_of_the_first(
     benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    report = measured(benchmark, monkeypatch, tmp_path, {"one": 8, "two": 8})
+    latents = DDPMPaperLatentPipeline.from_stock(latent_unconditional(DDIMScheduler(20, clip_sample=False)))
+    report = measured(benchmark, monkeypatch, tmp_path, one=latents, two=pixels(SIZE))
     assert (report["steps"], report["batch_size"], report["threads"]) == (4, 2, 1)
     assert report["results"]["one"]["time over one"]["median"] == 1
     assert report["results"]["two"]["seconds per sample"]["median"] > 0
@@ -66,4 +73,4 @@ def test_models_of_different_sizes_are_not_compared(
     benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with pytest.raises(SystemExit, match="one size"):
-        measured(benchmark, monkeypatch, tmp_path, {"one": 8, "two": 4})
+        measured(benchmark, monkeypatch, tmp_path, one=pixels(8), two=pixels(4))
