@@ -15,10 +15,9 @@ from accelerate import Accelerator
 from ..conditioning.captions import PROMPT
 from ..conditioning.denoiser import ConditionalDenoiser
 from ..data.arguments import CaptionedDataArguments
-from ..data.data_columns import no_columns
 from ..data.digits import load_digits
 from ..data.level_images import ImageData, LevelImages
-from ..data.loading import load_images, loads
+from ..data.loading import loads
 from ..data.openmoji import load_openmoji
 from ..hub_errors import HubError
 from ..likelihood.batches import Batches
@@ -33,8 +32,8 @@ from ..results import WeightedBound
 from ..runtime.distributed import is_main_process, shared
 from ..runtime.randomness import Use, generator_of
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
-from ..tasks.caption_columns import caption_column
-from ..tasks.class_columns import class_column
+from ..tasks.captioned_images import load_captioned_images, load_plain_images
+from ..tasks.images import load_labelled_emoji, load_labelled_images
 from .arguments import ChainArguments, ModelPathArguments
 
 
@@ -181,16 +180,16 @@ def load_as_they_are(
     """
     if data.random_flip:
         raise ValueError("`random_flip` is for training; scores are computed on the original images.")
-    find_columns, load_default = class_column(data.label_column), load_digits
+    load, load_default = load_labelled_images, load_digits
     if PROMPT in pipeline.conditioners.columns:
-        find_columns, load_default = caption_column(data.caption_column), load_openmoji
+        load, load_default = load_captioned_images, load_openmoji
     elif pipeline.conditioners.derives:
-        find_columns, load_default = no_columns, load_openmoji
+        load, load_default = load_plain_images, load_openmoji
     elif isinstance(pipeline, DDPMPaperLatentPipeline):
-        load_default = load_openmoji
+        load, load_default = load_labelled_emoji, load_openmoji
     if data.resolution is None and loads(data, load_default, load_openmoji):
         data = dataclasses.replace(data, resolution=max((image_shape or pipeline.image_shape)[1:]))
-    loaded = load_images(data, find_columns, load_default)
+    loaded = load(data)
     if is_main_process():
         print(*loaded.notes, sep="\n", end="\n" if loaded.notes else "", file=sys.stderr)
     return loaded

@@ -14,6 +14,7 @@ from ..conditioning.conditioner import Conditioners
 from ..data.arguments import DataArguments
 from ..data.level_images import ImageData
 from ..data.loading import load_images
+from ..data.openmoji import load_openmoji
 from ..diffusion.denoiser import Denoiser, denoiser_of
 from ..pipelines.pipeline_ddpm_paper import DDPMPaperPipeline
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
@@ -60,3 +61,8 @@ class ImageTask(PixelTask, DiffusionTask):
 def load_labelled_images(arguments: DataArguments) -> ImageData:
     """The images that the arguments name, with their classes if these are known."""
     return load_images(arguments, class_column(arguments.label_column))
+
+
+def load_labelled_emoji(arguments: DataArguments) -> ImageData:
+    """The same, but OpenMoji, which has no classes, if the arguments name none."""
+    return load_images(arguments, class_column(arguments.label_column), load_openmoji)

@@ -16,8 +16,6 @@ from ..data.arguments import EmojiDataArguments
 from ..data.image_streams import ImageStream
 from ..data.latents import LatentImages, cache_folder, latents_of
 from ..data.level_images import ImageData, LevelImages
-from ..data.loading import load_images
-from ..data.openmoji import load_openmoji
 from ..pipelines.autoencoders import Autoencoder
 from ..pipelines.pipeline_ddpm_paper_latent import DDPMPaperLatentPipeline
 from ..results import RunFacts
@@ -26,9 +24,8 @@ from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .autoencoder import DEFAULT_RESOLUTION
 from .base import DiffusionTask
 from .building import build_scheduler
-from .class_columns import class_column
 from .dit import build_dit, dit_config, with_null_class_trained
-from .images import ImageTask
+from .images import ImageTask, load_labelled_emoji
 from .latent_arguments import (
     CaptionedEmojiArguments,
     LatentDiffusionArguments,
@@ -126,7 +123,7 @@ class LatentTask(LatentData, ImageTask):
         if dit_config(self.model_arguments) is not None:
             self.diffusion = with_null_class_trained(self.diffusion)
         arguments = self.data_arguments
-        return self._with_latents(lambda: load_images(arguments, class_column(arguments.label_column), load_openmoji))
+        return self._with_latents(lambda: load_labelled_emoji(arguments))
 
     def build_model(self, data: ImageData) -> UNet2DModel | DiTTransformer2DModel:
         config = dit_config(self.model_arguments)

@@ -9,7 +9,7 @@ import pytest
 from diffusers import DDIMScheduler
 from in_process import run
 from tiny_models import tiny_unet
-from tiny_pipelines import SIZE, latent_unconditional
+from tiny_pipelines import latent_unconditional
 
 from ddpm_hf import DDPMPaperLatentPipeline, DDPMPaperPipeline, DDPMPaperScheduler
 from ddpm_hf.data.arguments import CaptionedDataArguments
@@ -29,10 +29,8 @@ def test_openmoji_is_drawn_at_the_size_of_the_model(latents: DDPMPaperLatentPipe
     pixels = DDPMPaperPipeline(tiny_unet(3, sample_size=12), DDPMPaperScheduler(8))
     named = CaptionedDataArguments(dataset_name="openmoji")
     assert load_as_they_are(named, pixels).test.shape == (3, 12, 12)
-    assert load_as_they_are(named, pixels, (3, 20, 20)).test.shape == (3, 20, 20)
-    assert load_as_they_are(CaptionedDataArguments(), latents).test.shape == (3, SIZE, SIZE)
-    sized = CaptionedDataArguments(resolution=24)
-    assert load_as_they_are(sized, latents).test.shape == (3, 24, 24)
+    assert load_as_they_are(CaptionedDataArguments(), latents, (3, 20, 20)).test.shape == (3, 20, 20)
+    assert load_as_they_are(CaptionedDataArguments(resolution=24), latents).test.shape == (3, 24, 24)
 
 
 def test_a_model_of_pixels_is_scored_on_the_digits() -> None:

