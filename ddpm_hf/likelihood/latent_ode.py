@@ -23,13 +23,13 @@ from ..diffusion.denoiser import Denoiser, check_generator, randn_like
 from ..diffusion.gaussian_diffusion import DiffusionSource
 from ..diffusion.numerics import nats_to_bits, standard_error
 from .batches import Batches, Progress, checked_batches
-from .latents import LatentModel, checked_log_likelihood, checked_posterior, diffusion_of_latents
+from .latents import LatentModel, OfLatents, checked_log_likelihood, checked_posterior, diffusion_of_latents
 from .ode import ode_log_likelihood
-from .summary import Summary, in_parts, pooled_mean
+from .summary import in_parts, pooled_mean
 
 
 @dataclass(frozen=True, repr=False)
-class LatentOdeBitsPerDim(Summary):
+class LatentOdeBitsPerDim(OfLatents):
     """The bound over a data set, in bits per dimension of the images.
 
     Attributes:
@@ -52,17 +52,6 @@ class LatentOdeBitsPerDim(Summary):
     per_example: list[float]
     num_examples: int
     num_model_evaluations: int
-
-    HEADLINES = ("total", "standard_error", "num_examples")
-
-    @property
-    def parts(self) -> dict[str, float]:
-        """The parts that add up to the total, by name."""
-        return {
-            "reconstruction": self.reconstruction,
-            "posterior entropy": self.posterior_entropy,
-            "latent": self.latent,
-        }
 
     def __str__(self) -> str:
         return f"{self.first_line}\n= {in_parts(self.parts)}\n{self.last_line}"

@@ -22,7 +22,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -51,8 +51,32 @@ class LatentModel(Protocol):
         """log p(x | z), nats per example, `[B]`."""
 
 
+class OfLatents(Summary):
+    """A result whose total is reconstruction + posterior_entropy + latent."""
+
+    HEADLINES = ("total", "standard_error", "num_examples")
+
+    if TYPE_CHECKING:  # fields of each subclass
+
+        @property
+        def reconstruction(self) -> float: ...
+        @property
+        def posterior_entropy(self) -> float: ...
+        @property
+        def latent(self) -> float: ...
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """The parts that add up to the total, by name."""
+        return {
+            "reconstruction": self.reconstruction,
+            "posterior entropy": self.posterior_entropy,
+            "latent": self.latent,
+        }
+
+
 @dataclass(frozen=True, repr=False)
-class LatentBitsPerDim(Summary):
+class LatentBitsPerDim(OfLatents):
     """The bound over a data set, in bits per dimension of the images; all figures except timesteps and counts.
 
     `print` shows the figures in four lines, `to_dict` returns all of them, and `table` the terms of the diffusion's
@@ -92,17 +116,6 @@ class LatentBitsPerDim(Summary):
     num_latents: int
     num_examples: int
     num_model_evaluations: int
-
-    HEADLINES = ("total", "standard_error", "num_examples")
-
-    @property
-    def parts(self) -> dict[str, float]:
-        """The parts that add up to the total, by name."""
-        return {
-            "reconstruction": self.reconstruction,
-            "posterior entropy": self.posterior_entropy,
-            "latent": self.latent,
-        }
 
     def __str__(self) -> str:
         of_latent = {"prior": self.prior, "rate": self.rate, "decoder": self.decoder}

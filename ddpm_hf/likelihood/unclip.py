@@ -30,6 +30,7 @@ from .importance_weighting import ImportanceWeightedBits, bits_of_weights, log_p
 from .latent_ode import LatentOdeBitsPerDim, latent_ode_bits_per_dim
 from .latents import LatentBitsPerDim, latent_bits_per_dim, latent_log_weights
 from .ode import ode_bits_per_dim
+from .summary import Summary
 from .variational import bits_per_dim
 
 
@@ -86,12 +87,7 @@ class DiffusionDecoder:
 
 def by_bound(denoise: Denoiser, scheduler: DiffusionSource, **options: Any) -> Estimate:
     """Minus the variational bound; arguments as for `bits_per_dim`."""
-
-    def estimate(x: Tensor, conditioning: Conditioning) -> tuple[Tensor, int]:
-        bound = bits_per_dim(denoise, scheduler, [(x, conditioning)], **options)
-        return _log_likelihood(bound.per_example, x), bound.num_model_evaluations
-
-    return estimate
+    return _by(bits_per_dim, denoise, scheduler, **options)
 
 
 def by_path(denoise: Denoiser, scheduler: DiffusionSource, generator: torch.Generator | None = None) -> Estimate:
@@ -106,17 +102,18 @@ def by_path(denoise: Denoiser, scheduler: DiffusionSource, generator: torch.Gene
 
 def by_ode(denoise: Denoiser, scheduler: DiffusionSource, **options: Any) -> Estimate:
     """The density of the probability-flow ODE, of discrete data dequantised; arguments as for `ode_bits_per_dim`."""
+    return _by(ode_bits_per_dim, denoise, scheduler, **options)
+
+
+def _by(count: Callable[..., Summary], denoise: Denoiser, scheduler: DiffusionSource, **options: Any) -> Estimate:
+    """The log-likelihood from the bits/dim that `count` finds."""
 
     def estimate(x: Tensor, conditioning: Conditioning) -> tuple[Tensor, int]:
-        found = ode_bits_per_dim(denoise, scheduler, [(x, conditioning)], **options)
-        return _log_likelihood(found.per_example, x), found.num_model_evaluations
+        found = count(denoise, scheduler, [(x, conditioning)], **options)
+        bits = torch.tensor(found.per_example, dtype=torch.float64, device=x.device)
+        return -LOG_2 * x[0].numel() * bits, found.num_model_evaluations
 
     return estimate
-
-
-def _log_likelihood(bits: list[float], x: Tensor) -> Tensor:
-    """Nats per example from bits/dim, float64 `[B]`."""
-    return -LOG_2 * x[0].numel() * torch.tensor(bits, dtype=torch.float64, device=x.device)
 
 
 @torch.no_grad()
