@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
-from PIL import Image
+from diffusers import DDPMScheduler, DiTPipeline, DiTTransformer2DModel
+from tiny_latents import autoencoder, save_pictures
 from training_runs import LATEST, assert_same, last_line
 
 from ddpm_hf import DDPMPaperLatentPipeline
@@ -24,7 +24,6 @@ from ddpm_hf.cli.latent import LatentTrainingArguments
 from ddpm_hf.cli.parsing import parse
 from ddpm_hf.cli.train import prepare_run, run_arguments
 from ddpm_hf.likelihood.decoder_law import DecoderLaw
-from ddpm_hf.pipelines.autoencoders import decoder_law_config
 from ddpm_hf.results import METRICS
 from ddpm_hf.tasks.latent import LatentTask
 from ddpm_hf.training.state import TrainState
@@ -51,24 +50,9 @@ LABELS = "class_labels"
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures of 8x8 pixels in folders of two classes, an autoencoder, and a configuration."""
-    folder, draws = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    for k in range(32):
-        name = ("dark", "light")[k % 2]
-        (folder / "images" / name).mkdir(parents=True, exist_ok=True)
-        picture = draws.integers(128 * (k % 2), 128 + 128 * (k % 2), (8, 8, 3)).astype(np.uint8)
-        Image.fromarray(picture).save(folder / "images" / name / f"{k}.png")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        vae = AutoencoderKL(
-            block_out_channels=(4, 4),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            norm_num_groups=2,
-            latent_channels=2,
-            sample_size=8,
-            **decoder_law_config(DecoderLaw([-1.0] * 3)),
-        )
-    vae.save_pretrained(folder / "A")
+    folder = tmp_path_factory.mktemp("data")
+    save_pictures(folder / "images")
+    autoencoder(DecoderLaw([-1.0] * 3)).save_pretrained(folder / "A")
     written(folder / "dit", CONFIG)
     return folder
 

@@ -21,6 +21,7 @@ from accelerate.state import AcceleratorState
 from diffusers import AutoencoderKL, LDMPipeline, StableDiffusionPipeline, VQModel
 from PIL import Image
 from script_server import EXAMPLES, ScriptServer
+from tiny_latents import autoencoder, save_pictures
 from training_runs import LATEST, assert_same, ended, last_line, names_in, reports_of_equal_weights
 
 from ddpm_hf import DDPMPaperLatentPipeline
@@ -31,7 +32,7 @@ from ddpm_hf.data.latents import FOLDER
 from ddpm_hf.data.level_images import ImageData, LevelImages
 from ddpm_hf.likelihood.decoder_law import DecoderLaw
 from ddpm_hf.likelihood.latents import latent_bits_per_dim
-from ddpm_hf.pipelines.autoencoders import Autoencoder, decoder_law_config
+from ddpm_hf.pipelines.autoencoders import Autoencoder
 from ddpm_hf.results import METRICS
 from ddpm_hf.runtime.randomness import Use, noise_like
 from ddpm_hf.tasks.latent import LatentTask
@@ -51,34 +52,11 @@ TINY = shlex.split(
 )
 
 
-def autoencoder(law: DecoderLaw | None, seed: int = 0, **options: Any) -> AutoencoderKL:
-    """A tiny one with the latents of no training."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        vae = AutoencoderKL(
-            block_out_channels=(4, 4),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            norm_num_groups=2,
-            latent_channels=2,
-            sample_size=8,
-            scaling_factor=1.3,
-            **options,
-        )
-    if law is not None:
-        vae.register_to_config(**decoder_law_config(law))
-    return vae
-
-
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures of 8x8 pixels in folders of two classes, and autoencoders beside them."""
-    folder, draws = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    for k in range(32):
-        name = ("dark", "light")[k % 2]
-        (folder / "images" / name).mkdir(parents=True, exist_ok=True)
-        picture = draws.integers(128 * (k % 2), 128 + 128 * (k % 2), (8, 8, 3)).astype(np.uint8)
-        Image.fromarray(picture).save(folder / "images" / name / f"{k}.png")
+    folder = tmp_path_factory.mktemp("data")
+    save_pictures(folder / "images")
     autoencoder(DecoderLaw([-1.0] * 3)).save_pretrained(folder / "A")
     autoencoder(DecoderLaw([-1.0] * 3), seed=1).save_pretrained(folder / "other")
     autoencoder(None).save_pretrained(folder / "stock")
