@@ -7,8 +7,8 @@ from .._lazy import lazy_names
 
 
 if TYPE_CHECKING:  # the same names once more; `as` marks them as exported
+    from .card_sections import merge_cards as merge_cards
     from .model_card import fill_card as fill_card
-    from .model_card import merge_cards as merge_cards
     from .push import INDEX as INDEX
     from .push import claim_repository as claim_repository
     from .push import model_files as model_files
@@ -18,6 +18,7 @@ else:
         __name__,
         {
             "push": ("INDEX", "claim_repository", "model_files", "push_folder"),
-            "model_card": ("fill_card", "merge_cards"),
+            "card_sections": ("merge_cards",),
+            "model_card": ("fill_card",),
         },
     )

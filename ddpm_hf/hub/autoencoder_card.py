@@ -3,28 +3,26 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..likelihood.decoder_law import GAUSSIAN, LOGISTIC, DecoderLaw
+from ..results import Metrics
 from ..schedulers.configuration import OWN_CONFIG_KEY
+from .card_parts import ENCODING, CardParts, parameters_in
+from .saved_files import read_json, readable_json
 
 
 AUTOENCODER_INDEX = "config.json"  # in the folder of a model that is saved alone
 AUTOENCODER_TEMPLATE = Path(__file__).with_name("autoencoder_card.md")
 LAW_NAMES = {GAUSSIAN: "Gaussian", LOGISTIC: "logistic distribution"}
-AUTOENCODER_TAGS = ["ddpm_hf", "autoencoder", "vae"]
+AUTOENCODER_TAGS = ("ddpm_hf", "autoencoder", "vae")
 
 
 def is_autoencoder(folder: Path) -> bool:
     """Whether the folder holds an `AutoencoderKL` that is saved alone, and no pipeline."""
-    try:
-        config = json.loads((folder / AUTOENCODER_INDEX).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and config.get("_class_name") == "AutoencoderKL"
+    return readable_json(folder / AUTOENCODER_INDEX).get("_class_name") == "AutoencoderKL"
 
 
 def autoencoder_files(folder: Path) -> list[Path]:
@@ -35,7 +33,15 @@ def autoencoder_files(folder: Path) -> list[Path]:
     return [folder / AUTOENCODER_INDEX, *weights]
 
 
-def autoencoder_facts(config: Mapping[str, Any]) -> dict[str, Any]:
+def autoencoder_parts(folder: Path, metrics: Metrics, beside: Collection[str]) -> CardParts | None:
+    """The part of the card of an autoencoder; None for another folder."""
+    if not is_autoencoder(folder):
+        return None
+    facts = _facts(read_json(folder / AUTOENCODER_INDEX)) | {"parameters": parameters_in(folder)}
+    return CardParts(AUTOENCODER_TEMPLATE, ENCODING, AUTOENCODER_TAGS, facts)
+
+
+def _facts(config: Mapping[str, Any]) -> dict[str, Any]:
     """The template's values that come from the configuration."""
     size, factor = config["sample_size"], 2 ** (len(config["block_out_channels"]) - 1)
     sides = [size, size] if isinstance(size, int) else list(size)

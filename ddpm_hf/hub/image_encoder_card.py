@@ -3,26 +3,25 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
+
+from ..results import Metrics
+from .card_parts import ENCODING, CardParts, parameters_in
+from .saved_files import read_json, readable_json
 
 
 IMAGE_ENCODER_INDEX = "config.json"  # in the folder of a model that is saved alone
 TEXT_PROJECTION = "text_projection.safetensors"
 IMAGE_ENCODER_TEMPLATE = Path(__file__).with_name("image_encoder_card.md")
-IMAGE_ENCODER_TAGS = ["ddpm_hf", "clip", "image-encoder"]
+IMAGE_ENCODER_TAGS = ("ddpm_hf", "clip", "image-encoder")
 ARCHITECTURE = "CLIPVisionModelWithProjection"
 
 
 def is_image_encoder(folder: Path) -> bool:
     """Whether the folder holds a `CLIPVisionModelWithProjection` that is saved alone, and no pipeline."""
-    try:
-        config = json.loads((folder / IMAGE_ENCODER_INDEX).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and ARCHITECTURE in (config.get("architectures") or [])
+    return ARCHITECTURE in (readable_json(folder / IMAGE_ENCODER_INDEX).get("architectures") or [])
 
 
 def image_encoder_files(folder: Path) -> list[Path]:
@@ -31,7 +30,16 @@ def image_encoder_files(folder: Path) -> list[Path]:
     return [folder / IMAGE_ENCODER_INDEX, *weights, *folder.glob(TEXT_PROJECTION)]
 
 
-def image_encoder_facts(config: Mapping[str, Any]) -> dict[str, Any]:
+def image_encoder_parts(folder: Path, metrics: Metrics, beside: Collection[str]) -> CardParts | None:
+    """The part of the card of an image encoder; None for another folder."""
+    if not is_image_encoder(folder):
+        return None
+    facts = _facts(read_json(folder / IMAGE_ENCODER_INDEX))
+    facts["parameters"] = parameters_in(folder, "model*.safetensors")
+    return CardParts(IMAGE_ENCODER_TEMPLATE, ENCODING, IMAGE_ENCODER_TAGS, facts)
+
+
+def _facts(config: Mapping[str, Any]) -> dict[str, Any]:
     """The template's values that come from the configuration."""
     size = config["image_size"]
     return {

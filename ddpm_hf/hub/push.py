@@ -18,8 +18,10 @@ from huggingface_hub.hf_api import ModelInfo
 from ..hub_errors import HubError, hub_errors
 from ..results import METRICS
 from .autoencoder_card import autoencoder_files, is_autoencoder
+from .card_sections import merge_cards
 from .image_encoder_card import image_encoder_files, is_image_encoder
-from .model_card import CARD, SAMPLES, check_license, count_parameters, fill_card, merge_cards, read_json, weights_of
+from .model_card import CARD, SAMPLES, check_license, fill_card
+from .saved_files import count_parameters, read_json, weights_of
 
 
 INDEX = "model_index.json"

@@ -15,7 +15,8 @@ from huggingface_hub.utils import validate_repo_id
 from ..hub_errors import hub_errors
 from ..runtime.output_folder import replace_folder
 from ..version import __version__
-from .model_card import CARD, check_license, parse_card
+from .card_sections import parse_card
+from .model_card import CARD, check_license
 from .push import require_private, with_retries
 
 

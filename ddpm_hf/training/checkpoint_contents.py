@@ -14,7 +14,7 @@ from diffusers import ModelMixin
 from safetensors.torch import load_file, save_file
 
 from ..data.image_streams import ImageStream
-from ..hub.model_card import read_json
+from ..hub.saved_files import read_json
 from ..runtime.distributed import on_all
 from ..runtime.output_folder import write_json
 from .checkpoints import read_checkpoint

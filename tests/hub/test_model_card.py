@@ -32,7 +32,9 @@ from ddpm_hf.conditioning.text import TextSettings
 from ddpm_hf.data.arguments import DataArguments
 from ddpm_hf.data.loading import load_images
 from ddpm_hf.hub.arguments import HubArguments, check_hub_arguments
-from ddpm_hf.hub.model_card import fill_card, in_stock, merge_cards
+from ddpm_hf.hub.card_sections import merge_cards
+from ddpm_hf.hub.in_stock import in_stock
+from ddpm_hf.hub.model_card import fill_card
 from ddpm_hf.hub.push import push_folder
 
 
