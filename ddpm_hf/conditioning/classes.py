@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..schedulers.configuration import OWN_CONFIG_KEY
 from .columns import Columns
 from .conditioner import Conditioner, Conditioners
 
 
 LABELS = "class_labels"  # the column, the argument of a pipeline, and that of UNet2DModel
-OWN_CONFIG_KEY = "_ddpm_hf"
 CLASSES_OF_DIT = "num_embeds_ada_norm"  # in the configuration of a DiTTransformer2DModel
 OF_OTHER_FAMILIES = {"text", "low_resolution"}  # what their models record under this key
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..diffusion.diagonal_gaussian import DiagonalGaussian
 from ..diffusion.numerics import is_number
 from ..hub_errors import HubError, hub_errors
-from .classes import OWN_CONFIG_KEY
+from ..schedulers.configuration import OWN_CONFIG_KEY
 
 
 EMBEDDING = "embedding"  # in the own part of a model's configuration

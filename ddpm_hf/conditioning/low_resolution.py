@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from ..diffusion.denoiser import Denoiser
 from ..runtime.randomness import BatchAddress, Use, generator_of, noise_like
+from ..schedulers.configuration import OWN_CONFIG_KEY
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .box_means import box_mean
-from .classes import LABELS, OWN_CONFIG_KEY
+from .classes import LABELS
 from .columns import Columns
 from .conditioner import Conditioner
 from .text import STATES

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from ..runtime.hashing import add_weights
 from ..runtime.randomness import BatchAddress, Use, generator_of
+from ..schedulers.configuration import OWN_CONFIG_KEY
 from .captions import PROMPT, caption_fault
-from .classes import OWN_CONFIG_KEY
 from .columns import Columns
 from .conditioner import Conditioner
 

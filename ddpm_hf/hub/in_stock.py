@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..conditioning.classes import CLASSES_OF_DIT, OWN_CONFIG_KEY
+from ..conditioning.classes import CLASSES_OF_DIT
 from ..conditioning.text import TextSettings
+from ..schedulers.configuration import OWN_CONFIG_KEY
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 
 

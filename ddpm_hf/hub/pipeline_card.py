@@ -9,10 +9,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..conditioning.classes import OWN_CONFIG_KEY, embeds_classes, number_of_classes
+from ..conditioning.classes import embeds_classes, number_of_classes
 from ..conditioning.low_resolution import JOINED, LowResolutionSettings
 from ..conditioning.text import TextSettings, is_told_of_text
 from ..results import FRECHET_DISTANCES, Metrics
+from ..schedulers.configuration import OWN_CONFIG_KEY
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .card_parts import ENLARGING, TEXT_TO_IMAGE, UNCONDITIONAL, CardParts, example_prompt
 from .in_stock import in_stock, latent_in_stock, text_in_stock

@@ -14,7 +14,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from typing_extensions import Self
 
-from ..conditioning.classes import CLASSES_OF_DIT, OWN_CONFIG_KEY, ClassLabels, conditioners_of
+from ..conditioning.classes import CLASSES_OF_DIT, ClassLabels, conditioners_of
 from ..conditioning.conditioner import Conditioners
 from ..conditioning.text import TextConditioner, TextEncoder
 from ..diffusion.denoiser import Denoiser
@@ -26,6 +26,7 @@ from ..likelihood.latents import (
     latent_bits_per_dim,
     latent_importance_weighted_bits_per_dim,
 )
+from ..schedulers.configuration import OWN_CONFIG_KEY
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .autoencoders import Autoencoder, with_scaling_factor
 from .class_labels import class_arguments, number_of_labels

@@ -15,13 +15,13 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from typing_extensions import Self
 
-from ..conditioning.classes import OWN_CONFIG_KEY
 from ..conditioning.conditioner import Conditioners
 from ..conditioning.image_encoders import EmbeddingSettings, ImageEncoder
 from ..conditioning.prior_text import FURTHER_PLACES, reading_captions
 from ..conditioning.text import TextSettings
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.finiteness import require_finite
+from ..schedulers.configuration import OWN_CONFIG_KEY
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .denoising_step import DenoisingStep
 from .guidance import Guidance

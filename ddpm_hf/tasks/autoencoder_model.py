@@ -11,9 +11,9 @@ from diffusers import AutoencoderKL, ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from ..conditioning.classes import OWN_CONFIG_KEY
 from ..likelihood.decoder_law import GAUSSIAN, DecoderLaw
 from ..pipelines.autoencoders import Autoencoder, decoder_law_config, with_scaling_factor
+from ..schedulers.configuration import OWN_CONFIG_KEY
 
 
 FIRST_LOG_SCALE = -1.0  # wider than the errors of any trained decoder

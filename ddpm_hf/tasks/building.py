@@ -10,12 +10,13 @@ from typing import Any
 
 from diffusers import ConfigMixin, UNet2DConditionModel, UNet2DModel
 
-from ..conditioning.classes import OWN_CONFIG_KEY, number_of_classes, with_null_class
+from ..conditioning.classes import number_of_classes, with_null_class
 from ..conditioning.image_encoders import EmbeddingSettings
 from ..conditioning.low_resolution import LowResolutionSettings
 from ..conditioning.text import TextSettings
 from ..data.level_images import LevelImages
 from ..diffusion.noise_schedule import NoiseSchedule
+from ..schedulers.configuration import OWN_CONFIG_KEY
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .arguments import DiffusionArguments, ModelArguments
 from .text_arguments import TextModelArguments, TextUNetArguments

@@ -11,7 +11,6 @@ from accelerate import PartialState
 from diffusers import PriorTransformer
 from torch import nn
 
-from ..conditioning.classes import OWN_CONFIG_KEY
 from ..conditioning.conditioner import Conditioners
 from ..conditioning.image_encoders import EmbeddingSettings, ImageEncoder, check_image_size, load_image_encoder
 from ..conditioning.prior_text import FURTHER_PLACES, reading_captions
@@ -22,6 +21,7 @@ from ..diffusion.denoiser import Denoiser, denoiser_of
 from ..pipelines.pipeline_ddpm_paper_prior import DDPMPaperPriorPipeline
 from ..results import RunFacts
 from ..runtime.arguments import decided
+from ..schedulers.configuration import OWN_CONFIG_KEY
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .base import DiffusionTask, Training
 from .building import build_scheduler

@@ -11,10 +11,10 @@ from tiny_text import SIZE, bert, stock_scheduler, text_unet
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from ddpm_hf import DDPMPaperPriorPipeline, DDPMPaperScheduler, DDPMPaperUnCLIPPipeline
-from ddpm_hf.conditioning.classes import OWN_CONFIG_KEY
 from ddpm_hf.conditioning.image_encoders import EmbeddingSettings
 from ddpm_hf.conditioning.prior_text import FURTHER_PLACES
 from ddpm_hf.conditioning.text import TextSettings
+from ddpm_hf.schedulers.configuration import OWN_CONFIG_KEY
 
 
 WIDTH, TOKENS = 6, 10  # of an embedding, and of a caption
