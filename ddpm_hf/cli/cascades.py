@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ..conditioning.captions import PROMPT
+from ..conditioning.columns import Columns
 from ..data.arguments import CaptionedDataArguments
 from ..evaluation.arguments import EvaluationArguments, GuidanceArguments, ModelPathArguments, SampleArguments
 from ..evaluation.cascade_few_steps import score_few_steps
@@ -21,6 +26,7 @@ from ..evaluation.cascades import (
     load_cascade,
     prepare_to_score,
     score_cascade,
+    stage_of_data,
     told_of_most,
 )
 from ..evaluation.guiding import guidance_report
@@ -39,10 +45,13 @@ from ..runtime.errors import user_errors
 from ..runtime.output_folder import claim_file, claim_folder, write_json
 from ..runtime.progress import progress_bar, shows_bars
 from ..runtime.threads import use_all_cores
-from .sample_requests import asked_by_turns, captions_of, check_sampling
+from .sample_requests import asked_by_turns, captions_of, chain_of, check_call, check_sampling, steps_of
 
 
-OF_ONE_MODEL = ("num_paths", "guidance_scales", "num_flow_images", "rate_distortion", "gif", "image")
+OF_ONE_MODEL = (
+    *("num_paths", "guidance_scales", "num_flow_images", "rate_distortion"),
+    *("gif", "image", "interpolate"),
+)
 
 
 def check_for_cascade(model: ModelPathArguments, arguments: EvaluationArguments | SampleArguments) -> None:
@@ -64,7 +73,7 @@ def evaluate_cascade(
         check_for_cascade(model, evaluation)
         accelerator = Accelerator()
         stages = load_cascade(evaluation.cascade, accelerator.device)
-        loaded = load_as_they_are(data, told_of_most(stages), stages[-1].image_shape)
+        loaded = load_as_they_are(data, stage_of_data(stages), stages[-1].image_shape)
         images = split_of(loaded, evaluation.split).spread(evaluation.max_images)
         prepare_to_score(stages, images, evaluation)
         guidances = guidances_of(stages, guiding)
@@ -89,6 +98,19 @@ def evaluate_cascade(
             real = compared["test_images_as_samples"]
             print(quality_line(evaluation.num_quality_samples, judge.images, real))
         print(f"{result}; see {folder}")
+        if (note := note_on_captions(stages, guiding)) is not None:
+            print(note)
+
+
+def note_on_captions(stages: Stages, guiding: GuidanceArguments) -> str | None:
+    """That the bits are given the captions, and how to do without these; None if no stage is told of captions."""
+    told = [stage for stage in stages if PROMPT in stage.conditioners.columns]
+    of_prior = any(stage.drawing_columns != stage.conditioners.columns for stage in told)  # which scale 0 still tells
+    without = not of_prior and all(stage.conditioners.has_null for stage in told)
+    if not told or (without and guiding.guidance_scale == 0):
+        return None
+    note = "These are the bits of the images given their captions"
+    return f"{note}; --guidance_scale 0 scores the images without captions." if without else f"{note}."
 
 
 def cascade_report(result: CascadeBitsPerDim, stages: Stages, evaluation: EvaluationArguments) -> dict[str, Any]:
@@ -101,7 +123,8 @@ def cascade_report(result: CascadeBitsPerDim, stages: Stages, evaluation: Evalua
         "stages": [
             {
                 "model": name,
-                "image_shape": list(stage.example_shape),
+                "image_shape": list(stage.image_shape),
+                "conditioning": list(stage.conditioners.columns),
                 "steps": len(stage.scheduler.timesteps),
                 "bits_per_dim": bits.own,
                 "bits_per_dim_of_the_cascade": bits.total,
@@ -127,13 +150,16 @@ def sample_cascade(
         stages = load_cascade(sampling.cascade, accelerator.device)
         for stage in stages:
             stage.scheduler.set_timesteps(
-                sampling.num_inference_steps or len(stage.scheduler), timestep_spacing=sampling.timestep_spacing
+                steps_of(stage, sampling.num_inference_steps), timestep_spacing=sampling.timestep_spacing
             )
             stage.set_progress_bar_config(disable=not (accelerator.is_main_process and shows_bars()))
         check_noise_level(stages, sampling.noise_level)
         check_picture(output, stages[-1].example_shape[0])
         guidances = guidances_of(stages, guiding)
-        turns = asked_by_turns(told_of_most(stages), sampling)
+        most = told_of_most(stages)
+        asked = asked_by_turns(most, sampling)
+        turns = most.conditioners.variety() if asked is None else asked
+        check_calls(stages, guidances, sampling, turns)
     use_all_cores(accelerator.device)
     draw = functools.partial(_draw_stage, sampling, accelerator)
     how = (sampling.num_images, sampling.seed, turns, sampling.noise_level)
@@ -143,17 +169,31 @@ def sample_cascade(
         print(f"{sampling.num_images} samples in {output}")
 
 
+def check_calls(stages: Stages, guidances: Sequence[Guidance], sampling: SampleArguments, turns: Columns) -> None:
+    """Raise ValueError, as the stages do, for arguments that one of them cannot draw an image with."""
+    if sampling.negative_prompt is not None and not any(each.is_classifier_free for each in guidances):
+        raise ValueError("`negative_prompt` needs a `guidance_scale` other than 1.")
+
+    def check(stage: SamplingPipeline, guidance: Guidance, seed: int, columns: Columns) -> Tensor:
+        steps = steps_of(stage, sampling.num_inference_steps)
+        check_call(stage, _of_stage(sampling, guidance), steps, columns, guidance)
+        return torch.zeros(1, *stage.image_shape, device="cpu")
+
+    draw_cascade(stages, guidances, 1, sampling.seed, turns, sampling.noise_level, check)
+
+
 def _draw_stage(
     sampling: SampleArguments,
     accelerator: Accelerator,
     stage: SamplingPipeline,
     guidance: Guidance,
     seed: int,
-    turns: dict[str, Any],
+    turns: Columns,
 ) -> Tensor:
-    steps = sampling.num_inference_steps
-    negative = sampling.negative_prompt if guidance.is_classifier_free else None
-    chain = (turns, sampling.timestep_spacing, sampling.eta, guidance, sampling.solver_order)
-    return draw_images(
-        stage, sampling.num_images, sampling.batch_size, steps, seed, accelerator, *chain, negative_prompt=negative
-    )
+    how = (sampling.num_images, sampling.batch_size, sampling.num_inference_steps, seed, accelerator, turns)
+    return draw_images(stage, *how, guidance=guidance, **chain_of(_of_stage(sampling, guidance)))
+
+
+def _of_stage(sampling: SampleArguments, guidance: Guidance) -> SampleArguments:
+    """What is asked of a stage: a stage that is not guided needs no negative prompt."""
+    return sampling if guidance.is_classifier_free else dataclasses.replace(sampling, negative_prompt=None)

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ..conditioning.columns import Columns, chosen
+from ..conditioning.columns import Columns
 from ..evaluation.arguments import GuidanceArguments, ModelPathArguments, SampleArguments
 from ..evaluation.filming import Film, draw_film
 from ..evaluation.guiding import load_guidance
@@ -31,9 +30,11 @@ from .running import run_script
 from .sample_requests import (
     asked_by_turns,
     captions_of,
+    chain_of,
+    check_call,
     check_sampling,
-    options_of_starts,
     pictures_in,
+    steps_of,
     with_count_of_files,
     with_files,
 )
@@ -54,7 +55,7 @@ def sample(script: str, model: ModelPathArguments, sampling: SampleArguments, gu
         animation = None if sampling.gif is None else claim_animation(sampling.gif, output)
         accelerator = Accelerator()
         pipeline = load_pipeline(model, accelerator.device)
-        steps = len(pipeline.scheduler) if sampling.num_inference_steps is None else sampling.num_inference_steps
+        steps = steps_of(pipeline, sampling.num_inference_steps)
         pipeline.scheduler.set_timesteps(steps, timestep_spacing=sampling.timestep_spacing)
         pipeline.set_progress_bar_config(disable=not (accelerator.is_main_process and shows_bars()))
         check_picture(output, pipeline.image_channels)
@@ -124,25 +125,6 @@ def ends_of(pipeline: SamplingPipeline, sampling: SampleArguments) -> Tensor | N
     images = batch_of_images("interpolate", pictures, pipeline.image_channels)
     check_images("interpolate", images, (2, *pipeline.image_shape))
     return images
-
-
-def chain_of(sampling: SampleArguments) -> dict[str, Any]:
-    """The arguments of a pipeline's call that are the same for all images."""
-    chain: dict[str, Any] = {
-        "timestep_spacing": sampling.timestep_spacing,
-        "eta": sampling.eta,
-        "solver_order": sampling.solver_order,
-    }
-    chain |= options_of_starts(sampling)
-    return chain if sampling.negative_prompt is None else {**chain, "negative_prompt": sampling.negative_prompt}
-
-
-def check_call(
-    pipeline: SamplingPipeline, sampling: SampleArguments, steps: int, turns: Columns | None, guidance: Guidance
-) -> None:
-    """Raise ValueError, as the pipeline does, for arguments that it cannot draw an image with."""
-    one = chosen(pipeline.conditioners.variety() if turns is None else turns, [0])
-    pipeline.iterate(batch_size=1, num_inference_steps=steps, **one, **chain_of(sampling), **guidance.options)
 
 
 def claim_animation(path: str, output: Path) -> Path:

@@ -12,13 +12,14 @@ from PIL import Image
 
 from ..conditioning.captions import PROMPT
 from ..conditioning.classes import number_of_classes, of_classes
-from ..conditioning.columns import Columns, in_turn
+from ..conditioning.columns import Columns, chosen, in_turn
 from ..conditioning.embeddings import IMAGE_EMBEDS
 from ..conditioning.low_resolution import IMAGE, NOISE_LEVEL
 from ..data.image_files import BadImage, decoded
 from ..diffusion.gaussian_process import check_eta
 from ..diffusion.multistep import check_solver_order
 from ..evaluation.arguments import SampleArguments
+from ..pipelines.guidance import Guidance
 from ..pipelines.image_starts import mask_of
 from ..pipelines.images import batch_of_images
 from ..pipelines.sampling_pipeline import SamplingPipeline
@@ -122,6 +123,30 @@ def pictures_in(argument: str, files: list[str]) -> list[Image.Image]:
         return [decoded(Path(name).read_bytes(), name)[0] for name in files]
     except BadImage as error:
         raise ValueError(f"`{argument}`: {error}") from error
+
+
+def steps_of(pipeline: SamplingPipeline, asked: int | None) -> int:
+    """The number of steps; by default all timesteps of the model."""
+    return len(pipeline.scheduler) if asked is None else asked
+
+
+def chain_of(sampling: SampleArguments) -> dict[str, Any]:
+    """The arguments of a pipeline's call that are the same for all images."""
+    chain: dict[str, Any] = {
+        "timestep_spacing": sampling.timestep_spacing,
+        "eta": sampling.eta,
+        "solver_order": sampling.solver_order,
+    }
+    chain |= options_of_starts(sampling)
+    return chain if sampling.negative_prompt is None else {**chain, "negative_prompt": sampling.negative_prompt}
+
+
+def check_call(
+    pipeline: SamplingPipeline, sampling: SampleArguments, steps: int, turns: Columns | None, guidance: Guidance
+) -> None:
+    """Raise ValueError, as the pipeline does, for arguments that it cannot draw an image with."""
+    one = chosen(pipeline.conditioners.variety() if turns is None else turns, [0])
+    pipeline.iterate(batch_size=1, num_inference_steps=steps, **one, **chain_of(sampling), **guidance.options)
 
 
 def options_of_starts(sampling: SampleArguments) -> dict[str, Any]:

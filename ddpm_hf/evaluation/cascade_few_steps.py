@@ -14,9 +14,9 @@ from ..data.level_images import LevelImages
 from ..pipelines.guidance import Guidance
 from ..pipelines.sampling_pipeline import SamplingPipeline
 from .arguments import EvaluationArguments
-from .cascades import Stages, draw_cascade, score_cascade
+from .cascades import Stages, draw_cascade, score_cascade, told_of_most
 from .sample_quality import Judge
-from .sampling import draw_images
+from .sampling import draw_images, turns_of
 from .scoring import on_chain, spacings_of
 
 
@@ -46,7 +46,7 @@ def score_few_steps(
                 "bits_per_dim_standard_error": result.standard_error,
             }
             if evaluation.num_quality_samples:
-                samples = _samples(chains, guidances, steps, spacing, evaluation, accelerator)
+                samples = _samples(chains, guidances, images, steps, spacing, evaluation, accelerator)
                 row |= {} if judge is None else judge.figures(samples)
             rows.append(row)
     return rows
@@ -55,16 +55,18 @@ def score_few_steps(
 def _samples(
     stages: Stages,
     guidances: Sequence[Guidance],
+    images: LevelImages,
     steps: int,
     spacing: str,
     evaluation: EvaluationArguments,
     accelerator: Accelerator,
 ) -> Tensor:
-    """Samples of the cascade in [0, 1], as many as `num_quality_samples`."""
+    """Samples of the cascade in [0, 1], as many as `num_quality_samples`, conditioned as those of one model."""
     count, size = evaluation.num_quality_samples, evaluation.batch_size
+    told = turns_of(told_of_most(stages), images)
 
     def draw(stage: SamplingPipeline, guidance: Guidance, seed: int, turns: Columns | None) -> Tensor:
         how = {"timestep_spacing": spacing, "guidance": guidance}
         return draw_images(stage, count, size, steps, seed, accelerator, turns, **how)
 
-    return draw_cascade(stages, guidances, count, evaluation.seed, None, evaluation.noise_level, draw)
+    return draw_cascade(stages, guidances, count, evaluation.seed, told, evaluation.noise_level, draw)

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..conditioning.captions import PROMPT
+from ..conditioning.classes import LABELS
 from ..conditioning.columns import Columns, in_turn
 from ..conditioning.low_resolution import IMAGE, NOISE_LEVEL, LowResolutionConditioner, LowResolutionSettings
 from ..data.level_images import LevelImages
@@ -22,7 +23,8 @@ from ..runtime.randomness import Use, seed_of
 from .arguments import EvaluationArguments, GuidanceArguments, ModelPathArguments
 from .conditioning_worth import GROUP
 from .guiding import load_guidance
-from .scoring import check_fit, follow, load_pipeline, score
+from .scoring import check_fit, follow, load_pipeline
+from .subject import Subject
 
 
 Stages = Sequence[SamplingPipeline]
@@ -41,6 +43,10 @@ def load_cascade(names: Sequence[str], device: torch.device) -> list[SamplingPip
         raise ValueError(f"`cascade`: {names[0]} enlarges images, so it cannot be the first stage.")
     for k in range(1, len(stages)):
         _check_follows(stages[k], stages[k - 1], names[k], names[k - 1])
+        if LABELS in stages[0].conditioners.columns and PROMPT in stages[k].conditioners.columns:
+            raise ValueError(
+                f"`cascade`: {names[k]} is told of text and {names[0]} of classes; the stages must be told the same."
+            )
     return stages
 
 
@@ -52,14 +58,14 @@ def _check_follows(stage: SamplingPipeline, before: SamplingPipeline, name: str,
     if settings.factor is None:
         raise ValueError(f"`cascade`: the configuration of {name} does not say by which factor it enlarges images.")
     channels, height, width = stage.example_shape
-    taken, given = (channels, height // settings.factor, width // settings.factor), tuple(before.example_shape)
+    taken, given = (channels, height // settings.factor, width // settings.factor), tuple(before.image_shape)
     if taken != given:
         raise ValueError(
             f"`cascade`: {name} enlarges images of {taken[1]}x{taken[2]} pixels and {channels} channels, but those of"
             f" {name_before} have {given[1]}x{given[2]} and {given[0]}."
         )
     levels = before.scheduler.num_levels
-    if levels != settings.num_levels:
+    if levels != before.levels_of_examples(settings.num_levels):
         raise ValueError(
             f"`cascade`: {name} enlarges images of {settings.num_levels} levels, but those of {name_before} have"
             f" {levels}."
@@ -74,8 +80,14 @@ def check_noise_level(stages: Stages, level: int) -> None:
 
 
 def told_of_most(stages: Stages) -> SamplingPipeline:
-    """The stage whose conditioning the data must have: one that is told of text if there is one, else the first."""
+    """The stage that knows what all of them are told: one that is told of text if there is one, else the first."""
     return next((each for each in stages if PROMPT in each.conditioners.columns), stages[0])
+
+
+def stage_of_data(stages: Stages) -> SamplingPipeline:
+    """The stage whose data the cascade is scored on: the one told of most, or the last if that is told nothing."""
+    most = told_of_most(stages)
+    return most if most.conditioners.columns else stages[-1]
 
 
 def at_noise_level(images: LevelImages, level: int) -> LevelImages:
@@ -122,10 +134,9 @@ def score_cascade(
 ) -> CascadeBitsPerDim:
     """The bound of the cascade on images of its last stage; the schedulers of the stages are set to the chain."""
     of_stages, results = images_of_stages(images, stages), []
-    how = (accelerator, evaluation.batch_size, evaluation.num_evaluations, evaluation.seed, progress)
     for number, (stage, own, guidance) in enumerate(zip(stages, of_stages, guidances, strict=True)):
         given = own if number == 0 else at_noise_level(own, evaluation.noise_level)
-        results.append(score(stage.denoiser(guidance), stage.scheduler, given, *how))
+        results.append(Subject(stage, given, evaluation, accelerator, guidance).bound(progress))
     dimensions = [each.shape[0] * each.shape[1] * each.shape[2] for each in of_stages]
     return cascade_bits_per_dim(results, dimensions, images.columns.get(GROUP))
 
@@ -138,7 +149,8 @@ def prepare_to_score(stages: Stages, images: LevelImages, evaluation: Evaluation
     """
     for number, (stage, own) in enumerate(zip(stages, images_of_stages(images, stages), strict=True)):
         check_fit(stage, own if number == 0 else at_noise_level(own, evaluation.noise_level))
-        stage.scheduler = follow(stage.scheduler, images.num_levels, evaluation)
+        stage.require_likelihood(images.num_levels)
+        stage.scheduler = follow(stage.scheduler, stage.levels_of_examples(images.num_levels), evaluation)
 
 
 def guidances_of(stages: Stages, guiding: GuidanceArguments) -> list[Guidance]:
@@ -167,7 +179,7 @@ def draw_cascade(
     guidances: Sequence[Guidance],
     count: int,
     seed: int,
-    turns: Columns | None,
+    turns: Columns,
     noise_level: int,
     draw: Callable[..., Tensor],
 ) -> Tensor:
@@ -176,18 +188,17 @@ def draw_cascade(
     Between the stages images are rounded to the levels of the data. Image i depends on the seed and i alone.
 
     Args:
-        turns: columns of the examples that the images take their conditioning from in turn; None takes the variety of
-            the first stage.
+        turns: columns of the examples that the images take their conditioning from in turn; each stage gets those
+            that it is told of.
         noise_level: of the noise in images that are enlarged.
         draw: draw(stage, guidance, seed, turns) draws `count` images in [0, 1].
     """
-    first = stages[0].conditioners.variety() if turns is None else turns
-    told = in_turn(first, range(count))
-    images = draw(stages[0], guidances[0], seed, told)
+    told = in_turn(turns, range(count))
+    images = draw(stages[0], guidances[0], seed, stages[0].conditioners.read(told))
     for number, (stage, guidance) in enumerate(zip(stages[1:], guidances[1:], strict=True), 1):
         levels = LowResolutionSettings.of(stage.unet.config).num_levels
         own: Columns = {
-            **{name: values for name, values in told.items() if name in stage.conditioners.columns},
+            **stage.conditioners.read(told),
             IMAGE: rounded(images, levels),
             NOISE_LEVEL: torch.full((count,), noise_level),
         }

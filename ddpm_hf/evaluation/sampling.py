@@ -12,6 +12,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ..conditioning.columns import Columns, in_turn
+from ..data.level_images import LevelImages
 from ..diffusion.probability_flow import ode_sample
 from ..pipelines.guidance import Guidance
 from ..pipelines.sampling_pipeline import SamplingPipeline
@@ -20,6 +21,12 @@ from ..runtime.randomness import Use, generator_of
 
 
 LEAST_CALLS_OF_HEUN = 20  # Heun's method takes two calls per step; with fewer calls Euler's method is better
+
+
+def turns_of(pipeline: SamplingPipeline, images: LevelImages) -> Columns:
+    """The conditioning that samples take in turn: the model's variety, or if it has none that of the images."""
+    known = pipeline.conditioners.variety() or images.read_for(pipeline.conditioners)
+    return {name: known[name] for name in pipeline.drawing_columns if name in known}
 
 
 def draw_images(
@@ -82,7 +89,7 @@ def draw_images_by_ode(
 
     def draw(generators: list[torch.Generator], columns: Columns) -> Tensor:
         x_T = randn_tensor((len(generators), *pipeline.example_shape), generators, device)
-        conditioning = denoiser.conditioners.make(columns, device)
+        conditioning = denoiser.conditioners.make(pipeline.with_drawn_columns(columns, generators), device)
         sample = ode_sample(denoiser, pipeline.scheduler, x_T, conditioning, **_steps_of_ode(calls - 1)).sample
         return (pipeline.images_of(sample) / 2 + 0.5).clamp(0, 1)
 

@@ -26,7 +26,7 @@ from ..pipelines.guidance import Guidance
 from ..pipelines.sampling_pipeline import SamplingPipeline
 from .arguments import EvaluationArguments
 from .real_files import RealFiles, code_images
-from .sampling import draw_images, draw_images_by_ode
+from .sampling import draw_images, draw_images_by_ode, turns_of
 from .scoring import by_batches, on_chain, paths_report, score, score_by_paths
 
 
@@ -141,6 +141,4 @@ class Subject:
 
     @property
     def _turns(self) -> Columns:
-        """The conditioning that samples take in turn: the model's variety, or if it has none that of the images."""
-        conditioners = self.pipeline.conditioners
-        return conditioners.variety() or self.images.read_for(conditioners)
+        return turns_of(self.pipeline, self.images)

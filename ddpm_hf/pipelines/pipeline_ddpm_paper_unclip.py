@@ -17,7 +17,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from typing_extensions import Self
 
+from ..conditioning.captions import PROMPT
 from ..conditioning.classes import LABELS
+from ..conditioning.columns import Columns
 from ..conditioning.conditioner import Conditioners
 from ..conditioning.embeddings import IMAGE_EMBEDS, EmbeddingConditioner, takes_embeddings
 from ..conditioning.image_encoders import EmbeddingSettings, ImageEncoder, check_image_size, load_image_encoder
@@ -176,6 +178,20 @@ class DDPMPaperUnCLIPPipeline(TextPipeline):
         """
         images = batch_of_images("image", image, self.image_channels)
         return self.encoder.embeds(images.to(self._execution_device))
+
+    @property
+    def drawing_columns(self) -> tuple[str, ...]:
+        """The prompt; the prior draws the embeddings."""
+        return tuple(name for name in self.conditioners.columns if name != IMAGE_EMBEDS)
+
+    @torch.no_grad()
+    def with_drawn_columns(self, columns: Columns, generator: Generators = None) -> Columns:
+        """The columns of images to draw, with embeddings that the prior draws for their prompts if they have none."""
+        if IMAGE_EMBEDS in columns:
+            return columns
+        words = TextInput(list(columns[PROMPT]))
+        batch = {"batch_size": len(columns[PROMPT]), "generator": generator}
+        return {**columns, IMAGE_EMBEDS: self._of_prior(words, {}, batch)()}
 
     # --- the likelihood ---
 

@@ -18,6 +18,7 @@ from huggingface_hub import CommitInfo
 from torch import Tensor
 from typing_extensions import Self
 
+from ..conditioning.columns import Columns
 from ..conditioning.conditioner import Conditioners
 from ..conditioning.denoiser import ConditionalDenoiser
 from ..diffusion.denoiser import Denoiser, denoiser_of
@@ -217,6 +218,15 @@ class SamplingPipeline(DiffusionPipeline):
     def images_of(self, x_0: Tensor) -> Tensor:
         """The images in [−1, 1] of samples x_0 `[B, …]`: x_0 itself, unless they are latents."""
         return x_0
+
+    @property
+    def drawing_columns(self) -> tuple[str, ...]:
+        """The columns that a call needs for an image: those of conditioning that the pipeline does not draw itself."""
+        return self.conditioners.columns
+
+    def with_drawn_columns(self, columns: Columns, generator: Generators = None) -> Columns:
+        """The columns of images to draw, with those that the pipeline draws itself."""
+        return columns
 
     # --- the likelihood ---
 
