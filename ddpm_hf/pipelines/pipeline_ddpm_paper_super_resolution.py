@@ -54,8 +54,8 @@ class DDPMPaperSuperResolutionPipeline(TextPipeline):
     """Images from low-resolution ones, the later stages of a cascade (Ho et al. 2022; Saharia et al. 2022).
 
     It loads what `diffusers.IFSuperResolutionPipeline` saved, from a folder or the Hub, gives the same images for the
-    same generator, and saves what `diffusers.IFSuperResolutionPipeline` loads. A safety checker and a watermarker are
-    neither loaded nor saved.
+    same generator at noise levels above 0, and saves what `diffusers.IFSuperResolutionPipeline` loads. A safety
+    checker and a watermarker are neither loaded nor saved.
 
     Args:
         tokenizer: a tokenizer of transformers; None to pass embeddings, or for a model that is not told of text.
