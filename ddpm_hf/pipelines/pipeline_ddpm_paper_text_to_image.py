@@ -35,7 +35,7 @@ class DDPMPaperTextToImagePipeline(TextPipeline):
         tokenizer: a tokenizer of transformers; None to pass embeddings in place of prompts.
         text_encoder: its encoder of any kind, such as `T5EncoderModel`, `CLIPTextModel` or `BertModel`; or None.
         unet (`UNet2DConditionModel`): a model with the scheduler's `prediction_type`, with twice the channels if it
-            learns the variance. Its configuration says whether it ignores padding; see `ddpm_hf.conditioning.text`.
+            learns the variance. Its configuration says whether padding is masked; see `ddpm_hf.conditioning.text`.
         scheduler (`SchedulerMixin`): a `DDPMPaperScheduler`, or any compatible one, which is converted.
 
     Raises:
@@ -118,8 +118,8 @@ class DDPMPaperTextToImagePipeline(TextPipeline):
             image, mask_image, strength, jump_length, jump_n_sample: images to start from, or to keep a part of, as in
                 `DDPMPaperPipeline`.
             prompt_embeds, negative_prompt_embeds: `[B, L, width]`, in place of prompts, from `encode_prompt` or stock.
-            prompt_attention_mask, negative_prompt_attention_mask: booleans `[B, L]`, with embeddings for a model that
-                ignores padding.
+            prompt_attention_mask, negative_prompt_attention_mask: booleans `[B, L]`, with embeddings for a model
+                whose padding is masked. Their number of masked positions makes no difference.
             callback: called with the number of the step, the timestep and x_s after every `callback_steps` steps.
 
         Raises:

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from diffusers import ModelMixin
 from torch import Tensor
 
-from ..conditioning.text import STATES, TextConditioner, width_of_text
+from ..conditioning.text import STATES, TextConditioner, of_length, width_of_text
 from ..diffusion.finiteness import require_finite
 from ..diffusion.numerics import require_count
 
@@ -32,8 +32,8 @@ class TextInput:
             the empty prompt.
         num_images_per_prompt: images of each prompt, one after the other.
         prompt_embeds, negative_prompt_embeds: `[B, L, width]`, in place of a prompt.
-        prompt_attention_mask, negative_prompt_attention_mask: booleans `[B, L]`, with embeddings for a model that
-            ignores padding.
+        prompt_attention_mask, negative_prompt_attention_mask: booleans `[B, L]`, with embeddings for a model whose
+            padding is masked.
     """
 
     prompt: Prompts = None
@@ -109,8 +109,29 @@ def check_embeddings(given: TextInput, unet: ModelMixin, takes_mask: bool) -> No
         if takes_mask and (mask is None or mask.shape != states.shape[:2]):
             raise ValueError(
                 f"`{name}_attention_mask` of shape {list(states.shape[:2])} must be given with `{name}_embeds`: the"
-                " model ignores padding."
+                " model takes a mask."
             )
+
+
+def with_length(given: TextInput, length: int) -> TextInput:
+    """The same with embeddings of `length` positions, for a model that must be given so many.
+
+    Raises:
+        ValueError: for embeddings of more tokens that are not masked.
+    """
+    changes: dict[str, Any] = {}
+    for name in ("prompt", "negative_prompt"):
+        states, mask = getattr(given, f"{name}_embeds"), getattr(given, f"{name}_attention_mask")
+        if states is None or states.shape[1] == length:
+            continue
+        mask = mask.bool().to(states.device)
+        if (most := int(mask.sum(1).max())) > length:
+            raise ValueError(
+                f"`{name}_embeds` must have at most {length} tokens that are not masked, as in the model's training,"
+                f" but have {most}."
+            )
+        changes[f"{name}_embeds"], changes[f"{name}_attention_mask"] = of_length(states, mask, length)
+    return replace(given, **changes)
 
 
 def text_arguments(

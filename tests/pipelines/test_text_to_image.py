@@ -50,7 +50,7 @@ def parts() -> tuple[Any, Any]:
 
 @pytest.fixture
 def masked(parts: Any) -> DDPMPaperTextToImagePipeline:
-    """A pipeline whose model ignores padding."""
+    """A pipeline whose model masks padding."""
     return ours(*parts, text_unet(settings=MASKED))
 
 
@@ -118,9 +118,12 @@ def test_stock_differs_by_the_mask_alone(masked: Any, parts: Any, negative: Any)
 # --- padding ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pooled", [{}, {"addition_embed_type": "text", "addition_embed_type_num_heads": 2}], ids=str)
+POOLED = {"addition_embed_type": "text", "addition_embed_type_num_heads": 2}
+POOLED |= {"encoder_hid_dim": 8, "encoder_hid_dim_type": "text_proj"}
+
+
+@pytest.mark.parametrize("pooled", [{}, POOLED], ids=["", "pooled"])
 def test_embeddings_of_padding_have_no_influence(parts: Any, pooled: dict) -> None:
-    pooled = pooled | ({"encoder_hid_dim": 8, "encoder_hid_dim_type": "text_proj"} if pooled else {})
     pipeline = ours(*parts, text_unet(settings=MASKED, **pooled))
     states, mask = pipeline.encode_prompt(PROMPTS)
     other = torch.where(mask[..., None], states, torch.randn(states.shape, generator=seeded(7)) * 9)
@@ -143,6 +146,52 @@ def test_the_length_of_padding_has_no_influence(parts: Any) -> None:
             close(drawn[0], drawn[2])
         else:
             assert differ(drawn[0], drawn[1])
+
+
+def padded(pipeline: Any, name: str, prompts: list[str], length: int, side: str = "right") -> dict[str, Tensor]:
+    """Embeddings of prompts and their mask, with so many positions, of which the masked ones hold anything."""
+    states, mask = pipeline.encode_prompt(prompts)
+    more = torch.randn(len(states), max(0, length - states.shape[1]), 8, generator=seeded(8))
+    states = torch.cat([states, more], 1)[:, :length]
+    mask = torch.cat([mask, torch.zeros(more.shape[:2], dtype=torch.bool)], 1)[:, :length]
+    given = {f"{name}_embeds": states, f"{name}_attention_mask": mask}
+    return {key: value.flip(1) for key, value in given.items()} if side == "left" else given
+
+
+def test_a_model_that_pools_gets_as_much_padding_as_in_training(parts: Any) -> None:
+    """Its pooled embedding is over padding too, so that the images depend on how much of it there is."""
+    pipeline = ours(*parts, text_unet(settings=MASKED, **POOLED))
+    options = {"num_inference_steps": 5, "guidance_scale": 3.0, "output_type": "pt"}
+    expected = pipeline(PROMPTS, negative_prompt=NEGATIVE, generator=seeded(), **options).images
+    for length, negative_length in ((10, 10), (24, 77), (77, 10), (7, 24)):
+        given = padded(pipeline, "prompt", PROMPTS, length)
+        negative = padded(pipeline, "negative_prompt", NEGATIVE, negative_length)
+        assert torch.equal(pipeline(**given, **negative, generator=seeded(), **options).images, expected), length
+        words = {"negative_prompt": NEGATIVE}
+        assert torch.equal(pipeline(**given, **words, generator=seeded(), **options).images, expected), length
+    given = padded(pipeline, "prompt", PROMPTS, 24, "left")
+    close(pipeline(**given, negative_prompt=NEGATIVE, generator=seeded(), **options).images, expected)
+
+
+def test_a_pooling_model_that_guides_gets_as_much_padding_as_in_training(masked: Any) -> None:
+    options = {"num_inference_steps": 5, "guidance_scale": 3.0, "output_type": "pt"}
+    options["guidance_model"] = text_unet(seed=5, settings=MASKED, **POOLED)
+    expected = masked(PROMPTS, generator=seeded(), **options).images
+    found = masked(**padded(masked, "prompt", PROMPTS, 24), generator=seeded(), **options).images
+    assert torch.equal(found, expected)
+
+
+def test_tokens_that_a_model_that_pools_has_no_room_for_are_refused(parts: Any) -> None:
+    states, mask = torch.randn(2, 12, 8, generator=seeded()), torch.ones(2, 12, dtype=torch.bool)
+    given = {"prompt_embeds": states, "prompt_attention_mask": mask}
+    pipeline = ours(*parts, text_unet(settings=MASKED, **POOLED))
+    with pytest.raises(
+        ValueError, match=r"^`prompt_embeds` must have at most 10 tokens that are not masked, .* have 12\.$"
+    ):
+        pipeline(num_inference_steps=2, **given)
+    mask[:, 10:] = False
+    pipeline(num_inference_steps=2, **given)
+    ours(*parts, text_unet(settings=MASKED))(num_inference_steps=2, **(given | {"prompt_attention_mask": mask | True}))
 
 
 def test_a_prompt_that_is_too_long_is_truncated_and_told_of(masked: Any, caplog: Any) -> None:

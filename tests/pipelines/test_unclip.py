@@ -121,6 +121,17 @@ def test_images_are_those_of_stocks_loop(guidance_scale: float) -> None:
     torch.testing.assert_close(found, expected / 2 + 0.5 if expected.min() < 0 else expected, rtol=0, atol=2e-3)
 
 
+def test_a_prior_takes_text_with_any_number_of_masked_positions() -> None:
+    pipeline, how = prior_pipeline(), {"num_inference_steps": 4, "guidance_scale": 2.0}
+    expected = pipeline(PROMPTS, generator=seeded(), **how).image_embeds
+    states, mask = pipeline.encode_prompt(PROMPTS)
+    further = torch.randn(2, 5, 8, generator=seeded(1)), torch.zeros(2, 5, dtype=torch.bool)
+    longer = [torch.cat(each, dim=1) for each in zip((states, mask), further, strict=True)]
+    for its_states, its_mask in (longer, (states[:, :6], mask[:, :6])):
+        given = {"prompt_embeds": its_states, "prompt_attention_mask": its_mask}
+        assert torch.equal(pipeline(**given, generator=seeded(), **how).image_embeds, expected)
+
+
 # --- from words and from images --------------------------------------------------------------------------------------
 
 
