@@ -46,7 +46,7 @@ from .latent_parts import (
 )
 from .sampling_pipeline import SOURCE_ARGUMENTS, Chain
 from .stock import stock_class
-from .text import Prompts, TextInput
+from .text import Prompts, TextInput, check_tokenizer
 from .text_pipeline import Callback, TextPipeline
 
 
@@ -69,7 +69,8 @@ class DDPMPaperLatentPipeline(TextPipeline):
         id2label: names of a `DiTTransformer2DModel`'s classes, as `DiTPipeline` takes them.
 
     Raises:
-        ValueError: if the parts do not fit each other, or the scheduler has another process.
+        ValueError: if the parts do not fit each other, the tokenizer knows no words, or the scheduler has another
+            process.
     """
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
@@ -85,6 +86,7 @@ class DDPMPaperLatentPipeline(TextPipeline):
     ):
         super().__init__()
         check_fit(Autoencoder(vae), unet, text_encoder)
+        check_tokenizer(tokenizer, text_encoder)
         scheduler = scheduler_of_latents(scheduler, unet)
         parts = {"vae": vae, "unet": unet, "scheduler": scheduler}
         self.register_modules(**parts, tokenizer=tokenizer, text_encoder=text_encoder)

@@ -30,7 +30,7 @@ from .images import batch_of_images, check_images, check_output_type
 from .inpainting import Generators
 from .sampling_pipeline import Chain
 from .stock import own_scheduler, stock_class
-from .text import Prompts, TextInput, check_width
+from .text import Prompts, TextInput, check_tokenizer, check_width
 from .text_pipeline import Callback, TextPipeline
 
 
@@ -68,8 +68,8 @@ class DDPMPaperSuperResolutionPipeline(TextPipeline):
         image_noising_scheduler (`SchedulerMixin`): the schedule of the noise in low-resolution images, likewise.
 
     Raises:
-        ValueError: if the model has an odd number of channels, the encoder's width does not fit it, or a scheduler
-            has another process.
+        ValueError: if the model has an odd number of channels, the encoder's width does not fit it, the tokenizer
+            knows no words, or a scheduler has another process.
     """
 
     stock_name = "IFSuperResolutionPipeline"
@@ -90,6 +90,7 @@ class DDPMPaperSuperResolutionPipeline(TextPipeline):
             )
         if text_encoder is not None:
             check_width(text_encoder, unet)
+        check_tokenizer(tokenizer, text_encoder)
         self.register_modules(
             tokenizer=tokenizer,
             text_encoder=text_encoder,

@@ -19,7 +19,7 @@ from .images import check_images, check_output_type
 from .inpainting import Generators, Jumps
 from .sampling_pipeline import Chain
 from .stock import own_scheduler, stock_class
-from .text import Prompts, TextInput, check_width
+from .text import Prompts, TextInput, check_tokenizer, check_width
 from .text_pipeline import Callback, TextPipeline
 
 
@@ -39,7 +39,8 @@ class DDPMPaperTextToImagePipeline(TextPipeline):
         scheduler (`SchedulerMixin`): a `DDPMPaperScheduler`, or any compatible one, which is converted.
 
     Raises:
-        ValueError: if the encoder's width does not fit the model, or the scheduler has another process.
+        ValueError: if the encoder's width does not fit the model, the tokenizer knows no words, or the scheduler has
+            another process.
     """
 
     stock_name = "IFPipeline"
@@ -48,6 +49,7 @@ class DDPMPaperTextToImagePipeline(TextPipeline):
         super().__init__()
         if text_encoder is not None:
             check_width(text_encoder, unet)
+        check_tokenizer(tokenizer, text_encoder)
         self.register_modules(
             tokenizer=tokenizer, text_encoder=text_encoder, unet=unet, scheduler=own_scheduler(scheduler)
         )

@@ -70,7 +70,8 @@ class DDPMPaperUnCLIPPipeline(TextPipeline):
         text_encoder, tokenizer: as in `DDPMPaperTextToImagePipeline`; the prior and the decoder share them.
 
     Raises:
-        ValueError: if the parts do not fit each other, or a scheduler has another process.
+        ValueError: if the parts do not fit each other, the tokenizer knows no words, or a scheduler has another
+            process.
     """
 
     stock_name = "UnCLIPPipeline"

@@ -13,6 +13,7 @@ from diffusers import ModelMixin
 from torch import Tensor
 
 from ..conditioning.text import STATES, TextConditioner, of_length, width_of_text
+from ..conditioning.text_encoders import tokenizer_fault
 from ..diffusion.finiteness import require_finite
 from ..diffusion.numerics import require_count
 
@@ -88,6 +89,12 @@ def check_width(text_encoder: Any, unet: ModelMixin) -> None:
             f"`text_encoder` gives embeddings of width {width}, but the model takes {wanted}; use the encoder that the"
             " model was trained with."
         )
+
+
+def check_tokenizer(tokenizer: Any, text_encoder: Any) -> None:
+    """Raise ValueError unless the tokenizer, if there are one and an encoder, can be used."""
+    if tokenizer is not None and text_encoder is not None and (fault := tokenizer_fault(tokenizer)) is not None:
+        raise ValueError(f"`tokenizer` {fault}.")
 
 
 def check_embeddings(given: TextInput, unet: ModelMixin, takes_mask: bool) -> None:

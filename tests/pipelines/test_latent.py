@@ -28,6 +28,7 @@ from tiny_models import tiny_unet
 from tiny_pipelines import SIZE, autoencoder, diffusion_transformer, latent_unconditional, stable_diffusion
 from tiny_text import save_encoder, text_unet
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 from ddpm_hf import (
     DDPMPaperLatentPipeline,
@@ -449,6 +450,9 @@ def test_parts_that_do_not_fit() -> None:
         DDPMPaperLatentPipeline(vae, tiny_unet(4, sample_size=8), scheduler, None, text_unet())
     with pytest.raises(ValueError, match="`vae` must be an AutoencoderKL, a VQModel or an AutoencoderTiny"):
         DDPMPaperLatentPipeline(tiny_unet(4), tiny_unet(4), scheduler)
+    with pytest.raises(ValueError, match="`tokenizer` knows no words, only special tokens"):
+        parts = DDPMPaperLatentPipeline.from_stock(stable_diffusion(DDPMScheduler())).components
+        DDPMPaperLatentPipeline(**{**parts, "tokenizer": CLIPTokenizer()})
     with pytest.raises(ValueError, match="flow matching"):
         DDPMPaperLatentPipeline(vae, tiny_unet(4, sample_size=8), FlowMatchEulerDiscreteScheduler())
 

@@ -13,6 +13,7 @@ from diffusers import DDPMScheduler, DiffusionPipeline, IFSuperResolutionPipelin
 from PIL import Image
 from tiny_pipelines import SIZE, TEXT_WIDTH, conditional_unet, deepfloyd_super_resolution, prepared, text_parts
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 from ddpm_hf import DDPMPaperScheduler
 from ddpm_hf.conditioning.box_means import box_mean
@@ -213,6 +214,11 @@ def test_a_model_of_an_odd_number_of_channels_is_refused() -> None:
         DDPMPaperSuperResolutionPipeline(
             **text_parts(), unet=unet, scheduler=scheduler(), image_noising_scheduler=scheduler()
         )
+
+
+def test_a_tokenizer_without_words_is_refused(ours: Any) -> None:
+    with pytest.raises(ValueError, match="`tokenizer` knows no words, only special tokens"):
+        DDPMPaperSuperResolutionPipeline(**{**ours.components, "tokenizer": CLIPTokenizer()})
 
 
 def test_guidance_leaves_out_the_text_and_keeps_the_image(ours: Any) -> None:

@@ -236,6 +236,16 @@ def test_what_stock_saved_is_loaded_sampled_and_scored(tmp_path: Path, kind: str
     assert bits[0] == pytest.approx(bits[1], rel=1e-6) and 0 < bits[0] < 1000
 
 
+@pytest.mark.parametrize("kind", ["T5", "CLIP"])
+def test_a_pipeline_without_the_vocabulary_of_its_tokenizer_is_refused(tmp_path: Path, kind: str) -> None:
+    """transformers loads a tokenizer of special tokens alone."""
+    ours(*ENCODERS[kind](), text_unet()).save_pretrained(tmp_path)
+    (tmp_path / "tokenizer" / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=r"^`tokenizer` knows no words, only special tokens: its vocabulary file"):
+        load_pipeline(tmp_path)
+    assert load_pipeline(tmp_path, tokenizer=None, text_encoder=None).tokenizer is None
+
+
 STOCK_ALONE = """
 import json, sys
 sys.modules["ddpm_hf"] = None  # cannot be imported

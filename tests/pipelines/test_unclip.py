@@ -29,7 +29,7 @@ from tiny_unclip import (
     unclip,
 )
 from torch import Tensor
-from transformers import CLIPVisionModelWithProjection
+from transformers import CLIPTokenizer, CLIPVisionModelWithProjection
 
 from ddpm_hf import DDPMPaperPriorPipeline, DDPMPaperScheduler, DDPMPaperUnCLIPPipeline, slerp
 from ddpm_hf.conditioning.prior_text import caption_sequence
@@ -321,6 +321,7 @@ PARTS: dict[str, tuple[Any, str]] = {
         lambda: {"prior": prior(text_width=5)},
         "`text_encoder` gives embeddings of width 8, but the model takes 5",
     ),
+    "words": (lambda: {"tokenizer": CLIPTokenizer()}, "`tokenizer` knows no words, only special tokens"),
 }
 
 
