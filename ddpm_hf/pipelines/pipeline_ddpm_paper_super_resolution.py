@@ -69,7 +69,7 @@ class DDPMPaperSuperResolutionPipeline(TextPipeline):
 
     Raises:
         ValueError: if the model has an odd number of channels, the encoder's width does not fit it, the tokenizer
-            knows no words, or a scheduler has another process.
+            knows no words or more tokens than the encoder, or a scheduler has another process.
     """
 
     stock_name = "IFSuperResolutionPipeline"

@@ -39,8 +39,8 @@ class DDPMPaperTextToImagePipeline(TextPipeline):
         scheduler (`SchedulerMixin`): a `DDPMPaperScheduler`, or any compatible one, which is converted.
 
     Raises:
-        ValueError: if the encoder's width does not fit the model, the tokenizer knows no words, or the scheduler has
-            another process.
+        ValueError: if the encoder's width does not fit the model, the tokenizer knows no words or more tokens than the
+            encoder, or the scheduler has another process.
     """
 
     stock_name = "IFPipeline"

@@ -92,8 +92,10 @@ def check_width(text_encoder: Any, unet: ModelMixin) -> None:
 
 
 def check_tokenizer(tokenizer: Any, text_encoder: Any) -> None:
-    """Raise ValueError unless the tokenizer, if there are one and an encoder, can be used."""
-    if tokenizer is not None and text_encoder is not None and (fault := tokenizer_fault(tokenizer)) is not None:
+    """Raise ValueError unless the tokenizer, if there are one and an encoder, can be used with it."""
+    if tokenizer is None or text_encoder is None:
+        return
+    if (fault := tokenizer_fault(tokenizer, text_encoder)) is not None:
         raise ValueError(f"`tokenizer` {fault}.")
 
 

@@ -239,9 +239,27 @@ def test_an_encoder_without_the_vocabulary_of_its_tokenizer_is_refused(tmp_path:
 
 def test_a_tokenizer_of_bytes_and_one_of_a_single_word_know_words() -> None:
     vocabulary = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
-    assert tokenizer_fault(BertTokenizer(vocabulary)) is not None
+    model = bert()[1]
+    model.resize_token_embeddings(len(ByT5Tokenizer()))
+    assert tokenizer_fault(BertTokenizer(vocabulary), model) is not None
     for tokenizer in (BertTokenizer({**vocabulary, "猫": 5}), ByT5Tokenizer()):
-        assert tokenizer_fault(tokenizer) is None
+        assert tokenizer_fault(tokenizer, model) is None
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_a_tokenizer_of_more_tokens_than_there_are_embeddings_is_refused(tmp_path: Path, kind: str) -> None:
+    tokenizer, model = ENCODERS[kind]()
+    tokenizer.save_pretrained(tmp_path)
+    for more in (0, 7, -1):  # some encoders have embeddings that no token needs
+        model.resize_token_embeddings(len(tokenizer) + more)
+        model.save_pretrained(tmp_path)
+        if more >= 0:
+            assert load_text_encoder(str(tmp_path), LENGTH).encode(CAPTIONS, CPU).states.isfinite().all()
+    message = f"its tokenizer has {len(tokenizer)} tokens, but the encoder embeds only {len(tokenizer) - 1}: use the"
+    with pytest.raises(ValueError, match=f"^`text_encoder` .* cannot be loaded: {message}"):
+        load_text_encoder(str(tmp_path), LENGTH)
+    with pytest.raises(ValueError, match=r"^`tokenizer` has .* tokens, but the encoder embeds only"):
+        ours(tokenizer, model, text_unet())
 
 
 @pytest.mark.skipif(importlib.util.find_spec(PACKAGE) is None, reason=f"the package {PACKAGE} is not installed")
