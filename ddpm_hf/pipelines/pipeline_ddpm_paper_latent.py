@@ -443,9 +443,7 @@ class DDPMPaperLatentPipeline(TextPipeline):
                 guidance_rescale, guidance_model: as in a call.
         """
         count = self._check_images_to_encode(images)
-        text = TextInput([prompt] * count if isinstance(prompt, str) else prompt)
-        if not text.is_empty and (prompts := text.count(None)) != count:
-            raise ValueError(f"`prompt` must be one for all images, or one for each of {count}, but are {prompts}.")
+        text = TextInput.of_images(prompt, count)
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
         conditioning, _ = self._conditioning(text, class_labels, count, guidance)
         latents = self.autoencoder.encode(images.to(self._execution_device))

@@ -284,8 +284,7 @@ class DDPMPaperSuperResolutionPipeline(TextPipeline):
         low = self._low_resolution(given, *size, noise_level, noise, count)
         if noise is None and bool((low.levels > 0).any()):
             raise ValueError("`noise` must be given with a `noise_level` above 0: the latents depend on it.")
-        text = TextInput([prompt] * count if isinstance(prompt, str) else prompt)
-        text.count(count)
+        text = TextInput.of_images(prompt, count)
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
         of_text, _ = self._conditioning_of_text(text, count, guidance)
         conditioning = {**self._conditioning_of(low, None), **of_text}

@@ -221,9 +221,7 @@ class DDPMPaperTextToImagePipeline(TextPipeline):
             prompt: a prompt for all images, or a list with one per image; None for no text.
         """
         count = self._check_images_to_encode(images)
-        text = TextInput([prompt] * count if isinstance(prompt, str) else prompt)
-        if not text.is_empty and (prompts := text.count(None)) != count:
-            raise ValueError(f"`prompt` must be one for all images, or one for each of {count}, but are {prompts}.")
+        text = TextInput.of_images(prompt, count)
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
         conditioning, _ = self._text_conditioning(text, count, guidance)
         return self._encode(images, Chain(num_inference_steps, timesteps, timestep_spacing), conditioning, guidance)

@@ -382,9 +382,7 @@ class DDPMPaperUnCLIPPipeline(TextPipeline):
             prompt: a prompt for all images, or a list with one per image; None for no text.
         """
         count = self._check_images_to_encode(images)
-        text = TextInput([prompt] * count if isinstance(prompt, str) else prompt)
-        if not text.is_empty and (prompts := text.count(None)) != count:
-            raise ValueError(f"`prompt` must be one for all images, or one for each of {count}, but are {prompts}.")
+        text = TextInput.of_images(prompt, count)
         conditioning, _ = self._conditioning(text, count, Guidance())
         conditioning[LABELS] = self.embed_images(images).to(self.unet.dtype)
         return self._encode(images, Chain(num_inference_steps, timesteps, timestep_spacing), conditioning, Guidance())

@@ -45,6 +45,18 @@ class TextInput:
     prompt_attention_mask: Tensor | None = None
     negative_prompt_attention_mask: Tensor | None = None
 
+    @classmethod
+    def of_images(cls, prompt: Prompts, count: int) -> TextInput:
+        """The prompts of images that are given: one for all, or one for each.
+
+        Raises:
+            ValueError: for prompts that are not text, or another number of them.
+        """
+        text = cls([prompt] * count if isinstance(prompt, str) else prompt)
+        if not text.is_empty and (prompts := text.count(None)) != count:
+            raise ValueError(f"`prompt` must be one for all images, or one for each of {count}, but are {prompts}.")
+        return text
+
     @property
     def is_empty(self) -> bool:
         """Whether it asks for images without a prompt."""

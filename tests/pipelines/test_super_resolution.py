@@ -176,6 +176,16 @@ def test_images_are_encoded_and_come_back(without_text: Any) -> None:
     assert (pipeline(image=-image, latents=latents, eta=0.0, output_type="pt").images - back).abs().max() > 1e-4
 
 
+def test_prompts_of_images_to_encode_that_do_not_fit_are_refused(ours: Any) -> None:
+    x_0 = torch.zeros(2, 3, SIZE, SIZE)
+    for prompts, message in (
+        (["a", "b", "c"], r"^`prompt` must be one for all images, or one for each of 2, but are 3\.$"),
+        ([], r"^`prompt` must be a string or a list of strings, but is \[\]\.$"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ours.encode(x_0, small(), prompts, 2)
+
+
 def test_steps_are_yielded_and_called_back(without_text: Any) -> None:
     image, called = torch.rand(1, 1, 4, 4) * 2 - 1, []
     asked = {"image": image, "num_inference_steps": 3}
