@@ -77,6 +77,19 @@ def _as_batch(name: str, image: Any, channels: int) -> Tensor:
     return (image if image.ndim == 4 else image[None]).float()
 
 
+def one_for_each(name: str, given: Tensor, count: int, num_images_per_prompt: int = 1) -> Tensor:
+    """Values `[N, …]`, one for all, one for each prompt or one for each of `count` images, as one for each image.
+
+    Raises:
+        ValueError: for another number of them.
+    """
+    prompts, rest = divmod(count, num_images_per_prompt)
+    if len(given) not in (1, count) and (rest or len(given) != prompts):
+        of_prompts = "" if rest or prompts == count else f"one for each of {prompts} prompts, "
+        raise ValueError(f"`{name}` must be one, {of_prompts}or one for each of {count} images, but are {len(given)}.")
+    return given.repeat_interleave(count // len(given), dim=0)
+
+
 def to_output(sample: Tensor, output_type: str) -> Tensor | Any:
     """Samples `[B, C, H, W]` in [−1, 1] as images: a tensor, an array `[B, H, W, C]`, or a list of PIL images."""
     images = (sample / 2 + 0.5).clamp(0, 1)

@@ -117,6 +117,31 @@ def test_pictures_and_arrays_are_read_as_stock_reads_them(stock: Any, ours: Any)
         np.testing.assert_allclose(images, theirs, atol=1e-5)
 
 
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_the_image_is_one_for_all_or_for_each_prompt_or_image(ours: Any, count: int) -> None:
+    asked = {"num_inference_steps": 2, "noise_level": 100, "output_type": "pt", "num_images_per_prompt": 2}
+    found = ours(PROMPTS, image=small(count), **asked, generator=generator()).images
+    of_each = small(count)[[[0, 0, 0, 0], [0, 0, 1, 1], [0, 1, 2, 3]][count // 2]]
+    assert torch.equal(found, ours(PROMPTS, image=of_each, **asked, generator=generator()).images)
+    if count > 1:
+        without = ours(image=small(count), **asked, generator=generator()).images
+        assert torch.equal(without, ours([""] * count, image=small(count), **asked, generator=generator()).images)
+
+
+def test_images_that_fit_neither_prompts_nor_images_are_refused(ours: Any) -> None:
+    images = r"`image` must be one, or one for each of 4 images, but are 2\."
+    both = r"`image` must be one, one for each of 4 prompts, or one for each of 12 images, but are 2\."
+    for call, message in (
+        (lambda: ours(PROMPTS * 2, image=small()), images),
+        (lambda: ours(PROMPTS * 2, image=small(), num_images_per_prompt=3), both),
+        (lambda: ours(image=small(), batch_size=4), images),
+        (lambda: ours(image=small(), batch_size=5, num_images_per_prompt=2), images.replace("4", "5")),
+        (lambda: ours.encode(torch.zeros(4, 3, SIZE, SIZE), small()), images),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
 def test_a_list_of_generators_draws_each_image_as_alone(ours: Any) -> None:
     asked = {"num_inference_steps": 3, "noise_level": 100, "output_type": "pt"}
     both = ours(PROMPTS, image=small(), **asked, generator=[generator(1), generator(2)]).images
