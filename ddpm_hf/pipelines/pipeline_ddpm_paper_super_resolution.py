@@ -324,10 +324,9 @@ class DDPMPaperSuperResolutionPipeline(TextPipeline):
         levels = list(given) if isinstance(given, (list, tuple)) else [given] * count
         trained = LowResolutionSettings.of(self.unet.config).max_noise_level
         most = min(trained, len(self.image_noising_scheduler) - 1)
-        if any(isinstance(s, bool) or not isinstance(s, int) or not 0 <= s <= most for s in levels):
-            raise ValueError(
-                f"`noise_level` must be an int in 0 ... {most}, or one per image, but is {noise_level!r}."
-            )
+        wrong = [s for s in levels if isinstance(s, bool) or not isinstance(s, int) or not 0 <= s <= most]
+        if wrong:
+            raise ValueError(f"`noise_level` must be an int in 0 ... {most}, or one per image, but is {wrong[0]!r}.")
         if len(levels) != count:
             raise ValueError(f"`noise_level` must be one, or one for each of {count} images, but are {len(levels)}.")
         size = self._size_of(images, height, width)

@@ -227,7 +227,9 @@ def test_steps_are_yielded_and_called_back(without_text: Any) -> None:
     [
         ({"prompt": "a cat"}, "`prompt` and `negative_prompt` must be None: the model is not told of text"),
         ({"guidance_scale": 2.0}, "`guidance_scale` must be 1, but is 2.0: the model has no conditioning"),
-        ({"noise_level": 201}, r"`noise_level` must be an int in 0 \.\.\. 200, or one per image, but is 201"),
+        ({"noise_level": 201}, r"`noise_level` must be an int in 0 \.\.\. 200, or one per image, but is 201\.$"),
+        ({"noise_level": torch.tensor([999])}, r"`noise_level` must be an int in 0 \.\.\. 200, .*, but is 999\.$"),
+        ({"noise_level": [3, 999]}, r"`noise_level` must be an int in 0 \.\.\. 200, .*, but is 999\.$"),
         ({"noise_level": [1, 2]}, "`noise_level` must be one, or one for each of 1 images, but are 2"),
         ({"noise_level": -1}, r"`noise_level` must be an int in 0 \.\.\. 200"),
         ({"image": None}, r"`image` must be PIL images, or floating tensors .*, but is NoneType\.$"),
