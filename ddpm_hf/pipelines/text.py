@@ -118,6 +118,8 @@ def check_embeddings(given: TextInput, unet: ModelMixin, takes_mask: bool) -> No
         if mask is not None and (states is None or not takes_mask):
             why = "the model takes none" if not takes_mask else f"there are no `{name}_embeds`"
             raise ValueError(f"`{name}_attention_mask` must be left out: {why}.")
+        if mask is not None and not isinstance(mask, Tensor):
+            raise ValueError(f"`{name}_attention_mask` must be a tensor [B, L], but is {type(mask).__name__}.")
         if states is None:
             continue
         width = width_of_text(unet.config)

@@ -488,6 +488,15 @@ EMBEDDED = {"prompt": None, "prompt_embeds": STATES_OF_TWO, "prompt_attention_ma
             {**EMBEDDED, "prompt_attention_mask": None},
             r"`prompt_attention_mask` of shape \[2, 10\] must be given with `prompt_embeds`: the model",
         ),
+        (
+            {**EMBEDDED, "prompt_attention_mask": MASK_OF_TWO.tolist()},
+            r"^`prompt_attention_mask` must be a tensor \[B, L\], but is list\.$",
+        ),
+        (
+            {"negative_prompt_embeds": STATES_OF_TWO, "negative_prompt_attention_mask": MASK_OF_TWO.numpy()}
+            | {"guidance_scale": 2},
+            r"^`negative_prompt_attention_mask` must be a tensor \[B, L\], but is ndarray\.$",
+        ),
         ({**EMBEDDED, "prompt_attention_mask": MASK_OF_TWO[:, 1:]}, r"`prompt_attention_mask` of shape \[2, 10\]"),
         (
             {**EMBEDDED, "prompt_embeds": torch.zeros(2, 10, 7)},
