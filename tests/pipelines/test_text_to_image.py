@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import IFPipeline, UNet2DModel
+from diffusers import IFPipeline, PriorTransformer, UNet2DModel
 from tiny_models import tiny_unet
 from tiny_text import ENCODERS, SIZE, bert, ours, stock, stock_scheduler, text_unet
 from torch import Tensor
@@ -601,6 +601,16 @@ def test_a_weaker_model_of_another_kind_is_refused(masked: Any) -> None:
     for weaker in (other, text_unet(settings=TextSettings(12, True))):
         with pytest.raises(ValueError, match="`guidance_model` must have the model's conditioning"):
             masked(PROMPTS, guidance_scale=2, guidance_model=weaker)
+
+
+def test_what_is_no_model_does_not_guide(masked: Any) -> None:
+    for given in ("x", masked, torch.nn.Linear(2, 2)):
+        kind = type(given).__name__
+        with pytest.raises(ValueError, match=f"^`guidance_model` must be a model of diffusers, but is a {kind}\\.$"):
+            masked(PROMPTS, guidance_scale=2, guidance_model=given)
+    prior = PriorTransformer(num_attention_heads=1, attention_head_dim=4, num_layers=1, embedding_dim=4)
+    with pytest.raises(ValueError, match=r"^`guidance_model` must have the model's `in_channels`, 3, but has None\.$"):
+        masked(PROMPTS, guidance_scale=2, guidance_model=prior)
 
 
 def test_settings_of_a_later_version_are_refused(masked: Any) -> None:
