@@ -237,9 +237,7 @@ class DDPMPaperSuperResolutionPipeline(TextPipeline):
         """Yield one `DenoisingStep` per visited timestep while sampling. Arguments and errors as in a call."""
         images = batch_of_images("image", image, self.num_channels)
         text = TextInput(prompt, negative_prompt, num_images_per_prompt, **embeddings)
-        count = text.count(batch_size)
-        if text.is_empty and batch_size is None:
-            count = len(images) * num_images_per_prompt
+        count = text.count(batch_size, len(images))
         self._check_batch(count, generator)
         chain = Chain(num_inference_steps, timesteps, timestep_spacing, eta, solver_order)
         chain.check()

@@ -116,9 +116,10 @@ class DDPMPaperTextToImagePipeline(TextPipeline):
             negative_prompt: what guidance leads away from: one for all images, or one for each prompt; the empty
                 prompt if not given.
             num_images_per_prompt: images of each prompt, one after the other.
-            batch_size: the number of images without a prompt; that of `image`, or 1, if not given.
+            batch_size: the number of images without a prompt; by default `num_images_per_prompt` of each `image`, or
+                of nothing.
             image, mask_image, strength, jump_length, jump_n_sample: images to start from, or to keep a part of, as in
-                `DDPMPaperPipeline`.
+                `DDPMPaperPipeline`; one for all, one for each prompt or one for each image.
             prompt_embeds, negative_prompt_embeds: `[B, L, width]`, in place of prompts, from `encode_prompt` or stock.
             prompt_attention_mask, negative_prompt_attention_mask: booleans `[B, L]`, with embeddings for a model
                 whose padding is masked. Their number of masked positions makes no difference.
@@ -185,9 +186,7 @@ class DDPMPaperTextToImagePipeline(TextPipeline):
         text = TextInput(prompt, negative_prompt, num_images_per_prompt, **embeddings)
         jumps = Jumps(jump_length, jump_n_sample)
         start = ImageStart.of(image, mask_image, strength, jumps, self.image_channels)
-        if batch_size is None and start is not None and text.is_empty:
-            batch_size = len(start.images)
-        count = text.count(batch_size)
+        count = text.count(batch_size, 1 if start is None else len(start.images))
         self._check_batch(count, generator)
         chain = Chain(num_inference_steps, timesteps, timestep_spacing, eta, solver_order)
         chain.check()
@@ -197,7 +196,7 @@ class DDPMPaperTextToImagePipeline(TextPipeline):
         if start is None:
             return self._sample(count, generator, chain, latents, *told)
         check_images("image", start.images, (len(start.images), *self.example_shape))
-        chain, latents, inpainting = self._started(start, chain, count, generator, latents)
+        chain, latents, inpainting = self._started(start, chain, count, generator, latents, num_images_per_prompt)
         return self._sample(count, generator, chain, latents, *told, inpainting=inpainting)
 
     @torch.no_grad()

@@ -62,8 +62,12 @@ class TextInput:
         """Whether it asks for images without a prompt."""
         return self.prompt is None and self.prompt_embeds is None
 
-    def count(self, batch_size: int | None) -> int:
-        """The number of images: `batch_size`, by default 1, without a prompt, else as many as the prompts ask for.
+    def count(self, batch_size: int | None, given: int = 1) -> int:
+        """The number of images: as many as the prompts ask for, or without a prompt `batch_size`.
+
+        Args:
+            batch_size: as the user passes it; `num_images_per_prompt` times `given` if it is None.
+            given: the number of images, classes or embeddings that are given in the place of prompts.
 
         Raises:
             ValueError: for prompts that are not text, or that contradict each other or the batch size.
@@ -72,7 +76,7 @@ class TextInput:
         _check_words("negative_prompt", self.negative_prompt, self.negative_prompt_embeds)
         require_count(num_images_per_prompt=self.num_images_per_prompt)
         if self.is_empty:
-            return 1 if batch_size is None else batch_size
+            return given * self.num_images_per_prompt if batch_size is None else batch_size
         prompts = len(_listed(self.prompt) if self.prompt_embeds is None else self.prompt_embeds)
         count = prompts * self.num_images_per_prompt
         if batch_size not in (None, count):

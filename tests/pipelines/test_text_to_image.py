@@ -352,6 +352,29 @@ def test_no_prompt_and_scale_zero_are_the_empty_prompt(masked: Any) -> None:
     assert len(masked(num_inference_steps=2).images) == 1
 
 
+def test_several_images_are_drawn_without_a_prompt(masked: Any) -> None:
+    options = {"num_inference_steps": 3, "output_type": "pt"}
+    found = masked(num_images_per_prompt=4, generator=seeded(), **options).images
+    assert torch.equal(found, masked(batch_size=4, generator=seeded(), **options).images)
+    assert len(masked(num_images_per_prompt=4, batch_size=2, **options).images) == 2
+
+
+@pytest.mark.parametrize("prompt", [None, PROMPTS], ids=["without prompts", "with prompts"])
+def test_several_images_are_drawn_from_each_image(masked: Any, prompt: Any) -> None:
+    images = torch.rand(2, 3, SIZE, SIZE, generator=seeded(1)) * 2 - 1
+    masks = torch.rand(2, 1, SIZE, SIZE, generator=seeded(2))
+    options = {"num_inference_steps": 4, "output_type": "pt", "num_images_per_prompt": 2, "prompt": prompt}
+    for given in ({"image": images, "strength": 0.5}, {"image": images, "mask_image": masks, "jump_n_sample": 1}):
+        of_each = {key: each.repeat_interleave(2, 0) if torch.is_tensor(each) else each for key, each in given.items()}
+        if prompt is None:
+            of_each["batch_size"] = 4
+        found = masked(**given, generator=seeded(), **options).images
+        assert torch.equal(found, masked(**of_each, generator=seeded(), **options).images)
+    message = r"`image` must be one, one for each of 3 prompts, or one for each of 6 images, but are 2\."
+    with pytest.raises(ValueError, match=message):
+        masked(["a"] * 3, 2, image=images, num_images_per_prompt=2)
+
+
 def test_iterate_yields_the_steps_of_a_call(masked: Any) -> None:
     options = {"guidance_scale": 2.0, "num_images_per_prompt": 2}
     steps = list(masked.iterate(PROMPTS, 5, generator=seeded(), **options))

@@ -158,6 +158,21 @@ def test_variations_are_images_given_the_embedding_of_one() -> None:
     assert len(pipeline(image=pictures(2), generator=seeded(), **how).images) == 2
 
 
+def test_several_images_are_drawn_of_each_image_or_of_none() -> None:
+    pipeline, how = unclip(), {"num_inference_steps": 3, "output_type": "pt"}
+    for given, same in (
+        ({}, {"batch_size": 2}),
+        ({"image": pictures(1)}, {"image": pictures(1), "batch_size": 2}),
+        ({"image": pictures(2)}, {"image": pictures(2)[[0, 0, 1, 1]]}),
+        ({"image": pictures(2), "prompt": PROMPTS}, {"image": pictures(2)[[0, 0, 1, 1]], "prompt": PROMPTS}),
+    ):
+        same = {"num_images_per_prompt": 2 if "prompt" in same else 1, **same}
+        found = pipeline(**given, num_images_per_prompt=2, generator=seeded(), **how).images
+        assert torch.equal(found, pipeline(**same, generator=seeded(), **how).images)
+    drawn = prior_pipeline()(num_images_per_prompt=3, num_inference_steps=2).image_embeds
+    assert drawn.shape == (3, WIDTH)
+
+
 def test_a_list_of_generators_draws_each_image_alone() -> None:
     pipeline, how = unclip(), {"num_inference_steps": 3, "output_type": "pt"}
     together = pipeline(PROMPTS, generator=[seeded(k) for k in range(2)], **how).images
