@@ -6,8 +6,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,15 @@ def test_stock_differs_by_the_mask_alone(masked: Any, parts: Any, negative: Any)
         close(found, drawn())
     finally:
         hook.remove()
+
+
+def test_the_guide_names_the_arguments_of_stock_that_there_are_not() -> None:
+    theirs, own = (list(signature(each.__call__).parameters) for each in (IFPipeline, DDPMPaperTextToImagePipeline))
+    shared = theirs.index("num_images_per_prompt") + 1
+    assert own[:shared] == theirs[:shared]
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "text_to_image.md").read_text("utf-8")
+    absent = guide.partition("There are no ")[2].partition(":")[0]
+    assert re.findall("`(.*?)`", absent) == [name for name in theirs if name not in own]
 
 
 # --- padding ---------------------------------------------------------------------------------------------------------
