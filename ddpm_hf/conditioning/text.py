@@ -21,6 +21,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..runtime.hashing import add_weights
 from ..runtime.randomness import BatchAddress, Use, generator_of
@@ -45,7 +46,7 @@ class TextSettings:
 
     Attributes:
         max_length: number of tokens that a caption is padded or truncated to.
-        attention_mask: whether the model ignores padding.
+        attention_mask: whether padding is masked, so that what it holds makes no difference.
         null: whether the model was also trained without text.
         encoder: the name on the Hub of the text encoder, which then is not saved with the model; None if it is.
         encoder_revision: its branch, tag or commit; None for the main branch.
@@ -95,6 +96,15 @@ def width_of_text(unet_config: Mapping[str, Any]) -> int | None:
     return width if isinstance(width, int) else None
 
 
+def has_fixed_length(unet_config: Mapping[str, Any]) -> bool:
+    """Whether a model must be given `max_length` tokens, even if padding is masked.
+
+    A pooled embedding of the text is over all positions: it takes no mask, and the number of zeros that stand for
+    padding makes a difference. A `PriorTransformer` has a place for each token.
+    """
+    return unet_config.get("addition_embed_type") == "text" or "embedding_proj_dim" in unet_config
+
+
 # What does not change embeddings: settings of a tokenizer's last call, and how a configuration was saved.
 OF_THE_LAST_CALL = ("truncation", "padding")
 OF_THE_FILE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
@@ -114,6 +124,20 @@ class Embedded(NamedTuple):
 
     states: Tensor
     mask: Tensor
+
+
+def of_length(states: Tensor, mask: Tensor, length: int) -> Embedded:
+    """The tokens that count, in their order, and zeros as padding up to `length` positions.
+
+    Args:
+        states: `[B, L, width]`.
+        mask: booleans `[B, L]`, at most `length` of them True for each caption.
+    """
+    order = mask.int().argsort(dim=1, descending=True, stable=True)[:, :length]
+    mask = mask.gather(1, order)
+    states = torch.where(mask[..., None], states.gather(1, order[..., None].expand(-1, -1, states.shape[2])), 0)
+    missing = length - mask.shape[1]
+    return Embedded(pad(states, (0, 0, 0, missing)), pad(mask, (0, missing)))
 
 
 class Encoder(Protocol):
@@ -206,7 +230,7 @@ def _without(settings: Mapping[str, Any], names: Collection[str]) -> dict[str, A
 
 @dataclass(frozen=True)
 class TextConditioner(Conditioner):
-    """Captions, as embeddings `[B, L, width]` and, if the model ignores padding, their mask `[B, L]`.
+    """Captions, as embeddings `[B, L, width]` and, if padding is masked, their mask `[B, L]`.
 
     Attributes:
         encoder: turns captions into embeddings.
@@ -273,7 +297,7 @@ class TextConditioner(Conditioner):
         if mask is None or not self.settings.attention_mask:
             return {STATES: states}
         mask = mask.bool().to(device)
-        return {STATES: torch.where(mask[..., None], states, 0), MASK: mask}  # no part of a model sees padding
+        return {STATES: torch.where(mask[..., None], states, 0), MASK: mask}  # a pooled embedding takes no mask
 
     @property
     def titles(self) -> tuple[str, ...]:

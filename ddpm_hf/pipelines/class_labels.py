@@ -43,3 +43,12 @@ def number_of_labels(class_labels: Any) -> int | None:
     """The number of images that a list of classes asks for; None for one class, or none."""
     is_several = isinstance(class_labels, (list, tuple)) or getattr(class_labels, "ndim", 0) > 0
     return len(class_labels) if is_several else None
+
+
+def labels_of_each(class_labels: Any, count: int, num_images_per_prompt: int) -> Any:
+    """Classes of which several images each are drawn, as one for each of `count` images; others as they are."""
+    number = number_of_labels(class_labels)
+    if number is None or number == count or number * num_images_per_prompt != count:
+        return class_labels
+    labels = class_labels.tolist() if hasattr(class_labels, "tolist") else class_labels
+    return [label for label in labels for _ in range(num_images_per_prompt)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from diffusers import ModelMixin
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..conditioning.conditioner import Conditioners
 from ..conditioning.denoiser import ConditionalDenoiser
@@ -118,12 +118,13 @@ def _unguided(conditioners: Conditioners) -> str:
     return "the model has no unconditional prediction; train it with --conditioning_dropout_prob 0.1"
 
 
-def _check_weaker(weaker: ModelMixin, unet: ModelMixin) -> None:
+def _check_weaker(weaker: Any, unet: ModelMixin) -> None:
+    config: Any = getattr(weaker, "config", None)
+    if not isinstance(weaker, nn.Module) or config is None:
+        raise ValueError(f"`guidance_model` must be a model of diffusers, but is a {type(weaker).__name__}.")
     for name in ("in_channels", "out_channels", "sample_size"):
-        if weaker.config[name] != unet.config[name]:
-            raise ValueError(
-                f"`guidance_model` must have the model's `{name}`, {unet.config[name]}, but has {weaker.config[name]}."
-            )
+        if (found := config.get(name)) != unet.config[name]:
+            raise ValueError(f"`guidance_model` must have the model's `{name}`, {unet.config[name]}, but has {found}.")
     for name in ("dtype", "device"):
         if getattr(weaker, name) != getattr(unet, name):
             raise ValueError(

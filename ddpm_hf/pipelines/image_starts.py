@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from ..diffusion.numerics import is_number
-from .images import batch_of_images
+from .images import batch_of_images, one_for_each
 from .inpainting import Jumps
 
 
@@ -25,8 +25,8 @@ class ImageStart:
     """Images that a chain starts from, in the place of noise, or that it keeps a part of.
 
     Attributes:
-        images: `[1 or B, C, H, W]` in [−1, 1].
-        mask: booleans `[1 or B, 1, H, W]`, True where the image is drawn anew; None for image to image.
+        images: `[N, C, H, W]` in [−1, 1], one for all, one for each prompt or one for each image.
+        mask: booleans `[N, 1, H, W]`, likewise, True where the image is drawn anew; None for image to image.
         strength: the share of the chain's timesteps that is visited.
         jumps: of inpainting.
     """
@@ -61,11 +61,18 @@ class ImageStart:
         jumps.check()
         return cls(images, mask, strength, jumps)
 
-    def check_count(self, count: int) -> None:
-        """Raise ValueError for another number of images or masks than 1 or `count`."""
-        for name, given in (("image", self.images), ("mask_image", self.mask)):
-            if given is not None and len(given) not in (1, count):
-                raise ValueError(f"`{name}` must be one, or one for each of {count} images, but are {len(given)}.")
+    def of_each(self, count: int, num_images_per_prompt: int) -> ImageStart:
+        """The same with `count` images and masks, if there are not one for all.
+
+        Raises:
+            ValueError: for another number of images or masks than 1, that of the prompts or `count`.
+        """
+
+        def spread(name: str, given: Tensor) -> Tensor:
+            return given if len(given) == 1 else one_for_each(name, given, count, num_images_per_prompt)
+
+        mask = None if self.mask is None else spread("mask_image", self.mask)
+        return replace(self, images=spread("image", self.images), mask=mask)
 
     def rest_of(self, timesteps: list[int]) -> list[int]:
         """The timesteps that are visited."""
@@ -75,7 +82,8 @@ class ImageStart:
         """Images `[B, C, H, W]` with the pixels that are known."""
         if self.mask is None:
             return found
-        return torch.where(self.mask.to(found.device), found, self.images.to(found))
+        images, mask = (each.repeat_interleave(len(found) // len(each), dim=0) for each in (self.images, self.mask))
+        return torch.where(mask.to(found.device), found, images.to(found))
 
 
 def mask_of_latents(mask: Tensor, factor: int) -> Tensor:

@@ -67,14 +67,36 @@ def _as_batch(name: str, image: Any, channels: int) -> Tensor:
             raise ValueError(f"`{name}` must be a tensor for a model of {channels} channels.")
         image = np.asarray(image.convert(MODES[channels]), dtype=np.float32) / 127.5 - 1
         image = image.reshape(*image.shape[:2], channels)
-    if isinstance(image, np.ndarray) and image.ndim in (3, 4):
+    if isinstance(image, np.ndarray) and image.ndim in (3, 4) and image.dtype.kind == "f":
         image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, -3)))
     if not isinstance(image, Tensor) or image.ndim not in (3, 4) or not image.is_floating_point():
         raise ValueError(
             f"`{name}` must be PIL images, or floating tensors [B, C, H, W] or arrays [B, H, W, C] in [-1, 1], but is"
-            f" {type(image).__name__}."
+            f" {_described(image)}."
         )
     return (image if image.ndim == 4 else image[None]).float()
+
+
+def _described(given: Any) -> str:
+    """What a user gave in the place of images."""
+    if not isinstance(given, (Tensor, np.ndarray)):
+        return type(given).__name__
+    kind = "a tensor" if isinstance(given, Tensor) else "an array"
+    dtype = str(given.dtype).removeprefix("torch.")
+    return f"{kind} of {dtype}" if given.ndim in (3, 4) else f"{kind} of shape {list(given.shape)}"
+
+
+def one_for_each(name: str, given: Tensor, count: int, num_images_per_prompt: int = 1) -> Tensor:
+    """Values `[N, …]`, one for all, one for each prompt or one for each of `count` images, as one for each image.
+
+    Raises:
+        ValueError: for another number of them.
+    """
+    prompts, rest = divmod(count, num_images_per_prompt)
+    if len(given) not in (1, count) and (rest or len(given) != prompts):
+        of_prompts = "" if rest or prompts == count else f"one for each of {prompts} prompts, "
+        raise ValueError(f"`{name}` must be one, {of_prompts}or one for each of {count} images, but are {len(given)}.")
+    return given.repeat_interleave(count // len(given), dim=0)
 
 
 def to_output(sample: Tensor, output_type: str) -> Tensor | Any:

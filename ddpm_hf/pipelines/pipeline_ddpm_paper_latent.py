@@ -29,7 +29,7 @@ from ..likelihood.latents import (
 from ..schedulers.configuration import OWN_CONFIG_KEY
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .autoencoders import Autoencoder, with_scaling_factor
-from .class_labels import class_arguments, number_of_labels
+from .class_labels import class_arguments, labels_of_each, number_of_labels
 from .denoising_step import DenoisingStep
 from .guidance import Guidance
 from .image_starts import ImageStart
@@ -46,7 +46,7 @@ from .latent_parts import (
 )
 from .sampling_pipeline import SOURCE_ARGUMENTS, Chain
 from .stock import stock_class
-from .text import Prompts, TextInput
+from .text import Prompts, TextInput, check_tokenizer
 from .text_pipeline import Callback, TextPipeline
 
 
@@ -69,7 +69,8 @@ class DDPMPaperLatentPipeline(TextPipeline):
         id2label: names of a `DiTTransformer2DModel`'s classes, as `DiTPipeline` takes them.
 
     Raises:
-        ValueError: if the parts do not fit each other, or the scheduler has another process.
+        ValueError: if the parts do not fit each other, the tokenizer knows no words, or the scheduler has another
+            process.
     """
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
@@ -85,6 +86,7 @@ class DDPMPaperLatentPipeline(TextPipeline):
     ):
         super().__init__()
         check_fit(Autoencoder(vae), unet, text_encoder)
+        check_tokenizer(tokenizer, text_encoder)
         scheduler = scheduler_of_latents(scheduler, unet)
         parts = {"vae": vae, "unet": unet, "scheduler": scheduler}
         self.register_modules(**parts, tokenizer=tokenizer, text_encoder=text_encoder)
@@ -298,10 +300,11 @@ class DDPMPaperLatentPipeline(TextPipeline):
                 prompt_attention_mask, negative_prompt_attention_mask: as in `DDPMPaperTextToImagePipeline`, for a
                 model that is told of text.
             class_labels: as in `DDPMPaperPipeline`, for a class-conditional model.
-            batch_size: the number of images without a prompt; by default that of `class_labels` or `image`, or 1.
+            batch_size: the number of images without a prompt; by default `num_images_per_prompt` of each of
+                `class_labels` or `image`, or of nothing.
             image: images to start from, in the place of noise (SDEdit, Meng et al. 2022): PIL images or tensors in
-                [−1, 1], one for all images or one for each. They get the noise of a later timestep of the chain, and
-                only the timesteps from there are visited. With a `mask_image`, what is kept of them.
+                [−1, 1], one for all, one for each prompt or one for each image. They get the noise of a later timestep
+                of the chain, and only the timesteps from there are visited. With a `mask_image`, what is kept of them.
             mask_image: white, or at least 0.5, where the `image` is drawn anew (RePaint, Lugmayr et al. 2022): PIL
                 images, or tensors `[H, W]`, `[B, H, W]` or `[B, 1, H, W]`. All other pixels are those of `image`.
             strength: the share of the chain's timesteps that an `image` goes through, in (0, 1]; 0.8 if not given,
@@ -388,11 +391,8 @@ class DDPMPaperLatentPipeline(TextPipeline):
         text = TextInput(prompt, negative_prompt, num_images_per_prompt, **embeddings)
         jumps = Jumps(jump_length, jump_n_sample)
         start = ImageStart.of(image, mask_image, strength, jumps, self.image_channels)
-        if batch_size is None:
-            batch_size = number_of_labels(class_labels)
-        if batch_size is None and start is not None and text.is_empty:
-            batch_size = len(start.images)
-        count = text.count(batch_size)
+        count = text.count(batch_size, number_of_labels(class_labels) or (1 if start is None else len(start.images)))
+        class_labels = labels_of_each(class_labels, count, num_images_per_prompt)
         self._check_batch(count, generator)
         chain = Chain(num_inference_steps, timesteps, timestep_spacing, eta, solver_order)
         chain.check()
@@ -404,7 +404,7 @@ class DDPMPaperLatentPipeline(TextPipeline):
         if size is not None:
             raise ValueError("`height` and `width` must be left out with an `image`.")
         size = latent_size(self, *start.images.shape[2:])
-        chain, latents, inpainting = self._started(start, chain, count, generator, latents)
+        chain, latents, inpainting = self._started(start, chain, count, generator, latents, num_images_per_prompt)
         return self._sample(count, generator, chain, latents, conditioning, guidance, unconditional, size, inpainting)
 
     def _latents_of(self, images: Tensor, generator: Generators) -> Tensor:
@@ -441,9 +441,7 @@ class DDPMPaperLatentPipeline(TextPipeline):
                 guidance_rescale, guidance_model: as in a call.
         """
         count = self._check_images_to_encode(images)
-        text = TextInput([prompt] * count if isinstance(prompt, str) else prompt)
-        if not text.is_empty and (prompts := text.count(None)) != count:
-            raise ValueError(f"`prompt` must be one for all images, or one for each of {count}, but are {prompts}.")
+        text = TextInput.of_images(prompt, count)
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
         conditioning, _ = self._conditioning(text, class_labels, count, guidance)
         latents = self.autoencoder.encode(images.to(self._execution_device))

@@ -27,7 +27,7 @@ from .denoising_step import DenoisingStep
 from .guidance import Guidance
 from .sampling_pipeline import Chain, Generators
 from .stock import own_scheduler, stock_class
-from .text import Prompts, TextInput, check_width
+from .text import Prompts, TextInput, check_tokenizer, check_width
 from .text_pipeline import TextPipeline
 
 
@@ -59,7 +59,8 @@ class DDPMPaperPriorPipeline(TextPipeline):
             continuous, so that its `num_levels` becomes None.
 
     Raises:
-        ValueError: if the parts do not fit each other, or the scheduler has another process.
+        ValueError: if the parts do not fit each other, the tokenizer knows no words, or the scheduler has another
+            process.
     """
 
     stock_name = "KandinskyV22PriorPipeline"
@@ -75,6 +76,7 @@ class DDPMPaperPriorPipeline(TextPipeline):
     ):
         super().__init__()
         check_prior(prior, image_encoder, text_encoder)
+        check_tokenizer(tokenizer, text_encoder)
         parts = {"prior": prior, "image_encoder": image_encoder, "text_encoder": text_encoder, "tokenizer": tokenizer}
         self.register_modules(**parts, scheduler=of_embeddings(scheduler))
 

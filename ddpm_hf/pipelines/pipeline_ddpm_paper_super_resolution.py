@@ -26,11 +26,11 @@ from ..conditioning.text import is_told_of_text
 from ..diffusion.denoiser import Denoiser
 from .denoising_step import DenoisingStep
 from .guidance import Guidance
-from .images import batch_of_images, check_images, check_output_type
+from .images import batch_of_images, check_images, check_output_type, one_for_each
 from .inpainting import Generators
 from .sampling_pipeline import Chain
 from .stock import own_scheduler, stock_class
-from .text import Prompts, TextInput, check_width
+from .text import Prompts, TextInput, check_tokenizer, check_width
 from .text_pipeline import Callback, TextPipeline
 
 
@@ -68,8 +68,8 @@ class DDPMPaperSuperResolutionPipeline(TextPipeline):
         image_noising_scheduler (`SchedulerMixin`): the schedule of the noise in low-resolution images, likewise.
 
     Raises:
-        ValueError: if the model has an odd number of channels, the encoder's width does not fit it, or a scheduler
-            has another process.
+        ValueError: if the model has an odd number of channels, the encoder's width does not fit it, the tokenizer
+            knows no words or more tokens than the encoder, or a scheduler has another process.
     """
 
     stock_name = "IFSuperResolutionPipeline"
@@ -90,6 +90,7 @@ class DDPMPaperSuperResolutionPipeline(TextPipeline):
             )
         if text_encoder is not None:
             check_width(text_encoder, unet)
+        check_tokenizer(tokenizer, text_encoder)
         self.register_modules(
             tokenizer=tokenizer,
             text_encoder=text_encoder,
@@ -236,14 +237,13 @@ class DDPMPaperSuperResolutionPipeline(TextPipeline):
         """Yield one `DenoisingStep` per visited timestep while sampling. Arguments and errors as in a call."""
         images = batch_of_images("image", image, self.num_channels)
         text = TextInput(prompt, negative_prompt, num_images_per_prompt, **embeddings)
-        count = text.count(batch_size)
-        if text.is_empty and batch_size is None:
-            count = len(images) * num_images_per_prompt
+        count = text.count(batch_size, len(images))
         self._check_batch(count, generator)
         chain = Chain(num_inference_steps, timesteps, timestep_spacing, eta, solver_order)
         chain.check()
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
-        low = self._low_resolution(images, height, width, noise_level, noise, count)
+        images = one_for_each("image", images, count, num_images_per_prompt)
+        low = self._low_resolution(images, height, width, noise_level, noise)
         of_text, unconditional = self._conditioning_of_text(text, count, guidance)
         self._set_timesteps(chain)  # raises now for steps that there are not
         if latents is None:
@@ -279,12 +279,11 @@ class DDPMPaperSuperResolutionPipeline(TextPipeline):
         is_batch = isinstance(images, Tensor) and images.ndim == 4
         size = (images.shape[2], images.shape[3]) if is_batch else self.example_shape[1:]
         count = self._check_images_to_encode(images, size)
-        given = batch_of_images("image", image, self.num_channels)
-        low = self._low_resolution(given, *size, noise_level, noise, count)
+        given = one_for_each("image", batch_of_images("image", image, self.num_channels), count)
+        low = self._low_resolution(given, *size, noise_level, noise)
         if noise is None and bool((low.levels > 0).any()):
             raise ValueError("`noise` must be given with a `noise_level` above 0: the latents depend on it.")
-        text = TextInput([prompt] * count if isinstance(prompt, str) else prompt)
-        text.count(count)
+        text = TextInput.of_images(prompt, count)
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
         of_text, _ = self._conditioning_of_text(text, count, guidance)
         conditioning = {**self._conditioning_of(low, None), **of_text}
@@ -312,29 +311,25 @@ class DDPMPaperSuperResolutionPipeline(TextPipeline):
         width: int | None,
         noise_level: int | Sequence[int] | Tensor,
         noise: Tensor | None,
-        count: int,
     ) -> LowResolutionInput:
-        """The low-resolution images of `count` images.
+        """What the model is given of low-resolution images, one for each image.
 
         Raises:
-            ValueError: if their number, a noise level, the noise or the size does not fit.
+            ValueError: if a noise level, the noise or the size does not fit.
         """
-        if count % len(images):
-            raise ValueError(f"`image` must be one, or one for each of {count} images, but are {len(images)}.")
+        count = len(images)
         given = noise_level.tolist() if isinstance(noise_level, Tensor) else noise_level
         levels = list(given) if isinstance(given, (list, tuple)) else [given] * count
         trained = LowResolutionSettings.of(self.unet.config).max_noise_level
         most = min(trained, len(self.image_noising_scheduler) - 1)
-        if any(isinstance(s, bool) or not isinstance(s, int) or not 0 <= s <= most for s in levels):
-            raise ValueError(
-                f"`noise_level` must be an int in 0 ... {most}, or one per image, but is {noise_level!r}."
-            )
+        wrong = [s for s in levels if isinstance(s, bool) or not isinstance(s, int) or not 0 <= s <= most]
+        if wrong:
+            raise ValueError(f"`noise_level` must be an int in 0 ... {most}, or one per image, but is {wrong[0]!r}.")
         if len(levels) != count:
             raise ValueError(f"`noise_level` must be one, or one for each of {count} images, but are {len(levels)}.")
         size = self._size_of(images, height, width)
         if noise is not None:
             check_images("noise", noise, (count, self.num_channels, *size))
-        images = images.repeat_interleave(count // len(images), dim=0)
         return LowResolutionInput(images, torch.tensor(levels, device="cpu"), noise, size)
 
     def _size_of(self, images: Tensor, height: int | None, width: int | None) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from .images import check_images, check_output_type
 from .inpainting import Generators, Jumps
 from .sampling_pipeline import Chain
 from .stock import own_scheduler, stock_class
-from .text import Prompts, TextInput, check_width
+from .text import Prompts, TextInput, check_tokenizer, check_width
 from .text_pipeline import Callback, TextPipeline
 
 
@@ -35,11 +35,12 @@ class DDPMPaperTextToImagePipeline(TextPipeline):
         tokenizer: a tokenizer of transformers; None to pass embeddings in place of prompts.
         text_encoder: its encoder of any kind, such as `T5EncoderModel`, `CLIPTextModel` or `BertModel`; or None.
         unet (`UNet2DConditionModel`): a model with the scheduler's `prediction_type`, with twice the channels if it
-            learns the variance. Its configuration says whether it ignores padding; see `ddpm_hf.conditioning.text`.
+            learns the variance. Its configuration says whether padding is masked; see `ddpm_hf.conditioning.text`.
         scheduler (`SchedulerMixin`): a `DDPMPaperScheduler`, or any compatible one, which is converted.
 
     Raises:
-        ValueError: if the encoder's width does not fit the model, or the scheduler has another process.
+        ValueError: if the encoder's width does not fit the model, the tokenizer knows no words or more tokens than the
+            encoder, or the scheduler has another process.
     """
 
     stock_name = "IFPipeline"
@@ -48,6 +49,7 @@ class DDPMPaperTextToImagePipeline(TextPipeline):
         super().__init__()
         if text_encoder is not None:
             check_width(text_encoder, unet)
+        check_tokenizer(tokenizer, text_encoder)
         self.register_modules(
             tokenizer=tokenizer, text_encoder=text_encoder, unet=unet, scheduler=own_scheduler(scheduler)
         )
@@ -114,12 +116,13 @@ class DDPMPaperTextToImagePipeline(TextPipeline):
             negative_prompt: what guidance leads away from: one for all images, or one for each prompt; the empty
                 prompt if not given.
             num_images_per_prompt: images of each prompt, one after the other.
-            batch_size: the number of images without a prompt; that of `image`, or 1, if not given.
+            batch_size: the number of images without a prompt; by default `num_images_per_prompt` of each `image`, or
+                of nothing.
             image, mask_image, strength, jump_length, jump_n_sample: images to start from, or to keep a part of, as in
-                `DDPMPaperPipeline`.
+                `DDPMPaperPipeline`; one for all, one for each prompt or one for each image.
             prompt_embeds, negative_prompt_embeds: `[B, L, width]`, in place of prompts, from `encode_prompt` or stock.
-            prompt_attention_mask, negative_prompt_attention_mask: booleans `[B, L]`, with embeddings for a model that
-                ignores padding.
+            prompt_attention_mask, negative_prompt_attention_mask: booleans `[B, L]`, with embeddings for a model
+                whose padding is masked. Their number of masked positions makes no difference.
             callback: called with the number of the step, the timestep and x_s after every `callback_steps` steps.
 
         Raises:
@@ -183,9 +186,7 @@ class DDPMPaperTextToImagePipeline(TextPipeline):
         text = TextInput(prompt, negative_prompt, num_images_per_prompt, **embeddings)
         jumps = Jumps(jump_length, jump_n_sample)
         start = ImageStart.of(image, mask_image, strength, jumps, self.image_channels)
-        if batch_size is None and start is not None and text.is_empty:
-            batch_size = len(start.images)
-        count = text.count(batch_size)
+        count = text.count(batch_size, 1 if start is None else len(start.images))
         self._check_batch(count, generator)
         chain = Chain(num_inference_steps, timesteps, timestep_spacing, eta, solver_order)
         chain.check()
@@ -195,7 +196,7 @@ class DDPMPaperTextToImagePipeline(TextPipeline):
         if start is None:
             return self._sample(count, generator, chain, latents, *told)
         check_images("image", start.images, (len(start.images), *self.example_shape))
-        chain, latents, inpainting = self._started(start, chain, count, generator, latents)
+        chain, latents, inpainting = self._started(start, chain, count, generator, latents, num_images_per_prompt)
         return self._sample(count, generator, chain, latents, *told, inpainting=inpainting)
 
     @torch.no_grad()
@@ -219,9 +220,7 @@ class DDPMPaperTextToImagePipeline(TextPipeline):
             prompt: a prompt for all images, or a list with one per image; None for no text.
         """
         count = self._check_images_to_encode(images)
-        text = TextInput([prompt] * count if isinstance(prompt, str) else prompt)
-        if not text.is_empty and (prompts := text.count(None)) != count:
-            raise ValueError(f"`prompt` must be one for all images, or one for each of {count}, but are {prompts}.")
+        text = TextInput.of_images(prompt, count)
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
         conditioning, _ = self._text_conditioning(text, count, guidance)
         return self._encode(images, Chain(num_inference_steps, timesteps, timestep_spacing), conditioning, guidance)

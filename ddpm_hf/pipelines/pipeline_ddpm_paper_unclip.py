@@ -39,7 +39,7 @@ from ..likelihood.unclip import (
 from ..schedulers.scheduling_ddpm_paper import DDPMPaperScheduler
 from .denoising_step import DenoisingStep
 from .guidance import Guidance
-from .images import batch_of_images, check_output_type
+from .images import batch_of_images, check_output_type, one_for_each
 from .pipeline_ddpm_paper_prior import DDPMPaperPriorPipeline, encoder_of
 from .sampling_pipeline import SOURCE_ARGUMENTS, Chain, Generators
 from .stock import own_scheduler, stock_class, without_notices
@@ -72,7 +72,8 @@ class DDPMPaperUnCLIPPipeline(TextPipeline):
         text_encoder, tokenizer: as in `DDPMPaperTextToImagePipeline`; the prior and the decoder share them.
 
     Raises:
-        ValueError: if the parts do not fit each other, or a scheduler has another process.
+        ValueError: if the parts do not fit each other, the tokenizer knows no words, or a scheduler has another
+            process.
     """
 
     stock_name = "UnCLIPPipeline"
@@ -290,12 +291,13 @@ class DDPMPaperUnCLIPPipeline(TextPipeline):
         """Yield one `DenoisingStep` of images per visited timestep of the decoder; the prior runs before the first.
 
         Args:
-            image: images to vary, in the place of the prior: PIL images or tensors in [−1, 1], one for all or one for
-                each. Their embeddings are e(x), the mean of q(z | x).
-            image_embeds: embeddings in the place of the prior, on the encoder's scale, `[1, D]` or one for each.
+            image: images to vary, in the place of the prior: PIL images or tensors in [−1, 1], one for all, one for
+                each prompt or one for each image. Their embeddings are e(x), the mean of q(z | x).
+            image_embeds: embeddings in the place of the prior, on the encoder's scale, `[N, D]`, likewise.
             prior_num_inference_steps, prior_guidance_scale, prior_latents: the prior's chain, guidance and z_T; by
                 default as many steps as `num_inference_steps`, no guidance and noise.
-            batch_size: the number of images without a prompt; by default that of `image` or `image_embeds`, or 1.
+            batch_size: the number of images without a prompt; by default `num_images_per_prompt` of each of `image` or
+                `image_embeds`, or of nothing.
             Other arguments as in a call, and in `DDPMPaperTextToImagePipeline`.
         """
         if image is not None and image_embeds is not None:
@@ -305,12 +307,10 @@ class DDPMPaperUnCLIPPipeline(TextPipeline):
         if known is not None:
             self.conditioners.check({IMAGE_EMBEDS: known, "prompt": ["-"]})
             require_finite(image_embeds=known)
-            if text.is_empty and batch_size is None:
-                batch_size = len(known)
-        count = text.count(batch_size)
+        count = text.count(batch_size, 1 if known is None else len(known))
         self._check_batch(count, generator)
-        if known is not None and len(known) not in (1, count):
-            raise ValueError(f"`image` must be one, or one for each of {count} images, but are {len(known)}.")
+        if known is not None:
+            known = one_for_each("image", known, count, num_images_per_prompt)
         chain = Chain(num_inference_steps, timesteps, timestep_spacing, eta, solver_order)
         chain.check()
         guidance = Guidance(guidance_scale, guidance_interval, guidance_rescale, guidance_model)
@@ -325,7 +325,7 @@ class DDPMPaperUnCLIPPipeline(TextPipeline):
                 {"batch_size": count, "generator": generator, "latents": prior_latents},
             )
         else:
-            drawn = functools.partial(torch.Tensor.expand, known.to(self._execution_device), count, -1)
+            drawn = functools.partial(known.to, self._execution_device)
         is_unused = is_prior_guided and not guidance.is_classifier_free  # the decoder refuses a negative prompt
         words = _without_negative(text) if is_unused else text
         conditioning, unconditional = self._conditioning(words, count, guidance)
@@ -397,9 +397,7 @@ class DDPMPaperUnCLIPPipeline(TextPipeline):
             prompt: a prompt for all images, or a list with one per image; None for no text.
         """
         count = self._check_images_to_encode(images)
-        text = TextInput([prompt] * count if isinstance(prompt, str) else prompt)
-        if not text.is_empty and (prompts := text.count(None)) != count:
-            raise ValueError(f"`prompt` must be one for all images, or one for each of {count}, but are {prompts}.")
+        text = TextInput.of_images(prompt, count)
         conditioning, _ = self._conditioning(text, count, Guidance())
         conditioning[LABELS] = self.embed_images(images).to(self.unet.dtype)
         return self._encode(images, Chain(num_inference_steps, timesteps, timestep_spacing), conditioning, Guidance())

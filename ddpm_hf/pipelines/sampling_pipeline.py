@@ -351,16 +351,22 @@ class SamplingPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def _started(
-        self, start: ImageStart, chain: Chain, count: int, generator: Generators, latents: Tensor | None
+        self,
+        start: ImageStart,
+        chain: Chain,
+        count: int,
+        generator: Generators,
+        latents: Tensor | None,
+        num_images_per_prompt: int = 1,
     ) -> tuple[Chain, Tensor | None, Inpainting | None]:
         """The rest of a chain from images, x_t at its first timestep (None for noise), and what is known of x_0.
 
         The random numbers are drawn in the order of `StableDiffusionImg2ImgPipeline`.
 
         Raises:
-            ValueError: for another number of images than 1 or `count`, or a chain that cannot be inpainted.
+            ValueError: for a number of images that does not fit, or a chain that cannot be inpainted.
         """
-        start.check_count(count)
+        start = start.of_each(count, num_images_per_prompt)
         if start.mask is None and latents is not None:
             raise ValueError("`latents` must be left out with an `image`.")
         if start.mask is not None and chain.solver_order != 1:

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from diffusers import ModelMixin
 from torch import Tensor
 
-from ..conditioning.text import STATES, TextConditioner, width_of_text
+from ..conditioning.text import STATES, TextConditioner, of_length, width_of_text
+from ..conditioning.text_encoders import tokenizer_fault
 from ..diffusion.finiteness import require_finite
 from ..diffusion.numerics import require_count
 
@@ -32,8 +33,8 @@ class TextInput:
             the empty prompt.
         num_images_per_prompt: images of each prompt, one after the other.
         prompt_embeds, negative_prompt_embeds: `[B, L, width]`, in place of a prompt.
-        prompt_attention_mask, negative_prompt_attention_mask: booleans `[B, L]`, with embeddings for a model that
-            ignores padding.
+        prompt_attention_mask, negative_prompt_attention_mask: booleans `[B, L]`, with embeddings for a model whose
+            padding is masked.
     """
 
     prompt: Prompts = None
@@ -44,13 +45,29 @@ class TextInput:
     prompt_attention_mask: Tensor | None = None
     negative_prompt_attention_mask: Tensor | None = None
 
+    @classmethod
+    def of_images(cls, prompt: Prompts, count: int) -> TextInput:
+        """The prompts of images that are given: one for all, or one for each.
+
+        Raises:
+            ValueError: for prompts that are not text, or another number of them.
+        """
+        text = cls([prompt] * count if isinstance(prompt, str) else prompt)
+        if not text.is_empty and (prompts := text.count(None)) != count:
+            raise ValueError(f"`prompt` must be one for all images, or one for each of {count}, but are {prompts}.")
+        return text
+
     @property
     def is_empty(self) -> bool:
         """Whether it asks for images without a prompt."""
         return self.prompt is None and self.prompt_embeds is None
 
-    def count(self, batch_size: int | None) -> int:
-        """The number of images: `batch_size`, by default 1, without a prompt, else as many as the prompts ask for.
+    def count(self, batch_size: int | None, given: int = 1) -> int:
+        """The number of images: as many as the prompts ask for, or without a prompt `batch_size`.
+
+        Args:
+            batch_size: as the user passes it; `num_images_per_prompt` times `given` if it is None.
+            given: the number of images, classes or embeddings that are given in the place of prompts.
 
         Raises:
             ValueError: for prompts that are not text, or that contradict each other or the batch size.
@@ -59,7 +76,7 @@ class TextInput:
         _check_words("negative_prompt", self.negative_prompt, self.negative_prompt_embeds)
         require_count(num_images_per_prompt=self.num_images_per_prompt)
         if self.is_empty:
-            return 1 if batch_size is None else batch_size
+            return given * self.num_images_per_prompt if batch_size is None else batch_size
         prompts = len(_listed(self.prompt) if self.prompt_embeds is None else self.prompt_embeds)
         count = prompts * self.num_images_per_prompt
         if batch_size not in (None, count):
@@ -90,6 +107,14 @@ def check_width(text_encoder: Any, unet: ModelMixin) -> None:
         )
 
 
+def check_tokenizer(tokenizer: Any, text_encoder: Any) -> None:
+    """Raise ValueError unless the tokenizer, if there are one and an encoder, can be used with it."""
+    if tokenizer is None or text_encoder is None:
+        return
+    if (fault := tokenizer_fault(tokenizer, text_encoder)) is not None:
+        raise ValueError(f"`tokenizer` {fault}.")
+
+
 def check_embeddings(given: TextInput, unet: ModelMixin, takes_mask: bool) -> None:
     """Raise ValueError unless embeddings are finite numbers of the model's width, with a mask if it takes one."""
     for name in ("prompt", "negative_prompt"):
@@ -97,6 +122,8 @@ def check_embeddings(given: TextInput, unet: ModelMixin, takes_mask: bool) -> No
         if mask is not None and (states is None or not takes_mask):
             why = "the model takes none" if not takes_mask else f"there are no `{name}_embeds`"
             raise ValueError(f"`{name}_attention_mask` must be left out: {why}.")
+        if mask is not None and not isinstance(mask, Tensor):
+            raise ValueError(f"`{name}_attention_mask` must be a tensor [B, L], but is {type(mask).__name__}.")
         if states is None:
             continue
         width = width_of_text(unet.config)
@@ -109,8 +136,29 @@ def check_embeddings(given: TextInput, unet: ModelMixin, takes_mask: bool) -> No
         if takes_mask and (mask is None or mask.shape != states.shape[:2]):
             raise ValueError(
                 f"`{name}_attention_mask` of shape {list(states.shape[:2])} must be given with `{name}_embeds`: the"
-                " model ignores padding."
+                " model takes a mask."
             )
+
+
+def with_length(given: TextInput, length: int) -> TextInput:
+    """The same with embeddings of `length` positions, for a model that must be given so many.
+
+    Raises:
+        ValueError: for embeddings of more tokens that are not masked.
+    """
+    changes: dict[str, Any] = {}
+    for name in ("prompt", "negative_prompt"):
+        states, mask = getattr(given, f"{name}_embeds"), getattr(given, f"{name}_attention_mask")
+        if states is None or states.shape[1] == length:
+            continue
+        mask = mask.bool().to(states.device)
+        if (most := int(mask.sum(1).max())) > length:
+            raise ValueError(
+                f"`{name}_embeds` must have at most {length} tokens that are not masked, as in the model's training,"
+                f" but have {most}."
+            )
+        changes[f"{name}_embeds"], changes[f"{name}_attention_mask"] = of_length(states, mask, length)
+    return replace(given, **changes)
 
 
 def text_arguments(

@@ -12,7 +12,7 @@ from diffusers import ImagePipelineOutput, UNet2DConditionModel
 from torch import Tensor
 from typing_extensions import Self
 
-from ..conditioning.text import MASK, STATES, TextConditioner, TextEncoder, TextSettings
+from ..conditioning.text import MASK, STATES, TextConditioner, TextEncoder, TextSettings, has_fixed_length
 from ..conditioning.text_encoders import load_text_encoder
 from ..diffusion.numerics import require_count
 from .denoising_step import DenoisingStep
@@ -21,7 +21,7 @@ from .image_starts import ImageStart
 from .images import LATENT, require_finite_images, to_output
 from .sampling_pipeline import SOURCE_ARGUMENTS, SamplingPipeline
 from .stock import stock_class
-from .text import TextInput, check_embeddings, text_arguments
+from .text import TextInput, check_embeddings, text_arguments, with_length
 
 
 Callback = Callable[[int, int, Tensor], None]
@@ -85,8 +85,13 @@ class TextPipeline(SamplingPipeline):
             ValueError: if prompts or guidance do not fit the model.
         """
         guidance.check(self.unet, self.conditioners_of)
-        conditioner, device = self._text_of(self.unet, text.prompt_embeds), self._execution_device
-        check_embeddings(text, self.unet, conditioner.settings.attention_mask)
+        settings, device = TextSettings.of(self.unet.config), self._execution_device
+        check_embeddings(text, self.unet, settings.attention_mask)
+        models = [each for each in (self.unet, guidance.guidance_model) if each is not None]
+        if settings.attention_mask and any(has_fixed_length(each.config) for each in models):
+            text, conditioner = with_length(text, settings.max_length), self._text_of(self.unet)
+        else:
+            conditioner = self._text_of(self.unet, text.prompt_embeds)
         if text.is_empty and not conditioner.has_null:
             raise ValueError("`prompt` must be given: the model was not trained without text.")
         if text.is_empty and guidance.is_classifier_free:

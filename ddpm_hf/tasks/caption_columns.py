@@ -37,10 +37,10 @@ def caption_column(name: str | None) -> FindColumns:
             )
         source = name or next((usual for usual in USUAL_NAMES if usual in texts), None)
         if source is None:
-            raise ValueError(
-                f"{data} has no column of captions; its columns are {list(features)}. Pass --caption_column with one"
-                " of them that holds text."
+            advice = (
+                ". Pass --caption_column with one of them that holds text" if texts else ", none of which holds text"
             )
+            raise ValueError(f"{data} has no column of captions; its columns are {list(features)}{advice}.")
         column = Column(
             PROMPT,
             source,

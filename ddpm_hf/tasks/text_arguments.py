@@ -87,7 +87,7 @@ class TextModelArguments(TextUNetArguments, CaptionArguments, TextEncoderArgumen
 
     text_attention_mask: bool = field(
         default=True,
-        metadata=help_text("Ignore padding. Stock IFPipeline does not, and draws other images with such a model."),
+        metadata=help_text("Mask padding. Stock IFPipeline does not, and draws other images with such a model."),
     )
 
 

@@ -12,12 +12,13 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel, UNet2DModel
 from tiny_models import tiny_unet
 from tiny_text import ENCODERS, bert, ours, save_encoder, text_unet
+from transformers import AutoTokenizer, BertTokenizer, ByT5Tokenizer
 
 from ddpm_hf.conditioning import text_encoders
 from ddpm_hf.conditioning.columns import Alternatives
 from ddpm_hf.conditioning.conditioner import Conditioners
 from ddpm_hf.conditioning.text import MASK, STATES, TextConditioner, TextEncoder, TextSettings, width_of_text
-from ddpm_hf.conditioning.text_encoders import MINILM, PACKAGE, is_on_the_hub, load_text_encoder
+from ddpm_hf.conditioning.text_encoders import MINILM, PACKAGE, is_on_the_hub, load_text_encoder, tokenizer_fault
 
 
 CPU = torch.device("cpu")
@@ -221,6 +222,44 @@ def test_encoders_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(OSError, match=r"Could not load nobody/t5: .*HF_HUB_OFFLINE or local_files_only prevents"):
         load_text_encoder("nobody/t5", 8)
     assert [is_on_the_hub(name) for name in (MINILM, str(tmp_path), "google/t5-v1_1-base")] == [False, False, True]
+
+
+@pytest.mark.parametrize("kind", ["T5", "BERT"])
+def test_an_encoder_without_the_vocabulary_of_its_tokenizer_is_refused(tmp_path: Path, kind: str) -> None:
+    """transformers makes a tokenizer of special tokens alone, to which all captions are the same."""
+    tokenizer, model = ENCODERS[kind]()
+    model.save_pretrained(tmp_path)
+    alike = AutoTokenizer.from_pretrained(tmp_path)(["a red square", "a blue circle"])["input_ids"]
+    assert alike[0] == alike[1]
+    with pytest.raises(ValueError, match=r"^`text_encoder` .* cannot be loaded: its tokenizer knows no words, only "):
+        load_text_encoder(str(tmp_path), LENGTH)
+    tokenizer.save_pretrained(tmp_path)
+    assert load_text_encoder(str(tmp_path), LENGTH).lengths(["a cat"]) != [0]
+
+
+def test_a_tokenizer_of_bytes_and_one_of_a_single_word_know_words() -> None:
+    vocabulary = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
+    model = bert()[1]
+    model.resize_token_embeddings(len(ByT5Tokenizer()))
+    assert tokenizer_fault(BertTokenizer(vocabulary), model) is not None
+    for tokenizer in (BertTokenizer({**vocabulary, "猫": 5}), ByT5Tokenizer()):
+        assert tokenizer_fault(tokenizer, model) is None
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_a_tokenizer_of_more_tokens_than_there_are_embeddings_is_refused(tmp_path: Path, kind: str) -> None:
+    tokenizer, model = ENCODERS[kind]()
+    tokenizer.save_pretrained(tmp_path)
+    for more in (0, 7, -1):  # some encoders have embeddings that no token needs
+        model.resize_token_embeddings(len(tokenizer) + more)
+        model.save_pretrained(tmp_path)
+        if more >= 0:
+            assert load_text_encoder(str(tmp_path), LENGTH).encode(CAPTIONS, CPU).states.isfinite().all()
+    message = f"its tokenizer has {len(tokenizer)} tokens, but the encoder embeds only {len(tokenizer) - 1}: use the"
+    with pytest.raises(ValueError, match=f"^`text_encoder` .* cannot be loaded: {message}"):
+        load_text_encoder(str(tmp_path), LENGTH)
+    with pytest.raises(ValueError, match=r"^`tokenizer` has .* tokens, but the encoder embeds only"):
+        ours(tokenizer, model, text_unet())
 
 
 @pytest.mark.skipif(importlib.util.find_spec(PACKAGE) is None, reason=f"the package {PACKAGE} is not installed")

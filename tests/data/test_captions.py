@@ -216,11 +216,14 @@ def test_data_without_captions_are_refused(tmp_path: Path, streaming: bool) -> N
     with pytest.raises(ValueError) as told:
         opened(folder, streaming=streaming)
     assert str(told.value) == (
-        f"{folder} has no column of captions; its columns are ['image']. Pass --caption_column with one of them that"
-        " holds text."
+        f"{folder} has no column of captions; its columns are ['image'], none of which holds text."
     )
-    with pytest.raises(ValueError, match=r"has no column of captions; its columns are \['image', 'text'\]"):
+    sentence = r"has no column of captions; its columns are \['image', 'text'\], none of which holds text\.$"
+    with pytest.raises(ValueError, match=sentence):
         opened(parquet(tmp_path / "numbers", list(range(8))), streaming=streaming)
+    sentence = r"its columns are \['image', 'alt'\]\. Pass --caption_column with one of them that holds text\.$"
+    with pytest.raises(ValueError, match=sentence):
+        opened(parquet(tmp_path / "others", plain(), "alt"), streaming=streaming)
 
 
 # --- images without a caption ---------------------------------------------------------------------------------------

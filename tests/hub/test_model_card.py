@@ -493,7 +493,8 @@ def test_the_card_of_a_model_of_text_to_image(tmp_path: Path, monkeypatch: pytes
     plain = " ".join(card.text.split())
     assert "It is a `UNet2DConditionModel` with" in plain
     assert (
-        "by a frozen text encoder, a `BertModel` (all-MiniLM-L6-v2), in up to 16 tokens, and ignores padding." in plain
+        "by a frozen text encoder, a `BertModel` (all-MiniLM-L6-v2), in up to 16 tokens, whose padding is masked."
+        in plain
     )
     assert "It was also trained without text, so that it can be guided." in plain
     assert "| bits per image that its own caption saves | 12.35 ± 1.24 |" in card.text
@@ -509,7 +510,7 @@ def test_the_card_of_a_model_of_text_to_image(tmp_path: Path, monkeypatch: pytes
 def test_the_card_of_a_model_that_always_needs_a_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = saved_text(tmp_path / "run", TextSettings(77, False, null=False))
     text = fill_card(folder, str(folder))
-    assert "attention mask" not in text and "can be guided" not in text and "ignores padding" not in text
+    assert "attention mask" not in text and "can be guided" not in text and "is masked" not in text
     assert 'pipeline("red heart").images[0]' in text and 'pipeline("red heart", guidance_scale=1.0)' in text
     run_snippets(text, folder, monkeypatch)
 

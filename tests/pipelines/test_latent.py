@@ -28,6 +28,7 @@ from tiny_models import tiny_unet
 from tiny_pipelines import SIZE, autoencoder, diffusion_transformer, latent_unconditional, stable_diffusion
 from tiny_text import save_encoder, text_unet
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 from ddpm_hf import (
     DDPMPaperLatentPipeline,
@@ -404,6 +405,31 @@ def test_classes_and_guidance_of_a_unet() -> None:
     assert plain.shape == guided.shape == (2, 3, SIZE, SIZE) and differ(plain, guided)
 
 
+def test_several_images_are_drawn_of_each_class_or_of_none(folders: dict[str, Path]) -> None:
+    options = {"num_inference_steps": 2, "output_type": "pt"}
+    for family, given, same in (
+        ("StableDiffusionPipeline", {}, {"batch_size": 3}),
+        ("LDMPipeline", {}, {"batch_size": 3}),
+        ("DiTPipeline", {"class_labels": 7}, {"class_labels": [7, 7, 7]}),
+        ("DiTPipeline", {"class_labels": [1, 7]}, {"class_labels": [1, 1, 1, 7, 7, 7]}),
+        ("DiTPipeline", {"class_labels": torch.tensor([1, 7])}, {"class_labels": [1, 1, 1, 7, 7, 7]}),
+    ):
+        pipeline = loaded(folders[family])
+        found = pipeline(**given, num_images_per_prompt=3, generator=seeded(), **options).images
+        assert torch.equal(found, pipeline(**same, generator=seeded(), **options).images)
+
+
+def test_several_images_keep_what_is_known_of_each(folders: dict[str, Path]) -> None:
+    pipeline, mask = loaded(folders["StableDiffusionPipeline"]), torch.zeros(2, SIZE, SIZE)
+    mask[0, :, :8], mask[1, :8] = 1, 1
+    options = {"num_inference_steps": 2, "output_type": "pt", "jump_n_sample": 1}
+    found = pipeline(image=images(), mask_image=mask, num_images_per_prompt=2, generator=seeded(), **options).images
+    known = (mask < 1).repeat_interleave(2, 0)[:, None].expand_as(found)
+    expected = (images() / 2 + 0.5).repeat_interleave(2, 0)
+    torch.testing.assert_close(found[known], expected[known], rtol=0, atol=1e-6)
+    assert differ(found[~known], expected[~known])
+
+
 IMAGE_WAYS = {
     "an image for each prompt": {"image": images(), "strength": 0.6},
     "one image": {"image": images(1), "strength": 0.9, "guidance_scale": 3.0},
@@ -449,6 +475,9 @@ def test_parts_that_do_not_fit() -> None:
         DDPMPaperLatentPipeline(vae, tiny_unet(4, sample_size=8), scheduler, None, text_unet())
     with pytest.raises(ValueError, match="`vae` must be an AutoencoderKL, a VQModel or an AutoencoderTiny"):
         DDPMPaperLatentPipeline(tiny_unet(4), tiny_unet(4), scheduler)
+    with pytest.raises(ValueError, match="`tokenizer` knows no words, only special tokens"):
+        parts = DDPMPaperLatentPipeline.from_stock(stable_diffusion(DDPMScheduler())).components
+        DDPMPaperLatentPipeline(**{**parts, "tokenizer": CLIPTokenizer()})
     with pytest.raises(ValueError, match="flow matching"):
         DDPMPaperLatentPipeline(vae, tiny_unet(4, sample_size=8), FlowMatchEulerDiscreteScheduler())
 

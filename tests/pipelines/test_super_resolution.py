@@ -13,6 +13,7 @@ from diffusers import DDPMScheduler, DiffusionPipeline, IFSuperResolutionPipelin
 from PIL import Image
 from tiny_pipelines import SIZE, TEXT_WIDTH, conditional_unet, deepfloyd_super_resolution, prepared, text_parts
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 from ddpm_hf import DDPMPaperScheduler
 from ddpm_hf.conditioning.box_means import box_mean
@@ -116,6 +117,31 @@ def test_pictures_and_arrays_are_read_as_stock_reads_them(stock: Any, ours: Any)
         np.testing.assert_allclose(images, theirs, atol=1e-5)
 
 
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_the_image_is_one_for_all_or_for_each_prompt_or_image(ours: Any, count: int) -> None:
+    asked = {"num_inference_steps": 2, "noise_level": 100, "output_type": "pt", "num_images_per_prompt": 2}
+    found = ours(PROMPTS, image=small(count), **asked, generator=generator()).images
+    of_each = small(count)[[[0, 0, 0, 0], [0, 0, 1, 1], [0, 1, 2, 3]][count // 2]]
+    assert torch.equal(found, ours(PROMPTS, image=of_each, **asked, generator=generator()).images)
+    if count > 1:
+        without = ours(image=small(count), **asked, generator=generator()).images
+        assert torch.equal(without, ours([""] * count, image=small(count), **asked, generator=generator()).images)
+
+
+def test_images_that_fit_neither_prompts_nor_images_are_refused(ours: Any) -> None:
+    images = r"`image` must be one, or one for each of 4 images, but are 2\."
+    both = r"`image` must be one, one for each of 4 prompts, or one for each of 12 images, but are 2\."
+    for call, message in (
+        (lambda: ours(PROMPTS * 2, image=small()), images),
+        (lambda: ours(PROMPTS * 2, image=small(), num_images_per_prompt=3), both),
+        (lambda: ours(image=small(), batch_size=4), images),
+        (lambda: ours(image=small(), batch_size=5, num_images_per_prompt=2), images.replace("4", "5")),
+        (lambda: ours.encode(torch.zeros(4, 3, SIZE, SIZE), small()), images),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
 def test_a_list_of_generators_draws_each_image_as_alone(ours: Any) -> None:
     asked = {"num_inference_steps": 3, "noise_level": 100, "output_type": "pt"}
     both = ours(PROMPTS, image=small(), **asked, generator=[generator(1), generator(2)]).images
@@ -175,6 +201,16 @@ def test_images_are_encoded_and_come_back(without_text: Any) -> None:
     assert (pipeline(image=-image, latents=latents, eta=0.0, output_type="pt").images - back).abs().max() > 1e-4
 
 
+def test_prompts_of_images_to_encode_that_do_not_fit_are_refused(ours: Any) -> None:
+    x_0 = torch.zeros(2, 3, SIZE, SIZE)
+    for prompts, message in (
+        (["a", "b", "c"], r"^`prompt` must be one for all images, or one for each of 2, but are 3\.$"),
+        ([], r"^`prompt` must be a string or a list of strings, but is \[\]\.$"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ours.encode(x_0, small(), prompts, 2)
+
+
 def test_steps_are_yielded_and_called_back(without_text: Any) -> None:
     image, called = torch.rand(1, 1, 4, 4) * 2 - 1, []
     asked = {"image": image, "num_inference_steps": 3}
@@ -191,10 +227,16 @@ def test_steps_are_yielded_and_called_back(without_text: Any) -> None:
     [
         ({"prompt": "a cat"}, "`prompt` and `negative_prompt` must be None: the model is not told of text"),
         ({"guidance_scale": 2.0}, "`guidance_scale` must be 1, but is 2.0: the model has no conditioning"),
-        ({"noise_level": 201}, r"`noise_level` must be an int in 0 \.\.\. 200, or one per image, but is 201"),
+        ({"noise_level": 201}, r"`noise_level` must be an int in 0 \.\.\. 200, or one per image, but is 201\.$"),
+        ({"noise_level": torch.tensor([999])}, r"`noise_level` must be an int in 0 \.\.\. 200, .*, but is 999\.$"),
+        ({"noise_level": [3, 999]}, r"`noise_level` must be an int in 0 \.\.\. 200, .*, but is 999\.$"),
         ({"noise_level": [1, 2]}, "`noise_level` must be one, or one for each of 1 images, but are 2"),
         ({"noise_level": -1}, r"`noise_level` must be an int in 0 \.\.\. 200"),
-        ({"image": None}, "`image` must be PIL images, or floating tensors"),
+        ({"image": None}, r"`image` must be PIL images, or floating tensors .*, but is NoneType\.$"),
+        ({"image": np.zeros((4, 4, 1), np.uint8)}, r"`image` must be PIL images, or .*, but is an array of uint8\.$"),
+        ({"image": [torch.zeros(1, 4, 4).long()]}, r"`image` must be PIL images, or .*, but is a tensor of int64\.$"),
+        ({"image": torch.zeros(4, 4)}, r"`image` must be PIL images, or .*, but is a tensor of shape \[4, 4\]\.$"),
+        ({"image": np.zeros((4, 4))}, r"`image` must be PIL images, or .*, but is an array of shape \[4, 4\]\.$"),
         ({"image": torch.full((1, 1, 4, 4), torch.nan)}, "`image`"),
         ({"image": torch.zeros(1, 3, 4, 4)}, r"`image` must be of shape \[1, 1, 4, 4\], but is \[1, 3, 4, 4\]"),
         ({"image": [torch.zeros(1, 4, 4), torch.zeros(1, 6, 6)]}, "all of one size"),
@@ -213,6 +255,11 @@ def test_a_model_of_an_odd_number_of_channels_is_refused() -> None:
         DDPMPaperSuperResolutionPipeline(
             **text_parts(), unet=unet, scheduler=scheduler(), image_noising_scheduler=scheduler()
         )
+
+
+def test_a_tokenizer_without_words_is_refused(ours: Any) -> None:
+    with pytest.raises(ValueError, match="`tokenizer` knows no words, only special tokens"):
+        DDPMPaperSuperResolutionPipeline(**{**ours.components, "tokenizer": CLIPTokenizer()})
 
 
 def test_guidance_leaves_out_the_text_and_keeps_the_image(ours: Any) -> None:

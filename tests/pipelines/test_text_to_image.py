@@ -6,15 +6,17 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import IFPipeline, UNet2DModel
+from diffusers import IFPipeline, PriorTransformer, UNet2DModel
 from tiny_models import tiny_unet
 from tiny_text import ENCODERS, SIZE, bert, ours, stock, stock_scheduler, text_unet
 from torch import Tensor
@@ -50,7 +52,7 @@ def parts() -> tuple[Any, Any]:
 
 @pytest.fixture
 def masked(parts: Any) -> DDPMPaperTextToImagePipeline:
-    """A pipeline whose model ignores padding."""
+    """A pipeline whose model masks padding."""
     return ours(*parts, text_unet(settings=MASKED))
 
 
@@ -115,12 +117,24 @@ def test_stock_differs_by_the_mask_alone(masked: Any, parts: Any, negative: Any)
         hook.remove()
 
 
+def test_the_guide_names_the_arguments_of_stock_that_there_are_not() -> None:
+    theirs, own = (list(signature(each.__call__).parameters) for each in (IFPipeline, DDPMPaperTextToImagePipeline))
+    shared = theirs.index("num_images_per_prompt") + 1
+    assert own[:shared] == theirs[:shared]
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "text_to_image.md").read_text("utf-8")
+    absent = guide.partition("There are no ")[2].partition(":")[0]
+    assert re.findall("`(.*?)`", absent) == [name for name in theirs if name not in own]
+
+
 # --- padding ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pooled", [{}, {"addition_embed_type": "text", "addition_embed_type_num_heads": 2}], ids=str)
+POOLED = {"addition_embed_type": "text", "addition_embed_type_num_heads": 2}
+POOLED |= {"encoder_hid_dim": 8, "encoder_hid_dim_type": "text_proj"}
+
+
+@pytest.mark.parametrize("pooled", [{}, POOLED], ids=["", "pooled"])
 def test_embeddings_of_padding_have_no_influence(parts: Any, pooled: dict) -> None:
-    pooled = pooled | ({"encoder_hid_dim": 8, "encoder_hid_dim_type": "text_proj"} if pooled else {})
     pipeline = ours(*parts, text_unet(settings=MASKED, **pooled))
     states, mask = pipeline.encode_prompt(PROMPTS)
     other = torch.where(mask[..., None], states, torch.randn(states.shape, generator=seeded(7)) * 9)
@@ -143,6 +157,52 @@ def test_the_length_of_padding_has_no_influence(parts: Any) -> None:
             close(drawn[0], drawn[2])
         else:
             assert differ(drawn[0], drawn[1])
+
+
+def padded(pipeline: Any, name: str, prompts: list[str], length: int, side: str = "right") -> dict[str, Tensor]:
+    """Embeddings of prompts and their mask, with so many positions, of which the masked ones hold anything."""
+    states, mask = pipeline.encode_prompt(prompts)
+    more = torch.randn(len(states), max(0, length - states.shape[1]), 8, generator=seeded(8))
+    states = torch.cat([states, more], 1)[:, :length]
+    mask = torch.cat([mask, torch.zeros(more.shape[:2], dtype=torch.bool)], 1)[:, :length]
+    given = {f"{name}_embeds": states, f"{name}_attention_mask": mask}
+    return {key: value.flip(1) for key, value in given.items()} if side == "left" else given
+
+
+def test_a_model_that_pools_gets_as_much_padding_as_in_training(parts: Any) -> None:
+    """Its pooled embedding is over padding too, so that the images depend on how much of it there is."""
+    pipeline = ours(*parts, text_unet(settings=MASKED, **POOLED))
+    options = {"num_inference_steps": 5, "guidance_scale": 3.0, "output_type": "pt"}
+    expected = pipeline(PROMPTS, negative_prompt=NEGATIVE, generator=seeded(), **options).images
+    for length, negative_length in ((10, 10), (24, 77), (77, 10), (7, 24)):
+        given = padded(pipeline, "prompt", PROMPTS, length)
+        negative = padded(pipeline, "negative_prompt", NEGATIVE, negative_length)
+        assert torch.equal(pipeline(**given, **negative, generator=seeded(), **options).images, expected), length
+        words = {"negative_prompt": NEGATIVE}
+        assert torch.equal(pipeline(**given, **words, generator=seeded(), **options).images, expected), length
+    given = padded(pipeline, "prompt", PROMPTS, 24, "left")
+    close(pipeline(**given, negative_prompt=NEGATIVE, generator=seeded(), **options).images, expected)
+
+
+def test_a_pooling_model_that_guides_gets_as_much_padding_as_in_training(masked: Any) -> None:
+    options = {"num_inference_steps": 5, "guidance_scale": 3.0, "output_type": "pt"}
+    options["guidance_model"] = text_unet(seed=5, settings=MASKED, **POOLED)
+    expected = masked(PROMPTS, generator=seeded(), **options).images
+    found = masked(**padded(masked, "prompt", PROMPTS, 24), generator=seeded(), **options).images
+    assert torch.equal(found, expected)
+
+
+def test_tokens_that_a_model_that_pools_has_no_room_for_are_refused(parts: Any) -> None:
+    states, mask = torch.randn(2, 12, 8, generator=seeded()), torch.ones(2, 12, dtype=torch.bool)
+    given = {"prompt_embeds": states, "prompt_attention_mask": mask}
+    pipeline = ours(*parts, text_unet(settings=MASKED, **POOLED))
+    with pytest.raises(
+        ValueError, match=r"^`prompt_embeds` must have at most 10 tokens that are not masked, .* have 12\.$"
+    ):
+        pipeline(num_inference_steps=2, **given)
+    mask[:, 10:] = False
+    pipeline(num_inference_steps=2, **given)
+    ours(*parts, text_unet(settings=MASKED))(num_inference_steps=2, **(given | {"prompt_attention_mask": mask | True}))
 
 
 def test_a_prompt_that_is_too_long_is_truncated_and_told_of(masked: Any, caplog: Any) -> None:
@@ -185,6 +245,16 @@ def test_what_stock_saved_is_loaded_sampled_and_scored(tmp_path: Path, kind: str
         for model, batches in ((denoiser, [batch]), (plain, by_hand))
     ]
     assert bits[0] == pytest.approx(bits[1], rel=1e-6) and 0 < bits[0] < 1000
+
+
+@pytest.mark.parametrize("kind", ["T5", "CLIP"])
+def test_a_pipeline_without_the_vocabulary_of_its_tokenizer_is_refused(tmp_path: Path, kind: str) -> None:
+    """transformers loads a tokenizer of special tokens alone."""
+    ours(*ENCODERS[kind](), text_unet()).save_pretrained(tmp_path)
+    (tmp_path / "tokenizer" / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=r"^`tokenizer` knows no words, only special tokens: its vocabulary file"):
+        load_pipeline(tmp_path)
+    assert load_pipeline(tmp_path, tokenizer=None, text_encoder=None).tokenizer is None
 
 
 STOCK_ALONE = """
@@ -291,6 +361,29 @@ def test_no_prompt_and_scale_zero_are_the_empty_prompt(masked: Any) -> None:
     assert torch.equal(masked(batch_size=2, generator=seeded(), **options).images, empty)
     close(masked(PROMPTS, guidance_scale=0.0, generator=seeded(), **options).images, empty)
     assert len(masked(num_inference_steps=2).images) == 1
+
+
+def test_several_images_are_drawn_without_a_prompt(masked: Any) -> None:
+    options = {"num_inference_steps": 3, "output_type": "pt"}
+    found = masked(num_images_per_prompt=4, generator=seeded(), **options).images
+    assert torch.equal(found, masked(batch_size=4, generator=seeded(), **options).images)
+    assert len(masked(num_images_per_prompt=4, batch_size=2, **options).images) == 2
+
+
+@pytest.mark.parametrize("prompt", [None, PROMPTS], ids=["without prompts", "with prompts"])
+def test_several_images_are_drawn_from_each_image(masked: Any, prompt: Any) -> None:
+    images = torch.rand(2, 3, SIZE, SIZE, generator=seeded(1)) * 2 - 1
+    masks = torch.rand(2, 1, SIZE, SIZE, generator=seeded(2))
+    options = {"num_inference_steps": 4, "output_type": "pt", "num_images_per_prompt": 2, "prompt": prompt}
+    for given in ({"image": images, "strength": 0.5}, {"image": images, "mask_image": masks, "jump_n_sample": 1}):
+        of_each = {key: each.repeat_interleave(2, 0) if torch.is_tensor(each) else each for key, each in given.items()}
+        if prompt is None:
+            of_each["batch_size"] = 4
+        found = masked(**given, generator=seeded(), **options).images
+        assert torch.equal(found, masked(**of_each, generator=seeded(), **options).images)
+    message = r"`image` must be one, one for each of 3 prompts, or one for each of 6 images, but are 2\."
+    with pytest.raises(ValueError, match=message):
+        masked(["a"] * 3, 2, image=images, num_images_per_prompt=2)
 
 
 def test_iterate_yields_the_steps_of_a_call(masked: Any) -> None:
@@ -429,6 +522,15 @@ EMBEDDED = {"prompt": None, "prompt_embeds": STATES_OF_TWO, "prompt_attention_ma
             {**EMBEDDED, "prompt_attention_mask": None},
             r"`prompt_attention_mask` of shape \[2, 10\] must be given with `prompt_embeds`: the model",
         ),
+        (
+            {**EMBEDDED, "prompt_attention_mask": MASK_OF_TWO.tolist()},
+            r"^`prompt_attention_mask` must be a tensor \[B, L\], but is list\.$",
+        ),
+        (
+            {"negative_prompt_embeds": STATES_OF_TWO, "negative_prompt_attention_mask": MASK_OF_TWO.numpy()}
+            | {"guidance_scale": 2},
+            r"^`negative_prompt_attention_mask` must be a tensor \[B, L\], but is ndarray\.$",
+        ),
         ({**EMBEDDED, "prompt_attention_mask": MASK_OF_TWO[:, 1:]}, r"`prompt_attention_mask` of shape \[2, 10\]"),
         (
             {**EMBEDDED, "prompt_embeds": torch.zeros(2, 10, 7)},
@@ -533,6 +635,16 @@ def test_a_weaker_model_of_another_kind_is_refused(masked: Any) -> None:
     for weaker in (other, text_unet(settings=TextSettings(12, True))):
         with pytest.raises(ValueError, match="`guidance_model` must have the model's conditioning"):
             masked(PROMPTS, guidance_scale=2, guidance_model=weaker)
+
+
+def test_what_is_no_model_does_not_guide(masked: Any) -> None:
+    for given in ("x", masked, torch.nn.Linear(2, 2)):
+        kind = type(given).__name__
+        with pytest.raises(ValueError, match=f"^`guidance_model` must be a model of diffusers, but is a {kind}\\.$"):
+            masked(PROMPTS, guidance_scale=2, guidance_model=given)
+    prior = PriorTransformer(num_attention_heads=1, attention_head_dim=4, num_layers=1, embedding_dim=4)
+    with pytest.raises(ValueError, match=r"^`guidance_model` must have the model's `in_channels`, 3, but has None\.$"):
+        masked(PROMPTS, guidance_scale=2, guidance_model=prior)
 
 
 def test_settings_of_a_later_version_are_refused(masked: Any) -> None:

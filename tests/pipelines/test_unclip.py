@@ -29,7 +29,7 @@ from tiny_unclip import (
     unclip,
 )
 from torch import Tensor
-from transformers import CLIPVisionModelWithProjection
+from transformers import CLIPTokenizer, CLIPVisionModelWithProjection
 
 from ddpm_hf import DDPMPaperPriorPipeline, DDPMPaperScheduler, DDPMPaperUnCLIPPipeline, slerp
 from ddpm_hf.conditioning.prior_text import caption_sequence
@@ -121,6 +121,17 @@ def test_images_are_those_of_stocks_loop(guidance_scale: float) -> None:
     torch.testing.assert_close(found, expected / 2 + 0.5 if expected.min() < 0 else expected, rtol=0, atol=2e-3)
 
 
+def test_a_prior_takes_text_with_any_number_of_masked_positions() -> None:
+    pipeline, how = prior_pipeline(), {"num_inference_steps": 4, "guidance_scale": 2.0}
+    expected = pipeline(PROMPTS, generator=seeded(), **how).image_embeds
+    states, mask = pipeline.encode_prompt(PROMPTS)
+    further = torch.randn(2, 5, 8, generator=seeded(1)), torch.zeros(2, 5, dtype=torch.bool)
+    longer = [torch.cat(each, dim=1) for each in zip((states, mask), further, strict=True)]
+    for its_states, its_mask in (longer, (states[:, :6], mask[:, :6])):
+        given = {"prompt_embeds": its_states, "prompt_attention_mask": its_mask}
+        assert torch.equal(pipeline(**given, generator=seeded(), **how).image_embeds, expected)
+
+
 # --- from words and from images --------------------------------------------------------------------------------------
 
 
@@ -145,6 +156,21 @@ def test_variations_are_images_given_the_embedding_of_one() -> None:
     picture = Image.fromarray(((x[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
     torch.testing.assert_close(pipeline.embed_images(picture), embeds, rtol=0, atol=1e-5)
     assert len(pipeline(image=pictures(2), generator=seeded(), **how).images) == 2
+
+
+def test_several_images_are_drawn_of_each_image_or_of_none() -> None:
+    pipeline, how = unclip(), {"num_inference_steps": 3, "output_type": "pt"}
+    for given, same in (
+        ({}, {"batch_size": 2}),
+        ({"image": pictures(1)}, {"image": pictures(1), "batch_size": 2}),
+        ({"image": pictures(2)}, {"image": pictures(2)[[0, 0, 1, 1]]}),
+        ({"image": pictures(2), "prompt": PROMPTS}, {"image": pictures(2)[[0, 0, 1, 1]], "prompt": PROMPTS}),
+    ):
+        same = {"num_images_per_prompt": 2 if "prompt" in same else 1, **same}
+        found = pipeline(**given, num_images_per_prompt=2, generator=seeded(), **how).images
+        assert torch.equal(found, pipeline(**same, generator=seeded(), **how).images)
+    drawn = prior_pipeline()(num_images_per_prompt=3, num_inference_steps=2).image_embeds
+    assert drawn.shape == (3, WIDTH)
 
 
 def test_a_list_of_generators_draws_each_image_alone() -> None:
@@ -310,6 +336,7 @@ PARTS: dict[str, tuple[Any, str]] = {
         lambda: {"prior": prior(text_width=5)},
         "`text_encoder` gives embeddings of width 8, but the model takes 5",
     ),
+    "words": (lambda: {"tokenizer": CLIPTokenizer()}, "`tokenizer` knows no words, only special tokens"),
 }
 
 

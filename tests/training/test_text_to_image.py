@@ -280,6 +280,25 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(
     assert not (tmp_path / "run").exists()
 
 
+def test_an_encoder_without_the_vocabulary_of_its_tokenizer_is_refused(assets: Path, tmp_path: Path) -> None:
+    shutil.copytree(assets / "encoder", tmp_path / "encoder")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "encoder" / name).unlink()
+    told = last_line(train(assets, tmp_path / "run", "--text_encoder", tmp_path / "encoder", code=2))
+    assert told.startswith("text_to_image.py: error: `text_encoder` ") and "its tokenizer knows no words" in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_encoder_with_too_few_embeddings_is_refused(assets: Path, tmp_path: Path) -> None:
+    tokenizer, model = bert()
+    tokenizer.add_tokens(["dog"])
+    for part in (tokenizer, model):
+        part.save_pretrained(tmp_path / "encoder")
+    told = last_line(train(assets, tmp_path / "run", "--text_encoder", tmp_path / "encoder", code=2))
+    assert told.startswith("text_to_image.py: error: `text_encoder` ")
+    assert f"its tokenizer has {len(tokenizer)} tokens, but the encoder embeds only {len(tokenizer) - 1}" in told
+
+
 def test_images_without_captions_are_refused(assets: Path, tmp_path: Path) -> None:
     save_images(tmp_path / "images", 20)
     (tmp_path / "images" / "metadata.jsonl").unlink()
