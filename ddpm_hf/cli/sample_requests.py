@@ -19,6 +19,7 @@ from ..data.image_files import BadImage, decoded
 from ..diffusion.gaussian_process import check_eta
 from ..diffusion.multistep import check_solver_order
 from ..evaluation.arguments import SampleArguments
+from ..evaluation.cascades import check_noise_asked
 from ..pipelines.image_starts import mask_of
 from ..pipelines.images import batch_of_images
 from ..pipelines.sampling_pipeline import SamplingPipeline
@@ -92,9 +93,10 @@ def with_files(pipeline: SamplingPipeline, sampling: SampleArguments, asked: Col
     """The columns `asked`, with the image files by turns: to enlarge, to vary, or to start from, with masks.
 
     Raises:
-        ValueError: for no files for a model that enlarges images, masks for a model that enlarges or varies them, or
-            files that cannot be read or differ in size.
+        ValueError: for no files for a model that enlarges images, a noise level for another model, masks for a model
+            that enlarges or varies images, or files that cannot be read or differ in size.
     """
+    check_noise_asked(pipeline, sampling.noise_level)
     columns = pipeline.conditioners.columns
     enlarges, varies = NOISE_LEVEL in columns, IMAGE_EMBEDS in columns
     if not enlarges and not varies:

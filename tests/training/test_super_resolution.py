@@ -428,5 +428,8 @@ def test_a_noise_level_is_for_models_that_enlarge_images(
     cascade: tuple[Path, Path], images: Path, tmp_path: Path
 ) -> None:
     data = ["--train_data_dir", images / "images", "--resolution", 4, "--output_dir", tmp_path / "evaluation"]
-    done = in_process.run("evaluate.py", "--model_name_or_path", cascade[0], *data, "--noise_level", 3)
-    assert done.code == 2 and "`noise_level` must be 0 for a model that does not enlarge images" in done.output
+    for script, more in (("evaluate.py", data), ("sample.py", ["--output", tmp_path / "grid.png"])):
+        done = in_process.run(script, "--model_name_or_path", cascade[0], *more, "--noise_level", 3)
+        message = "`noise_level` must be 0 for a model that does not enlarge images, but is 3."
+        assert done.code == 2 and done.output.rstrip().endswith(message), done.output
+    assert not (tmp_path / "grid.png").exists()
