@@ -71,15 +71,13 @@ def asked_by_turns(pipeline: SamplingPipeline, sampling: SampleArguments) -> Col
     for name in ("prompt", "negative_prompt"):
         if getattr(sampling, name) is not None and not is_told_of_text:
             raise ValueError(f"`{name}` is {getattr(sampling, name)!r}, but the model is not conditional on text.")
-    if sampling.prompt is not None:
-        return {PROMPT: sampling.prompt}
     asked, known = sampling.class_labels, None if is_told_of_text else number_of_classes(pipeline.unet.config)
-    if asked is None:
-        return None
-    if not (known and asked and all(0 <= label < known for label in asked)):
+    if asked is not None and not (known and asked and all(0 <= label < known for label in asked)):
         what = f"knows the classes 0 ... {known - 1}" if known else "is not class-conditional"
         raise ValueError(f"`class_labels` are {asked}, but the model {what}.")
-    return of_classes(asked)
+    if sampling.prompt is not None:
+        return {PROMPT: sampling.prompt}
+    return None if asked is None else of_classes(asked)
 
 
 def with_count_of_files(sampling: SampleArguments) -> SampleArguments:

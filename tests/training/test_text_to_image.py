@@ -429,8 +429,10 @@ def test_sample_draws_a_grid_of_prompts(run: Path, tmp_path: Path) -> None:
     assert grids["red"].height > grids["none"].height  # the captions need room
     command("sample.py", *common, "--prompt", "a cat", "--output", tmp_path / "x.png", "--gif", tmp_path / "x.gif")
     assert (tmp_path / "x.gif").stat().st_size > 0
-    told = last_line(command("sample.py", *common, "--class_labels", 1, "--output", tmp_path / "y.png", code=2))
-    assert "`class_labels` are [1], but the model is not class-conditional." in told
+    for beside in ([], ["--prompt", "a cat"]):
+        classes = ["--class_labels", 1, *beside, "--output", tmp_path / "y.png"]
+        told = last_line(command("sample.py", *common, *classes, code=2))
+        assert "`class_labels` are [1], but the model is not class-conditional." in told
     told = last_line(command("sample.py", *common, "--negative_prompt", "a", "--output", tmp_path / "y.png", code=2))
     assert "`negative_prompt` needs a `guidance_scale` other than 1, and no `guidance_model`." in told
 
