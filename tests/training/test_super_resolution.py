@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import in_process
 import numpy as np
@@ -41,6 +42,7 @@ from ddpm_hf.data.level_images import LevelImages, scaled
 from ddpm_hf.pipelines.loading import load_pipeline
 from ddpm_hf.reporting.figures import save_grid
 from ddpm_hf.runtime.randomness import BatchAddress, Use, generator_of
+from ddpm_hf.tasks import super_resolution
 from ddpm_hf.tasks.images import load_labelled_images
 from ddpm_hf.tasks.super_resolution import SuperResolutionTask
 from ddpm_hf.training.loop import train
@@ -229,6 +231,10 @@ def test_a_run_goes_on_exactly(made: Any, flags: tuple[object, ...]) -> None:
         (("--crop_size", 3), "`crop_size` must be a multiple of `factor`, 2, and at most 8"),
         (("--crop_size", 16), "`crop_size` must be a multiple of `factor`, 2, and at most 8"),
         (("--crop_size", 4, "--num_quality_samples", 9), "`num_quality_samples` must be 0 with `crop_size`"),
+        (
+            ("--with_text", "--validation_prompts", "a", " "),
+            r"`validation_prompts` must not be empty, but are \['a', ' ",
+        ),
         (("--conditioning_dropout_prob", 0.1), "`conditioning_dropout_prob` must be 0 for a model without"),
         (("--low_resolution_of", 20, "--resolution", 8), "`low_resolution_of` must be a multiple of `resolution`, 8"),
         (("--low_resolution_of", 16), "`low_resolution_of` must be a multiple of `resolution`, None"),
@@ -237,6 +243,13 @@ def test_a_run_goes_on_exactly(made: Any, flags: tuple[object, ...]) -> None:
 def test_what_cannot_be_trained_is_refused(made: Any, flags: tuple[object, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         made(*flags)
+
+
+def test_prompts_without_text_are_refused_before_the_data_are_read(made: Any) -> None:
+    message = "`validation_prompts` are ['a'], but the model is not told of text; pass --with_text too."
+    with mock.patch.object(super_resolution, "load_plain_images") as load, pytest.raises(ValueError) as refused:
+        made("--validation_prompts", "a")
+    assert str(refused.value) == message and not load.called
 
 
 def test_a_preset_leaves_what_the_data_decide(images: Path, tmp_path: Path) -> None:
