@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..compression.codec import Codec
 from ..conditioning.classes import LABELS
-from ..conditioning.columns import Columns
+from ..conditioning.columns import Columns, with_first
 from ..data.level_images import LevelImages
 from ..likelihood.batches import Batches
 from ..likelihood.distortion import RateDistortion, rate_distortion
@@ -141,6 +141,9 @@ class Subject:
 
     @property
     def _turns(self) -> Columns:
-        """The conditioning that samples take in turn: the model's variety, or if it has none that of the images."""
+        """The conditioning that samples take in turn: the model's variety, or if it has none that of the images.
+
+        Of several alternatives of an image, such as captions, it is the first.
+        """
         conditioners = self.pipeline.conditioners
-        return conditioners.variety() or self.images.read_for(conditioners)
+        return conditioners.variety() or with_first(self.images.read_for(conditioners))

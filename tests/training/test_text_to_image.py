@@ -469,6 +469,24 @@ def test_evaluate_scores_captions_and_scales(run: Path, assets: Path, tmp_path: 
     assert "caption_information_bits" not in guided
 
 
+def test_samples_are_of_the_first_of_several_captions(run: Path, assets: Path, tmp_path: Path) -> None:
+    asked: list[str] = []
+    call = DDPMPaperTextToImagePipeline.__call__
+
+    def noted(self: Any, prompt: Any = None, **options: Any) -> Any:
+        asked.extend(prompt)
+        return call(self, prompt, **options)
+
+    data = ["--model_name_or_path", run, "--train_data_dir", assets / "several", "--test_fraction", 0.4]
+    few = ["--num_evaluations", 2, "--max_images", 4, "--few_steps", 2, "--num_quality_samples", 4]
+    with (
+        mock.patch.object(DDPMPaperTextToImagePipeline, "__call__", noted),
+        mock.patch.object(evaluate, "save_evaluation"),
+    ):
+        command("evaluate.py", *data, *few, "--output_dir", tmp_path / "evaluated")
+    assert len(asked) >= 4 and all(words.endswith("square") for words in asked)
+
+
 def test_classify_retrieves_captions(run: Path, assets: Path, tmp_path: Path) -> None:
     data = ["--model_name_or_path", run, "--train_data_dir", assets / "images", "--test_fraction", 0.4]
     output = command("classify.py", *data, "--num_candidates", 8, "--output_dir", tmp_path / "found")
