@@ -337,6 +337,7 @@ def test_a_cascade_is_scored_by_all_of_its_stages(cascade: tuple[Path, Path], im
     }.items():
         done = in_process.run("evaluate.py", *data, *flags, "--output_dir", tmp_path / name)
         assert done.code == 0, done.output
+        assert done.output.count("1 caption is longer than 6 tokens, and truncated.") == 1  # of both stages together
         found[name] = json.loads((tmp_path / name / "evaluation.json").read_text())
     for name, second in (("cascade", "second"), ("noisy", "second noisy")):
         total = found["first"]["total"] / 4 + found[second]["total"]
