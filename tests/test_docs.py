@@ -320,3 +320,10 @@ def test_inline_formulas_end_on_their_line(document: Path) -> None:
     """GitHub does not set a formula that is broken over two lines."""
     lines = CODE_SPAN.sub("", prose(document)).splitlines()
     assert [line for line in lines if line.count("$") % 2 and line.strip() != "$$"] == []
+
+
+@pytest.mark.parametrize("document", ["docs/guides/text_to_image.md", "benchmarks/README.md"])
+def test_the_time_of_text_to_image_is_told_in_one_way(document: str) -> None:
+    told = " ".join((ROOT / document).read_text(encoding="utf-8").split())
+    assert "The run took 10 min 38 s on two idle cores of a current server CPU (an AMD EPYC of 2024), and" in told
+    assert "takes about twice as long on cores half as fast." in told

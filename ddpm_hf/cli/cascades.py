@@ -34,6 +34,7 @@ from ..evaluation.quality_features import load_quality_features
 from ..evaluation.sample_quality import Judge
 from ..evaluation.sampling import draw_images
 from ..evaluation.scoring import check_few_steps, load_as_they_are, split_of
+from ..evaluation.truncation import tell_of_truncation
 from ..likelihood.cascade import CascadeBitsPerDim
 from ..pipelines.guidance import Guidance
 from ..pipelines.sampling_pipeline import SamplingPipeline
@@ -79,6 +80,7 @@ def evaluate_cascade(
         guidances = guidances_of(stages, guiding)
         check_few_steps([stage.scheduler for stage in stages], evaluation.few_steps)
         train = split_of(loaded, "train") if evaluation.num_quality_samples else None
+        tell_of_truncation(stages, images)
         folder = claim_folder(evaluation.output_dir, evaluation.overwrite_output_dir, accelerator)
     use_all_cores(accelerator.device)
     progress = functools.partial(progress_bar, desc="scoring", unit="batch", disable=not accelerator.is_main_process)

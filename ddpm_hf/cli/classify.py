@@ -22,6 +22,7 @@ from ..evaluation.classification import bayes, bits_by_class, bits_without_the_c
 from ..evaluation.conditioning_worth import retrieval_accuracy
 from ..evaluation.features import IMAGES_OF_A_DATA_SET, PIXELS
 from ..evaluation.scoring import check_fit, follow, load_as_they_are, load_pipeline, score, score_by_paths, split_of
+from ..evaluation.truncation import tell_of_truncation
 from ..pipelines.sampling_pipeline import SamplingPipeline
 from ..runtime.errors import user_errors
 from ..runtime.output_folder import claim_folder, write_json
@@ -56,6 +57,7 @@ def classify(
         if is_told_of_text:
             check_candidates(classification.num_candidates, test)
         pipeline.scheduler = follow(pipeline.scheduler, pipeline.levels_of_examples(test.num_levels), classification)
+        tell_of_truncation([pipeline], test)
         folder = claim_folder(classification.output_dir, classification.overwrite_output_dir, accelerator)
     use_all_cores(accelerator.device)
     if is_told_of_text:

@@ -23,6 +23,7 @@ from ..evaluation.real_files import RealFiles, codec_of_singles
 from ..evaluation.sample_quality import Judge
 from ..evaluation.scoring import check_few_steps, check_fit, follow, load_as_they_are, load_pipeline, score, split_of
 from ..evaluation.subject import Subject
+from ..evaluation.truncation import tell_of_truncation, truncation_is_counted
 from ..likelihood.distortion import RateDistortion
 from ..likelihood.summary import in_parts
 from ..likelihood.variational import BitsPerDim
@@ -46,6 +47,7 @@ def main() -> None:
     run_script(evaluate, ModelPathArguments, CaptionedDataArguments, EvaluationArguments, GuidanceArguments)
 
 
+@truncation_is_counted()
 def evaluate(
     script: str,
     model: ModelPathArguments,
@@ -67,6 +69,7 @@ def evaluate(
         images = with_noise_asked(images, pipeline, evaluation)
         subject = choose_subject(pipeline, images, evaluation, guiding, accelerator)
         train = split_of(loaded, "train") if evaluation.num_quality_samples else None
+        tell_of_truncation([pipeline], images)
         folder = claim_folder(evaluation.output_dir, evaluation.overwrite_output_dir, accelerator)
     use_all_cores(accelerator.device)
     progress = functools.partial(progress_bar, desc="scoring", unit="batch", disable=not accelerator.is_main_process)

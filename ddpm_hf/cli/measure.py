@@ -13,6 +13,7 @@ from ..diffusion.timestep_spacing import optimal_times
 from ..evaluation.arguments import MeasurementArguments, ModelPathArguments, check_batches
 from ..evaluation.measuring import measured_errors, with_errors
 from ..evaluation.scoring import check_fit, load_as_they_are, load_pipeline, split_of
+from ..evaluation.truncation import tell_of_truncation
 from ..hub.push import INDEX
 from ..pipelines.sampling_pipeline import SamplingPipeline
 from ..runtime.distributed import require_one_process
@@ -42,6 +43,7 @@ def measure(
         pipeline = load_pipeline(model, device)
         images = choose_images(data, pipeline, measurement)
         check_fit(pipeline, images)
+        tell_of_truncation([pipeline], images)
         folder = claim_folder(measurement.output_dir, measurement.overwrite_output_dir)
     use_all_cores(device)
     with user_errors(script):

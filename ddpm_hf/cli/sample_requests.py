@@ -19,6 +19,7 @@ from ..data.image_files import BadImage, decoded
 from ..diffusion.gaussian_process import check_eta
 from ..diffusion.multistep import check_solver_order
 from ..evaluation.arguments import SampleArguments
+from ..evaluation.cascades import check_noise_asked
 from ..pipelines.guidance import Guidance
 from ..pipelines.image_starts import mask_of
 from ..pipelines.images import batch_of_images
@@ -71,15 +72,13 @@ def asked_by_turns(pipeline: SamplingPipeline, sampling: SampleArguments) -> Col
     for name in ("prompt", "negative_prompt"):
         if getattr(sampling, name) is not None and not is_told_of_text:
             raise ValueError(f"`{name}` is {getattr(sampling, name)!r}, but the model is not conditional on text.")
-    if sampling.prompt is not None:
-        return {PROMPT: sampling.prompt}
     asked, known = sampling.class_labels, None if is_told_of_text else number_of_classes(pipeline.unet.config)
-    if asked is None:
-        return None
-    if not (known and asked and all(0 <= label < known for label in asked)):
+    if asked is not None and not (known and asked and all(0 <= label < known for label in asked)):
         what = f"knows the classes 0 ... {known - 1}" if known else "is not class-conditional"
         raise ValueError(f"`class_labels` are {asked}, but the model {what}.")
-    return of_classes(asked)
+    if sampling.prompt is not None:
+        return {PROMPT: sampling.prompt}
+    return None if asked is None else of_classes(asked)
 
 
 def with_count_of_files(sampling: SampleArguments) -> SampleArguments:
@@ -93,9 +92,10 @@ def with_files(pipeline: SamplingPipeline, sampling: SampleArguments, asked: Col
     """The columns `asked`, with the image files by turns: to enlarge, to vary, or to start from, with masks.
 
     Raises:
-        ValueError: for no files for a model that enlarges images, masks for a model that enlarges or varies them, or
-            files that cannot be read or differ in size.
+        ValueError: for no files for a model that enlarges images, a noise level for another model, masks for a model
+            that enlarges or varies images, or files that cannot be read or differ in size.
     """
+    check_noise_asked(pipeline, sampling.noise_level)
     columns = pipeline.conditioners.columns
     enlarges, varies = NOISE_LEVEL in columns, IMAGE_EMBEDS in columns
     if not enlarges and not varies:

@@ -8,6 +8,7 @@
     text            the conditioner of captions, for `UNet2DConditionModel`
     low_resolution  the conditioner of low-resolution images, for `UNet2DConditionModel`
     box_means       images in low resolution
+    truncation      values that a model takes only the beginning of
     denoiser        a denoiser together with its conditioners
 
 The trainer, the scores and the samplers use `Conditioners` and never name a kind of conditioning.

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..runtime.words import plural
+
 
 PROMPT = "prompt"  # the column, and the argument of a pipeline
+ADVICE = "; --tokenizer_max_length changes that"  # for whoever trains a model that truncates captions
 
 
 def caption_fault(value: Any) -> str | None:
@@ -19,6 +22,11 @@ def caption_fault(value: Any) -> str | None:
     if not isinstance(value, (list, tuple)):
         return _fault(value)
     return next(filter(None, map(_fault, value)), None) if value else _fault(None)
+
+
+def truncation_of(count: int, most: int, noun: str = "caption") -> str:
+    """Says that `count` captions have more than `most` tokens, without a full stop."""
+    return f"{plural(count, noun)} {'is' if count == 1 else 'are'} longer than {most} tokens, and truncated"
 
 
 def _fault(value: Any) -> str | None:

@@ -73,6 +73,17 @@ class Conditioner(ABC):
         self.check(with_first(columns))
         return ()
 
+    def truncated(self, columns: Columns) -> list[Any]:
+        """Those values of the columns that the model takes only the beginning of, such as captions of many tokens.
+
+        By default there are none.
+        """
+        return []
+
+    def truncation(self, count: int) -> str:
+        """What the user is told of so many values of `truncated`, without a full stop."""
+        raise NotImplementedError
+
     def derive(self, x_0: Tensor, columns: Columns, generator: torch.Generator | None = None) -> Columns:
         """Those of its columns that follow from the examples themselves, for scores. By default there are none.
 

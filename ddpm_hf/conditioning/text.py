@@ -26,7 +26,7 @@ from torch.nn.functional import pad
 from ..runtime.hashing import add_weights
 from ..runtime.randomness import BatchAddress, Use, generator_of
 from ..schedulers.configuration import OWN_CONFIG_KEY
-from .captions import PROMPT, caption_fault
+from .captions import ADVICE, PROMPT, caption_fault, truncation_of
 from .columns import Columns
 from .conditioner import Conditioner
 
@@ -192,10 +192,7 @@ class TextEncoder:
     def prepare(self, captions: Sequence[str]) -> tuple[str, ...]:
         """A sentence on captions that are truncated, if there are any."""
         too_long = sum(length > self.max_length for length in self.lengths(captions))
-        if not too_long:
-            return ()
-        which = "1 caption is" if too_long == 1 else f"{too_long} captions are"
-        return (f"{which} longer than {self.max_length} tokens, and truncated; --tokenizer_max_length changes that.",)
+        return (f"{truncation_of(too_long, self.max_length)}{ADVICE}.",) if too_long else ()
 
     def lengths(self, captions: Sequence[str]) -> list[int]:
         """The number of tokens of each caption, before truncation."""
@@ -275,6 +272,14 @@ class TextConditioner(Conditioner):
         several = [[value] if isinstance(value, str) else value for value in columns[PROMPT]]
         captions = list(dict.fromkeys(itertools.chain.from_iterable(several)))
         return self.encoder.prepare([*captions, NULL_CAPTION] if self.settings.null else captions)
+
+    def truncated(self, columns: Columns) -> list[Any]:
+        captions = list(columns.get(PROMPT, ()))
+        lengths = self.encoder.lengths(captions)
+        return [each for each, length in zip(captions, lengths, strict=True) if length > self.settings.max_length]
+
+    def truncation(self, count: int) -> str:
+        return truncation_of(count, self.settings.max_length)
 
     def make(self, columns: Columns, device: torch.device) -> dict[str, Tensor]:
         self.check(columns)

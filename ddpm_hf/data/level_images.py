@@ -276,4 +276,7 @@ class ImageData:
         known = {id(part): part for part in parts.values() if isinstance(part, LevelImages) and len(part)}
         columns = [conditioners.read(part.columns) for part in known.values()]
         notes = conditioners.prepare(joined(columns)) if columns else ()
+        if isinstance(self.train, ImageStream):  # which counts while it is read
+            which = "test" if self.validation is self.test else "test and validation"
+            notes = tuple(f"Of the {which} images, {note}" for note in notes)
         return replace(self, **parts, notes=(*self.notes, *notes))

@@ -101,13 +101,14 @@ def with_noise_asked(images: LevelImages, pipeline: SamplingPipeline, evaluation
     Raises:
         ValueError: for a noise level of another model.
     """
-    if not evaluation.noise_level:
-        return images
-    if NOISE_LEVEL not in pipeline.conditioners.columns:
-        raise ValueError(
-            f"`noise_level` must be 0 for a model that does not enlarge images, but is {evaluation.noise_level}."
-        )
-    return at_noise_level(images, evaluation.noise_level)
+    check_noise_asked(pipeline, evaluation.noise_level)
+    return at_noise_level(images, evaluation.noise_level) if evaluation.noise_level else images
+
+
+def check_noise_asked(pipeline: SamplingPipeline, level: int) -> None:
+    """Raise ValueError for a noise level other than 0 for a model that does not enlarge images."""
+    if level and NOISE_LEVEL not in pipeline.conditioners.columns:
+        raise ValueError(f"`noise_level` must be 0 for a model that does not enlarge images, but is {level}.")
 
 
 def images_of_stages(images: LevelImages, stages: Stages) -> list[LevelImages]:

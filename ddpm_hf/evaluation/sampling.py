@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ..conditioning.columns import Columns, in_turn
+from ..conditioning.columns import Columns, in_turn, with_first
 from ..data.level_images import LevelImages
 from ..diffusion.probability_flow import ode_sample
 from ..pipelines.guidance import Guidance
@@ -24,8 +24,11 @@ LEAST_CALLS_OF_HEUN = 20  # Heun's method takes two calls per step; with fewer c
 
 
 def turns_of(pipeline: SamplingPipeline, images: LevelImages) -> Columns:
-    """The conditioning that samples take in turn: the model's variety, or if it has none that of the images."""
-    known = pipeline.conditioners.variety() or images.read_for(pipeline.conditioners)
+    """The conditioning that samples take in turn: the model's variety, or if it has none that of the images.
+
+    Of several alternatives of an image, such as captions, it is the first.
+    """
+    known = pipeline.conditioners.variety() or with_first(images.read_for(pipeline.conditioners))
     return {name: known[name] for name in pipeline.drawing_columns if name in known}
 
 

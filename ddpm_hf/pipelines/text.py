@@ -186,8 +186,7 @@ def text_arguments(
 
 
 def _tell_of_truncation(conditioner: TextConditioner, name: str, prompts: list[str]) -> None:
-    most = conditioner.settings.max_length
-    lengths = conditioner.encoder.lengths(prompts)
-    for prompt, length in zip(prompts, lengths, strict=True):
+    most, different = conditioner.settings.max_length, list(dict.fromkeys(prompts))
+    for prompt, length in zip(different, conditioner.encoder.lengths(different), strict=True):
         if length > most:
             logger.warning("`%s` has %d tokens, and is truncated to %d: %r", name, length, most, prompt)

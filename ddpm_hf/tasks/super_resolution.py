@@ -54,6 +54,7 @@ class SuperResolutionTask(TextToImageTask):
         check_preset(self.model_arguments.preset, self.presets)
         is_default = not self.data_arguments.names_data
         self.model_arguments = decided(self.model_arguments, {"with_text": is_default})
+        self.check_prompts()
         if is_default:
             self.data_arguments = decided(self.data_arguments, {"resolution": DEFAULT_RESOLUTION})
         if not self.model_arguments.with_text:
@@ -62,6 +63,13 @@ class SuperResolutionTask(TextToImageTask):
         self._check_sizes(data)
         self._examples = examples_shown(data, self._settings_of(data))
         return self._cropped(data)
+
+    def check_prompts(self) -> None:
+        super().check_prompts()
+        model = self.model_arguments
+        if model.validation_prompts and not model.with_text:
+            asked = f"`validation_prompts` are {model.validation_prompts}"
+            raise ValueError(f"{asked}, but the model is not told of text; pass --with_text too.")
 
     def _load(self) -> ImageData:
         return (load_captioned_images if self.model_arguments.with_text else load_plain_images)(self.data_arguments)

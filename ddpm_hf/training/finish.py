@@ -19,6 +19,7 @@ from diffusers import ModelMixin
 from PIL import Image
 from torch import Tensor
 
+from ..evaluation.truncation import truncation_is_counted
 from ..hub.model_card import CARD, SAMPLES, fill_card
 from ..reporting.figures import save_grid
 from ..reporting.lines import describe
@@ -27,6 +28,7 @@ from ..runtime.output_folder import replace_folder, write_file, write_folder, wr
 from .facts import metrics, training_facts
 from .run_clock import MEASURING, SAMPLING, SAVING, SCORING
 from .run_state import RunState, gather_bad_images
+from .truncation import tell_truncated
 from .weight_averages import WeightAverage, averaged
 
 
@@ -50,6 +52,7 @@ def draw(state: RunState, count: int) -> Tensor:
     return state.method.draw(state, count)
 
 
+@truncation_is_counted()
 def draw_grid(state: RunState) -> None:
     """Draw and save a sample grid with the current weights."""
     with state.clock.phase(SAMPLING), evaluated(state, state.average):
@@ -137,10 +140,12 @@ def push_snapshot(state: RunState) -> None:
     state.pusher.push_snapshot(state.step, write)
 
 
+@truncation_is_counted()
 def finish(state: RunState) -> None:
     """Sample, score on the test images, and save the model, all with the averaged weights."""
     training, clock = state.training, state.clock
     gather_bad_images(state)
+    tell_truncated(state)
     others = _scores_of_other_averages(state)
     with evaluated(state, state.average):
         _save_pipeline(state)  # before scoring, which may fail: without checkpoints nothing else would be left

@@ -19,6 +19,7 @@ from .report import report
 from .run_clock import TRAINING
 from .run_state import RunState
 from .tracking import StepFigures, tell_passed_over
+from .truncation import count_truncated
 
 
 Step = Callable[[Any, Iterator[Batch]], Any]
@@ -81,7 +82,7 @@ def is_time_to_report(state: RunState, progress: StepFigures, signals: Signals) 
 
 
 def _checked(state: RunState, batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The batches. Each bad image is reported once, or ends the run.
+    """The batches. Each bad image is reported once, or ends the run; truncated captions of a stream are counted.
 
     Raises:
         DataUnreadable: at the first bad image, unless these are skipped.
@@ -93,4 +94,5 @@ def _checked(state: RunState, batches: Iterator[Batch]) -> Iterator[Batch]:
             if sentence not in state.bad_images:
                 state.bad_images.add(sentence)
                 tell_passed_over(len(state.bad_images), sentence)
+        count_truncated(state, batch)
         yield batch

@@ -14,7 +14,9 @@ from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from ..conditioning.conditioner import Conditioners
+from ..conditioning.truncation import TruncationCount
 from ..data.batches import BatchShard, TrainingBatches
+from ..data.image_streams import ImageStream
 from ..data.level_images import ImageData
 from ..results import Validation
 from ..runtime.randomness import seed_dropout
@@ -99,6 +101,11 @@ class RunState:
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that the optimiser updates: that of `flat`, or those of the prepared model."""
         return list(self.prepared.parameters()) if self.flat is None else [self.flat.parameter]
+
+    @functools.cached_property
+    def truncation(self) -> TruncationCount | None:
+        """Counts the truncated captions of a stream that this process reads; None for data known before."""
+        return TruncationCount(self.conditioners) if isinstance(self.data.train, ImageStream) else None
 
     def seed_dropout(self, window: int) -> None:
         """Seed the model's dropout, so that it depends only on the seed, the step and the place in the batch."""

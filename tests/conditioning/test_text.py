@@ -15,10 +15,12 @@ from tiny_text import ENCODERS, bert, ours, save_encoder, text_unet
 from transformers import AutoTokenizer, BertTokenizer, ByT5Tokenizer
 
 from ddpm_hf.conditioning import text_encoders
+from ddpm_hf.conditioning.classes import ClassConditioner
 from ddpm_hf.conditioning.columns import Alternatives
 from ddpm_hf.conditioning.conditioner import Conditioners
 from ddpm_hf.conditioning.text import MASK, STATES, TextConditioner, TextEncoder, TextSettings, width_of_text
 from ddpm_hf.conditioning.text_encoders import MINILM, PACKAGE, is_on_the_hub, load_text_encoder, tokenizer_fault
+from ddpm_hf.conditioning.truncation import TruncationCount, truncation_notes
 
 
 CPU = torch.device("cpu")
@@ -133,6 +135,20 @@ def test_captions_that_are_too_long_are_counted() -> None:
     assert each.prepare({"prompt": several}) == (f"2 captions are {sentence}",)
     made = each.make({"prompt": ["a big blue cat"]}, CPU)
     assert made[STATES].shape == (1, 4, 8) and made[MASK].all()
+
+
+def test_captions_that_are_too_long_are_counted_batch_by_batch() -> None:
+    each = Conditioners((conditioner(max_length=4),))
+    count = TruncationCount(each)
+    count.add(2, {"prompt": ["big", "a cat"]})
+    assert not count.is_any and count.told(count.counts) == []
+    count.add(3, {"prompt": ["a red cat", "big", "a red cat"]})
+    assert count.is_any and count.counts == [5, 2]
+    assert count.told(count.counts) == ["2 captions are longer than 4 tokens, and truncated"]
+    sentences = truncation_notes(each, {"prompt": ["a red cat", "big", "a red cat"]})
+    assert sentences == ("1 caption is longer than 4 tokens, and truncated.",)  # of different ones
+    classes = Conditioners((ClassConditioner(3),))
+    assert truncation_notes(classes, {"class_labels": torch.tensor([1])}) == () == truncation_notes(each, {})
 
 
 # --- settings in a configuration -------------------------------------------------------------------------------------

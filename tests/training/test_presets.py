@@ -157,6 +157,17 @@ def test_the_configurations_of_text_have_the_sizes_that_they_say(
     assert f"{parameters / 1e6:.1f} M" in path.read_text()
 
 
+def test_the_configurations_of_text_make_a_cascade() -> None:
+    """The first stage trains on what the second one enlarges."""
+    stages = (("text64", TextToImageTask), ("text256", SuperResolutionTask))
+    (_, small, *_), (model, large, *_) = (
+        parse("text.py", *run_arguments(task), argv=[str(EXAMPLES / "configs" / f"{name}.yaml")])
+        for name, task in stages
+    )
+    assert small.low_resolution_of == large.resolution == small.resolution * model.factor
+    assert (small.train_data_dir, small.center_crop) == (large.train_data_dir, large.center_crop)
+
+
 def test_a_recipe_and_a_preset_go_together() -> None:
     model, data, diffusion, training, _ = parse("train.py", *run_arguments(), argv=["--recipe", "ddpm"])
     training, name = ImageTask(model, data, diffusion).settle(_images(16, 16), training)

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import in_process
 import numpy as np
@@ -41,6 +42,7 @@ from ddpm_hf.data.level_images import LevelImages, scaled
 from ddpm_hf.pipelines.loading import load_pipeline
 from ddpm_hf.reporting.figures import save_grid
 from ddpm_hf.runtime.randomness import BatchAddress, Use, generator_of
+from ddpm_hf.tasks import super_resolution
 from ddpm_hf.tasks.images import load_labelled_images
 from ddpm_hf.tasks.super_resolution import SuperResolutionTask
 from ddpm_hf.training.loop import train
@@ -229,6 +231,10 @@ def test_a_run_goes_on_exactly(made: Any, flags: tuple[object, ...]) -> None:
         (("--crop_size", 3), "`crop_size` must be a multiple of `factor`, 2, and at most 8"),
         (("--crop_size", 16), "`crop_size` must be a multiple of `factor`, 2, and at most 8"),
         (("--crop_size", 4, "--num_quality_samples", 9), "`num_quality_samples` must be 0 with `crop_size`"),
+        (
+            ("--with_text", "--validation_prompts", "a", " "),
+            r"`validation_prompts` must not be empty, but are \['a', ' ",
+        ),
         (("--conditioning_dropout_prob", 0.1), "`conditioning_dropout_prob` must be 0 for a model without"),
         (("--low_resolution_of", 20, "--resolution", 8), "`low_resolution_of` must be a multiple of `resolution`, 8"),
         (("--low_resolution_of", 16), "`low_resolution_of` must be a multiple of `resolution`, None"),
@@ -237,6 +243,13 @@ def test_a_run_goes_on_exactly(made: Any, flags: tuple[object, ...]) -> None:
 def test_what_cannot_be_trained_is_refused(made: Any, flags: tuple[object, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         made(*flags)
+
+
+def test_prompts_without_text_are_refused_before_the_data_are_read(made: Any) -> None:
+    message = "`validation_prompts` are ['a'], but the model is not told of text; pass --with_text too."
+    with mock.patch.object(super_resolution, "load_plain_images") as load, pytest.raises(ValueError) as refused:
+        made("--validation_prompts", "a")
+    assert str(refused.value) == message and not load.called
 
 
 def test_a_preset_leaves_what_the_data_decide(images: Path, tmp_path: Path) -> None:
@@ -324,6 +337,7 @@ def test_a_cascade_is_scored_by_all_of_its_stages(cascade: tuple[Path, Path], im
     }.items():
         done = in_process.run("evaluate.py", *data, *flags, "--output_dir", tmp_path / name)
         assert done.code == 0, done.output
+        assert done.output.count("1 caption is longer than 6 tokens, and truncated.") == 1  # of both stages together
         found[name] = json.loads((tmp_path / name / "evaluation.json").read_text())
     for name, second in (("cascade", "second"), ("noisy", "second noisy")):
         total = found["first"]["total"] / 4 + found[second]["total"]
@@ -428,5 +442,8 @@ def test_a_noise_level_is_for_models_that_enlarge_images(
     cascade: tuple[Path, Path], images: Path, tmp_path: Path
 ) -> None:
     data = ["--train_data_dir", images / "images", "--resolution", 4, "--output_dir", tmp_path / "evaluation"]
-    done = in_process.run("evaluate.py", "--model_name_or_path", cascade[0], *data, "--noise_level", 3)
-    assert done.code == 2 and "`noise_level` must be 0 for a model that does not enlarge images" in done.output
+    for script, more in (("evaluate.py", data), ("sample.py", ["--output", tmp_path / "grid.png"])):
+        done = in_process.run(script, "--model_name_or_path", cascade[0], *more, "--noise_level", 3)
+        message = "`noise_level` must be 0 for a model that does not enlarge images, but is 3."
+        assert done.code == 2 and done.output.rstrip().endswith(message), done.output
+    assert not (tmp_path / "grid.png").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -28,9 +29,12 @@ from training_runs import LATEST, assert_same, ended, last_line, reports_of_equa
 
 from ddpm_hf import DDPMPaperTextToImagePipeline
 from ddpm_hf.cli import evaluate
-from ddpm_hf.conditioning.text import TextEncoder, TextSettings
+from ddpm_hf.conditioning.conditioner import Conditioners
+from ddpm_hf.conditioning.text import TextConditioner, TextEncoder, TextSettings
 from ddpm_hf.conditioning.text_encoders import load_text_encoder
+from ddpm_hf.data.arguments import CaptionedDataArguments
 from ddpm_hf.results import CaptionFigures
+from ddpm_hf.tasks.captioned_images import load_captioned_images
 from ddpm_hf.tasks.text_to_image import TextToImageTask
 from ddpm_hf.training import finish, worth
 
@@ -308,7 +312,74 @@ def test_images_without_captions_are_refused(assets: Path, tmp_path: Path) -> No
 
 def test_captions_that_are_too_long_are_told_of(assets: Path, tmp_path: Path) -> None:
     output = train(assets, tmp_path / "run", "--tokenizer_max_length", 5, "--max_train_steps", 1, *UNSCORED)
-    assert "9 captions are longer than 5 tokens, and truncated; --tokenizer_max_length changes that." in output
+    assert told_of_truncation(output) == [
+        "9 captions are longer than 5 tokens, and truncated; --tokenizer_max_length changes that."
+    ]
+
+
+def save_captions(folder: Path, captions: list[Any]) -> Path:
+    """Images with these captions in turn."""
+    save_images(folder)
+    rows = [{"file_name": f"{k:03}.png", "text": captions[k % len(captions)]} for k in range(60)]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def told_of_truncation(output: str) -> list[str]:
+    return [line.strip() for line in output.splitlines() if "truncated" in line]
+
+
+def test_captions_of_a_stream_that_are_too_long_are_counted(assets: Path, tmp_path: Path) -> None:
+    """An epoch of 60 images, in which every third caption is too long, and another one after the run goes on."""
+    data = save_captions(tmp_path / "images", ["a big dark red square", "red", "blue"])
+    more = ["--train_data_dir", data, "--streaming", "--shuffle_buffer_size", 8, *UNSCORED, "--train_batch_size", 20]
+    more += [
+        "--tokenizer_max_length",
+        5,
+        "--validation_prompts",
+        "a red cat on the square",
+        "--checkpointing_steps",
+        3,
+    ]
+    for steps, flags, when in ((3, [], "in training"), (6, LATEST, "since step 3")):
+        told = told_of_truncation(train(assets, tmp_path / "run", *more, "--max_train_steps", steps, *flags))
+        assert len(told) == 3
+        advice = "longer than 5 tokens, and truncated; --tokenizer_max_length changes that."
+        assert told[0] == f"1 validation prompt is {advice}"
+        first = re.fullmatch(rf"Of the first (20|40) images of the stream, (\d+) captions? (is|are) {advice}", told[1])
+        assert first is not None and 1 <= int(first[2]) <= 20
+        assert told[2] == f"Of the 60 images read {when}, 20 captions are longer than 5 tokens, and truncated."
+
+
+def test_captions_of_the_test_images_of_a_stream_are_counted_at_the_start(tmp_path: Path) -> None:
+    data = save_captions(tmp_path / "images", ["a dark cat", "a light cat", "red"])
+    where = {"train_data_dir": str(data), "streaming": True, "test_fraction": 0.5, "validation_fraction": 0.1}
+    settings = TextSettings(4, attention_mask=True)
+    told = Conditioners((TextConditioner(TextEncoder(*bert(), 4), settings),))
+    sentence = "images, 2 captions are longer than 4 tokens, and truncated; --tokenizer_max_length changes that."
+    assert load_captioned_images(CaptionedDataArguments(**where)).reading(told).notes[-1] == (
+        f"Of the test and validation {sentence}"
+    )
+    del where["validation_fraction"]
+    assert load_captioned_images(CaptionedDataArguments(**where)).reading(told).notes[-1] == f"Of the test {sentence}"
+
+
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        ("evaluate.py", ["--num_evaluations", 2, "--few_steps", 2, "--num_quality_samples", 4]),
+        ("classify.py", ["--num_evaluations", 2, "--num_candidates", 2]),
+        ("measure.py", ["--max_images", 8]),
+    ],
+    ids=["evaluate", "classify", "measure"],
+)
+def test_captions_that_are_too_long_are_told_of_once(run: Path, tmp_path: Path, script: str, flags: list) -> None:
+    """Of several captions scores take the first."""
+    long = ["a big dark red square on the cat", "a big dark blue square on the cat"]
+    captions = [[long[0], "red"], [long[1], "blue"], ["red", f"{long[0]} a"], ["blue", f"{long[1]} a"]]
+    data = ["--train_data_dir", save_captions(tmp_path / "images", captions), "--test_fraction", 0.4]
+    output = command(script, "--model_name_or_path", run, *data, *flags, "--output_dir", tmp_path / "out")
+    assert told_of_truncation(output) == ["2 captions are longer than 8 tokens, and truncated."]
 
 
 # --- the encoder in the run's folder ---------------------------------------------------------------------------------
@@ -448,8 +519,10 @@ def test_sample_draws_a_grid_of_prompts(run: Path, tmp_path: Path) -> None:
     assert grids["red"].height > grids["none"].height  # the captions need room
     command("sample.py", *common, "--prompt", "a cat", "--output", tmp_path / "x.png", "--gif", tmp_path / "x.gif")
     assert (tmp_path / "x.gif").stat().st_size > 0
-    told = last_line(command("sample.py", *common, "--class_labels", 1, "--output", tmp_path / "y.png", code=2))
-    assert "`class_labels` are [1], but the model is not class-conditional." in told
+    for beside in ([], ["--prompt", "a cat"]):
+        classes = ["--class_labels", 1, *beside, "--output", tmp_path / "y.png"]
+        told = last_line(command("sample.py", *common, *classes, code=2))
+        assert "`class_labels` are [1], but the model is not class-conditional." in told
     told = last_line(command("sample.py", *common, "--negative_prompt", "a", "--output", tmp_path / "y.png", code=2))
     assert "`negative_prompt` needs a `guidance_scale` other than 1, and no `guidance_model`." in told
 
@@ -484,6 +557,24 @@ def test_evaluate_scores_captions_and_scales(run: Path, assets: Path, tmp_path: 
     guided = json.loads((tmp_path / "guided" / "evaluation.json").read_text())
     assert guided["total"] == pytest.approx(rows[2]["bits_per_dim"], rel=1e-9)
     assert "caption_information_bits" not in guided
+
+
+def test_samples_are_of_the_first_of_several_captions(run: Path, assets: Path, tmp_path: Path) -> None:
+    asked: list[str] = []
+    call = DDPMPaperTextToImagePipeline.__call__
+
+    def noted(self: Any, prompt: Any = None, **options: Any) -> Any:
+        asked.extend(prompt)
+        return call(self, prompt, **options)
+
+    data = ["--model_name_or_path", run, "--train_data_dir", assets / "several", "--test_fraction", 0.4]
+    few = ["--num_evaluations", 2, "--max_images", 4, "--few_steps", 2, "--num_quality_samples", 4]
+    with (
+        mock.patch.object(DDPMPaperTextToImagePipeline, "__call__", noted),
+        mock.patch.object(evaluate, "save_evaluation"),
+    ):
+        command("evaluate.py", *data, *few, "--output_dir", tmp_path / "evaluated")
+    assert len(asked) >= 4 and all(words.endswith("square") for words in asked)
 
 
 def test_classify_retrieves_captions(run: Path, assets: Path, tmp_path: Path) -> None:
