@@ -20,6 +20,7 @@ from ..diffusion.gaussian_process import check_eta
 from ..diffusion.multistep import check_solver_order
 from ..evaluation.arguments import SampleArguments
 from ..evaluation.cascades import check_noise_asked
+from ..evaluation.truncation import truncation_is_counted
 from ..pipelines.guidance import Guidance
 from ..pipelines.image_starts import mask_of
 from ..pipelines.images import batch_of_images
@@ -146,7 +147,8 @@ def check_call(
 ) -> None:
     """Raise ValueError, as the pipeline does, for arguments that it cannot draw an image with."""
     one = chosen(pipeline.conditioners.variety() if turns is None else turns, [0])
-    pipeline.iterate(batch_size=1, num_inference_steps=steps, **one, **chain_of(sampling), **guidance.options)
+    with truncation_is_counted():  # the call itself tells of it
+        pipeline.iterate(batch_size=1, num_inference_steps=steps, **one, **chain_of(sampling), **guidance.options)
 
 
 def options_of_starts(sampling: SampleArguments) -> dict[str, Any]:

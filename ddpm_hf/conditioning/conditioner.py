@@ -82,7 +82,7 @@ class Conditioner(ABC):
 
     def truncation(self, count: int) -> str:
         """What the user is told of so many values of `truncated`, without a full stop."""
-        raise NotImplementedError
+        return f"truncated values of {', '.join(self.columns)}: {count}"
 
     def derive(self, x_0: Tensor, columns: Columns, generator: torch.Generator | None = None) -> Columns:
         """Those of its columns that follow from the examples themselves, for scores. By default there are none.
