@@ -126,6 +126,12 @@ class Embedded(NamedTuple):
     mask: Tensor
 
 
+def truncation_note(encoder: TextEncoder, captions: Sequence[str], noun: str = "caption") -> tuple[str, ...]:
+    """A sentence on captions that are truncated, for who trains the model; none if there are none."""
+    too_long = sum(length > encoder.max_length for length in encoder.lengths(captions))
+    return (f"{truncation_of(too_long, encoder.max_length, noun)}{ADVICE}.",) if too_long else ()
+
+
 def of_length(states: Tensor, mask: Tensor, length: int) -> Embedded:
     """The tokens that count, in their order, and zeros as padding up to `length` positions.
 
@@ -191,8 +197,7 @@ class TextEncoder:
 
     def prepare(self, captions: Sequence[str]) -> tuple[str, ...]:
         """A sentence on captions that are truncated, if there are any."""
-        too_long = sum(length > self.max_length for length in self.lengths(captions))
-        return (f"{truncation_of(too_long, self.max_length)}{ADVICE}.",) if too_long else ()
+        return truncation_note(self, captions)
 
     def lengths(self, captions: Sequence[str]) -> list[int]:
         """The number of tokens of each caption, before truncation."""

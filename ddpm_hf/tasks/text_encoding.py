@@ -10,8 +10,8 @@ from typing import Any
 
 from accelerate import PartialState
 
-from ..conditioning.captions import ADVICE, PROMPT, truncation_of
-from ..conditioning.text import NULL_CAPTION, Encoder, TextConditioner, TextEncoder, TextSettings
+from ..conditioning.captions import PROMPT
+from ..conditioning.text import NULL_CAPTION, Encoder, TextConditioner, TextEncoder, TextSettings, truncation_note
 from ..conditioning.text_encoders import is_on_the_hub, load_text_encoder
 from ..data.level_images import ImageData, LevelImages
 from ..data.text_embeddings import StoredEmbeddings, cache_folder
@@ -60,11 +60,7 @@ class TextEncoding:
     def _notes_on_prompts(self) -> tuple[str, ...]:
         """A sentence on prompts of the user that are truncated, if there are any; captions are counted elsewhere."""
         prompts = self.model_arguments.validation_prompts
-        if not prompts:
-            return ()
-        most = self.encoder.max_length
-        too_long = sum(length > most for length in self.encoder.lengths(prompts))
-        return (f"{truncation_of(too_long, most, 'validation prompt')}{ADVICE}.",) if too_long else ()
+        return truncation_note(self.encoder, prompts, "validation prompt") if prompts else ()
 
     def check_prompts(self) -> None:
         """Raise ValueError for an empty one of `validation_prompts`."""
